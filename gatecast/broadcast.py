@@ -1,0 +1,130 @@
+"""One broadcast: the body of one queue message, and the only place that knows its format.
+
+`decode` accepts what the contract allows and nothing else, so that whatever holds a `Broadcast` that came from it need
+check nothing again. `encode` accepts only what `decode` accepts.
+"""
+
+import json
+import re
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+MAX_BODY_BYTES: Final = 1024 * 1024 - 8 * 1024
+"""SQS takes 1 MiB a message; the rest is left for attributes."""
+MAX_DATA_BYTES: Final = 131_072
+"""What API Gateway posts to a connection at most (128 KB)."""
+MAX_CONNECTIONS: Final = 1_000
+MAX_CONNECTION_ID_BYTES: Final = 128
+MAX_NAME_LENGTH: Final = 100
+
+_LARGEST_EXACT_INTEGER: Final = 2**53 - 1
+
+Name = Annotated[str, Meta(pattern=r"^[!-~]{1,100}\Z", description="1 to 100 characters from ! to ~")]
+Milliseconds = Annotated[int, Meta(ge=0, le=_LARGEST_EXACT_INTEGER)]
+
+
+class InvalidBroadcast(ValueError):  # noqa: N818 - it says what the input is
+    """The text is not a valid broadcast. `field` names the part at fault, or is "body"; `reason` says why."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
+class Broadcast(msgspec.Struct, frozen=True, kw_only=True):
+    """One message to one target: all members of `room`, or exactly `connections`.
+
+    Optional fields that are absent are `msgspec.UNSET`, which is false. Times are milliseconds since the epoch.
+    Building one checks what concerns several fields or bytes (ValueError); `decode` and `encode` check all of it.
+    """
+
+    id: Name
+    data: Annotated[str, Meta(min_length=1, max_length=MAX_DATA_BYTES)]
+    v: Literal[1] = 1
+    room: Name | UnsetType = UNSET
+    connections: Annotated[tuple[str, ...], Meta(min_length=1, max_length=MAX_CONNECTIONS)] | UnsetType = UNSET
+    except_: Annotated[tuple[str, ...], Meta(max_length=MAX_CONNECTIONS)] | UnsetType = msgspec.field(
+        default=UNSET, name="except"
+    )
+    published_at_ms: Milliseconds | UnsetType = UNSET
+    expires_at_ms: Milliseconds | UnsetType = UNSET
+    shard: Annotated[int, Meta(ge=0, le=_LARGEST_EXACT_INTEGER)] | UnsetType = UNSET
+    part: Annotated[str, Meta(max_length=24)] = ""
+
+    def __post_init__(self) -> None:
+        if (self.room is UNSET) == (self.connections is UNSET):
+            raise InvalidBroadcast("room", "exactly one of `room` and `connections` must be given")
+        if self.shard is not UNSET and self.room is UNSET:
+            raise InvalidBroadcast("shard", "only a room has shards")
+        if utf8_length(self.data) > MAX_DATA_BYTES:
+            raise InvalidBroadcast("data", f"longer than {MAX_DATA_BYTES:,} bytes in UTF-8")
+        for connection_id in self.connections or ():
+            if not 0 < utf8_length(connection_id) <= MAX_CONNECTION_ID_BYTES:
+                raise InvalidBroadcast("connections", f"an id is empty or longer than {MAX_CONNECTION_ID_BYTES} bytes")
+
+
+class _Received(Broadcast, frozen=True, kw_only=True):
+    """A broadcast from outside, which must state its version."""
+
+    v: Literal[1]
+
+
+_decoder: Final = msgspec.json.Decoder(_Received)
+_encoder: Final = msgspec.json.Encoder()
+_FIELD_AT_FAULT: Final = re.compile(r"(?:at `\$\.|missing required field `)(\w+)")
+
+
+def decode(body: str | bytes) -> Broadcast:
+    """The broadcast in a queue message's body. Raises InvalidBroadcast, which names the field at fault."""
+    try:
+        encoded = body.encode() if isinstance(body, str) else body
+    except UnicodeEncodeError:
+        raise InvalidBroadcast("body", "not valid UTF-8") from None
+    if len(encoded) > MAX_BODY_BYTES:
+        raise InvalidBroadcast("body", f"longer than {MAX_BODY_BYTES:,} bytes")
+    try:
+        return _decoder.decode(encoded)
+    except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, InvalidBroadcast):
+            raise error.__cause__ from None
+        message = str(error)
+        found = _FIELD_AT_FAULT.search(message)
+        raise InvalidBroadcast(found[1] if found else "body", message.partition(" - at ")[0]) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidBroadcast(_field_with_lone_surrogate(encoded) or "body", f"not valid JSON ({error})") from None
+
+
+def encode(broadcast: Broadcast) -> str:
+    """A queue message's body. Raises InvalidBroadcast for what `decode` would refuse."""
+    try:
+        body = _encoder.encode(broadcast)
+    except UnicodeEncodeError:
+        raise InvalidBroadcast("data", "lone surrogates have no UTF-8") from None
+    # SQS refuses U+FFFE and U+FFFF, which JSON may hold as they are; in valid UTF-8 these bytes are nothing else.
+    body = body.replace(b"\xef\xbf\xbe", b"\\ufffe").replace(b"\xef\xbf\xbf", b"\\uffff")
+    decode(body)
+    return body.decode()
+
+
+def utf8_length(text: str) -> int:
+    """Bytes of the text in UTF-8; a lone surrogate, which has none, is counted as three."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def _field_with_lone_surrogate(body: bytes) -> str | None:
+    """msgspec calls a lone surrogate malformed JSON and names no field; Python's parser lets it through."""
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(fields, dict):
+        return None
+    for name, value in fields.items():
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            return name if name in Broadcast.__struct_encode_fields__ else None
+    return None

@@ -1,0 +1,46 @@
+"""Putting broadcasts on the queue."""
+
+from typing import Any, Protocol
+
+from gatecast.broadcast import Broadcast, encode
+
+
+class SendsMessages(Protocol):
+    """The one call of a boto3 SQS client that publishing needs."""
+
+    def send_message(self, **kwargs: Any) -> Any: ...
+
+
+def is_fifo(queue_url: str) -> bool:
+    return queue_url.endswith(".fifo")
+
+
+def queue_message(broadcast: Broadcast, *, fifo: bool) -> dict[str, str]:
+    """The broadcast's part of a SendMessage call or of a SendMessageBatch entry. Raises InvalidBroadcast.
+
+    The group makes a standard queue a fair one and is the order on a FIFO queue, where every part of a split room has a
+    group of its own. Standard queues take no deduplication id; there the worker's claim does the same.
+    """
+    group = broadcast.room or broadcast.id
+    message = {"MessageBody": encode(broadcast)}
+    if not fifo:
+        return {**message, "MessageGroupId": group}
+    if broadcast.room and broadcast.part and isinstance(broadcast.shard, int):
+        group = f"{broadcast.room}#{broadcast.shard}"
+    return {**message, "MessageGroupId": group, "MessageDeduplicationId": f"{broadcast.id}~{broadcast.part}"}
+
+
+class Publisher:
+    """Publishes broadcasts to one queue through a boto3 SQS client, whose errors it lets through.
+
+    >>> Publisher(boto3.client("sqs"), queue_url).publish(Broadcast(id="42", room="lobby", data="hello"))
+    """
+
+    def __init__(self, sqs: SendsMessages, queue_url: str) -> None:
+        self._sqs = sqs
+        self._queue_url = queue_url
+        self._fifo = is_fifo(queue_url)
+
+    def publish(self, broadcast: Broadcast) -> None:
+        """Returns when SQS has stored it. Raises InvalidBroadcast before any call. Safe to repeat with the same id."""
+        self._sqs.send_message(QueueUrl=self._queue_url, **queue_message(broadcast, fifo=self._fifo))

@@ -1,0 +1,133 @@
+"""The keys and items of the one DynamoDB table, as the low-level API takes them (`{"S": …}`, `{"N": …}`).
+
+| item        | pk                          | sk                |
+|-------------|-----------------------------|-------------------|
+| membership  | room#{room}#{shard}         | {connection_id}   |
+| connection  | connection#{connection_id}  | connection        |
+| joined room | connection#{connection_id}  | room#{room}       |
+| settings    | settings#{room}             | room              |
+| progress    | broadcast#{room or empty} {id} | part#{part}    |
+
+A shard is a plain number and the last component of its key, so no room's name can reach another room's keys.
+An item whose `expires_at` (seconds since the epoch) has passed counts as absent: TTL deletes lag by up to 48 hours.
+"""
+
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+Item = dict[str, dict[str, str]]
+Key = dict[str, dict[str, str]]
+
+CONNECTION_TTL_SECONDS: Final = 2 * 3600 + 600
+"""API Gateway closes a connection after two hours; its items outlive it by ten minutes."""
+MAX_BATCH_WRITE: Final = 25
+CONNECTION_SK: Final = "connection"
+JOINED_ROOM_PREFIX: Final = "room#"
+SETTINGS_SK: Final = "room"
+
+
+def room_pk(room: str, shard: int) -> str:
+    return f"room#{room}#{shard}"
+
+
+def connection_pk(connection_id: str) -> str:
+    return f"connection#{connection_id}"
+
+
+def joined_room_sk(room: str) -> str:
+    return f"{JOINED_ROOM_PREFIX}{room}"
+
+
+def settings_pk(room: str) -> str:
+    return f"settings#{room}"
+
+
+def progress_pk(room: str, broadcast_id: str) -> str:
+    """`room` is empty for a broadcast to connections."""
+    return f"broadcast#{room} {broadcast_id}"
+
+
+def progress_sk(part: str) -> str:
+    return f"part#{part}"
+
+
+def key(pk: str, sk: str) -> Key:
+    return {"pk": {"S": pk}, "sk": {"S": sk}}
+
+
+def shard_of(connection_id: str, join_shards: int) -> int:
+    """The shard that a connection joins, of a room with `join_shards` of them."""
+    return zlib.crc32(connection_id.encode()) % join_shards
+
+
+def connection_item(connection_id: str, *, connected_at_ms: int, user: str | None = None) -> Item:
+    return {
+        **key(connection_pk(connection_id), CONNECTION_SK),
+        "connected_at_ms": {"N": str(connected_at_ms)},
+        "expires_at": {"N": str(expires_at(connected_at_ms))},
+        **_user(user),
+    }
+
+
+def membership_item(
+    room: str, shard: int, connection_id: str, *, joined_at_ms: int, expires_at: int, user: str | None = None
+) -> Item:
+    return {
+        **key(room_pk(room, shard), connection_id),
+        "joined_at_ms": {"N": str(joined_at_ms)},
+        "expires_at": {"N": str(expires_at)},
+        **_user(user),
+    }
+
+
+def joined_room_item(connection_id: str, room: str, shard: int, *, expires_at: int) -> Item:
+    return {
+        **key(connection_pk(connection_id), joined_room_sk(room)),
+        "shard": {"N": str(shard)},
+        "expires_at": {"N": str(expires_at)},
+    }
+
+
+def _user(user: str | None) -> Item:
+    return {"user": {"S": user}} if user else {}
+
+
+def expires_at(connected_at_ms: int) -> int:
+    """When the items of a connection expire: seconds since the epoch."""
+    return connected_at_ms // 1000 + CONNECTION_TTL_SECONDS
+
+
+class RoomSettings(NamedTuple):
+    """Over how many shards a room is read and joined. They may grow, never shrink: first `shards`, then the other."""
+
+    shards: int = 1
+    join_shards: int = 1
+
+    @classmethod
+    def from_item(cls, item: Mapping[str, Any] | None) -> "RoomSettings":
+        """Reads every shard that a member can have joined, even where the two settings contradict each other."""
+        counts = item or {}
+        join_shards = max(1, int(counts.get("join_shards", {}).get("N", "1")))
+        return cls(max(join_shards, int(counts.get("shards", {}).get("N", "1"))), join_shards)
+
+
+def removal_batches(connection_id: str, joined_rooms: Iterable[Mapping[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """The BatchWriteItem requests that take a connection out of its rooms, 25 or fewer at a time.
+
+    `joined_rooms` are the connection's joined-room items. The connection item must be gone before they are read:
+    then no join can succeed behind the reader's back. A membership goes before the item that leads to it.
+    """
+    requests: list[dict[str, Any]] = []
+    for item in joined_rooms:
+        room = item["sk"]["S"].removeprefix(JOINED_ROOM_PREFIX)
+        for doomed in (
+            key(room_pk(room, int(item["shard"]["N"])), connection_id),
+            key(connection_pk(connection_id), item["sk"]["S"]),
+        ):
+            requests.append({"DeleteRequest": {"Key": doomed}})
+        if len(requests) >= MAX_BATCH_WRITE - 1:
+            yield requests
+            requests = []
+    if requests:
+        yield requests
