@@ -6,6 +6,8 @@ check nothing again. `encode` accepts only what `decode` accepts.
 
 import json
 import re
+from collections.abc import Collection
+from contextlib import suppress
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -66,14 +68,16 @@ class Broadcast(msgspec.Struct, frozen=True, kw_only=True):
                 raise InvalidBroadcast("connections", f"an id is empty or longer than {MAX_CONNECTION_ID_BYTES} bytes")
 
 
-class _Received(Broadcast, frozen=True, kw_only=True):
-    """A broadcast from outside, which must state its version."""
+class _Version(msgspec.Struct):
+    """What is looked at first: all else may be different in another version."""
 
     v: Literal[1]
 
 
-_decoder: Final = msgspec.json.Decoder(_Received)
+_version_decoder: Final = msgspec.json.Decoder(_Version)
+_decoder: Final = msgspec.json.Decoder(Broadcast)
 _encoder: Final = msgspec.json.Encoder()
+_LONE_SURROGATE: Final = "half of a surrogate pair has no UTF-8"
 _FIELD_AT_FAULT: Final = re.compile(r"(?:at `\$\.|missing required field `)(\w+)")
 
 
@@ -86,6 +90,7 @@ def decode(body: str | bytes) -> Broadcast:
     if len(encoded) > MAX_BODY_BYTES:
         raise InvalidBroadcast("body", f"longer than {MAX_BODY_BYTES:,} bytes")
     try:
+        _version_decoder.decode(encoded)
         return _decoder.decode(encoded)
     except msgspec.ValidationError as error:
         if isinstance(error.__cause__, InvalidBroadcast):
@@ -94,7 +99,9 @@ def decode(body: str | bytes) -> Broadcast:
         found = _FIELD_AT_FAULT.search(message)
         raise InvalidBroadcast(found[1] if found else "body", message.partition(" - at ")[0]) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidBroadcast(_field_with_lone_surrogate(encoded) or "body", f"not valid JSON ({error})") from None
+        if field := field_with_lone_surrogate(encoded, Broadcast.__struct_encode_fields__):
+            raise InvalidBroadcast(field, _LONE_SURROGATE) from None
+        raise InvalidBroadcast("body", f"not valid JSON ({error})") from None
 
 
 def encode(broadcast: Broadcast) -> str:
@@ -102,7 +109,9 @@ def encode(broadcast: Broadcast) -> str:
     try:
         body = _encoder.encode(broadcast)
     except UnicodeEncodeError:
-        raise InvalidBroadcast("data", "lone surrogates have no UTF-8") from None
+        values = zip(Broadcast.__struct_encode_fields__, msgspec.structs.astuple(broadcast), strict=True)
+        field = next((name for name, value in values if _has_lone_surrogate(value)), "body")
+        raise InvalidBroadcast(field, _LONE_SURROGATE) from None
     # SQS refuses U+FFFE and U+FFFF, which JSON may hold as they are; in valid UTF-8 these bytes are nothing else.
     body = body.replace(b"\xef\xbf\xbe", b"\\ufffe").replace(b"\xef\xbf\xbf", b"\\uffff")
     decode(body)
@@ -114,17 +123,21 @@ def utf8_length(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
-def _field_with_lone_surrogate(body: bytes) -> str | None:
-    """msgspec calls a lone surrogate malformed JSON and names no field; Python's parser lets it through."""
-    try:
-        fields = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(fields, dict):
-        return None
-    for name, value in fields.items():
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            return name if name in Broadcast.__struct_encode_fields__ else None
+def field_with_lone_surrogate(body: bytes, fields: Collection[str]) -> str | None:
+    """Which of the fields of a JSON object holds half of a surrogate pair, if one does.
+
+    msgspec calls such a text malformed and names no field; Python's parser lets it through.
+    """
+    with suppress(ValueError, RecursionError):
+        found = json.loads(body)
+        if isinstance(found, dict):
+            return next((name for name in fields if _has_lone_surrogate(found.get(name))), None)
     return None
+
+
+def _has_lone_surrogate(value: object) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        return True
+    return False

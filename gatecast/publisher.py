@@ -1,8 +1,11 @@
 """Putting broadcasts on the queue."""
 
-from typing import Any, Protocol
+import re
+from typing import Any, Final, Protocol
 
-from gatecast.broadcast import Broadcast, encode
+from gatecast.broadcast import Broadcast, InvalidBroadcast, encode
+
+_CHARACTERS_OF_AN_ID: Final = re.compile(r"[!-~]*")
 
 
 class SendsMessages(Protocol):
@@ -25,6 +28,8 @@ def queue_message(broadcast: Broadcast, *, fifo: bool) -> dict[str, str]:
     message = {"MessageBody": encode(broadcast)}
     if not fifo:
         return {**message, "MessageGroupId": group}
+    if not _CHARACTERS_OF_AN_ID.fullmatch(broadcast.part):
+        raise InvalidBroadcast("part", "must be characters from ! to ~ on a FIFO queue")
     if broadcast.room and broadcast.part and isinstance(broadcast.shard, int):
         group = f"{broadcast.room}#{broadcast.shard}"
     return {**message, "MessageGroupId": group, "MessageDeduplicationId": f"{broadcast.id}~{broadcast.part}"}

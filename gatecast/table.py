@@ -121,11 +121,9 @@ def removal_batches(connection_id: str, joined_rooms: Iterable[Mapping[str, Any]
     requests: list[dict[str, Any]] = []
     for item in joined_rooms:
         room = item["sk"]["S"].removeprefix(JOINED_ROOM_PREFIX)
-        for doomed in (
-            key(room_pk(room, int(item["shard"]["N"])), connection_id),
-            key(connection_pk(connection_id), item["sk"]["S"]),
-        ):
-            requests.append({"DeleteRequest": {"Key": doomed}})
+        membership = key(room_pk(room, int(item["shard"]["N"])), connection_id)
+        joined_room = key(connection_pk(connection_id), item["sk"]["S"])
+        requests += [{"DeleteRequest": {"Key": doomed}} for doomed in (membership, joined_room)]
         if len(requests) >= MAX_BATCH_WRITE - 1:
             yield requests
             requests = []

@@ -1,0 +1,349 @@
+"""The worker as a process: from the queue to the connections, with SQS and DynamoDB from ministack."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gatecast import Broadcast, Publisher
+from gatecast import table as keys
+from local.resources import Queues
+from tests.connections_endpoint import ConnectionsEndpoint
+from tests.worker_process import WorkerProcess, eventually
+
+HOUR_AGO_MS = int(time.time() * 1000) - 3_600_000
+
+Launch = Callable[..., WorkerProcess]
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[ConnectionsEndpoint]:
+    async with ConnectionsEndpoint.serving() as serving:
+        yield serving
+
+
+@pytest.fixture
+def launch(
+    aws: dict[str, str], table: str, queues: Queues, endpoint: ConnectionsEndpoint, tmp_path: Path
+) -> Iterator[Launch]:
+    workers: list[WorkerProcess] = []
+
+    def start(**overrides: str) -> WorkerProcess:
+        environment = {
+            **aws,
+            "GATECAST_QUEUE_URL": queues.url,
+            "GATECAST_DEAD_LETTER_QUEUE_URL": queues.dead_letter_url,
+            "GATECAST_TABLE": table,
+            "GATECAST_CONNECTIONS_ENDPOINT": endpoint.url,
+            "GATECAST_VISIBILITY_SECONDS": "5",
+            **overrides,
+        }
+        workers.append(WorkerProcess.launch(environment, tmp_path / f"worker-{len(workers)}.log"))
+        return workers[-1]
+
+    yield start
+    for worker in workers:
+        worker.stop(grace_seconds=10)
+
+
+def write_members(
+    dynamodb: Any, table: str, room: str, ids: list[str], *, shards: int = 1, joined_at_ms: int = HOUR_AGO_MS,
+    expires_in_seconds: int = 3600,
+) -> None:  # fmt: skip
+    """Members of a room as the contract has them: connection, membership and joined-room items."""
+    expires_at = int(time.time()) + expires_in_seconds
+    items: list[dict[str, Any]] = []
+    if shards > 1:
+        items.append({
+            **keys.key(keys.settings_pk(room), keys.SETTINGS_SK),
+            "shards": {"N": str(shards)},
+            "join_shards": {"N": str(shards)},
+        })  # fmt: skip
+    for connection_id in ids:
+        shard = keys.shard_of(connection_id, shards)
+        items += [
+            keys.connection_item(connection_id, connected_at_ms=joined_at_ms),
+            keys.membership_item(room, shard, connection_id, joined_at_ms=joined_at_ms, expires_at=expires_at),
+            keys.joined_room_item(connection_id, room, shard, expires_at=expires_at),
+        ]
+    for start in range(0, len(items), 25):
+        requests = [{"PutRequest": {"Item": item}} for item in items[start : start + 25]]
+        while requests:
+            requests = dynamodb.batch_write_item(RequestItems={table: requests})["UnprocessedItems"].get(table, [])
+
+
+def items_of(dynamodb: Any, table: str, ids: set[str]) -> list[dict[str, Any]]:
+    pages = dynamodb.get_paginator("scan").paginate(TableName=table)
+    return [
+        item
+        for page in pages
+        for item in page["Items"]
+        if item["sk"]["S"] in ids or item["pk"]["S"].removeprefix("connection#") in ids
+    ]
+
+
+def connection_ids(count: int, prefix: str = "c") -> list[str]:
+    return [f"{prefix}{number:06d}AbCdEf=" for number in range(count)]
+
+
+def depth(sqs: Any, url: str) -> int:
+    names = [
+        "ApproximateNumberOfMessages",
+        "ApproximateNumberOfMessagesNotVisible",
+        "ApproximateNumberOfMessagesDelayed",
+    ]
+    attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+    return sum(int(attributes[name]) for name in names)
+
+
+def dead_letters(sqs: Any, url: str) -> list[tuple[str, str]]:
+    """(reason, body) of everything on the dead-letter queue."""
+    found = []
+    while True:
+        received = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, MessageAttributeNames=["All"])
+        if not received.get("Messages"):
+            return found
+        for message in received["Messages"]:
+            found.append((message["MessageAttributes"]["reason"]["StringValue"], message["Body"]))
+
+
+async def test_a_sharded_room_reaches_each_living_member_once(
+    sqs: Any, dynamodb: Any, table: str, queues: Queues, endpoint: ConnectionsEndpoint, launch: Launch
+) -> None:
+    everyone = connection_ids(3_000)
+    gone, left_out, living = set(everyone[::20]), everyone[1], set(everyone) - set(everyone[::20]) - {everyone[1]}
+    write_members(dynamodb, table, "lobby", everyone, shards=3)
+    expired = connection_ids(50, "x")
+    write_members(dynamodb, table, "lobby", expired, shards=3, expires_in_seconds=-60)
+    endpoint.answer = lambda connection_id, _nth: 410 if connection_id in gone else 200
+    worker = launch()
+    await worker.ready()
+
+    Publisher(sqs, queues.url).publish(
+        Broadcast(
+            id="one", room="lobby", data="héllo", except_=(left_out,), expires_at_ms=int(time.time() * 1000) + 600_000
+        )
+    )
+
+    await eventually(lambda: len(endpoint.delivered) >= len(living))
+    await eventually(lambda: depth(sqs, queues.url) == 0)
+    assert set(endpoint.delivered) == living
+    assert set(endpoint.delivered.values()) == {1}
+    assert endpoint.bodies == {"héllo"}
+    assert not set(expired) & set(endpoint.posts)
+    assert left_out not in endpoint.posts
+    await eventually(lambda: not items_of(dynamodb, table, gone))
+    assert len(items_of(dynamodb, table, {left_out, *expired})) == 3 * (len(expired) + 1)
+    assert await worker.metric('gatecast_deliveries_total{outcome="delivered"}') == len(living)
+    assert await worker.metric('gatecast_deliveries_total{outcome="gone"}') == len(gone)
+    assert await worker.metric('gatecast_broadcasts_total{outcome="split"}') == 1
+    assert await worker.metric('gatecast_broadcasts_total{outcome="completed"}') == 3
+    assert await worker.metric("gatecast_memberships_reaped_total") == len(gone)
+
+
+async def test_sigterm_in_mid_broadcast_and_another_worker_finishes_it(
+    sqs: Any, dynamodb: Any, table: str, queues: Queues, endpoint: ConnectionsEndpoint, launch: Launch
+) -> None:
+    everyone = connection_ids(2_500)
+    write_members(dynamodb, table, "lobby", everyone)
+    endpoint.latency_seconds = 0.02
+    first = launch(GATECAST_MAX_POSTS_PER_SECOND="1000", GATECAST_DRAIN_SECONDS="10")
+    await first.ready()
+    Publisher(sqs, queues.url).publish(Broadcast(id="two", room="lobby", data="x"))
+    await eventually(lambda: len(endpoint.delivered) > 300)
+
+    first.terminate()
+
+    assert await first.ended(seconds=10) == 0, first.log_tail()
+    reached = len(endpoint.delivered)
+    assert reached < len(everyone)
+    assert depth(sqs, queues.url) == 1
+    second = launch()
+    await second.ready()
+    await eventually(lambda: len(endpoint.delivered) == len(everyone))
+    await eventually(lambda: depth(sqs, queues.url) == 0)
+    assert set(endpoint.delivered.values()) == {1}
+    assert await second.metric('gatecast_deliveries_total{outcome="delivered"}') == len(everyone) - reached
+
+
+async def test_poison_goes_to_the_dead_letters_and_stops_nobody(
+    sqs: Any, dynamodb: Any, table: str, queues: Queues, endpoint: ConnectionsEndpoint, launch: Launch
+) -> None:
+    write_members(dynamodb, table, "lobby", connection_ids(3))
+    poison = ["", "{", "[]", '{"v":2,"id":"x","room":"lobby","data":"x"}', '{"v":1,"id":"x","room":"lobby"}']
+    for body in poison:
+        sqs.send_message(QueueUrl=queues.url, MessageBody=body or " ")
+    Publisher(sqs, queues.url).publish(Broadcast(id="good", room="lobby", data="x"))
+    worker = launch()
+
+    await eventually(lambda: len(endpoint.delivered) == 3)
+    await eventually(lambda: depth(sqs, queues.url) == 0)
+
+    letters = dead_letters(sqs, queues.dead_letter_url)
+    assert sorted(body for _, body in letters) == sorted(body or " " for body in poison)
+    assert all(reason.startswith("poison: ") for reason, _ in letters)
+    assert await worker.metric('gatecast_broadcasts_total{outcome="poison"}') == len(poison)
+
+
+async def test_without_a_dead_letter_queue_poison_is_put_back(
+    sqs: Any,
+    dynamodb: Any,
+    table: str,
+    queues: Queues,
+    endpoint: ConnectionsEndpoint,
+    launch: Launch,
+    aws: dict[str, str],
+) -> None:
+    write_members(dynamodb, table, "lobby", connection_ids(3))
+    sqs.send_message(QueueUrl=queues.url, MessageBody="no broadcast")
+    Publisher(sqs, queues.url).publish(Broadcast(id="good", room="lobby", data="x"))
+    environment = {
+        **aws,
+        "GATECAST_QUEUE_URL": queues.url,
+        "GATECAST_TABLE": table,
+        "GATECAST_CONNECTIONS_ENDPOINT": endpoint.url,
+    }
+    worker = WorkerProcess.launch(environment, Path(launch().log).with_name("other.log"))
+    try:
+        await eventually(lambda: len(endpoint.delivered) == 3)
+        await eventually(lambda: depth(sqs, queues.url) <= 1)
+    finally:
+        worker.stop(grace_seconds=10)
+
+
+async def test_missed_deliveries_are_dead_lettered_and_can_be_sent_again(
+    sqs: Any, dynamodb: Any, table: str, queues: Queues, endpoint: ConnectionsEndpoint, launch: Launch
+) -> None:
+    everyone = connection_ids(60)
+    refused = set(everyone[::10])
+    write_members(dynamodb, table, "lobby", everyone)
+    endpoint.answer = lambda connection_id, _nth: 403 if connection_id in refused else 200
+    worker = launch()
+    await worker.ready()
+    Publisher(sqs, queues.url).publish(Broadcast(id="missed", room="lobby", data="x"))
+
+    await eventually(lambda: depth(sqs, queues.dead_letter_url) == 1)
+    await eventually(lambda: depth(sqs, queues.url) == 0)
+    [(reason, body)] = dead_letters(sqs, queues.dead_letter_url)
+    assert reason == "rejected"
+    assert set(json.loads(body)["connections"]) == refused
+    assert set(endpoint.delivered) == set(everyone) - refused
+
+    endpoint.answer = lambda _id, _nth: 200
+    sqs.send_message(QueueUrl=queues.url, MessageBody=body)
+    await eventually(lambda: set(endpoint.delivered) == set(everyone))
+    assert set(endpoint.delivered.values()) == {1}
+
+
+async def test_the_same_id_published_ten_times_is_one_broadcast(
+    sqs: Any, dynamodb: Any, table: str, queues: Queues, endpoint: ConnectionsEndpoint, launch: Launch
+) -> None:
+    write_members(dynamodb, table, "lobby", connection_ids(20))
+    worker = launch()
+    await worker.ready()
+    for _ in range(10):
+        Publisher(sqs, queues.url).publish(Broadcast(id="same", room="lobby", data="x"))
+
+    await eventually(lambda: depth(sqs, queues.url) == 0)
+
+    assert set(endpoint.delivered.values()) == {1}
+    assert len(endpoint.delivered) == 20
+    assert await worker.metric('gatecast_broadcasts_total{outcome="duplicate"}') == 9
+
+
+async def test_while_all_are_refused_nothing_is_given_up(
+    sqs: Any, dynamodb: Any, table: str, queues: Queues, endpoint: ConnectionsEndpoint, launch: Launch
+) -> None:
+    everyone = connection_ids(100)
+    write_members(dynamodb, table, "lobby", everyone)
+    endpoint.answer = lambda _id, _nth: 403
+    worker = launch()
+    await worker.ready()
+    Publisher(sqs, queues.url).publish(Broadcast(id="held", room="lobby", data="x"))
+
+    async def not_ready() -> bool:
+        status, text = await worker.get("/readyz")
+        return status == 503 and "403" in text
+
+    await eventually(not_ready)
+    endpoint.answer = lambda _id, _nth: 200
+    await eventually(lambda: set(endpoint.delivered) == set(everyone), seconds=60)
+    await worker.ready()
+    assert depth(sqs, queues.dead_letter_url) == 0
+
+
+async def test_a_young_membership_is_asked_again_before_a_410_is_believed(
+    sqs: Any, dynamodb: Any, table: str, queues: Queues, endpoint: ConnectionsEndpoint, launch: Launch
+) -> None:
+    young, old = connection_ids(1, "young"), connection_ids(5, "old")
+    worker = launch()
+    await worker.ready()
+    write_members(dynamodb, table, "lobby", old)
+    write_members(dynamodb, table, "lobby", young, joined_at_ms=int(time.time() * 1000))
+    endpoint.answer = lambda connection_id, nth: 410 if connection_id in young and nth < 3 else 200
+
+    Publisher(sqs, queues.url).publish(Broadcast(id="room", room="lobby", data="x"))
+    await eventually(lambda: endpoint.delivered[young[0]] == 1)
+    endpoint.posts.clear()
+    Publisher(sqs, queues.url).publish(Broadcast(id="named", connections=tuple(young), data="x"))
+    await eventually(lambda: endpoint.delivered[young[0]] == 2)
+
+    assert len(items_of(dynamodb, table, set(young))) == 3
+
+
+async def test_expired_broadcasts_reach_nobody(
+    sqs: Any, dynamodb: Any, table: str, queues: Queues, endpoint: ConnectionsEndpoint, launch: Launch
+) -> None:
+    write_members(dynamodb, table, "lobby", connection_ids(3))
+    worker = launch()
+    Publisher(sqs, queues.url).publish(Broadcast(id="late", room="lobby", data="x", expires_at_ms=1))
+
+    await eventually(lambda: depth(sqs, queues.url) == 0)
+    await worker.ready()
+    assert not endpoint.posts
+    assert await worker.metric('gatecast_broadcasts_total{outcome="expired"}') == 1
+
+
+async def test_in_flight_is_bounded(
+    sqs: Any, dynamodb: Any, table: str, queues: Queues, endpoint: ConnectionsEndpoint, launch: Launch
+) -> None:
+    write_members(dynamodb, table, "lobby", connection_ids(200))
+    endpoint.latency_seconds = 0.05
+    await launch(GATECAST_MAX_IN_FLIGHT="7").ready()
+    Publisher(sqs, queues.url).publish(Broadcast(id="slow", room="lobby", data="x"))
+    await eventually(lambda: len(endpoint.delivered) == 200)
+    assert endpoint.most_in_flight <= 7
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("GATECAST_QUEUE_URL", None),
+        ("GATECAST_TABLE", None),
+        ("GATECAST_CONNECTIONS_ENDPOINT", None),
+        ("GATECAST_CONNECTIONS_ENDPOINT", "wss://example.com/live"),
+        ("GATECAST_MAX_IN_FLIGHT", "0"),
+        ("GATECAST_DRAIN_SECONDS", "116"),
+        ("AWS_REGION", None),
+    ],
+)
+async def test_a_wrong_variable_ends_the_worker_and_is_named(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch, variable: str, value: str | None
+) -> None:
+    del monkeypatch
+    worker = launch()
+    worker.stop()
+    environment = {"GATECAST_QUEUE_URL": "http://127.0.0.1:1/q", "GATECAST_TABLE": "table", "AWS_REGION": "eu-west-1"}
+    environment |= {"GATECAST_CONNECTIONS_ENDPOINT": "http://127.0.0.1:1/live", "AWS_CONFIG_FILE": "/dev/null"}
+    if value is None:
+        del environment[variable]
+    else:
+        environment[variable] = value
+    worker = WorkerProcess.launch(environment, worker.log.with_name("wrong.log"))
+    assert await asyncio.to_thread(worker.wait, 20) == 2
+    [line] = worker.log.read_text().splitlines()
+    assert variable in line

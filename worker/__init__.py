@@ -1,0 +1,1 @@
+"""The service: receive → fan out → settle → acknowledge. Started by `python -m worker`."""

@@ -1,0 +1,32 @@
+"""`python -m worker`: exit code 0 after a drain, 2 for a wrong configuration, 1 for anything else."""
+
+import os
+import sys
+
+import structlog
+import uvloop
+
+from worker import log
+from worker.aws.session import find_session
+from worker.service import Service
+from worker.settings import InvalidSettings, Settings
+
+
+def main() -> int:
+    try:
+        settings = Settings.from_environ(os.environ)
+        session = find_session(os.environ)
+    except InvalidSettings as error:
+        print(error, file=sys.stderr)  # noqa: T201 - logging is not configured yet, and a person reads this
+        return 2
+    log.configure(settings.log_level, settings.log_format)
+    try:
+        uvloop.run(Service(settings, session).run())
+    except Exception:
+        structlog.get_logger().exception("worker.failed")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

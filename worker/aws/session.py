@@ -1,0 +1,85 @@
+"""The SDK's session, clients and credentials. Regions, endpoints, certificates and credentials are found its way."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import aioboto3
+from aiobotocore.config import AioConfig
+from botocore.httpsession import get_cert_path
+
+from worker.delivery.signing import Credentials
+from worker.health import Health
+from worker.perseverance import DEPENDENCY_ERRORS, describe
+from worker.settings import InvalidSettings
+
+LONG_POLL_SECONDS: Final = 20
+_CREDENTIALS_SECONDS: Final = 10.0
+_CREDENTIALS_AGAIN_SECONDS: Final = 1.0
+
+
+def find_session(environ: Mapping[str, str]) -> aioboto3.Session:
+    """Raises InvalidSettings if no Region is set anywhere. AWS_REGION wins, though Python's SDK does not know it."""
+    session = aioboto3.Session(region_name=environ.get("AWS_REGION") or None)
+    if not session.region_name:
+        raise InvalidSettings("AWS_REGION is missing: it takes the Region of the queue, the table and the API")
+    return session
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    sqs: Any
+    dynamodb: Any
+
+
+@asynccontextmanager
+async def open_clients(session: aioboto3.Session, *, connections: int) -> AsyncIterator[Clients]:
+    """The SDK's retries are off: there is one retry layer, and it is ours."""
+    config = AioConfig(
+        connect_timeout=3,
+        read_timeout=LONG_POLL_SECONDS + 5,
+        retries={"total_max_attempts": 1},
+        max_pool_connections=connections,
+    )
+    async with AsyncExitStack() as stack:
+        yield Clients(
+            sqs=await stack.enter_async_context(session.client("sqs", config=config)),
+            dynamodb=await stack.enter_async_context(
+                session.client("dynamodb", config=config.merge(AioConfig(read_timeout=10)))
+            ),
+        )
+
+
+def tls_context(session: aioboto3.Session) -> ssl.SSLContext:
+    """Trusts what the SDK trusts: AWS_CA_BUNDLE or the profile's bundle, else the one that comes with it."""
+    bundle = session._session.get_config_variable("ca_bundle")  # noqa: SLF001 - aioboto3 offers no other way to ask
+    return ssl.create_default_context(cafile=bundle or get_cert_path(True))
+
+
+class CredentialsKeeper:
+    """Keeps a receiver of credentials up to date, well before the old ones expire (the SDK renews them when asked)."""
+
+    def __init__(self, session: aioboto3.Session, health: Health) -> None:
+        self._session = session
+        self._health = health
+
+    async def run(self, *receivers: Any) -> None:
+        """Until cancelled. Each receiver has `use(Credentials)`, which it is called with again and again."""
+        while True:
+            try:
+                found = await self._session.get_credentials()
+                if found is None:
+                    self._health.failed("credentials", "the SDK finds none")
+                else:
+                    frozen = await found.get_frozen_credentials()
+                    for receiver in receivers:
+                        receiver.use(Credentials(frozen.access_key, frozen.secret_key, frozen.token or None))
+                    self._health.ok("credentials")
+                    await asyncio.sleep(_CREDENTIALS_SECONDS)
+                    continue
+            except DEPENDENCY_ERRORS as error:
+                self._health.failed("credentials", describe(error))
+            await asyncio.sleep(_CREDENTIALS_AGAIN_SECONDS)

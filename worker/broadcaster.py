@@ -1,0 +1,322 @@
+"""One broadcast, from its claim to the moment when its message may be deleted.
+
+    claim → (split | expired | page members → deliver → checkpoint …) → misses made safe → acknowledge
+
+What if we die at an await? Before the claim: nothing has happened. After it: the same message comes back, with a higher
+receive count, and takes the claim over with its last checkpoint. Between parts (or dead letters) and the deletion of
+the message: they are sent again, under the same part names, and are duplicates. Only what `run` calls done is deleted.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Final
+from uuid import uuid4
+
+import msgspec
+import structlog
+from msgspec import UNSET
+
+from gatecast.broadcast import Broadcast
+from gatecast.publisher import is_fifo, queue_message
+from worker.aws.queue import MAX_BATCH, MAX_BATCH_BYTES, Queue
+from worker.aws.table import Claim, NotClaimed, Table
+from worker.dead_letters import DeadLetters, part_name, to_connections
+from worker.delivery.engine import DeliveryEngine
+from worker.delivery.outcome import Outcome
+from worker.fanout import MOST_MISSED, MOST_WAITING, Fanout, Member
+from worker.health import Health
+from worker.lease import Lease, LeaseState
+from worker.metrics import Metrics
+from worker.perseverance import persevere
+from worker.reaper import Reaper
+from worker.room_settings import RoomSettingsCache
+
+log = structlog.get_logger()
+
+RECEIVES_WITHOUT_PROGRESS: Final = 100
+_REMAINDER_DELAY_SECONDS: Final = 15
+_PULSE_SECONDS: Final = 0.25
+_LONGEST_PART: Final = 24
+
+
+class Ending(Enum):
+    """How a broadcast ended here, and so what becomes of its message."""
+
+    COMPLETED = auto()
+    SPLIT = auto()
+    EXPIRED = auto()
+    DUPLICATE = auto()
+    GIVEN_UP = auto()
+    """It is on the dead-letter queue as a whole."""
+    RELEASED = auto()
+    """Stopped where it was: another worker may go on at once."""
+    LEFT = auto()
+    """The lease is lost or somebody else's: hands off."""
+
+
+class Broadcaster:
+    """Runs broadcasts side by side. All times passed in are as the names say; `clock` gives monotonic seconds."""
+
+    def __init__(
+        self,
+        *,
+        queue: Queue,
+        table: Table,
+        dead_letters: DeadLetters,
+        engine: DeliveryEngine,
+        reaper: Reaper,
+        settings: RoomSettingsCache,
+        health: Health,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._queue = queue
+        self._table = table
+        self._dead_letters = dead_letters
+        self._engine = engine
+        self._reaper = reaper
+        self._settings = settings
+        self._health = health
+        self._metrics = metrics
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._running: set[Fanout] = set()
+        self._hurrying = False
+
+    async def pulse(self) -> None:
+        """Wake every broadcast once in a while, so that none needs a timer of its own. Until cancelled."""
+        while True:
+            await asyncio.sleep(_PULSE_SECONDS)
+            for fanout in self._running:
+                fanout.changed.set()
+
+    def hurry(self) -> None:
+        """Stop waiting for answers under way: there is just time to write down how far each broadcast has come."""
+        self._hurrying = True
+        for fanout in self._running:
+            fanout.changed.set()
+
+    async def run(self, broadcast: Broadcast, lease: Lease) -> Ending:
+        """Returns when nothing more is to be done here. Dependencies that fail are waited for."""
+        message = lease.message
+        if lease.state is not LeaseState.HELD:
+            return _unfinished(lease)
+        if self._expired(broadcast):
+            return Ending.EXPIRED
+        claimed_by = uuid4().hex
+        claim = await persevere(
+            "table", self._health, lambda: self._table.claim(broadcast, message.id, message.receives, claimed_by)
+        )
+        if isinstance(claim, NotClaimed):
+            return Ending.DUPLICATE if claim.duplicate else Ending.LEFT
+        if claim.fresh_receives >= RECEIVES_WITHOUT_PROGRESS and self._dead_letters.exist:
+            return await self._give_up(broadcast, claim)
+        if broadcast.room and broadcast.shard is UNSET:
+            settings = await persevere("table", self._health, lambda: self._settings.of(str(broadcast.room)))
+            if settings.shards > 1:
+                return await self._split(broadcast, settings.shards)
+        return await self._fan_out(broadcast, lease, claim)
+
+    def _expired(self, broadcast: Broadcast) -> bool:
+        return isinstance(broadcast.expires_at_ms, int) and self._wall_clock() * 1000 >= broadcast.expires_at_ms
+
+    async def _give_up(self, broadcast: Broadcast, claim: Claim) -> Ending:
+        """Again and again it was received and came no further. Sent again from there, it goes on from its checkpoint."""
+        if not await persevere("table", self._health, lambda: self._table.release_claim(claim)):
+            return Ending.LEFT
+        await self._dead_letters.broadcast(broadcast, "receives")
+        log.error("broadcast.given_up", id=broadcast.id, receives=claim.receives)
+        return Ending.GIVEN_UP
+
+    async def _split(self, broadcast: Broadcast, shards: int) -> Ending:
+        """One part a shard, under fixed names: splitting twice does no harm."""
+        parts = []
+        for shard in range(shards):
+            part = f"s{shard}" if not broadcast.part else f"{broadcast.part}.s{shard}"
+            if len(part) > _LONGEST_PART:
+                part = part_name("s", broadcast.part, str(shard))
+            parts.append(queue_message(msgspec.structs.replace(broadcast, shard=shard, part=part), fifo=self._fifo))
+        while parts:
+            batch = _fitting(parts)
+            parts = parts[len(batch) :]
+            await self._send(batch)
+        return Ending.SPLIT
+
+    @property
+    def _fifo(self) -> bool:
+        return is_fifo(self._queue.url)
+
+    async def _send(self, messages: list[dict[str, str]], *, delay_seconds: int = 0) -> None:
+        """Put broadcasts on the queue; returns when all are there."""
+        entries = [{**message, **({"DelaySeconds": delay_seconds} if delay_seconds else {})} for message in messages]
+
+        async def send() -> None:
+            nonlocal entries
+            codes = await self._queue.send(entries)
+            entries = [entry for entry, code in zip(entries, codes, strict=True) if code is not None]
+            if entries:
+                raise OSError(next(code for code in codes if code is not None))
+
+        await persevere("queue", self._health, send)
+
+    # Fanning out
+
+    async def _fan_out(self, broadcast: Broadcast, lease: Lease, claim: Claim) -> Ending:
+        room, shard = broadcast.room or "", int(broadcast.shard or 0)
+        found_in = (room, shard) if room else None
+        fanout = Fanout(
+            broadcast,
+            claim.start,
+            self._clock,
+            totals=self._metrics.deliveries,
+            gone=lambda connection_id: self._reaper.offer(connection_id, found_in),
+        )
+        lease.changed = fanout.stop
+        if lease.state is not LeaseState.HELD:
+            fanout.stop()
+        self._running.add(fanout)
+        try:
+            if fanout.available:
+                self._engine.offer(fanout)
+            if await self._add_page(fanout, fanout.cursor):
+                await self._tend(fanout, lease, claim)
+            else:
+                async with asyncio.TaskGroup() as group:
+                    reading = group.create_task(self._read_on(fanout))
+                    await self._tend(fanout, lease, claim)
+                    reading.cancel()
+        finally:
+            fanout.stop()
+            lease.changed = None
+            self._running.discard(fanout)
+        if lease.state is LeaseState.LOST or not fanout.finished:
+            return _unfinished(lease)
+        self._completed(fanout, lease)
+        return Ending.COMPLETED
+
+    async def _add_page(self, fanout: Fanout, after: str) -> bool:
+        """Read the page behind `after` and add it; true if it was the last."""
+        broadcast = fanout.broadcast
+        if broadcast.connections:
+            ids = list(dict.fromkeys(broadcast.connections))[int(after or "0") :]
+            fanout.add_page([Member(connection_id, None) for connection_id in ids], last=True)
+        else:
+            room, shard = str(broadcast.room), int(broadcast.shard or 0)
+            page = await persevere("table", self._health, lambda: self._table.page(room, shard, after))
+            fanout.add_page(page.members, last=page.after is None, read_to=page.after or "")
+        if fanout.available:
+            self._engine.offer(fanout)
+        return fanout.exhausted
+
+    async def _read_on(self, fanout: Fanout) -> None:
+        """Read pages ahead, as far as deliveries drain."""
+        while not fanout.exhausted:
+            await fanout.page_wanted.wait()
+            fanout.page_wanted.clear()
+            while fanout.wants_page and not await self._add_page(fanout, fanout.read_to):
+                pass
+
+    async def _tend(self, fanout: Fanout, lease: Lease, claim: Claim) -> None:
+        """Everything that a fan-out needs while its deliveries run; returns when it is finished or has stopped."""
+        while True:
+            fanout.changed.clear()
+            if lease.state is LeaseState.LOST:
+                return
+            if fanout.unknown_age:
+                await self._learn_ages(fanout)
+            if fanout.missed and (len(fanout.missed) >= MOST_MISSED or fanout.finished or fanout.stopped):
+                await self._make_missed_safe(fanout)
+            if fanout.finished and not fanout.missed:
+                return
+            if fanout.stopped:
+                if not fanout.in_flight or self._hurrying:
+                    await self._write_checkpoint(fanout, lease, claim)
+                    return
+            else:
+                if fanout.waiting >= MOST_WAITING:
+                    await self._leave_remainder(fanout)
+                if self._expired(fanout.broadcast):
+                    fanout.expire()
+                if fanout.pace.due(self._clock()):
+                    await self._write_checkpoint(fanout, lease, claim)
+                if fanout.available:
+                    self._engine.offer(fanout)
+            await fanout.changed.wait()
+
+    async def _write_checkpoint(self, fanout: Fanout, lease: Lease, claim: Claim) -> None:
+        fanout.pace.snapshot(self._clock())
+        checkpoint = fanout.checkpoint()
+        if await persevere("table", self._health, lambda: self._table.write_checkpoint(claim, checkpoint)):
+            fanout.pace.written()
+        else:
+            lease.become(LeaseState.LOST)
+
+    async def _make_missed_safe(self, fanout: Fanout) -> None:
+        missed = fanout.missed[:1_000]
+        for outcome in (Outcome.UNDELIVERED, Outcome.REJECTED):
+            ids = [delivery.connection_id for delivery, its in missed if its is outcome]
+            if ids:
+                await self._dead_letters.missed(fanout.broadcast, ids, outcome.value)
+        fanout.missed_are_safe(missed)
+
+    async def _leave_remainder(self, fanout: Fanout) -> None:
+        """Slow members hold up nobody: the oldest that wait go on as a broadcast of their own, a little later.
+
+        A FIFO queue can neither delay one message nor let it overtake: there they count as missed.
+        """
+        slow = fanout.slow(MOST_WAITING)
+        if not slow:
+            return
+        if self._fifo:
+            for delivery in slow:
+                fanout.drop(delivery)
+                fanout.settle(delivery, Outcome.UNDELIVERED)
+            return
+        remainder = to_connections(fanout.broadcast, [delivery.connection_id for delivery in slow], "remainder")
+        await self._send([queue_message(remainder, fifo=False)], delay_seconds=_REMAINDER_DELAY_SECONDS)
+        for delivery in slow:
+            fanout.drop(delivery)
+            del fanout.unsettled[delivery.connection_id]
+
+    async def _learn_ages(self, fanout: Fanout) -> None:
+        """410 for a connection that was named: it may be so young that its `$connect` is still running."""
+        asked, fanout.unknown_age = fanout.unknown_age[:100], fanout.unknown_age[100:]
+        if fanout.unknown_age:
+            fanout.changed.set()
+        ids = [delivery.connection_id for delivery in asked]
+        connected = await persevere("table", self._health, lambda: self._table.connected_at_ms(ids))
+        for delivery in asked:
+            delivery.joined_at_ms = connected.get(delivery.connection_id, 0)
+            self._engine.judge_again(delivery)
+
+    def _completed(self, fanout: Fanout, lease: Lease) -> None:
+        broadcast = fanout.broadcast
+        published_at_ms = broadcast.published_at_ms or lease.message.sent_at_ms
+        seconds = max(0.0, self._wall_clock() - published_at_ms / 1000)
+        self._metrics.broadcast_duration.observe(seconds)
+        log.info(
+            "broadcast.completed",
+            id=broadcast.id,
+            part=broadcast.part,
+            seconds=round(seconds, 3),
+            **{str(outcome): count for outcome, count in fanout.counts.items() if count},
+        )
+
+
+def _unfinished(lease: Lease) -> Ending:
+    return Ending.LEFT if lease.state is LeaseState.LOST else Ending.RELEASED
+
+
+def _fitting(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    """As many of the first messages as fit in one batch call."""
+    batch: list[dict[str, str]] = []
+    size = 0
+    for message in messages[:MAX_BATCH]:
+        size += len(message["MessageBody"].encode())
+        if batch and size > MAX_BATCH_BYTES:
+            break
+        batch.append(message)
+    return batch

@@ -1,0 +1,70 @@
+"""How far a broadcast has come, in a form that another worker can go on from. Pure.
+
+A checkpoint is a cursor (the last member that was taken up, in the order of the table's keys) and the members up to it
+that have no outcome yet. Everything else before the cursor is settled, everything behind it is untouched. Whoever
+resumes tries the pending ones again and reads on behind the cursor.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+WINDOW: Final = 1_000
+"""Unsettled members of one broadcast at most; also what may be repeated after a crash, beside those in flight."""
+_SNAPSHOT_AFTER: Final = 700
+"""Taken up since the last snapshot. The rest of the window lets deliveries go on while the snapshot is written."""
+_SNAPSHOT_SECONDS: Final = 1.0
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """Where to resume. `cursor` is empty at the start; for `connections` it is how many of them were taken up."""
+
+    cursor: str = ""
+    pending: tuple[tuple[str, int | None], ...] = ()
+    """Connection ids with the time they joined (milliseconds since the epoch; None where that is not known)."""
+
+    def encode_pending(self) -> str:
+        return msgspec.json.encode(self.pending).decode()
+
+    @classmethod
+    def decode(cls, cursor: str, pending: str) -> "Checkpoint":
+        """Raises msgspec.ValidationError for what `encode_pending` never wrote."""
+        return cls(cursor, msgspec.json.decode(pending, type=tuple[tuple[str, int | None], ...]))
+
+
+@dataclass(slots=True)
+class Pace:
+    """When the next checkpoint is due, and when deliveries must wait for it. Times are monotonic seconds."""
+
+    snapshot_at: float
+    _since_snapshot: int = field(init=False, default=0)
+    _since_written: int = field(init=False, default=0)
+    _writing: bool = field(init=False, default=False)
+
+    def taken(self) -> bool:
+        """Count one member as taken up; true when that makes a checkpoint due."""
+        self._since_snapshot += 1
+        self._since_written += 1
+        return self._since_snapshot == _SNAPSHOT_AFTER
+
+    @property
+    def must_wait(self) -> bool:
+        """As much as may be repeated has been taken up since the last checkpoint that is known to be written."""
+        return self._since_written >= WINDOW
+
+    def due(self, now: float) -> bool:
+        if self._writing or not self._since_snapshot:
+            return False
+        return self._since_snapshot >= _SNAPSHOT_AFTER or now - self.snapshot_at >= _SNAPSHOT_SECONDS
+
+    def snapshot(self, now: float) -> None:
+        """A checkpoint is about to be written of how things are now."""
+        self.snapshot_at = now
+        self._since_snapshot = 0
+        self._writing = True
+
+    def written(self) -> None:
+        """The latest snapshot is safe: only what was taken up after it can be repeated."""
+        self._since_written = self._since_snapshot
+        self._writing = False

@@ -1,0 +1,212 @@
+"""Receive, hand to the broadcaster, and see to the message afterwards: acknowledge, release or leave it.
+
+Always:
+- nothing is received that cannot be started at once: slots are taken before the long poll;
+- a message is deleted only after its broadcast has ended in a way that leaves nothing to do;
+- on a FIFO queue, messages of one group are worked on one after the other, in the order they came. When one of them is
+  not finished here, those behind it are released, the last one first, so that none can overtake.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+
+from gatecast.broadcast import InvalidBroadcast, decode
+from gatecast.publisher import is_fifo
+from worker.aws.queue import MAX_BATCH, Queue
+from worker.batching import Batcher
+from worker.broadcaster import Broadcaster, Ending
+from worker.dead_letters import DeadLetters, Refused
+from worker.health import Health
+from worker.lease import Lease, LeaseKeeper, LeaseState
+from worker.metrics import Metrics
+from worker.perseverance import DEPENDENCY_ERRORS, describe, persevere
+from worker.retry import backoff_seconds
+
+log = structlog.get_logger()
+
+_MOST_RECEIVERS: Final = 4
+_ACKNOWLEDGE_WITHIN_SECONDS: Final = 0.02
+_PUT_BACK_SECONDS: Final = 900
+
+_OUTCOMES: Final = {
+    Ending.COMPLETED: "completed",
+    Ending.SPLIT: "split",
+    Ending.EXPIRED: "expired",
+    Ending.DUPLICATE: "duplicate",
+    Ending.GIVEN_UP: "poison",
+    Ending.RELEASED: "released",
+}
+
+
+class Consumer:
+    """Works through the queue while `run` runs; after `stop`, `run` returns when nothing is in hand any more."""
+
+    def __init__(
+        self,
+        *,
+        queue: Queue,
+        leases: LeaseKeeper,
+        broadcaster: Broadcaster,
+        dead_letters: DeadLetters,
+        health: Health,
+        metrics: Metrics,
+        max_broadcasts: int,
+        visibility_seconds: int,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._queue = queue
+        self._leases = leases
+        self._broadcaster = broadcaster
+        self._dead_letters = dead_letters
+        self._health = health
+        self._metrics = metrics
+        self._visibility_seconds = visibility_seconds
+        self._wall_clock = wall_clock
+        self._free = max_broadcasts
+        self._freed = asyncio.Event()
+        self._receivers = max(1, min(_MOST_RECEIVERS, max_broadcasts // MAX_BATCH))
+        self._stopping = asyncio.Event()
+        self._deletions: Batcher[str, str | None] = Batcher(
+            self._queue.delete, most=MAX_BATCH, wait_seconds=_ACKNOWLEDGE_WITHIN_SECONDS
+        )
+
+    def stop(self) -> None:
+        """Receive nothing more, and ask every broadcast in hand to stop where it is."""
+        self._stopping.set()
+        self._leases.end_all()
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as work:
+            receivers = [work.create_task(self._receive(work)) for _ in range(self._receivers)]
+            await self._stopping.wait()
+            for receiver in receivers:
+                receiver.cancel()
+
+    async def _receive(self, work: asyncio.TaskGroup) -> None:
+        failures = 0
+        answered = False
+        while True:
+            while not self._free:
+                self._freed.clear()
+                await self._freed.wait()
+            asked = min(MAX_BATCH, self._free)
+            self._free -= asked
+            received: list[Lease] = []
+            try:
+                # The first does not wait: readiness should not take twenty seconds on an empty queue.
+                received = self._leases.take(
+                    await self._queue.receive(asked, visibility_seconds=self._visibility_seconds, wait=answered)
+                )
+            except DEPENDENCY_ERRORS as error:
+                failures += 1
+                self._health.failed("queue", describe(error))
+                await asyncio.sleep(backoff_seconds(failures, 0.5 + random.random() / 2))
+            else:
+                failures = 0
+                answered = True
+                self._health.ok("queue")
+            finally:
+                self._release_slots(asked - len(received))
+            for group in self._in_order(received):
+                work.create_task(self._work(group))
+
+    def _release_slots(self, slots: int) -> None:
+        self._free += slots
+        if self._free:
+            self._freed.set()
+
+    def _in_order(self, leases: Sequence[Lease]) -> list[list[Lease]]:
+        """What may run side by side, each list one after the other."""
+        if not is_fifo(self._queue.url):
+            return [[lease] for lease in leases]
+        groups: dict[str, list[Lease]] = {}
+        for lease in leases:
+            groups.setdefault(lease.message.group, []).append(lease)
+        return list(groups.values())
+
+    async def _work(self, leases: list[Lease]) -> None:
+        waiting = list(leases)
+        try:
+            while waiting:
+                if not await self._handle(waiting[0]):
+                    break
+                self._let_go(waiting.pop(0))
+            while len(waiting) > 1:
+                await self._release(waiting[-1])
+                self._let_go(waiting.pop())
+            if waiting and waiting[0].state is not LeaseState.LOST:
+                await self._release(waiting[0])
+        finally:
+            for lease in waiting:
+                self._let_go(lease)
+
+    def _let_go(self, lease: Lease) -> None:
+        self._leases.forget(lease)
+        self._release_slots(1)
+
+    async def _handle(self, lease: Lease) -> bool:
+        """Work on one message; true if it is done with, false if it must stay on the queue."""
+        message = lease.message
+        try:
+            self._metrics.queue_lag.observe(max(0.0, self._wall_clock() - message.sent_at_ms / 1000))
+            try:
+                broadcast = decode(message.body)
+            except InvalidBroadcast as error:
+                return await self._handle_poison(lease, str(error))
+            with structlog.contextvars.bound_contextvars(broadcast_id=broadcast.id):
+                ending = await self._broadcaster.run(broadcast, lease)
+        except Exception:
+            # A mistake of ours: the message comes back after its visibility, and is dead-lettered if it always fails.
+            log.exception("broadcast.failed", message_id=message.id)
+            lease.become(LeaseState.LOST)
+            return False
+        if ending is Ending.LEFT:
+            lease.become(LeaseState.LOST)
+            return False
+        self._metrics.broadcasts[_OUTCOMES[ending]] += 1
+        if ending is Ending.RELEASED:
+            return False
+        if ending is not Ending.COMPLETED:
+            log.info(f"broadcast.{_OUTCOMES[ending]}", id=broadcast.id)
+        await self._acknowledge(lease)
+        return True
+
+    async def _handle_poison(self, lease: Lease, reason: str) -> bool:
+        self._metrics.broadcasts["poison"] += 1
+        log.error("broadcast.poison", message_id=lease.message.id, reason=reason, receives=lease.message.receives)
+        if self._dead_letters.exist:
+            try:
+                await self._dead_letters.poison(lease.message, f"poison: {reason}")
+            except Refused as refused:
+                log.error("broadcast.poison_refused", message_id=lease.message.id, code=str(refused))  # noqa: TRY400
+            else:
+                await self._acknowledge(lease)
+                return True
+        await self._change_visibility(lease, _PUT_BACK_SECONDS)
+        lease.become(LeaseState.LOST)
+        return False
+
+    async def _acknowledge(self, lease: Lease) -> None:
+        async def delete() -> None:
+            code = await self._deletions.ask(lease.message.receipt)
+            if code is not None and "Receipt" not in code:
+                raise OSError(code)
+            if code is not None:
+                log.warning("acknowledge.too_late", message_id=lease.message.id, code=code)
+
+        await persevere("queue", self._health, delete)
+
+    async def _release(self, lease: Lease) -> None:
+        await self._change_visibility(lease, 0)
+
+    async def _change_visibility(self, lease: Lease, seconds: int) -> None:
+        """Best effort: otherwise the message comes back when its visibility ends."""
+        try:
+            await self._queue.change_visibility([lease.message.receipt], seconds)
+        except DEPENDENCY_ERRORS as error:
+            self._health.failed("queue", describe(error))

@@ -1,0 +1,100 @@
+"""What could not be delivered, kept where a person can see it and send it again.
+
+With a dead-letter queue, missed deliveries go there as broadcasts to exactly the connections that missed, and messages
+that are no broadcast go there as they are; a `reason` attribute says why. Without one they are logged, with the ids.
+Nothing here gives up: a broadcast waits until its misses are safe.
+"""
+
+import hashlib
+from base64 import b32encode
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import structlog
+from msgspec import UNSET
+
+from gatecast.broadcast import Broadcast
+from gatecast.publisher import is_fifo, queue_message
+from worker.aws.queue import Message, Queue
+from worker.health import Health
+from worker.perseverance import persevere
+
+log = structlog.get_logger()
+
+
+class Refused(Exception):  # noqa: N818 - it says what the queue did
+    """SQS will not take this message, however often it is tried; the argument is its code."""
+
+
+class DeadLetters:
+    """`queue` is None where there is no dead-letter queue."""
+
+    def __init__(self, queue: Queue | None, health: Health) -> None:
+        self._queue = queue
+        self._health = health
+
+    @property
+    def exist(self) -> bool:
+        return self._queue is not None
+
+    async def missed(self, broadcast: Broadcast, connection_ids: Sequence[str], reason: str) -> None:
+        """Keep missed deliveries (1 to 1,000). Returns when they are safe."""
+        if self._queue is None:
+            log.error("broadcast.missed", id=broadcast.id, reason=reason, connections=list(connection_ids))
+            return
+        await self.broadcast(to_connections(broadcast, connection_ids, reason), reason)
+
+    async def broadcast(self, broadcast: Broadcast, reason: str) -> None:
+        """Keep a whole broadcast. Returns when it is safe. Only where dead letters exist."""
+        assert self._queue is not None  # noqa: S101 - the caller has looked
+        await self._send(queue_message(broadcast, fifo=is_fifo(self._queue.url)), reason)
+
+    async def poison(self, message: Message, reason: str) -> None:
+        """Keep a message that is no broadcast. Raises Refused where SQS does not take it. Only where dead letters exist."""
+        assert self._queue is not None  # noqa: S101 - the caller has looked
+        body: dict[str, str] = {"MessageBody": message.body}
+        if is_fifo(self._queue.url):
+            body |= {"MessageGroupId": "poison", "MessageDeduplicationId": message.id}
+        await self._send(body, reason)
+
+    async def _send(self, message: dict[str, str], reason: str) -> None:
+        queue = self._queue
+        assert queue is not None  # noqa: S101
+        entry: dict[str, Any] = {
+            **message,
+            "MessageAttributes": {"reason": {"DataType": "String", "StringValue": printable(reason)}},
+        }
+
+        async def send() -> None:
+            code = (await queue.send([entry]))[0]
+            if code is not None:
+                if is_refusal(code):
+                    raise Refused(code)
+                raise OSError(code)
+
+        await persevere("dead letters", self._health, send)
+
+
+def is_refusal(code: str) -> bool:
+    """Would SQS say the same again? It is the message that it objects to."""
+    return any(word in code for word in ("Invalid", "TooLong", "Unsupported"))
+
+
+def printable(text: str) -> str:
+    """At most 250 characters that a message attribute may hold."""
+    return "".join(character if character.isprintable() else "?" for character in text[:250]) or "?"
+
+
+def to_connections(broadcast: Broadcast, connection_ids: Sequence[str], why: str) -> Broadcast:
+    """The same broadcast to these connections only, under a part of its own that follows from all that it is."""
+    part = part_name(why[:1], broadcast.room or "", broadcast.part, *sorted(connection_ids))
+    return msgspec.structs.replace(
+        broadcast, room=UNSET, shard=UNSET, except_=UNSET, connections=tuple(connection_ids), part=part
+    )
+
+
+def part_name(prefix: str, *identity: str) -> str:
+    """A part that is the same whenever it is made of the same: at most 24 characters that ids may hold."""
+    digest = hashlib.sha256("\0".join(identity).encode("utf-8", "surrogatepass")).digest()
+    return f"{prefix}-{b32encode(digest[:12]).decode().rstrip('=').lower()}"

@@ -1,0 +1,218 @@
+"""Reading HTTP/1.1 answers to requests that are sent one at a time on a connection.
+
+Almost every answer of `@connections` arrives whole, is small and has no body: a fast path knows those by a few byte
+comparisons. Everything else (split anywhere, chunked, with a body, interim, closing, until end of file, garbage) goes
+through `_Parser`, a state machine that takes any bytes and either finishes, asks for more or raises MalformedAnswer.
+Limits keep a peer from filling memory. RFC 9112 is the source of what counts as malformed.
+"""
+
+import re
+from typing import Final, NamedTuple
+
+MAX_HEAD_BYTES: Final = 64 * 1024
+MAX_BODY_BYTES: Final = 16 * 1024 * 1024
+
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [^\r\n\0]*)?")
+_HEADER: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\r\n\0]*?)[ \t]*")
+_CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n\0]*)?")
+_CONTENT_LENGTH: Final = re.compile(rb"[0-9]{1,12}")
+_SHORTEST_HEAD: Final = len(b"HTTP/1.1 200\r\n\r\n")
+
+
+class MalformedAnswer(Exception):  # noqa: N818 - it says what the peer sent
+    """The peer does not speak HTTP/1.1 as this client understands it; its connection is of no more use."""
+
+
+class Answer(NamedTuple):
+    """A complete answer. `reusable` says whether the connection may carry another request."""
+
+    status: int
+    headers: dict[bytes, bytes]
+    """Names in lower case; values of one name joined by commas."""
+    body: bytes
+    reusable: bool
+
+
+_OK: Final = Answer(200, {}, b"", reusable=True)
+
+
+class AnswerReader:
+    """Reads the answers of one connection, one after the other. Call `feed` with what was read, b"" at end of file."""
+
+    __slots__ = ("_parser",)
+
+    def __init__(self) -> None:
+        self._parser: _Parser | None = None
+
+    def feed(self, data: bytes) -> Answer | None:
+        """The answer, when it is complete. Raises MalformedAnswer; then, as after `reusable` is false, close."""
+        parser = self._parser
+        if parser is None:
+            if data.startswith(b"HTTP/1.1 200") and data.endswith(b"\r\n\r\n"):
+                head = data.lower()
+                if (
+                    head.find(b"\r\n\r\n") == len(head) - 4
+                    and b"\r\ncontent-length: 0\r\n" in head
+                    and head.count(b"\r\ncontent-length:") == 1
+                    and b"\r\nconnection: close" not in head
+                    and b"\r\ntransfer-encoding:" not in head
+                ):
+                    return _OK
+            parser = self._parser = _Parser()
+        answer = parser.feed(data)
+        if answer is not None:
+            self._parser = None
+        return answer
+
+
+class _Parser:
+    """One answer. `_stage` is the method that reads on; each consumes from `_buffer` and says whether it got through."""
+
+    __slots__ = ("_body", "_buffer", "_headers", "_remaining", "_reusable", "_stage", "_status")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._body = bytearray()
+        self._stage = self._read_head
+        self._status = 0
+        self._headers: dict[bytes, bytes] = {}
+        self._remaining = 0
+        self._reusable = True
+
+    def feed(self, data: bytes) -> Answer | None:
+        if not data:
+            return self._end_of_file()
+        self._buffer += data
+        while (done := self._stage()) is not None:
+            if done:
+                if self._buffer:
+                    raise MalformedAnswer("more bytes than the answer has")
+                return Answer(self._status, self._headers, bytes(self._body), self._reusable)
+        return None
+
+    def _end_of_file(self) -> Answer:
+        if self._stage == self._read_until_end_of_file:
+            return Answer(self._status, self._headers, bytes(self._body), reusable=False)
+        raise MalformedAnswer("the connection ended before its answer")
+
+    # Every stage answers None (needs more bytes), False (go on with the stage that is now set) or True (complete).
+
+    def _read_head(self) -> bool | None:
+        end = self._buffer.find(b"\r\n\r\n")
+        if end > MAX_HEAD_BYTES or (end < 0 and len(self._buffer) > MAX_HEAD_BYTES):
+            raise MalformedAnswer("its head is too large")
+        if end < 0:
+            if not b"HTTP/1.".startswith(self._buffer[:7]):
+                raise MalformedAnswer("it does not begin with HTTP/1.")
+            return None
+        lines = bytes(self._buffer[:end]).split(b"\r\n")
+        del self._buffer[: end + 4]
+        status = _STATUS_LINE.fullmatch(lines[0])
+        if status is None:
+            raise MalformedAnswer("its status line is not one")
+        self._status = int(status[2])
+        self._headers = _headers(lines[1:])
+        if self._status < 200:  # noqa: PLR2004 - interim answers, but for the one that changes the protocol
+            if self._status == 101:  # noqa: PLR2004
+                raise MalformedAnswer("it changes the protocol")
+            return False
+        connection = {token.strip() for token in self._headers.get(b"connection", b"").lower().split(b",")}
+        self._reusable = b"close" not in connection and (status[1] == b"1" or b"keep-alive" in connection)
+        return self._choose_body()
+
+    def _choose_body(self) -> bool:
+        coding = self._headers.get(b"transfer-encoding")
+        length = self._headers.get(b"content-length")
+        if self._status in (204, 304):
+            return True
+        if coding is not None:
+            if coding.lower() != b"chunked" or length is not None:
+                raise MalformedAnswer("its transfer coding cannot be read")
+            self._stage = self._read_chunk_size
+        elif length is not None:
+            lengths = {value.strip() for value in length.split(b",")}
+            value = lengths.pop()
+            if lengths or not _CONTENT_LENGTH.fullmatch(value):
+                raise MalformedAnswer("its content length is not one number")
+            self._remaining = self._within_limit(int(value))
+            self._stage = self._read_body
+        else:
+            self._stage = self._read_until_end_of_file
+        return False
+
+    def _within_limit(self, more: int) -> int:
+        if len(self._body) + more > MAX_BODY_BYTES:
+            raise MalformedAnswer("its body is too large")
+        return more
+
+    def _take(self) -> bool:
+        """Move what is there of the `_remaining` bytes to the body; true when that is all of them."""
+        taken = self._buffer[: self._remaining]
+        del self._buffer[: len(taken)]
+        self._body += taken
+        self._remaining -= len(taken)
+        return self._remaining == 0
+
+    def _read_body(self) -> bool | None:
+        return True if self._take() else None
+
+    def _read_until_end_of_file(self) -> None:
+        self._within_limit(len(self._buffer))
+        self._body += self._buffer
+        self._buffer.clear()
+
+    def _line(self) -> bytes | None:
+        end = self._buffer.find(b"\r\n")
+        if end > MAX_HEAD_BYTES or (end < 0 and len(self._buffer) > MAX_HEAD_BYTES):
+            raise MalformedAnswer("a line of its chunked body is too long")
+        if end < 0:
+            return None
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 2]
+        return line
+
+    def _read_chunk_size(self) -> bool | None:
+        line = self._line()
+        if line is None:
+            return None
+        size = _CHUNK_SIZE.fullmatch(line)
+        if size is None:
+            raise MalformedAnswer("a chunk's size is not a number")
+        self._remaining = self._within_limit(int(size[1], 16))
+        self._stage = self._read_chunk if self._remaining else self._read_trailer
+        return False
+
+    def _read_chunk(self) -> bool | None:
+        if not self._take():
+            return None
+        self._stage = self._read_chunk_end
+        return False
+
+    def _read_chunk_end(self) -> bool | None:
+        if len(self._buffer) < 2:  # noqa: PLR2004 - the line end
+            return None
+        if not self._buffer.startswith(b"\r\n"):
+            raise MalformedAnswer("a chunk is longer than it says")
+        del self._buffer[:2]
+        self._stage = self._read_chunk_size
+        return False
+
+    def _read_trailer(self) -> bool | None:
+        line = self._line()
+        if line is None:
+            return None
+        if line:
+            _headers([line])
+            return False
+        return True
+
+
+def _headers(lines: list[bytes]) -> dict[bytes, bytes]:
+    headers: dict[bytes, bytes] = {}
+    for line in lines:
+        header = _HEADER.fullmatch(line)
+        if header is None:
+            raise MalformedAnswer("a header line is not one")
+        name = header[1].lower()
+        headers[name] = headers[name] + b", " + header[2] if name in headers else header[2]
+    return headers

@@ -1,0 +1,282 @@
+"""The delivery engine: every post of this worker, for all broadcasts, on one pool of keep-alive connections.
+
+Theory of operation. A *tick* runs about every millisecond while there is something to do, and once in a while when
+there is not. It does everything in this order, in plain calls:
+
+1. The pool reads whatever answers have come in. Each is judged (`outcome`) and either settles its delivery or puts it
+   on a heap of due times, where it occupies nothing. The rate controller and the endpoint's health hear of each.
+2. Once in a while: time-outs are swept, the rate limit is adjusted.
+3. Deliveries whose time has come leave the heap and go first; then broadcasts take turns (`fairness`). As long as there
+   are permits (`pacing`) and an idle connection, a delivery is taken up, its request is signed (`signing`) and sent.
+
+So requests are written after all reads, one wake-up serves many answers, and a post costs no task, timer, future or
+call of the SDK. Back-pressure needs no queue: a delivery is taken from its broadcast only when a connection is there.
+
+While the endpoint fails for all (`endpoint`), one post a second goes out as a probe, and nothing is given up.
+"""
+
+import asyncio
+import heapq
+import itertools
+import random
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from worker.delivery.answers import Answer
+from worker.delivery.endpoint import EndpointHealth
+from worker.delivery.outcome import Meaning, Outcome, Tried, judge, meaning
+from worker.delivery.pacing import Pacer
+from worker.delivery.pool import Pool, SocketAddress
+from worker.delivery.signing import Signer
+from worker.fairness import Rotation
+from worker.fanout import Delivery, Fanout
+from worker.rate import RateController
+
+_TICK_SECONDS: Final = 0.001
+_STALLED_TICK_SECONDS: Final = 0.02
+_IDLE_TICK_SECONDS: Final = 0.1
+_SWEEP_SECONDS: Final = 1.0
+_RESOLVE_SECONDS: Final = 30.0
+_WARM_CONNECTIONS: Final = 2
+_PROBES_PER_SECOND: Final = 1.0
+_FAILING_SECONDS: Final = 3.0
+_OK: Final = 200
+_OK_END: Final = 300
+
+
+class PostMetrics(Protocol):
+    """Where the engine counts its posts."""
+
+    def posted(self, status: int, seconds: float) -> None: ...
+
+    def post_failed(self, seconds: float) -> None: ...
+
+
+class DeliveryEngine:
+    """Takes deliveries from the fan-outs that are `offer`ed and settles them, while `run` runs."""
+
+    def __init__(
+        self,
+        *,
+        signer: Signer,
+        pool: "Callable[[DeliveryEngine], Pool[Delivery]]",
+        posts_per_second: float,
+        metrics: PostMetrics,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.rate = RateController(posts_per_second)
+        self.endpoint = EndpointHealth()
+        self._signer = signer
+        self._pool = pool(self)
+        self._metrics = metrics
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._pacer = Pacer()
+        self._rotation: Rotation[Delivery] = Rotation()
+        self._heap: list[tuple[float, int, Delivery]] = []
+        self._sequence = itertools.count()
+        self._due: deque[Delivery] = deque()
+        self._swept_at = clock()
+        self._failure: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._idle = True
+        self._resolve_trouble: str | None = None
+
+    @property
+    def in_flight(self) -> int:
+        return self._pool.in_flight
+
+    def trouble(self) -> str | None:
+        """What stops deliveries now, in words for an operator; None while nothing does."""
+        if not self._signer.ready:
+            return "no credentials"
+        if self._pool.trouble or (self._resolve_trouble and not self._pool.open_connections):
+            return self._pool.trouble or self._resolve_trouble
+        failing_since = self.endpoint.failing_since
+        if failing_since is not None and self._clock() - failing_since > _FAILING_SECONDS:
+            return f"every post fails: {self.endpoint.failure}"
+        return None
+
+    def offer(self, fanout: Fanout) -> None:
+        """It has, or may have, something to deliver."""
+        self._rotation.add(fanout)
+        if self._idle and self._timer is not None:
+            self._timer.cancel()
+            self._schedule(0)
+
+    def judge_again(self, delivery: Delivery) -> None:
+        """Its age is known now: what does the 410 mean that it was answered with?"""
+        self._decide(delivery, 410, self._clock())
+
+    async def run(self) -> None:
+        """Until cancelled. Whatever a tick raises is raised here."""
+        self._failure = asyncio.get_running_loop().create_future()
+        self._schedule(0)
+        resolving = asyncio.create_task(self._keep_resolving())
+        try:
+            await asyncio.wait({self._failure, resolving}, return_when=asyncio.FIRST_COMPLETED)
+            if self._failure.done():
+                self._failure.result()
+            resolving.result()
+        finally:
+            resolving.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
+            self._pool.close()
+
+    async def _keep_resolving(self) -> None:
+        address = self._pool.address
+        while True:
+            try:
+                found = await asyncio.get_running_loop().getaddrinfo(
+                    address.hostname, address.port, type=socket.SOCK_STREAM
+                )
+                addresses: list[SocketAddress] = [(entry[0], entry[4]) for entry in found]
+                random.shuffle(addresses)
+                self._pool.resolved(addresses)
+                self._resolve_trouble = None
+            except OSError as error:
+                self._resolve_trouble = f"cannot resolve {address.hostname}: {error.strerror}"
+            await asyncio.sleep(_RESOLVE_SECONDS if self._resolve_trouble is None else 1.0)
+
+    def _schedule(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._tick)
+
+    def _tick(self) -> None:
+        assert self._failure is not None  # noqa: S101 - `run` has made it
+        try:
+            now = self._clock()
+            self._pool.poll(now)
+            if now - self._swept_at >= _SWEEP_SECONDS:
+                self._swept_at = now
+                self._pool.sweep(now)
+            self.rate.adjust(now)
+            while self._heap and self._heap[0][0] <= now:
+                self._due.append(heapq.heappop(self._heap)[2])
+            self._start_deliveries(now)
+            self._schedule(self._seconds_to_next_tick(now))
+        except Exception as error:  # noqa: BLE001 - a callback's error would go to the loop; it must end the service
+            if not self._failure.done():
+                self._failure.set_exception(error)
+
+    def _seconds_to_next_tick(self, now: float) -> float:
+        self._idle = False
+        if self._pool.busy:
+            return max(0.0, now + _TICK_SECONDS - self._clock())
+        if self._due or self._rotation:
+            return _STALLED_TICK_SECONDS  # no connection, no permit or no credentials: it is not for us to hurry
+        self._idle = True
+        if self._heap:
+            return min(_IDLE_TICK_SECONDS, max(_TICK_SECONDS, self._heap[0][0] - now))
+        return _IDLE_TICK_SECONDS
+
+    def _start_deliveries(self, now: float) -> None:
+        pool = self._pool
+        waiting = bool(self._due or self._rotation)
+        if not waiting or not self._signer.ready:
+            if pool.open_connections < _WARM_CONNECTIONS:
+                pool.want(_WARM_CONNECTIONS - pool.open_connections, now)
+            return
+        permits = self._pacer.permits(_PROBES_PER_SECOND if self.endpoint.holding else self.rate.limit, now)
+        wall_clock = self._wall_clock()
+        started = 0
+        while started < permits:
+            if not pool.idle:
+                pool.want(permits - started, now)
+                break
+            delivery = self._next(wall_clock)
+            if delivery is None:
+                break
+            self._post(delivery, int(wall_clock), now)
+            started += 1
+        self._pacer.spend(started)
+
+    def _next(self, wall_clock: float) -> Delivery | None:
+        now_ms = wall_clock * 1000
+        while True:
+            if self._due:
+                delivery = self._due.popleft()
+                if not delivery.waiting:
+                    continue  # its fan-out has dropped it meanwhile
+                delivery.fanout.resumes(delivery)
+            else:
+                taken = self._rotation.take()
+                if taken is None:
+                    return None
+                delivery = taken
+            fanout = delivery.fanout
+            if fanout.stopped:
+                continue
+            if now_ms < fanout.expires_at_ms:
+                return delivery
+            fanout.settle(delivery, Outcome.EXPIRED)
+            fanout.expire()
+
+    def _post(self, delivery: Delivery, second: int, now: float) -> None:
+        fanout = delivery.fanout
+        signer = self._signer
+        if fanout.prepared is None or fanout.prepared_for != (second, signer.generation):
+            fanout.prepared_for = (second, signer.generation)
+            fanout.prepared = signer.prepare(f"{signer.address.path}/@connections/", {}, fanout.payload, second)
+        if not delivery.tries:
+            delivery.first_tried_at = now
+        delivery.tries += 1
+        fanout.in_flight += 1
+        self._pool.send(delivery, fanout.prepared.request(delivery.connection_id), now)
+
+    # The pool's owner
+
+    def answered(self, exchange: Delivery, answer: Answer, started_at: float, now: float) -> None:
+        status = answer.status
+        self._metrics.posted(status, now - started_at)
+        fanout = exchange.fanout
+        fanout.in_flight -= 1
+        if _OK <= status < _OK_END:
+            self.endpoint.succeeded(now)
+            self.rate.passed(after_throttle=exchange.throttled)
+            fanout.settle(exchange, Outcome.DELIVERED)
+        else:
+            self._hear(exchange, status, f"status {status}", now)
+            self._decide(exchange, status, now)
+        if not fanout.in_rotation and fanout.available:
+            self._rotation.add(fanout)
+
+    def failed(self, exchange: Delivery, reason: str, started_at: float, now: float) -> None:
+        self._metrics.post_failed(now - started_at)
+        exchange.fanout.in_flight -= 1
+        self._hear(exchange, 0, reason, now)
+        self._decide(exchange, 0, now)
+
+    def _hear(self, delivery: Delivery, status: int, failure: str, now: float) -> None:
+        match meaning(status):
+            case Meaning.THROTTLED:
+                self.rate.throttled(after_throttle=delivery.throttled)
+                delivery.throttled = True
+            case Meaning.REFUSED | Meaning.FAILED:
+                self.endpoint.failed(failure, now, first_attempt=delivery.tries == 1)
+            case _:
+                self.rate.passed(after_throttle=delivery.throttled)
+
+    def _decide(self, delivery: Delivery, status: int, now: float) -> None:
+        fanout = delivery.fanout
+        joined_at_ms = delivery.joined_at_ms
+        if status == 410 and joined_at_ms is None:  # noqa: PLR2004 - gone, if it is not young
+            fanout.ask_age(delivery)
+            return
+        tried = Tried(
+            tries=delivery.tries,
+            attempts=delivery.attempts + 1,
+            first_tried_at=delivery.first_tried_at,
+            age_seconds=None if joined_at_ms is None else self._wall_clock() - joined_at_ms / 1000,
+        )
+        verdict = judge(status, tried, rate=self.rate, endpoint=self.endpoint, now=now, dice=random.random())
+        if isinstance(verdict, Outcome):
+            fanout.settle(delivery, verdict)
+            return
+        delivery.attempts += verdict.counted
+        heapq.heappush(self._heap, (now + verdict.after_seconds, next(self._sequence), delivery))
+        fanout.waits(delivery)

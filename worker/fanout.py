@@ -1,0 +1,230 @@
+"""One broadcast's members on their way to an outcome: the state that the engine and the broadcaster share.
+
+The engine takes deliveries out and settles them, in plain calls; the broadcaster's coroutine puts pages in, writes
+checkpoints and sees to misses whenever `changed` is set. Nothing here waits.
+
+Always:
+- every member that was taken up is in `unsettled` until its outcome is final, and a missed one until it is safe on the
+  dead-letter queue, so that a checkpoint taken at any moment forgets nobody;
+- `unsettled` holds at most `WINDOW` members.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Final, NamedTuple
+
+from gatecast.broadcast import Broadcast
+from worker.checkpoint import WINDOW, Checkpoint, Pace
+from worker.delivery.outcome import Outcome
+from worker.delivery.signing import Prepared
+
+PAGES_LOW: Final = 1_000
+"""Members in hand below which the next page is wanted."""
+MOST_MISSED: Final = 500
+MOST_WAITING: Final = 500
+
+
+class Member(NamedTuple):
+    """A connection to reach. `joined_at_ms` is None where it has to be looked up before a 410 is believed."""
+
+    connection_id: str
+    joined_at_ms: int | None
+
+
+class Delivery:
+    """Reaching one connection. Times are monotonic seconds."""
+
+    __slots__ = (
+        "attempts",
+        "connection_id",
+        "fanout",
+        "first_tried_at",
+        "joined_at_ms",
+        "throttled",
+        "tries",
+        "waiting",
+    )
+
+    def __init__(self, fanout: "Fanout", connection_id: str, joined_at_ms: int | None) -> None:
+        self.fanout = fanout
+        self.connection_id = connection_id
+        self.joined_at_ms = joined_at_ms
+        self.tries = 0
+        self.attempts = 0
+        self.first_tried_at = 0.0
+        self.throttled = False
+        self.waiting = False
+
+
+class Fanout:
+    """The fan-out of `broadcast`, resumed from `start`. `clock` gives monotonic seconds."""
+
+    def __init__(
+        self,
+        broadcast: Broadcast,
+        start: Checkpoint,
+        clock: Callable[[], float],
+        *,
+        totals: dict[Outcome, int],
+        gone: Callable[[str], None],
+    ) -> None:
+        self.broadcast = broadcast
+        self.payload = broadcast.data.encode()
+        self.expires_at_ms = broadcast.expires_at_ms if isinstance(broadcast.expires_at_ms, int) else float("inf")
+        self.changed = asyncio.Event()
+        self.counts = dict.fromkeys(Outcome, 0)
+        self.cursor = start.cursor
+        self.exhausted = False
+        self.in_flight = 0
+        self.in_rotation = False
+        self.expired = False
+        self.missed: list[tuple[Delivery, Outcome]] = []
+        self.pace = Pace(clock())
+        self.page_wanted = asyncio.Event()
+        self.read_to = start.cursor
+        self.prepared: Prepared | None = None
+        self.prepared_for = (0, 0)
+        self.stopped = False
+        self.unknown_age: list[Delivery] = []
+        self.unsettled: dict[str, Delivery] = {}
+        self.waiting = 0
+        self._except = frozenset(broadcast.except_ or ())
+        self._gone = gone
+        self._totals = totals
+        self._members: deque[Member] = deque()
+        self._numbered = not broadcast.room
+        self._resumed: deque[Delivery] = deque()
+        for connection_id, joined_at_ms in start.pending:
+            delivery = self.unsettled[connection_id] = Delivery(self, connection_id, joined_at_ms)
+            self._resumed.append(delivery)
+
+    def add_page(self, members: Sequence[Member], *, last: bool, read_to: str = "") -> None:
+        """Members in the order of their keys, all behind the cursor and behind those that were added before."""
+        if self.expired:
+            return
+        self._members.extend(members)
+        self.read_to = read_to
+        self.exhausted = last
+        if self.finished:
+            self.changed.set()
+
+    @property
+    def wants_page(self) -> bool:
+        return not self.exhausted and len(self._members) < PAGES_LOW
+
+    @property
+    def finished(self) -> bool:
+        """Every member has an outcome, though the missed ones may still have to be made safe."""
+        return self.exhausted and not self._members and len(self.unsettled) == len(self.missed)
+
+    @property
+    def available(self) -> bool:
+        """Has it something that may be delivered now?"""
+        if self.stopped:
+            return False
+        if self._resumed:
+            return True
+        return bool(self._members) and len(self.unsettled) < WINDOW and not self.pace.must_wait
+
+    def take(self) -> Delivery | None:
+        """The next delivery to start. The engine's hot path."""
+        if self.stopped:
+            return None
+        if self._resumed:
+            return self._resumed.popleft()
+        if len(self.unsettled) >= WINDOW or self.pace.must_wait:
+            return None
+        members = self._members
+        while members:
+            connection_id, joined_at_ms = members.popleft()
+            self.cursor = str(int(self.cursor or "0") + 1) if self._numbered else connection_id
+            if len(members) == PAGES_LOW - 1:
+                self.page_wanted.set()
+            if self._except and connection_id in self._except:
+                continue
+            delivery = self.unsettled[connection_id] = Delivery(self, connection_id, joined_at_ms)
+            if self.pace.taken():
+                self.changed.set()
+            return delivery
+        self.page_wanted.set()
+        if self.finished:
+            self.changed.set()
+        return None
+
+    def settle(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Give a delivery its outcome. A missed one is final only when `missed_are_safe`."""
+        if outcome is Outcome.REJECTED or outcome is Outcome.UNDELIVERED:
+            self.missed.append((delivery, outcome))
+            if len(self.missed) >= MOST_MISSED:
+                self.changed.set()
+        else:
+            del self.unsettled[delivery.connection_id]
+            self._count(outcome)
+            if outcome is Outcome.GONE:
+                self._gone(delivery.connection_id)
+        if (self.exhausted and not self._members and len(self.unsettled) == len(self.missed)) or (
+            self.stopped and not self.in_flight
+        ):
+            self.changed.set()
+
+    def waits(self, delivery: Delivery) -> None:
+        """It will be tried again later."""
+        delivery.waiting = True
+        self.waiting += 1
+        if self.waiting >= MOST_WAITING or self.stopped:
+            self.changed.set()
+
+    def resumes(self, delivery: Delivery) -> None:
+        """It is about to be tried again."""
+        delivery.waiting = False
+        self.waiting -= 1
+
+    def drop(self, delivery: Delivery) -> None:
+        """Wait for it no longer; the engine forgets it when its time comes."""
+        self.resumes(delivery)
+
+    def slow(self, most: int) -> list[Delivery]:
+        """The oldest that wait and have failed more than once while others succeeded; `most` at most."""
+        slow = (each for each in self.unsettled.values() if each.waiting and each.attempts > 1)
+        return list(islice(slow, most))
+
+    def ask_age(self, delivery: Delivery) -> None:
+        """Its client seems gone: find out how old the connection is."""
+        self.unknown_age.append(delivery)
+        self.changed.set()
+
+    def missed_are_safe(self, missed: Sequence[tuple[Delivery, Outcome]]) -> None:
+        """These, the first of `missed`, are on the dead-letter queue or in the log: settle them."""
+        del self.missed[: len(missed)]
+        for delivery, outcome in missed:
+            del self.unsettled[delivery.connection_id]
+            self._count(outcome)
+
+    def expire(self) -> None:
+        """Nobody receives it any more: settle all that is not under way, and read no further."""
+        if self.expired or self.stopped:
+            return
+        self.expired = True
+        self._count(Outcome.EXPIRED, len(self._members))
+        self._members.clear()
+        self.exhausted = True
+        while self._resumed:
+            self.settle(self._resumed.popleft(), Outcome.EXPIRED)
+        self.changed.set()
+
+    def _count(self, outcome: Outcome, deliveries: int = 1) -> None:
+        self.counts[outcome] += deliveries
+        self._totals[outcome] += deliveries
+
+    def stop(self) -> None:
+        """Start nothing more; what is in flight still settles."""
+        self.stopped = True
+        self.changed.set()
+
+    def checkpoint(self) -> Checkpoint:
+        return Checkpoint(
+            self.cursor,
+            tuple((delivery.connection_id, delivery.joined_at_ms) for delivery in self.unsettled.values()),
+        )

@@ -1,0 +1,145 @@
+"""Leases: while a broadcast is in hand, its queue message stays invisible to all other workers.
+
+A heartbeat extends every lease well before its end, ten in a call. A lease that could not be extended in time, or that
+SQS says is no longer ours, is lost: its broadcast stops at once and the message is left alone; whoever gets it next
+goes on from the checkpoint. SQS allows twelve hours in all; before that a lease is asked to end, and redelivery resumes.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from enum import Enum, auto
+from itertools import islice
+from typing import Final
+
+import structlog
+
+from worker.aws.queue import MAX_BATCH, Message, Queue
+from worker.health import Health
+from worker.perseverance import DEPENDENCY_ERRORS, describe
+
+log = structlog.get_logger()
+
+LONGEST_SECONDS: Final = 11.5 * 3600
+_EXTEND_AT_SHARE: Final = 1 / 3
+"""Of the visibility, passed since the last extension: two more tries fit in before the end."""
+_SAFETY_SHARE: Final = 0.1
+"""Of the visibility, before its end, from which on a lease counts as lost: clocks and answers need some time."""
+_LOST_CODES: Final = ("ReceiptHandleIsInvalid", "InvalidParameterValue", "MessageNotInflight")
+
+
+class LeaseState(Enum):
+    HELD = auto()
+    ENDING = auto()
+    """Held, but the broadcast should stop where it is and be released."""
+    LOST = auto()
+
+
+class Lease:
+    """The right to work on one message. `changed` is called, without arguments, when the state changes."""
+
+    __slots__ = ("changed", "extended_at", "message", "state", "taken_at")
+
+    def __init__(self, message: Message, taken_at: float) -> None:
+        self.message = message
+        self.taken_at = taken_at
+        self.extended_at = taken_at
+        self.state = LeaseState.HELD
+        self.changed: Callable[[], None] | None = None
+
+    def become(self, state: LeaseState) -> None:
+        """A lost lease stays lost."""
+        if self.state is not LeaseState.LOST and self.state is not state:
+            self.state = state
+            if self.changed is not None:
+                self.changed()
+
+
+class LeaseKeeper:
+    """Holds the leases of this worker and extends them while `run` runs."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        *,
+        visibility_seconds: int,
+        health: Health,
+        outcomes: dict[str, int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._queue = queue
+        self._visibility_seconds = visibility_seconds
+        self._health = health
+        self._outcomes = outcomes
+        self._clock = clock
+        self._leases: set[Lease] = set()
+
+    def take(self, messages: Sequence[Message]) -> list[Lease]:
+        """Leases on messages that have arrived just now."""
+        now = self._clock()
+        leases = [Lease(message, now) for message in messages]
+        self._leases.update(leases)
+        return leases
+
+    def forget(self, lease: Lease) -> None:
+        """It ends: acknowledged, released or left."""
+        self._leases.discard(lease)
+
+    def end_all(self) -> None:
+        """Ask every broadcast in hand to stop where it is."""
+        for lease in list(self._leases):
+            lease.become(LeaseState.ENDING)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(min(1.0, self._visibility_seconds / 10))
+            await self.extend_due()
+
+    async def extend_due(self) -> None:
+        """Extend what is due, and give up what could not be."""
+        now = self._clock()
+        due = []
+        for lease in list(self._leases):
+            if lease.state is LeaseState.LOST:
+                continue
+            if now - lease.extended_at >= self._visibility_seconds * (1 - _SAFETY_SHARE):
+                self._lose(lease, "not extended in time")
+            elif now - lease.taken_at >= LONGEST_SECONDS:
+                lease.become(LeaseState.ENDING)
+            elif now - lease.extended_at >= self._visibility_seconds * _EXTEND_AT_SHARE:
+                due.append(lease)
+        await asyncio.gather(*(self._extend(batch) for batch in _batches(due)))
+
+    async def _extend(self, leases: list[Lease]) -> None:
+        asked_at = self._clock()
+        try:
+            async with asyncio.timeout(self._visibility_seconds * _EXTEND_AT_SHARE):
+                codes = await self._queue.change_visibility(
+                    [lease.message.receipt for lease in leases], self._visibility_seconds
+                )
+        except DEPENDENCY_ERRORS as error:
+            self._outcomes["failed"] += len(leases)
+            self._health.failed("queue", describe(error))
+            return
+        for lease, code in zip(leases, codes, strict=True):
+            if code is None:
+                lease.extended_at = asked_at
+                self._outcomes["extended"] += 1
+            elif lease not in self._leases:
+                continue  # acknowledged meanwhile
+            elif any(lost in code for lost in _LOST_CODES):
+                self._lose(lease, code)
+            else:
+                self._outcomes["failed"] += 1
+
+    def _lose(self, lease: Lease, reason: str) -> None:
+        self._outcomes["lost"] += 1
+        log.warning("lease.lost", message_id=lease.message.id, reason=reason)
+        lease.become(LeaseState.LOST)
+
+
+def _batches(leases: Sequence[Lease]) -> Iterator[list[Lease]]:
+    remaining = iter(leases)
+    while batch := list(islice(remaining, MAX_BATCH)):
+        yield batch

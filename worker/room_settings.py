@@ -1,0 +1,33 @@
+"""Room settings, remembered for a while: over how many shards a room is read."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from gatecast.table import RoomSettings
+from worker.aws.table import Table
+
+CACHE_SECONDS: Final = 30.0
+"""After `shards` was raised, wait at least this long before `join_shards` is."""
+_MOST_ROOMS: Final = 10_000
+
+
+class RoomSettingsCache:
+    def __init__(self, table: Table, clock: Callable[[], float] = time.monotonic) -> None:
+        self._table = table
+        self._clock = clock
+        self._known: OrderedDict[str, tuple[float, RoomSettings]] = OrderedDict()
+
+    async def of(self, room: str) -> RoomSettings:
+        """Raises what the SDK raises."""
+        known = self._known.get(room)
+        if known is not None and self._clock() - known[0] < CACHE_SECONDS:
+            return known[1]
+        asked_at = self._clock()
+        settings = await self._table.settings(room)
+        self._known[room] = (asked_at, settings)
+        self._known.move_to_end(room)
+        if len(self._known) > _MOST_ROOMS:
+            self._known.popitem(last=False)
+        return settings
