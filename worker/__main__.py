@@ -22,7 +22,7 @@ def main() -> int:
     log.configure(settings.log_level, settings.log_format)
     try:
         uvloop.run(Service(settings, session).run())
-    except Exception:
+    except Exception:  # noqa: BLE001 - the last one to hear of it
         structlog.get_logger().exception("worker.failed")
         return 1
     return 0

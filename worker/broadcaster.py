@@ -124,7 +124,7 @@ class Broadcaster:
         return isinstance(broadcast.expires_at_ms, int) and self._wall_clock() * 1000 >= broadcast.expires_at_ms
 
     async def _give_up(self, broadcast: Broadcast, claim: Claim) -> Ending:
-        """Again and again it was received and came no further. Sent again from there, it goes on from its checkpoint."""
+        """Again and again it was received and came no further. Sent again, it goes on from its checkpoint."""
         if not await persevere("table", self._health, lambda: self._table.release_claim(claim)):
             return Ending.LEFT
         await self._dead_letters.broadcast(broadcast, "receives")
@@ -221,30 +221,30 @@ class Broadcaster:
 
     async def _tend(self, fanout: Fanout, lease: Lease, claim: Claim) -> None:
         """Everything that a fan-out needs while its deliveries run; returns when it is finished or has stopped."""
-        while True:
+        while lease.state is not LeaseState.LOST:
             fanout.changed.clear()
-            if lease.state is LeaseState.LOST:
-                return
             if fanout.unknown_age:
                 await self._learn_ages(fanout)
             if fanout.missed and (len(fanout.missed) >= MOST_MISSED or fanout.finished or fanout.stopped):
                 await self._make_missed_safe(fanout)
             if fanout.finished and not fanout.missed:
                 return
-            if fanout.stopped:
-                if not fanout.in_flight or self._hurrying:
-                    await self._write_checkpoint(fanout, lease, claim)
-                    return
-            else:
-                if fanout.waiting >= MOST_WAITING:
-                    await self._leave_remainder(fanout)
-                if self._expired(fanout.broadcast):
-                    fanout.expire()
-                if fanout.pace.due(self._clock()):
-                    await self._write_checkpoint(fanout, lease, claim)
-                if fanout.available:
-                    self._engine.offer(fanout)
+            if not fanout.stopped:
+                await self._keep_going(fanout, lease, claim)
+            elif not fanout.in_flight or self._hurrying:
+                await self._write_checkpoint(fanout, lease, claim)
+                return
             await fanout.changed.wait()
+
+    async def _keep_going(self, fanout: Fanout, lease: Lease, claim: Claim) -> None:
+        if self._expired(fanout.broadcast):
+            fanout.expire()
+        if fanout.waiting >= MOST_WAITING:
+            await self._leave_remainder(fanout)
+        if fanout.pace.due(self._clock()):
+            await self._write_checkpoint(fanout, lease, claim)
+        if fanout.available:
+            self._engine.offer(fanout)
 
     async def _write_checkpoint(self, fanout: Fanout, lease: Lease, claim: Claim) -> None:
         fanout.pace.snapshot(self._clock())

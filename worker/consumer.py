@@ -2,6 +2,7 @@
 
 Always:
 - nothing is received that cannot be started at once: slots are taken before the long poll;
+- nothing is released while a long poll of ours is open: SQS would hand it to that poll, whose reader is gone;
 - a message is deleted only after its broadcast has ended in a way that leaves nothing to do;
 - on a FIFO queue, messages of one group are worked on one after the other, in the order they came. When one of them is
   not finished here, those behind it are released, the last one first, so that none can overtake.
@@ -57,6 +58,7 @@ class Consumer:
         metrics: Metrics,
         max_broadcasts: int,
         visibility_seconds: int,
+        poll_grace_seconds: float,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._queue = queue
@@ -70,7 +72,11 @@ class Consumer:
         self._free = max_broadcasts
         self._freed = asyncio.Event()
         self._receivers = max(1, min(_MOST_RECEIVERS, max_broadcasts // MAX_BATCH))
+        self._poll_grace_seconds = poll_grace_seconds
+        self._backlog = asyncio.Event()
+        """The last receive got all that it asked for: more than one receiver is worth while."""
         self._stopping = asyncio.Event()
+        self._polls_ended = asyncio.Event()
         self._deletions: Batcher[str, str | None] = Batcher(
             self._queue.delete, most=MAX_BATCH, wait_seconds=_ACKNOWLEDGE_WITHIN_SECONDS
         )
@@ -78,42 +84,63 @@ class Consumer:
     def stop(self) -> None:
         """Receive nothing more, and ask every broadcast in hand to stop where it is."""
         self._stopping.set()
+        self._freed.set()
+        self._backlog.set()
         self._leases.end_all()
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as work:
-            receivers = [work.create_task(self._receive(work)) for _ in range(self._receivers)]
+            receivers = [
+                work.create_task(self._keep_receiving(work, always=number == 0)) for number in range(self._receivers)
+            ]
             await self._stopping.wait()
-            for receiver in receivers:
+            _, polling = await asyncio.wait(receivers, timeout=self._poll_grace_seconds)
+            for receiver in polling:
                 receiver.cancel()
+            self._polls_ended.set()
 
-    async def _receive(self, work: asyncio.TaskGroup) -> None:
+    async def _keep_receiving(self, work: asyncio.TaskGroup, *, always: bool) -> None:
+        """Receive while there are slots; but for one receiver, only while there is a backlog."""
         failures = 0
-        answered = False
-        while True:
-            while not self._free:
+        wait = False  # the first answer should not take a whole long poll: readiness waits for it
+        while not self._stopping.is_set():
+            if not always:
+                await self._backlog.wait()
+            if not self._free:
                 self._freed.clear()
                 await self._freed.wait()
-            asked = min(MAX_BATCH, self._free)
-            self._free -= asked
-            received: list[Lease] = []
+                continue
+            if self._stopping.is_set():
+                return
             try:
-                # The first does not wait: readiness should not take twenty seconds on an empty queue.
-                received = self._leases.take(
-                    await self._queue.receive(asked, visibility_seconds=self._visibility_seconds, wait=answered)
-                )
+                for group in self._in_order(await self._receive(wait=wait)):
+                    work.create_task(self._work(group))
             except DEPENDENCY_ERRORS as error:
                 failures += 1
                 self._health.failed("queue", describe(error))
                 await asyncio.sleep(backoff_seconds(failures, 0.5 + random.random() / 2))
             else:
                 failures = 0
-                answered = True
+                wait = True
                 self._health.ok("queue")
-            finally:
-                self._release_slots(asked - len(received))
-            for group in self._in_order(received):
-                work.create_task(self._work(group))
+
+    async def _receive(self, *, wait: bool) -> list[Lease]:
+        """One receive. Slots are taken before it, and those that stay empty given back."""
+        asked = min(MAX_BATCH, self._free)
+        self._free -= asked
+        leases: list[Lease] = []
+        try:
+            messages = await self._queue.receive(asked, visibility_seconds=self._visibility_seconds, wait=wait)
+            leases = self._leases.take(messages)
+        finally:
+            self._release_slots(asked - len(leases))
+        if len(leases) == asked:
+            self._backlog.set()
+        elif not self._stopping.is_set():
+            self._backlog.clear()
+        if self._stopping.is_set():
+            self._leases.end_all()
+        return leases
 
     def _release_slots(self, slots: int) -> None:
         self._free += slots
@@ -172,7 +199,7 @@ class Consumer:
         if ending is Ending.RELEASED:
             return False
         if ending is not Ending.COMPLETED:
-            log.info(f"broadcast.{_OUTCOMES[ending]}", id=broadcast.id)
+            log.info("broadcast.ended", id=broadcast.id, outcome=_OUTCOMES[ending])
         await self._acknowledge(lease)
         return True
 
@@ -202,6 +229,8 @@ class Consumer:
         await persevere("queue", self._health, delete)
 
     async def _release(self, lease: Lease) -> None:
+        if self._stopping.is_set():
+            await self._polls_ended.wait()
         await self._change_visibility(lease, 0)
 
     async def _change_visibility(self, lease: Lease, seconds: int) -> None:

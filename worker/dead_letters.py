@@ -51,7 +51,7 @@ class DeadLetters:
         await self._send(queue_message(broadcast, fifo=is_fifo(self._queue.url)), reason)
 
     async def poison(self, message: Message, reason: str) -> None:
-        """Keep a message that is no broadcast. Raises Refused where SQS does not take it. Only where dead letters exist."""
+        """Keep a message that is no broadcast. Raises Refused if SQS does not take it. Needs a dead-letter queue."""
         assert self._queue is not None  # noqa: S101 - the caller has looked
         body: dict[str, str] = {"MessageBody": message.body}
         if is_fifo(self._queue.url):

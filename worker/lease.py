@@ -2,7 +2,8 @@
 
 A heartbeat extends every lease well before its end, ten in a call. A lease that could not be extended in time, or that
 SQS says is no longer ours, is lost: its broadcast stops at once and the message is left alone; whoever gets it next
-goes on from the checkpoint. SQS allows twelve hours in all; before that a lease is asked to end, and redelivery resumes.
+goes on from the checkpoint. SQS allows twelve hours in all; before that a lease is asked to end, and redelivery
+resumes.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """Removing connections that are gone, on proof: a 410 of an endpoint that does deliver.
 
 The connection item goes first, so that no join can succeed behind the reader's back; then a consistent query finds its
-rooms; then memberships and joined-room items go in batches. Reaping is never urgent and never in a broadcast's way: what
-is dropped here, because there is too much of it or no proof comes, is found again by the next broadcast, or expires.
+rooms; then memberships and joined-room items go in batches. Reaping is never urgent and never in a broadcast's way:
+what is dropped here, for there is too much of it or no proof comes, is found again by the next broadcast, or expires.
 """
 
 import asyncio

@@ -16,7 +16,7 @@ import aioboto3
 import structlog
 
 from worker.aws.queue import Queue
-from worker.aws.session import CredentialsKeeper, open_clients, tls_context
+from worker.aws.session import LONG_POLL_SECONDS, CredentialsKeeper, open_clients, tls_context
 from worker.aws.table import Table
 from worker.broadcaster import Broadcaster
 from worker.consumer import Consumer
@@ -35,6 +35,7 @@ from worker.settings import Settings
 log = structlog.get_logger()
 
 _LAG_SECONDS: Final = 0.05
+_SHARE_FOR_POLLS: Final = 0.5
 _SHARE_FOR_ANSWERS: Final = 0.6
 _SHARE_FOR_WRITING: Final = 0.9
 
@@ -91,6 +92,7 @@ class Service:
                 metrics=metrics,
                 max_broadcasts=settings.max_broadcasts,
                 visibility_seconds=settings.visibility_seconds,
+                poll_grace_seconds=min(LONG_POLL_SECONDS + 1, settings.drain_seconds * _SHARE_FOR_POLLS),
             )
             self._listen_to_signals()
             log.info("worker.started", queue=settings.queue_url, table=settings.table)

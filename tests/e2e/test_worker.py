@@ -47,7 +47,7 @@ def launch(
 
     yield start
     for worker in workers:
-        worker.stop(grace_seconds=10)
+        worker.kill()
 
 
 def write_members(
@@ -102,13 +102,14 @@ def depth(sqs: Any, url: str) -> int:
 
 def dead_letters(sqs: Any, url: str) -> list[tuple[str, str]]:
     """(reason, body) of everything on the dead-letter queue."""
-    found = []
+    found: list[tuple[str, str]] = []
     while True:
         received = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, MessageAttributeNames=["All"])
         if not received.get("Messages"):
             return found
-        for message in received["Messages"]:
-            found.append((message["MessageAttributes"]["reason"]["StringValue"], message["Body"]))
+        found += [
+            (message["MessageAttributes"]["reason"]["StringValue"], message["Body"]) for message in received["Messages"]
+        ]
 
 
 async def test_a_sharded_room_reaches_each_living_member_once(
@@ -212,7 +213,7 @@ async def test_without_a_dead_letter_queue_poison_is_put_back(
         await eventually(lambda: len(endpoint.delivered) == 3)
         await eventually(lambda: depth(sqs, queues.url) <= 1)
     finally:
-        worker.stop(grace_seconds=10)
+        worker.kill()
 
 
 async def test_missed_deliveries_are_dead_lettered_and_can_be_sent_again(

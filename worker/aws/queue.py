@@ -31,7 +31,7 @@ class Queue:
         self.url = url
 
     async def receive(self, most: int, *, visibility_seconds: int, wait: bool = True) -> list[Message]:
-        """At most `most` (1 to 10) messages; waits up to 20 seconds for the first if `wait`."""
+        """At most `most` (1 to 10) messages; waits LONG_POLL_SECONDS for the first if `wait`."""
         answer = await self._client.receive_message(
             QueueUrl=self.url,
             MaxNumberOfMessages=most,

@@ -16,7 +16,8 @@ from worker.health import Health
 from worker.perseverance import DEPENDENCY_ERRORS, describe
 from worker.settings import InvalidSettings
 
-LONG_POLL_SECONDS: Final = 20
+LONG_POLL_SECONDS: Final = 5
+"""SQS allows 20. A drain waits for the open poll, and one poll every five seconds costs next to nothing."""
 _CREDENTIALS_SECONDS: Final = 10.0
 _CREDENTIALS_AGAIN_SECONDS: Final = 1.0
 

@@ -66,7 +66,7 @@ class AnswerReader:
 
 
 class _Parser:
-    """One answer. `_stage` is the method that reads on; each consumes from `_buffer` and says whether it got through."""
+    """One answer. `_stage` is the method that reads on; each consumes from `_buffer` and says if it got through."""
 
     __slots__ = ("_body", "_buffer", "_headers", "_remaining", "_reusable", "_stage", "_status")
 

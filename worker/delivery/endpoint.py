@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 FAILURES_BEFORE_HOLDING: Final = 20
-"""First attempts on different connections that fail in a row, with no success between, before the engine only probes."""
+"""First attempts on different connections that fail in a row, without a success, before the engine only probes."""
 SUCCESS_MEMORY_SECONDS: Final = 600.0
 """410 for everything, with no success for this long, is a wrong endpoint and not an empty world."""
 

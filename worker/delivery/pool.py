@@ -248,7 +248,7 @@ class Pool(Generic[E]):
 
     def _read(self, connection: _Connection[E], now: float) -> None:
         try:
-            # A TLS record holds 16 KiB, so this leaves nothing behind inside the TLS layer where no poller would see it.
+            # A TLS record holds 16 KiB, so this leaves nothing behind in the TLS layer, where no poller would see it.
             data = connection.read(_READ_BYTES)
         except (BlockingIOError, ssl.SSLWantReadError):
             return

@@ -1,0 +1,138 @@
+"""The answer parser takes any bytes, split anywhere: it finishes, asks for more or says that they are malformed."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.delivery.answers import Answer, AnswerReader, MalformedAnswer
+
+ORDINARY = (
+    b"HTTP/1.1 200 OK\r\nDate: Tue, 24 Nov 2026 06:00:00 GMT\r\nContent-Type: application/json\r\n"
+    b"Content-Length: 0\r\nConnection: keep-alive\r\nx-amzn-RequestId: 1a2b\r\n\r\n"
+)
+TOKENS = st.text("abcdefghijklmnopqrstuvwxyz-", min_size=1, max_size=12).filter(
+    lambda name: name not in ("content-length", "transfer-encoding", "connection")
+)
+BODIES = st.binary(max_size=200)
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> tuple[bytes, Answer]:
+    """An answer as a server may send it, and what it says."""
+    status = draw(st.sampled_from([200, 201, 400, 403, 404, 410, 413, 429, 500, 503]))
+    headers = draw(st.dictionaries(TOKENS, st.text("abc 0123=;/", max_size=20).map(str.strip), max_size=4))
+    body = draw(BODIES)
+    close = draw(st.booleans())
+    lines = [f"{name}: {value}" for name, value in headers.items()]
+    if close:
+        lines.append("CONNECTION: Close")
+    if draw(st.booleans()):
+        lines.append(f"cOntent-length:{len(body)}")
+        encoded = body
+    else:
+        lines.append("Transfer-Encoding: chunked")
+        cuts = sorted(draw(st.sets(st.integers(1, max(1, len(body) - 1)), max_size=4)))
+        pieces = [body[i:j] for i, j in zip([0, *cuts], [*cuts, len(body)], strict=True) if body[i:j]]
+        encoded = b"".join(b"%x;ext=1\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
+        encoded += b"0\r\n" + draw(st.sampled_from([b"", b"Trailer: x\r\n"])) + b"\r\n"
+    interim = draw(st.sampled_from([b"", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early\r\nLink: x\r\n\r\n"]))
+    head = "\r\n".join([f"HTTP/1.1 {status} Whatever", *lines]).encode()
+    return interim + head + b"\r\n\r\n" + encoded, Answer(status, {}, body, reusable=not close)
+
+
+def pieces_of(data: bytes, cuts: list[int]) -> Iterator[bytes]:
+    edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
+    for start, end in pairwise(edges):
+        yield data[start:end]
+
+
+@given(st.lists(answers(), min_size=1, max_size=3), st.lists(st.integers(0, 10_000), max_size=8))
+def test_split_anywhere_the_answer_is_the_same(sent: list[tuple[bytes, Answer]], cuts: list[int]) -> None:
+    reader = AnswerReader()
+    for data, expected in sent:
+        *early, last = pieces_of(data, cuts)
+        for piece in early:
+            assert reader.feed(piece) is None
+        answer = reader.feed(last)
+        assert answer is not None
+        assert (answer.status, answer.body, answer.reusable) == (expected.status, expected.body, expected.reusable)
+
+
+@pytest.mark.parametrize("cut", range(1, len(ORDINARY)))
+def test_an_ordinary_answer_in_two_pieces(cut: int) -> None:
+    reader = AnswerReader()
+    assert reader.feed(ORDINARY[:cut]) is None
+    answer = reader.feed(ORDINARY[cut:])
+    assert answer is not None
+    assert (answer.status, answer.body, answer.reusable) == (200, b"", True)
+
+
+@given(st.lists(st.binary(min_size=1, max_size=200), max_size=6))
+def test_garbage_never_raises_anything_else(pieces: list[bytes]) -> None:
+    feed_all(pieces)
+
+
+@given(st.integers(0, len(ORDINARY) - 1), st.binary(max_size=6), st.lists(st.integers(0, 1000), max_size=3))
+def test_mutated_answers_never_raise_anything_else(at: int, inserted: bytes, cuts: list[int]) -> None:
+    feed_all(list(pieces_of(ORDINARY[:at] + inserted + ORDINARY[at + len(inserted) :], cuts)))
+
+
+def feed_all(pieces: list[bytes]) -> None:
+    reader = AnswerReader()
+    try:
+        for piece in [*pieces, b""]:
+            answer = reader.feed(piece)
+            assert answer is None or 100 <= answer.status <= 999
+    except MalformedAnswer:
+        pass
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"HTTP/2 200\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nxy\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nbad header\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n folded: x\r\n\r\n",
+        b"HTTP/1.1 101 Switching\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70_000,
+        b"SSH-2.0-x\r\n",
+    ],
+)  # fmt: skip
+def test_what_is_malformed(data: bytes) -> None:
+    with pytest.raises(MalformedAnswer):
+        AnswerReader().feed(data)
+
+
+def test_an_answer_without_length_ends_with_the_connection() -> None:
+    reader = AnswerReader()
+    assert reader.feed(b"HTTP/1.1 410 Gone\r\n\r\nbo") is None
+    assert reader.feed(b"dy") is None
+    assert reader.feed(b"") == Answer(410, {}, b"body", reusable=False)
+
+
+def test_http_1_0_is_not_kept_alive_unless_it_says_so() -> None:
+    assert not reusable(b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n")
+    assert reusable(b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: Keep-Alive\r\n\r\n")
+
+
+def reusable(data: bytes) -> bool:
+    answer = AnswerReader().feed(data)
+    assert answer is not None
+    return answer.reusable
+
+
+def test_no_content_has_no_body() -> None:
+    answer = AnswerReader().feed(b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n")
+    assert answer is not None
+    assert answer.body == b""

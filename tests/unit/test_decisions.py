@@ -1,0 +1,108 @@
+"""The other pure decisions: back-off, pacing, turns, the pace of checkpoints, endpoint health."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.checkpoint import WINDOW, Checkpoint, Pace
+from worker.delivery.pacing import Pacer
+from worker.fairness import Rotation
+from worker.retry import backoff_seconds, given_up
+
+
+@given(st.integers(0, 10_000), st.floats(0, 1, exclude_max=True))
+def test_backoff_is_jittered_and_bounded(tries: int, dice: float) -> None:
+    assert 0 <= backoff_seconds(tries, dice) <= 8
+    assert backoff_seconds(tries, dice, longest=1) <= 1
+    assert backoff_seconds(tries, 0) == 0
+
+
+def test_giving_up_takes_attempts_and_time() -> None:
+    assert not given_up(7, 1_000)
+    assert not given_up(1_000, 29.9)
+    assert given_up(8, 30)
+
+
+@given(st.floats(1, 1e6), st.lists(st.floats(0, 0.2), min_size=1, max_size=200))
+def test_permits_never_exceed_the_limit_but_for_a_small_burst(limit: float, pauses: list[float]) -> None:
+    pacer, now, spent = Pacer(), 0.0, 0
+    pacer.permits(limit, now)
+    for pause in pauses:
+        now += pause
+        permits = pacer.permits(limit, now)
+        pacer.spend(permits)
+        spent += permits
+    assert spent <= limit * now + max(1.0, limit * 0.05) + 1
+
+
+def test_permits_add_up_over_short_ticks() -> None:
+    pacer, spent = Pacer(), 0
+    for tick in range(1_001):
+        permits = pacer.permits(300, tick / 1_000)
+        pacer.spend(permits)
+        spent += permits
+    assert 299 <= spent <= 301
+
+
+class Things:
+    def __init__(self, name: str, count: int) -> None:
+        self.things = [f"{name}{number}" for number in range(count)]
+        self.in_rotation = False
+
+    def take(self) -> str | None:
+        return self.things.pop(0) if self.things else None
+
+
+def test_broadcasts_take_turns() -> None:
+    rotation: Rotation[str] = Rotation()
+    a, b = Things("a", 3), Things("b", 1)
+    rotation.add(a)
+    rotation.add(b)
+    rotation.add(a)
+    assert [rotation.take() for _ in range(5)] == ["a0", "b0", "a1", "a2", None]
+    assert not rotation
+    a.things = ["a3"]
+    rotation.add(a)
+    assert rotation.take() == "a3"
+
+
+def test_checkpoints_survive_the_table() -> None:
+    checkpoint = Checkpoint("m=", (("a=", 5), ("é/", None)))
+    assert Checkpoint.decode(checkpoint.cursor, checkpoint.encode_pending()) == checkpoint
+
+
+def test_no_more_is_taken_up_than_may_be_repeated() -> None:
+    pace = Pace(0.0)
+    taken = 0
+    while not pace.must_wait:
+        pace.taken()
+        taken += 1
+    assert taken == WINDOW
+    assert pace.due(0.0)
+    pace.snapshot(0.0)
+    assert not pace.due(100.0), "one is being written"
+    assert pace.must_wait
+    pace.written()
+    assert not pace.must_wait
+
+
+def test_what_is_taken_up_during_a_write_may_be_repeated() -> None:
+    pace = Pace(0.0)
+    for _ in range(700):
+        pace.taken()
+    pace.snapshot(0.1)
+    for _ in range(300):
+        pace.taken()
+    assert pace.must_wait
+    pace.written()
+    for _ in range(700):
+        assert not pace.must_wait
+        pace.taken()
+    assert pace.must_wait
+
+
+def test_a_slow_broadcast_is_checkpointed_every_second_if_it_moves() -> None:
+    pace = Pace(0.0)
+    assert not pace.due(5.0)
+    pace.taken()
+    assert not pace.due(0.9)
+    assert pace.due(1.0)

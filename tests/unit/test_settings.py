@@ -1,0 +1,82 @@
+"""Every variable: what is missing, empty, out of range or of the wrong kind is named."""
+
+import pytest
+
+from worker.settings import InvalidSettings, Settings
+
+REQUIRED = {
+    "GATECAST_QUEUE_URL": "https://sqs.eu-west-1.amazonaws.com/123456789012/broadcasts",
+    "GATECAST_TABLE": "gatecast",
+    "GATECAST_CONNECTIONS_ENDPOINT": "https://abc.execute-api.eu-west-1.amazonaws.com/live",
+}
+
+
+def test_defaults() -> None:
+    settings = Settings.from_environ(REQUIRED)
+    assert (settings.http_host, settings.http_port) == ("127.0.0.1", 9090)
+    assert (settings.max_in_flight, settings.max_posts_per_second, settings.max_broadcasts) == (256, 10_000, 64)
+    assert (settings.visibility_seconds, settings.drain_seconds) == (30, 25)
+    assert (settings.log_level, settings.log_format, settings.dead_letter_queue_url) == ("info", "json", None)
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+@pytest.mark.parametrize("value", [None, ""])
+def test_required_variables(name: str, value: str | None) -> None:
+    environ = {key: given for key, given in REQUIRED.items() if key != name}
+    if value is not None:
+        environ[name] = value
+    with pytest.raises(InvalidSettings, match=f"^{name} is (missing|empty)"):
+        Settings.from_environ(environ)
+
+
+@pytest.mark.parametrize(
+    ("name", "lowest", "highest"),
+    [
+        ("GATECAST_HTTP_PORT", 1, 65_535),
+        ("GATECAST_MAX_IN_FLIGHT", 1, 10_000),
+        ("GATECAST_MAX_POSTS_PER_SECOND", 1, 1_000_000),
+        ("GATECAST_MAX_BROADCASTS", 1, 10_000),
+        ("GATECAST_VISIBILITY_SECONDS", 5, 43_200),
+        ("GATECAST_DRAIN_SECONDS", 1, 115),
+    ],
+)
+def test_ranges(name: str, lowest: int, highest: int) -> None:
+    field = name.removeprefix("GATECAST_").lower()
+    for allowed in (lowest, highest):
+        assert getattr(Settings.from_environ({**REQUIRED, name: str(allowed)}), field) == allowed
+    for refused in (str(lowest - 1), str(highest + 1), "", "x", "1.5", " 7", "+7", "1_0", "٣", "-1"):
+        with pytest.raises(InvalidSettings, match=f"^{name} "):
+            Settings.from_environ({**REQUIRED, name: refused})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("GATECAST_LOG_LEVEL", "INFO"),
+        ("GATECAST_LOG_FORMAT", "text"),
+        ("GATECAST_QUEUE_URL", "broadcasts"),
+        ("GATECAST_QUEUE_URL", "https://sqs.eu-west-1.amazonaws.com/"),
+        ("GATECAST_DEAD_LETTER_QUEUE_URL", ""),
+        ("GATECAST_DEAD_LETTER_QUEUE_URL", "arn:aws:sqs:eu-west-1:123456789012:dead"),
+        ("GATECAST_TABLE", "a b"),
+        ("GATECAST_HTTP_HOST", "not a host"),
+        ("GATECAST_CONNECTIONS_ENDPOINT", "wss://abc.execute-api.eu-west-1.amazonaws.com/live"),
+        ("GATECAST_CONNECTIONS_ENDPOINT", "https://abc.execute-api.eu-west-1.amazonaws.com"),
+        ("GATECAST_CONNECTIONS_ENDPOINT", "https://abc.execute-api.eu-west-1.amazonaws.com/live/x"),
+        ("GATECAST_CONNECTIONS_ENDPOINT", "https://ws.example.com/live/@connections"),
+        ("GATECAST_CONNECTIONS_ENDPOINT", "https://ws.example.com/?a=b"),
+        ("GATECAST_CONNECTIONS_ENDPOINT", "https://ws.example.com:port"),
+        ("GATECAST_CONNECTIONS_ENDPOINT", "ws.example.com"),
+    ],
+)
+def test_wrong_values(name: str, value: str) -> None:
+    with pytest.raises(InvalidSettings, match=f"^{name} is "):
+        Settings.from_environ({**REQUIRED, name: value})
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["https://ws.example.com", "https://ws.example.com/chat", "http://127.0.0.1:4510/local"]
+)
+def test_endpoints(endpoint: str) -> None:
+    settings = Settings.from_environ({**REQUIRED, "GATECAST_CONNECTIONS_ENDPOINT": endpoint + "/"})
+    assert settings.connections_endpoint == endpoint
