@@ -12,7 +12,7 @@ import msgspec
 
 WINDOW: Final = 1_000
 """Unsettled members of one broadcast at most; also what may be repeated after a crash, beside those in flight."""
-_SNAPSHOT_AFTER: Final = 700
+SNAPSHOT_AFTER: Final = 700
 """Taken up since the last snapshot. The rest of the window lets deliveries go on while the snapshot is written."""
 _SNAPSHOT_SECONDS: Final = 1.0
 
@@ -35,36 +35,29 @@ class Checkpoint(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class Pace:
-    """When the next checkpoint is due, and when deliveries must wait for it. Times are monotonic seconds."""
+    """When the next checkpoint is due, and when deliveries must wait for it. Times are monotonic seconds.
+
+    Whoever takes a member up adds one to both counters.
+    """
 
     snapshot_at: float
-    _since_snapshot: int = field(init=False, default=0)
-    _since_written: int = field(init=False, default=0)
+    since_snapshot: int = field(init=False, default=0)
+    since_written: int = field(init=False, default=0)
+    """Taken up since the last checkpoint that is known to be written: at WINDOW of them, deliveries must wait."""
     _writing: bool = field(init=False, default=False)
 
-    def taken(self) -> bool:
-        """Count one member as taken up; true when that makes a checkpoint due."""
-        self._since_snapshot += 1
-        self._since_written += 1
-        return self._since_snapshot == _SNAPSHOT_AFTER
-
-    @property
-    def must_wait(self) -> bool:
-        """As much as may be repeated has been taken up since the last checkpoint that is known to be written."""
-        return self._since_written >= WINDOW
-
     def due(self, now: float) -> bool:
-        if self._writing or not self._since_snapshot:
+        if self._writing or not self.since_snapshot:
             return False
-        return self._since_snapshot >= _SNAPSHOT_AFTER or now - self.snapshot_at >= _SNAPSHOT_SECONDS
+        return self.since_snapshot >= SNAPSHOT_AFTER or now - self.snapshot_at >= _SNAPSHOT_SECONDS
 
     def snapshot(self, now: float) -> None:
         """A checkpoint is about to be written of how things are now."""
         self.snapshot_at = now
-        self._since_snapshot = 0
+        self.since_snapshot = 0
         self._writing = True
 
     def written(self) -> None:
         """The latest snapshot is safe: only what was taken up after it can be repeated."""
-        self._since_written = self._since_snapshot
+        self.since_written = self.since_snapshot
         self._writing = False

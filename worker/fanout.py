@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from gatecast.broadcast import Broadcast
-from worker.checkpoint import WINDOW, Checkpoint, Pace
+from worker.checkpoint import SNAPSHOT_AFTER, WINDOW, Checkpoint, Pace
 from worker.delivery.outcome import Outcome
 from worker.delivery.signing import Prepared
 
@@ -126,7 +126,7 @@ class Fanout:
             return False
         if self._resumed:
             return True
-        return bool(self._members) and len(self.unsettled) < WINDOW and not self.pace.must_wait
+        return bool(self._members) and len(self.unsettled) < WINDOW and self.pace.since_written < WINDOW
 
     def take(self) -> Delivery | None:
         """The next delivery to start. The engine's hot path."""
@@ -134,7 +134,8 @@ class Fanout:
             return None
         if self._resumed:
             return self._resumed.popleft()
-        if len(self.unsettled) >= WINDOW or self.pace.must_wait:
+        pace = self.pace
+        if len(self.unsettled) >= WINDOW or pace.since_written >= WINDOW:
             return None
         members = self._members
         while members:
@@ -145,7 +146,9 @@ class Fanout:
             if self._except and connection_id in self._except:
                 continue
             delivery = self.unsettled[connection_id] = Delivery(self, connection_id, joined_at_ms)
-            if self.pace.taken():
+            pace.since_written += 1
+            pace.since_snapshot += 1
+            if pace.since_snapshot == SNAPSHOT_AFTER:
                 self.changed.set()
             return delivery
         self.page_wanted.set()
@@ -153,8 +156,17 @@ class Fanout:
             self.changed.set()
         return None
 
+    def delivered(self, delivery: Delivery) -> None:
+        """Settle as delivered: what happens to almost all. The engine counts the totals."""
+        del self.unsettled[delivery.connection_id]
+        self.counts[Outcome.DELIVERED] += 1
+        if (self.exhausted and not self._members and len(self.unsettled) == len(self.missed)) or (
+            self.stopped and not self.in_flight
+        ):
+            self.changed.set()
+
     def settle(self, delivery: Delivery, outcome: Outcome) -> None:
-        """Give a delivery its outcome. A missed one is final only when `missed_are_safe`."""
+        """Give a delivery another outcome. A missed one is final only when `missed_are_safe`."""
         if outcome is Outcome.REJECTED or outcome is Outcome.UNDELIVERED:
             self.missed.append((delivery, outcome))
             if len(self.missed) >= MOST_MISSED:
@@ -164,9 +176,7 @@ class Fanout:
             self._count(outcome)
             if outcome is Outcome.GONE:
                 self._gone(delivery.connection_id)
-        if (self.exhausted and not self._members and len(self.unsettled) == len(self.missed)) or (
-            self.stopped and not self.in_flight
-        ):
+        if self.finished or (self.stopped and not self.in_flight):
             self.changed.set()
 
     def waits(self, delivery: Delivery) -> None:

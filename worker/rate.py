@@ -47,11 +47,10 @@ class RateController:
     def __post_init__(self) -> None:
         self.limit = self.ceiling
 
-    def passed(self, *, after_throttle: bool) -> None:
-        if after_throttle:
-            self._again += 1
-        else:
-            self._firsts += 1
+    def passed(self, firsts: int, again: int = 0) -> None:
+        """Posts that were not throttled: first attempts, and such that are tried again after a 429."""
+        self._firsts += firsts
+        self._again += again
 
     def throttled(self, *, after_throttle: bool) -> None:
         self._throttled_since_adjusting += 1

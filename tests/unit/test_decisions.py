@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.checkpoint import WINDOW, Checkpoint, Pace
+from worker.checkpoint import SNAPSHOT_AFTER, WINDOW, Checkpoint, Pace
 from worker.delivery.pacing import Pacer
 from worker.fairness import Rotation
 from worker.retry import backoff_seconds, given_up
@@ -70,39 +70,37 @@ def test_checkpoints_survive_the_table() -> None:
     assert Checkpoint.decode(checkpoint.cursor, checkpoint.encode_pending()) == checkpoint
 
 
-def test_no_more_is_taken_up_than_may_be_repeated() -> None:
+def take(pace: Pace, members: int) -> None:
+    pace.since_snapshot += members
+    pace.since_written += members
+
+
+def test_checkpoints_are_due_after_a_number_of_members_and_one_is_written_at_a_time() -> None:
     pace = Pace(0.0)
-    taken = 0
-    while not pace.must_wait:
-        pace.taken()
-        taken += 1
-    assert taken == WINDOW
+    take(pace, SNAPSHOT_AFTER - 1)
+    assert not pace.due(0.0)
+    take(pace, 1)
     assert pace.due(0.0)
     pace.snapshot(0.0)
-    assert not pace.due(100.0), "one is being written"
-    assert pace.must_wait
+    assert not pace.due(100.0)
+    assert pace.since_written == SNAPSHOT_AFTER
     pace.written()
-    assert not pace.must_wait
+    assert pace.since_written == 0
 
 
 def test_what_is_taken_up_during_a_write_may_be_repeated() -> None:
     pace = Pace(0.0)
-    for _ in range(700):
-        pace.taken()
+    take(pace, SNAPSHOT_AFTER)
     pace.snapshot(0.1)
-    for _ in range(300):
-        pace.taken()
-    assert pace.must_wait
+    take(pace, WINDOW - SNAPSHOT_AFTER)
+    assert pace.since_written == WINDOW
     pace.written()
-    for _ in range(700):
-        assert not pace.must_wait
-        pace.taken()
-    assert pace.must_wait
+    assert pace.since_written == WINDOW - SNAPSHOT_AFTER
 
 
 def test_a_slow_broadcast_is_checkpointed_every_second_if_it_moves() -> None:
     pace = Pace(0.0)
     assert not pace.due(5.0)
-    pace.taken()
+    take(pace, 1)
     assert not pace.due(0.9)
     assert pace.due(1.0)

@@ -42,7 +42,7 @@ class Load:
     def hear(self, slow: bool, before: bool, passes: bool) -> None:
         if passes:
             self.passed += 1
-            self.rate.passed(after_throttle=before)
+            self.rate.passed(not before, before)
         else:
             self.throttled += 1
             self.rate.throttled(after_throttle=before)

@@ -50,6 +50,8 @@ _OK_END: Final = 300
 class PostMetrics(Protocol):
     """Where the engine counts its posts."""
 
+    deliveries: dict[Outcome, int]
+
     def posted(self, status: int, seconds: float) -> None: ...
 
     def post_failed(self, seconds: float) -> None: ...
@@ -81,6 +83,8 @@ class DeliveryEngine:
         self._sequence = itertools.count()
         self._due: deque[Delivery] = deque()
         self._swept_at = clock()
+        self._delivered = [0, 0]
+        """In this tick: at the first attempt or after other failures, and after a 429."""
         self._failure: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._idle = True
@@ -151,6 +155,7 @@ class DeliveryEngine:
         try:
             now = self._clock()
             self._pool.poll(now)
+            self._count_delivered(now)
             if now - self._swept_at >= _SWEEP_SECONDS:
                 self._swept_at = now
                 self._pool.sweep(now)
@@ -162,6 +167,15 @@ class DeliveryEngine:
         except Exception as error:  # noqa: BLE001 - a callback's error would go to the loop; it must end the service
             if not self._failure.done():
                 self._failure.set_exception(error)
+
+    def _count_delivered(self, now: float) -> None:
+        """Once a tick, not once a post."""
+        firsts, again = self._delivered
+        if firsts or again:
+            self._delivered = [0, 0]
+            self.endpoint.succeeded(now)
+            self.rate.passed(firsts, again)
+            self._metrics.deliveries[Outcome.DELIVERED] += firsts + again
 
     def _seconds_to_next_tick(self, now: float) -> float:
         self._idle = False
@@ -236,9 +250,8 @@ class DeliveryEngine:
         fanout = exchange.fanout
         fanout.in_flight -= 1
         if _OK <= status < _OK_END:
-            self.endpoint.succeeded(now)
-            self.rate.passed(after_throttle=exchange.throttled)
-            fanout.settle(exchange, Outcome.DELIVERED)
+            self._delivered[exchange.throttled] += 1
+            fanout.delivered(exchange)
         else:
             self._hear(exchange, status, f"status {status}", now)
             self._decide(exchange, status, now)
@@ -259,7 +272,7 @@ class DeliveryEngine:
             case Meaning.REFUSED | Meaning.FAILED:
                 self.endpoint.failed(failure, now, first_attempt=delivery.tries == 1)
             case _:
-                self.rate.passed(after_throttle=delivery.throttled)
+                self.rate.passed(not delivery.throttled, delivery.throttled)
 
     def _decide(self, delivery: Delivery, status: int, now: float) -> None:
         fanout = delivery.fanout

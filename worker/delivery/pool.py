@@ -28,7 +28,8 @@ ANSWER_TIMEOUT_SECONDS: Final = 10.0
 _OPEN_TIMEOUT_SECONDS: Final = 5.0
 _RETIRE_AFTER_SECONDS: Final = 600.0
 _LONGEST_BACKOFF_SECONDS: Final = 5.0
-_READ_BYTES: Final = 64 * 1024
+_READ_BYTES: Final = 4 * 1024
+_READ_ALL_BYTES: Final = 64 * 1024
 
 # select.poll has the same methods and the same values of these events; it serves where there is no epoll.
 _READ: Final = 0x001
@@ -147,8 +148,9 @@ class Pool(Generic[E]):
 
     def poll(self, now: float) -> None:
         """Read all that has arrived, tell the owner, and go on with what is half written or half open."""
+        connections = self._connections
         for fd, events in self._poller.poll(0):
-            connection = self._connections[fd]
+            connection = connections[fd]
             if connection.step is not None:
                 self._advance(connection, now)
                 continue
@@ -248,8 +250,10 @@ class Pool(Generic[E]):
 
     def _read(self, connection: _Connection[E], now: float) -> None:
         try:
-            # A TLS record holds 16 KiB, so this leaves nothing behind in the TLS layer, where no poller would see it.
             data = connection.read(_READ_BYTES)
+            if len(data) == _READ_BYTES:
+                # More may be left in the TLS layer, where no poller sees it: a record holds 16 KiB.
+                data += self._read_rest(connection)
         except (BlockingIOError, ssl.SSLWantReadError):
             return
         except OSError as error:
@@ -273,6 +277,13 @@ class Pool(Generic[E]):
         else:
             self._close(connection, "", now)
         self._owner.answered(exchange, answer, connection.started_at, now)
+
+    @staticmethod
+    def _read_rest(connection: _Connection[E]) -> bytes:
+        try:
+            return connection.read(_READ_ALL_BYTES)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return b""
 
     def _close(self, connection: _Connection[E], reason: str, now: float) -> None:
         del self._connections[connection.fd]

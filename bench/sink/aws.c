@@ -1,0 +1,181 @@
+/* Stands in for SQS and DynamoDB, on one port, for a benchmark of the whole worker.
+ *
+ * It remembers nothing but which broadcasts were received and deleted. Messages and members are generated, always the
+ * same for the same workload; every condition holds, every write succeeds, every item but the members is absent. So it
+ * costs microseconds where the real services' part of a benchmark should cost nothing, and it proves nothing about what
+ * the worker does with the services: that is for the integration tests.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "aws.h"
+
+struct workload workload = {.broadcasts = 1000, .rooms = 1000, .members = 5, .page_members = 7400, .data_bytes = 256};
+
+/* The fields of the workload, as options and in the body of POST /reset. */
+static const struct {
+    const char *name;
+    long long *field, least, most;
+} fields[] = {
+    {"broadcasts", &workload.broadcasts, 0, 100000000},
+    {"rooms", &workload.rooms, 1, 100000000},
+    {"members", &workload.members, 0, 1000000000},
+    {"page_members", &workload.page_members, 1, 1000000},
+    {"data_bytes", &workload.data_bytes, 1, 131072},
+};
+enum { FIELDS = sizeof fields / sizeof *fields };
+
+static struct {
+    const char *target; /* of X-Amz-Target */
+    operation *run;
+    uint64_t calls;
+} operations[] = {
+    {"AmazonSQS.ReceiveMessage", sqs_receive_message, 0},
+    {"AmazonSQS.DeleteMessage", sqs_delete_message, 0},
+    {"AmazonSQS.DeleteMessageBatch", sqs_delete_message_batch, 0},
+    {"AmazonSQS.ChangeMessageVisibility", sqs_change_message_visibility, 0},
+    {"AmazonSQS.ChangeMessageVisibilityBatch", sqs_change_message_visibility_batch, 0},
+    {"AmazonSQS.SendMessage", sqs_send_message, 0},
+    {"AmazonSQS.SendMessageBatch", sqs_send_message_batch, 0},
+    {"AmazonSQS.GetQueueAttributes", sqs_get_queue_attributes, 0},
+    {"AmazonSQS.GetQueueUrl", sqs_get_queue_url, 0},
+    {"DynamoDB_20120810.Query", dynamodb_query, 0},
+    {"DynamoDB_20120810.GetItem", dynamodb_get_item, 0},
+    {"DynamoDB_20120810.BatchGetItem", dynamodb_batch_get_item, 0},
+    {"DynamoDB_20120810.PutItem", dynamodb_write_item, 0},
+    {"DynamoDB_20120810.UpdateItem", dynamodb_write_item, 0},
+    {"DynamoDB_20120810.DeleteItem", dynamodb_write_item, 0},
+    {"DynamoDB_20120810.BatchExecuteStatement", dynamodb_batch_execute_statement, 0},
+    {"DynamoDB_20120810.BatchWriteItem", dynamodb_batch_write_item, 0},
+    {"DynamoDB_20120810.TransactWriteItems", dynamodb_transact_write_items, 0},
+    {"DynamoDB_20120810.DescribeTable", dynamodb_describe_table, 0},
+};
+enum { OPERATIONS = sizeof operations / sizeof *operations };
+
+static uint64_t unknown_calls;
+static double cpu_at_reset;
+
+int64_t milliseconds_since_epoch(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static void arm(void)
+{
+    workload.armed_ms = milliseconds_since_epoch();
+    workload.run = (uint32_t)random_bits();
+    for (size_t i = 0; i < OPERATIONS; i++)
+        operations[i].calls = 0;
+    unknown_calls = 0;
+    cpu_at_reset = server_cpu();
+    server_reset_peaks();
+    sqs_arm();
+    dynamodb_arm();
+}
+
+static void answer_plainly(struct peer *peer, int status, const char *content_type, struct slice body)
+{
+    server_answer(peer, &(struct answer){
+                            .status = status, .content_type = content_type, .body = body, .undelayed = true});
+}
+
+static void answer_stats(struct peer *peer)
+{
+    struct buffer body = {0};
+    buffer_text(&body, "{\"operations\":{");
+    for (size_t i = 0; i < OPERATIONS; i++)
+        buffer_format(&body, "\"%s\":%lu,", strchr(operations[i].target, '.') + 1, operations[i].calls);
+    buffer_format(&body, "\"unknown\":%lu},\"workload\":{", unknown_calls);
+    for (size_t i = 0; i < FIELDS; i++)
+        buffer_format(&body, "%s\"%s\":%lld", i ? "," : "", fields[i].name, *fields[i].field);
+    buffer_text(&body, "},");
+    sqs_stats(&body);
+    dynamodb_stats(&body);
+    buffer_format(&body, "\"open\":%lu,\"open_peak\":%lu,\"accepted\":%lu,\"cpu_seconds\":%.6f}\n", server_counts.open,
+                  server_counts.open_peak, server_counts.accepted, server_cpu() - cpu_at_reset);
+    answer_plainly(peer, 200, "application/json", buffer_as_slice(&body));
+    buffer_free(&body);
+}
+
+/* All of the fields or none: a run on half of a workload would be taken for the other. */
+static void reset(struct peer *peer, struct slice body)
+{
+    long long wanted[FIELDS];
+    for (size_t i = 0; i < FIELDS; i++) {
+        struct slice value = json_member(body, fields[i].name);
+        wanted[i] = value.start ? json_integer(value, -1) : *fields[i].field;
+        if (wanted[i] < fields[i].least || wanted[i] > fields[i].most) {
+            answer_plainly(peer, 400, "text/plain", text_slice(fields[i].name));
+            return;
+        }
+    }
+    for (size_t i = 0; i < FIELDS; i++)
+        *fields[i].field = wanted[i];
+    arm();
+    answer_plainly(peer, 204, NULL, (struct slice){0});
+}
+
+static void handle(struct peer *peer, const struct request *request)
+{
+    if (request->target.length > 0) {
+        for (size_t i = 0; i < OPERATIONS; i++)
+            if (slice_is(request->target, operations[i].target)) {
+                operations[i].calls++;
+                operations[i].run(peer, request->body);
+                return;
+            }
+        unknown_calls++;
+        dynamodb_error(peer, "UnknownOperationException", "the stand-in does not have this operation");
+    } else if (slice_is(request->path, "/stats") && slice_is(request->method, "GET")) {
+        answer_stats(peer);
+    } else if (slice_is(request->path, "/reset") && slice_is(request->method, "POST")) {
+        reset(peer, request->body);
+    } else {
+        answer_plainly(peer, 404, NULL, (struct slice){0});
+    }
+}
+
+static bool set_field(int option, const char *value)
+{
+    size_t i = (size_t)option - 1000;
+    long long number = json_integer(text_slice(value), -1);
+    if (option < 1000 || i >= FIELDS || number < fields[i].least || number > fields[i].most)
+        return false;
+    *fields[i].field = number;
+    return true;
+}
+
+int main(int argc, char **argv)
+{
+    static const struct server server = {
+        .name = "aws",
+        .max_body_bytes = 2 * 1024 * 1024, /* SQS takes 1 MiB, and JSON's escapes make it longer */
+        .handle = handle,
+        .due = sqs_due,
+    };
+    static const struct option options[] = {
+        SERVER_OPTIONS,
+        {"broadcasts", required_argument, NULL, 1000},
+        {"rooms", required_argument, NULL, 1001},
+        {"members", required_argument, NULL, 1002},
+        {"page-members", required_argument, NULL, 1003},
+        {"data-bytes", required_argument, NULL, 1004},
+        {0},
+    };
+    int option;
+    while ((option = getopt_long(argc, argv, "", options, NULL)) != -1)
+        if (!set_field(option, optarg) && !server_option(option, optarg)) {
+            fputs("usage: aws " SERVER_USAGE
+                  " [--broadcasts N] [--rooms N] [--members N] [--page-members N] [--data-bytes N]\n",
+                  stderr);
+            return 2;
+        }
+    arm();
+    int status = server_run(&server);
+    workload.broadcasts = 0;
+    arm(); /* frees what the parts hold */
+    return status;
+}

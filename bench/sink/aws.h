@@ -1,0 +1,35 @@
+/* What the parts of the AWS stand-in share. */
+#ifndef AWS_H
+#define AWS_H
+
+#include "json.h"
+#include "server.h"
+
+/* What the stand-in serves: set by the options, and again by POST /reset. */
+struct workload {
+    long long broadcasts, rooms, members, page_members, data_bytes;
+    int64_t armed_ms; /* since the epoch: when all of the broadcasts were "sent" */
+    uint32_t run;     /* drawn at random, so that nothing of one run is taken for another's */
+};
+
+extern struct workload workload;
+
+typedef void operation(struct peer *peer, struct slice input);
+
+operation sqs_receive_message, sqs_delete_message, sqs_delete_message_batch, sqs_change_message_visibility,
+    sqs_change_message_visibility_batch, sqs_send_message, sqs_send_message_batch, sqs_get_queue_attributes,
+    sqs_get_queue_url;
+void sqs_arm(void); /* the workload has changed */
+void sqs_due(struct peer *peer, long max_messages);
+void sqs_stats(struct buffer *body);
+
+operation dynamodb_query, dynamodb_get_item, dynamodb_batch_get_item, dynamodb_write_item,
+    dynamodb_batch_execute_statement, dynamodb_batch_write_item, dynamodb_transact_write_items,
+    dynamodb_describe_table;
+void dynamodb_arm(void);
+void dynamodb_stats(struct buffer *body);
+void dynamodb_error(struct peer *peer, const char *type, const char *message);
+
+int64_t milliseconds_since_epoch(void);
+
+#endif

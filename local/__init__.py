@@ -1,0 +1,4 @@
+"""The embedded stack: an emulator of an API Gateway WebSocket API, SQS and DynamoDB by ministack, workers, the demo.
+
+Everything here listens on loopback addresses only and ends with the process that started it.
+"""

@@ -1,0 +1,91 @@
+"""`python -m local`: the whole system on this machine, to play with by hand until Ctrl-C."""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from local.processes import ProcessFailed, allow_many_files
+from local.stack import Stack
+
+_TRY_IT = """
+[bold]Gatecast runs.[/bold] Ctrl-C stops it.
+
+  WebSocket clients   {url}
+  @connections        {endpoint}
+  SQS, DynamoDB       {backend}
+  worker              {worker}/metrics
+  queue               {queue}
+  table               {table}
+  logs                {logs}
+
+Connect from another terminal, and from a third one, too:
+
+  {python} -m websockets {url}
+
+and type, line by line:
+
+  {{"action":"join","room":"lobby"}}
+  {{"action":"publish","room":"lobby","data":"hello"}}
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m local", description=__doc__)
+    parser.add_argument("--workers", type=int, default=1, help="how many workers (default 1)")
+    parser.add_argument("--port", type=int, default=0, help="the gateway's port (default: a free one)")
+    parser.add_argument("--fifo", action="store_true", help="a FIFO queue instead of a standard one")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    allow_many_files()
+    console = Console(highlight=False, soft_wrap=True)
+    try:
+        return asyncio.run(_run(console, workers=options.workers, port=options.port, fifo=options.fifo))
+    except (FileNotFoundError, ProcessFailed, OSError) as error:
+        console.print(str(error), style="red", markup=False)
+        return 1
+
+
+async def _run(console: Console, *, workers: int, port: int, fifo: bool) -> int:
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    async with Stack.running(workers=workers, port=port, fifo=fifo) as stack:
+        console.print(_invitation(stack))
+        await _until(stopped, stack)
+        console.print("stopping …")
+    return 0
+
+
+async def _until(stopped: asyncio.Event, stack: Stack) -> None:
+    """Returns when `stopped` is set. Raises ProcessFailed if a worker ends before."""
+    stopping = asyncio.create_task(stopped.wait())
+    endings = {asyncio.create_task(asyncio.to_thread(worker.process.wait)): worker for worker in stack.workers}
+    await asyncio.wait([stopping, *endings], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    for ending, worker in endings.items():
+        if ending.done():
+            raise worker.process.failed("a worker ended")
+        ending.cancel()
+
+
+def _invitation(stack: Stack) -> str:
+    return _TRY_IT.format(
+        url=stack.gateway.url,
+        endpoint=stack.gateway.endpoint,
+        backend=stack.backend.ministack.url,
+        worker=stack.workers[0].url if stack.workers else "none:",
+        queue=stack.backend.queues.url,
+        table=stack.backend.table,
+        logs=stack.directory,
+        python=os.path.relpath(sys.executable) if Path(sys.executable).is_relative_to(Path.cwd()) else sys.executable,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""REQUEST authorizers of `$connect`: which identity they need, and what their policy means. Pure.
+
+Identity sources are ANDed, and one that is missing or empty is a 401 before the authorizer is asked. The context of
+its answer must be flat; every value reaches the routes as a string.
+"""
+
+import fnmatch
+from http import HTTPStatus
+from typing import Any, Final, NamedTuple
+
+from local.events import Origin
+from local.integration import Failure, Handler
+
+_MESSAGE_OF_401: Final = "Unauthorized"
+_HEADER: Final = "route.request.header."
+_QUERY: Final = "route.request.querystring."
+
+
+class Authorizer(NamedTuple):
+    """A Lambda authorizer `(event, context) -> policy`, such as `identity_sources=("route.request.header.Auth",)`."""
+
+    handler: Handler
+    identity_sources: tuple[str, ...] = ()
+
+
+class Denied(NamedTuple):
+    """The status with which the upgrade is refused."""
+
+    status: HTTPStatus
+
+
+def has_identity(authorizer: Authorizer, origin: Origin) -> bool:
+    """Whether every identity source is there. Raises ValueError for one that no WebSocket API knows."""
+    headers = {name.lower(): value for name, value in origin.headers}
+    query = dict(origin.query)
+    for source in authorizer.identity_sources:
+        if source.startswith(_HEADER):
+            value = headers.get(source.removeprefix(_HEADER).lower())
+        elif source.startswith(_QUERY):
+            value = query.get(source.removeprefix(_QUERY))
+        else:
+            raise ValueError(f"unknown identity source {source!r}")
+        if not value:
+            return False
+    return True
+
+
+def denied(failure: Failure) -> Denied:
+    """An authorizer that raises exactly "Unauthorized" asks for a 401; any other failure of it is a 500."""
+    unauthorized = str(failure.error) == _MESSAGE_OF_401
+    return Denied(HTTPStatus.UNAUTHORIZED if unauthorized else HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+def decide(policy: Any, method_arn: str) -> dict[str, str | int] | Denied:
+    """The authorizer's context for the routes, or Denied. A malformed policy is a 500."""
+    try:
+        allowed = _allows(policy["policyDocument"]["Statement"], method_arn)
+        context = {name: _flat(value) for name, value in (policy.get("context") or {}).items()}
+        principal = str(policy["principalId"])
+    except (TypeError, KeyError, AttributeError, ValueError):
+        return Denied(HTTPStatus.INTERNAL_SERVER_ERROR)
+    if not allowed:
+        return Denied(HTTPStatus.FORBIDDEN)
+    return {"principalId": principal, "integrationLatency": 1, **context}
+
+
+def _allows(statements: Any, method_arn: str) -> bool:
+    """An explicit denial wins; without any statement that matches it is a denial, too."""
+    effects = {
+        statement["Effect"]
+        for statement in _listed(statements)
+        if any(fnmatch.fnmatchcase(method_arn, pattern) for pattern in _listed(statement["Resource"]))
+    }
+    return effects == {"Allow"}
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str | int | float):
+        return str(value)
+    raise TypeError(f"an authorizer's context is flat and cannot hold a {type(value).__name__}")

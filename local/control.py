@@ -1,0 +1,59 @@
+"""Looking into a gateway, and making its clients vanish, from another process.
+
+| request | answer |
+|---|---|
+| `GET /_emulator/counters` | the Counters, as JSON |
+| `GET /_emulator/connections` | `{connection_id: {"query": {…}, "headers": {…}}}` of all that are open |
+| `POST /_emulator/vanish`, body `["id", …]` | `{"vanished": n}`; ids that are not connected are left out |
+| `PUT /_emulator/faults`, body `[rule, …]` | 204; a rule is written as `Rule` has it, its fault with a `kind` |
+
+Not a part of API Gateway: the path cannot be a stage's.
+"""
+
+from http import HTTPStatus
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+from local.clients import Clients
+from local.counters import Counters
+from local.faults import Faults, Rule
+
+PREFIX: Final = "/_emulator/"
+
+
+class Control:
+    """Answers the requests above, from anyone: the gateway listens on the loopback address only."""
+
+    def __init__(self, clients: Clients, counters: Counters, faults: Faults) -> None:
+        self._clients = clients
+        self._counters = counters
+        self._faults = faults
+
+    async def handle(self, request: web.BaseRequest) -> web.Response:
+        try:
+            return self._answer(request.method, request.path.removeprefix(PREFIX), await request.read())
+        except (msgspec.MsgspecError, ValueError) as error:
+            return web.json_response({"message": str(error)}, status=HTTPStatus.BAD_REQUEST)
+
+    def _answer(self, method: str, name: str, body: bytes) -> web.Response:
+        match method, name:
+            case "GET", "counters":
+                return web.json_response(self._counters.snapshot())
+            case "GET", "connections":
+                return web.json_response(
+                    {
+                        client.id: {"query": dict(client.origin.query), "headers": dict(client.origin.headers)}
+                        for client in self._clients.open.values()
+                    }
+                )
+            case "POST", "vanish":
+                doomed = set(msgspec.json.decode(body, type=list[str])) & self._clients.open.keys()
+                for connection_id in doomed:
+                    self._clients.vanish(connection_id)
+                return web.json_response({"vanished": len(doomed)})
+            case "PUT", "faults":
+                self._faults.replace(msgspec.json.decode(body, type=list[Rule]))
+                return web.Response(status=HTTPStatus.NO_CONTENT)
+        return web.json_response({"message": "no such control"}, status=HTTPStatus.NOT_FOUND)

@@ -1,0 +1,48 @@
+"""What a test can read of the emulator: what was called, what was answered, what is under way."""
+
+from collections import Counter
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+@dataclass(slots=True, kw_only=True)
+class Counters:
+    """Everything since the start, and the numbers of this moment.
+
+    `posts`, `gets` and `deletes` are by the status answered; 0 stands for a call that got no whole answer. `throttled`
+    is by cause: "account" or "client". `connects` is by the status of the upgrade (101: accepted), `closes` by close
+    code (1006 without a closing handshake). `routes` and `route_errors` are by route key, `faults` by kind.
+    """
+
+    posts: Counter[int] = field(default_factory=Counter)
+    gets: Counter[int] = field(default_factory=Counter)
+    deletes: Counter[int] = field(default_factory=Counter)
+    throttled: Counter[str] = field(default_factory=Counter)
+    connects: Counter[int] = field(default_factory=Counter)
+    closes: Counter[int] = field(default_factory=Counter)
+    routes: Counter[str] = field(default_factory=Counter)
+    route_errors: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    responses_dropped: int = 0
+    disconnects_lost: int = 0
+    connections_open: int = 0
+    calls_in_flight: int = 0
+    calls_in_flight_peak: int = 0
+
+    def call_started(self) -> None:
+        self.calls_in_flight += 1
+        self.calls_in_flight_peak = max(self.calls_in_flight_peak, self.calls_in_flight)
+
+    def call_ended(self, method: str, status: int) -> None:
+        self.calls_in_flight -= 1
+        by_method = {"POST": self.posts, "GET": self.gets, "DELETE": self.deletes}.get(method)
+        if by_method is not None:
+            by_method[status] += 1
+
+    def snapshot(self) -> dict[str, Any]:
+        """A copy made of dicts and numbers, with strings for keys: what JSON can hold."""
+        values = ((each.name, getattr(self, each.name)) for each in fields(self))
+        return {
+            name: {str(key): count for key, count in value.items()} if isinstance(value, Counter) else value
+            for name, value in values
+        }

@@ -1,0 +1,115 @@
+"""`python -m local.demo`: exit code 0 if nothing is missing, 1 if something is or the demo failed, 2 for a bad setting.
+
+CLIENTS, ROOMS, MESSAGES change its size; KEEP=1 leaves everything running afterwards, until Ctrl-C.
+"""
+
+import asyncio
+import os
+import random
+import resource
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Final
+
+import uvloop
+from rich.console import Console
+
+from local.demo.clients import DemoFailed, clients_of
+from local.demo.plan import make_plan
+from local.demo.report import invitation, summary
+from local.demo.scenario import Result, Scenario
+from local.demo.screen import Screen
+from local.demo.settings import InvalidSetting, Settings
+from local.demo.system import System, running
+from local.processes import ProcessFailed
+
+SEED: Final = 1
+SPARE_FILES: Final = 1_000
+"""Open files that a process of the demo needs besides one for each client."""
+INTERRUPTED: Final = 130
+
+
+def main() -> int:
+    console = Console(highlight=False)
+    try:
+        settings = Settings.from_environ(os.environ)
+        _make_room_for_files(settings.clients + SPARE_FILES)
+    except InvalidSetting as error:
+        print(error, file=sys.stderr)
+        return 2
+    try:
+        with ExitStack() as cleanup:
+            with console.status("starting ministack, the gateway and a worker"):
+                system = cleanup.enter_context(running())
+            return uvloop.run(_demo(settings, system, console))
+    except (FileNotFoundError, ProcessFailed) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return INTERRUPTED
+
+
+async def _demo(settings: Settings, system: System, console: Console) -> int:
+    """Runs the scenario while it watches the processes. What ends it early is printed."""
+    task = asyncio.current_task()
+    assert task  # noqa: S101 - a coroutine runs in one
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    result: Result | None = None
+    try:
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(system.watch())
+            result = await _run(settings, system, console)
+            watching.cancel()
+    except* (DemoFailed, ProcessFailed) as failures:
+        print(*_leaves(failures), sep="\n", file=sys.stderr)
+        result = None
+    return 0 if result and result.good else 1
+
+
+async def _run(settings: Settings, system: System, console: Console) -> Result:
+    plan = make_plan(
+        clients=settings.clients, rooms=settings.rooms, messages=settings.messages, rng=random.Random(SEED)
+    )
+    with Screen(console) as screen:
+        scenario = Scenario(plan, system, screen)
+        clients_connected = clients_of(system.gateway.url, on_broadcast=scenario.on_broadcast, on_end=scenario.on_end)
+        async with clients_connected as clients:
+            result = await scenario.run(clients)
+            screen.stop()
+            console.print(summary(result))
+            if settings.keep:
+                console.print(invitation(system), soft_wrap=True)
+                await _interrupted()
+                console.print("stopping")
+    return result
+
+
+async def _interrupted() -> None:
+    """Returns at Ctrl-C or SIGTERM."""
+    interrupted = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, interrupted.set)
+    await interrupted.wait()
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+def _make_room_for_files(needed: int) -> None:
+    """Raises this process's limit of open files, which its children inherit. Raises InvalidSetting."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise InvalidSetting(f"CLIENTS: so many need {needed:,} open files; `ulimit -Hn` allows {hard:,}")
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""What a Lambda function sees of a WebSocket API: the shapes of its events, and identifiers that look like AWS's.
+
+Pure: everything that varies is passed in. The shapes are those of events recorded from real APIs: a request's
+`requestId` and `extendedRequestId` are the same, `messageId` exists on MESSAGE events only, headers on CONNECT and
+DISCONNECT only, query parameters only where the client sent some.
+"""
+
+import base64
+import random
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final
+
+Event = dict[str, Any]
+Pairs = Iterable[tuple[str, str]]
+
+_CONNECTION_ID_BYTES: Final = 11  # makes 15 characters and one "=", as AWS's have
+_HOP_BY_HOP: Final = frozenset({"connection", "upgrade"})
+_CLOSE_REASONS: Final = {
+    1000: "Connection Closed Normally",
+    1001: "Going away",
+    1005: "Client-side close frame status not set",
+    1006: "Connection closed abnormally",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Api:
+    """The deployed API that events claim to come from."""
+
+    stage: str
+    api_id: str
+    region: str
+    account_id: str
+
+    def arn(self, route_key: str) -> str:
+        return f"arn:aws:execute-api:{self.region}:{self.account_id}:{self.api_id}/{self.stage}/{route_key}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What is known of a client before its `$connect` runs, and what the authorizer added. It never changes after."""
+
+    connection_id: str
+    domain_name: str
+    connected_at_ms: int
+    source_ip: str
+    user_agent: str | None
+    headers: tuple[tuple[str, str], ...]
+    query: tuple[tuple[str, str], ...]
+    authorizer: Mapping[str, Any] | None = None
+
+
+def new_id(rng: random.Random) -> str:
+    """An identifier of a connection, a message or a request, such as `L0SM9cOFvHcCIhw=`."""
+    return base64.urlsafe_b64encode(rng.randbytes(_CONNECTION_ID_BYTES)).decode()
+
+
+def close_reason(code: int) -> str:
+    return _CLOSE_REASONS.get(code, "")
+
+
+def connect_event(api: Api, origin: Origin, *, request_id: str, now_ms: int) -> Event:
+    context = _request_context(
+        api, origin, route_key="$connect", event_type="CONNECT", request_id=request_id, now_ms=now_ms
+    )
+    forwarded = (
+        ("X-Amzn-Trace-Id", f"Root=1-{now_ms // 1000:08x}-{request_id.encode().hex()[:24]}"),
+        ("X-Forwarded-For", origin.source_ip),
+        ("X-Forwarded-Port", origin.domain_name.rpartition(":")[2]),
+        ("X-Forwarded-Proto", "http"),
+    )
+    sent = ((name, value) for name, value in origin.headers if name.lower() not in _HOP_BY_HOP)
+    return {
+        **_headers((*sent, *forwarded)),
+        **_query(origin.query),
+        "requestContext": context,
+        "isBase64Encoded": False,
+    }
+
+
+def authorizer_event(api: Api, origin: Origin, *, request_id: str, now_ms: int) -> Event:
+    """What a REQUEST authorizer gets: the CONNECT event with a little more around it."""
+    event = connect_event(api, origin, request_id=request_id, now_ms=now_ms)
+    return {
+        "type": "REQUEST",
+        "methodArn": api.arn("$connect"),
+        "queryStringParameters": {},
+        "multiValueQueryStringParameters": {},
+        "stageVariables": {},
+        **event,
+    }
+
+
+def message_event(
+    api: Api, origin: Origin, route_key: str, body: str, *, message_id: str, request_id: str, now_ms: int
+) -> Event:
+    context = _request_context(
+        api, origin, route_key=route_key, event_type="MESSAGE", request_id=request_id, now_ms=now_ms
+    )
+    return {"requestContext": {**context, "messageId": message_id}, "body": body, "isBase64Encoded": False}
+
+
+def disconnect_event(api: Api, origin: Origin, *, code: int, reason: str, request_id: str, now_ms: int) -> Event:
+    context = _request_context(
+        api, origin, route_key="$disconnect", event_type="DISCONNECT", request_id=request_id, now_ms=now_ms
+    )
+    return {
+        **_headers((("Host", origin.domain_name), ("x-api-key", ""), ("X-Forwarded-For", ""), ("x-restapi", ""))),
+        "requestContext": {
+            **context,
+            "disconnectStatusCode": code,
+            "disconnectReason": reason or close_reason(code),
+        },
+        "isBase64Encoded": False,
+    }
+
+
+def error_message(status: int, *, connection_id: str, request_id: str) -> Event:
+    """What a client is told when its message could not be handled."""
+    text = {
+        HTTPStatus.FORBIDDEN.value: "Forbidden",
+        HTTPStatus.UNAUTHORIZED.value: "Unauthorized",
+        HTTPStatus.GATEWAY_TIMEOUT.value: "Endpoint request timed out",
+    }.get(status, "Internal server error")
+    return {"message": text, "connectionId": connection_id, "requestId": request_id}
+
+
+def _request_context(
+    api: Api, origin: Origin, *, route_key: str, event_type: str, request_id: str, now_ms: int
+) -> dict[str, Any]:
+    identity = {"sourceIp": origin.source_ip, **({"userAgent": origin.user_agent} if origin.user_agent else {})}
+    return {
+        "routeKey": route_key,
+        "eventType": event_type,
+        "extendedRequestId": request_id,
+        "requestTime": time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(now_ms // 1000)),
+        "messageDirection": "IN",
+        "stage": api.stage,
+        "connectedAt": origin.connected_at_ms,
+        "requestTimeEpoch": now_ms,
+        "identity": identity,
+        "requestId": request_id,
+        "domainName": origin.domain_name,
+        "connectionId": origin.connection_id,
+        "apiId": api.api_id,
+        **({"authorizer": dict(origin.authorizer)} if origin.authorizer is not None else {}),
+    }
+
+
+def _headers(pairs: Pairs) -> dict[str, Any]:
+    every = _grouped(pairs)
+    return {"headers": {name: values[-1] for name, values in every.items()}, "multiValueHeaders": every}
+
+
+def _query(pairs: Pairs) -> dict[str, Any]:
+    every = _grouped(pairs)
+    if not every:
+        return {}
+    return {
+        "queryStringParameters": {name: values[-1] for name, values in every.items()},
+        "multiValueQueryStringParameters": every,
+    }
+
+
+def _grouped(pairs: Pairs) -> dict[str, list[str]]:
+    every: dict[str, list[str]] = {}
+    for name, value in pairs:
+        every.setdefault(name, []).append(value)
+    return every

@@ -1,0 +1,16 @@
+"""Gatecast's own routes, as the gateway takes them. Importing this imports the Lambda handlers."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from local.integration import Route
+from routes import handlers
+
+ROUTES: Final[Mapping[str, Route]] = {
+    "$connect": Route(handlers.connect),
+    "$disconnect": Route(handlers.disconnect),
+    "$default": Route(handlers.default, response=True),
+    "join": Route(handlers.join, response=True),
+    "leave": Route(handlers.leave, response=True),
+    "publish": Route(handlers.publish, response=True),
+}

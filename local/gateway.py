@@ -1,0 +1,168 @@
+"""An emulator of one API Gateway WebSocket API: a test double for programs that use one.
+
+    async with Gateway({"$connect": Route(connect), "join": Route(join, response=True)}) as gateway:
+        gateway.url       # ws://127.0.0.1:…/local, for clients
+        gateway.endpoint  # http://127.0.0.1:…/local, for the SDK's apigatewaymanagementapi client
+
+It behaves as its AWS counterpart is documented or was observed to behave: the module docstrings of `wire`, `clients`,
+`routing`, `management`, `sigv4` and `limits` say in what. What it does not do: TLS, compression (AWS is not known to
+negotiate it), API keys, models, mapping templates, custom domains; clients' own connects and messages are not
+throttled. It listens on 127.0.0.1 only.
+"""
+
+import random
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, Self
+
+from aiohttp import web
+
+from local.authorizer import Authorizer
+from local.client import Client
+from local.clients import Clients
+from local.control import PREFIX, Control
+from local.counters import Counters
+from local.events import Api
+from local.faults import Faults
+from local.frames import FrameScanner
+from local.integration import Invoker, Route
+from local.limits import Limits
+from local.management import Management, Post
+from local.processes import LOOPBACK
+from local.routing import Router
+from local.sdk import CREDENTIALS, REGION
+from local.sigv4 import Credentials, Verifier
+from local.wire import GuardedServer
+
+_ACCOUNT_ID: Final = "000000000000"
+_API_ID: Final = "local"
+_BACKLOG: Final = 4_096
+_SHUTDOWN_SECONDS: Final = 2.0
+
+
+class Gateway:
+    """One WebSocket API with one stage.
+
+    `routes` maps route keys to routes; handlers are called as `handler(event, context)` on at most `threads` threads.
+    `credentials` may sign `@connections` calls. `on_post` is called, on the event loop, for every post that was
+    delivered. `seed` makes connection ids, and with them seeded faults, the same in every run.
+    """
+
+    def __init__(
+        self,
+        routes: Mapping[str, Route],
+        *,
+        stage: str = "local",
+        port: int = 0,
+        region: str = REGION,
+        credentials: Iterable[Credentials] = (CREDENTIALS,),
+        limits: Limits | None = None,
+        faults: Faults | None = None,
+        authorizer: Authorizer | None = None,
+        threads: int = 32,
+        seed: int | None = None,
+        on_post: Callable[[Post], None] | None = None,
+    ) -> None:
+        self.counters: Final = Counters()
+        self.faults: Final = faults or Faults()
+        self.credentials: Final = {each.access_key_id: each for each in credentials}
+        self._stage = stage
+        self._port = port
+        self._limits = limits = limits or Limits()
+        self._runner: web.ServerRunner | None = None
+        rng = random.Random(seed)
+        self._invoker = Invoker(
+            threads=threads,
+            timeout_seconds=limits.integration_timeout_seconds,
+            region=region,
+            account_id=_ACCOUNT_ID,
+        )
+        router = Router(
+            Api(stage=stage, api_id=_API_ID, region=region, account_id=_ACCOUNT_ID),
+            routes,
+            invoker=self._invoker,
+            counters=self.counters,
+            rng=rng,
+            now_ms=_now_ms,
+            authorizer=authorizer,
+        )
+        self._clients = Clients(router, limits=limits, counters=self.counters, faults=self.faults, now_ms=_now_ms)
+        self._management = Management(
+            stage,
+            self._clients,
+            Verifier(self.credentials, region=region),
+            limits=limits,
+            bucket=limits.token_bucket(time.monotonic),
+            counters=self.counters,
+            faults=self.faults,
+            rng=rng,
+            on_post=on_post,
+        )
+        self._control = Control(self._clients, self.counters, self.faults)
+
+    @property
+    def port(self) -> int:
+        """The port it listens on, once it has started."""
+        return self._port
+
+    @property
+    def url(self) -> str:
+        """Where WebSocket clients connect."""
+        return f"ws://{LOOPBACK}:{self._port}/{self._stage}"
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint of the management API, without `/@connections`."""
+        return f"http://{LOOPBACK}:{self._port}/{self._stage}"
+
+    @property
+    def connections(self) -> Mapping[str, Client]:
+        """The clients that can be posted to at this moment, by connection id."""
+        return self._clients.open
+
+    def vanish(self, connection_id: str) -> None:
+        """Cuts a client off: it is gone, and no `$disconnect` is called. Raises KeyError if it is not connected."""
+        self._clients.vanish(connection_id)
+
+    async def start(self) -> None:
+        """Returns when clients can connect. Raises OSError if the port is taken."""
+        listener = socket.create_server((LOOPBACK, self._port), backlog=_BACKLOG)
+        self._port = listener.getsockname()[1]
+        limits = self._limits
+        server = GuardedServer(
+            self._handle,
+            new_scanner=lambda: FrameScanner(frame_bytes=limits.frame_bytes, message_bytes=limits.message_bytes),
+            access_log=None,
+            keepalive_timeout=3_600.0,
+        )
+        self._runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_SECONDS)
+        await self._runner.setup()
+        await web.SockSite(self._runner, listener, backlog=_BACKLOG).start()
+
+    async def stop(self) -> None:
+        """Cuts off whoever is still connected, without calling routes, and returns when no handler runs any more."""
+        for connection_id in list(self._clients.open):
+            self._clients.vanish(connection_id)
+        if self._runner:
+            await self._runner.cleanup()
+        self._invoker.close()
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        path = request.raw_path.partition("?")[0]
+        if path.rstrip("/") == f"/{self._stage}":
+            return await self._clients.accept(request)
+        if path.startswith(PREFIX):
+            return await self._control.handle(request)
+        return await self._management.handle(request)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,87 @@
+"""The whole system on one machine: ministack, the gateway with Gatecast's routes in this process, and workers.
+
+    async with Stack.running(workers=2) as stack:
+        stack.gateway.url  # for WebSocket clients
+
+While it runs, this process's environment is the routes' environment. Workers are processes of their own, which tests
+stop, kill and replace. Leaving the block stops the workers, then the gateway, then ministack.
+"""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Self
+
+from local.backend import Backend, backend, environment
+from local.faults import Faults
+from local.gatecast_routes import ROUTES
+from local.gateway import Gateway
+from local.limits import Limits
+from local.worker_process import WorkerProcess
+from routes import dependencies
+
+
+class Stack:
+    """What runs. `workers` are all that were ever started, in order; logs are in `directory`."""
+
+    def __init__(self, backend: Backend, gateway: Gateway, directory: Path) -> None:
+        self.backend = backend
+        self.gateway = gateway
+        self.directory = directory
+        self.workers: list[WorkerProcess] = []
+
+    @classmethod
+    @asynccontextmanager
+    async def running(
+        cls,
+        *,
+        workers: int = 1,
+        worker_settings: Mapping[str, str] | None = None,
+        fifo: bool = False,
+        port: int = 0,
+        limits: Limits | None = None,
+        faults: Faults | None = None,
+        seed: int | None = None,
+        on: Backend | None = None,
+    ) -> AsyncIterator[Self]:
+        """Runs the stack for the length of the block; its workers are ready when it begins.
+
+        `on` is a backend that runs already and goes on afterwards; otherwise one is started.
+        """
+        with ExitStack() as cleanup:
+            directory = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="gatecast-")))
+            base = on or cleanup.enter_context(backend(fifo=fifo, log=directory / "ministack.log"))
+            cleanup.enter_context(environment(base.environment()))
+            cleanup.callback(dependencies.reset)
+            dependencies.reset()
+            async with Gateway(ROUTES, port=port, limits=limits, faults=faults, seed=seed) as gateway:
+                stack = cls(base, gateway, directory)
+                try:
+                    for _ in range(workers):
+                        stack.start_worker(worker_settings)
+                    await stack.ready()
+                    yield stack
+                finally:
+                    await stack.stop_workers()
+
+    def start_worker(self, settings: Mapping[str, str] | None = None) -> WorkerProcess:
+        """Starts one more worker, with these variables besides its usual ones, and returns at once."""
+        log = self.directory / f"worker-{len(self.workers)}.log"
+        worker = WorkerProcess.start(self.backend, self.gateway.endpoint, log=log, settings=settings)
+        self.workers.append(worker)
+        return worker
+
+    async def ready(self) -> None:
+        """Returns when every worker that has not ended is ready. Raises ProcessFailed if one ends before."""
+        running = [worker for worker in self.workers if worker.process.exit_code is None]
+        await asyncio.gather(*(asyncio.to_thread(worker.wait_until_ready) for worker in running))
+
+    async def stop_workers(self, grace_seconds: float = 30.0) -> list[int]:
+        """SIGTERM to all at once, SIGKILL after the grace. Returns the exit codes of all that were ever started."""
+        for worker in self.workers:
+            worker.process.resume()
+            worker.process.terminate()
+        stops = (asyncio.to_thread(worker.process.stop, grace_seconds) for worker in self.workers)
+        return await asyncio.gather(*stops)

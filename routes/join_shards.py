@@ -1,0 +1,47 @@
+"""Over how many shards a room's new members spread."""
+
+import time
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, Protocol
+
+from gatecast import table
+
+CACHE_SECONDS: Final = 30.0
+MAX_CACHED_ROOMS: Final = 10_000
+
+
+class GetsItems(Protocol):
+    def get_item(self, **kwargs: Any) -> Any: ...
+
+
+class _Cached(NamedTuple):
+    read_at: float
+    join_shards: int
+
+
+class JoinShards:
+    """Reads a room's settings item and remembers it for 30 s, in this process.
+
+    A value that is out of date does no harm: whoever raises `join_shards` has raised `shards`, over which the room is
+    read, before, and neither ever shrinks.
+    """
+
+    def __init__(self, dynamodb: GetsItems, table_name: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._dynamodb = dynamodb
+        self._table = table_name
+        self._clock = clock
+        self._cached: dict[str, _Cached] = {}
+
+    def of(self, room: str) -> int:
+        now = self._clock()
+        cached = self._cached.get(room)
+        if cached and now - cached.read_at < CACHE_SECONDS:
+            return cached.join_shards
+        found = self._dynamodb.get_item(
+            TableName=self._table, Key=table.key(table.settings_pk(room), table.SETTINGS_SK)
+        )
+        join_shards = table.RoomSettings.from_item(found.get("Item")).join_shards
+        if len(self._cached) >= MAX_CACHED_ROOMS:
+            self._cached.clear()
+        self._cached[room] = _Cached(now, join_shards)
+        return join_shards

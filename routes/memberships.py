@@ -1,0 +1,203 @@
+"""Who is connected and who is in which room: what the routes do to the table.
+
+Always true: a membership and its joined-room item come and go together, and come only while the connection item is
+there, so a join that loses the race with `$disconnect` leaves nothing behind. Doing anything twice is as good as once.
+Errors of the SDK pass through; what stays contended is refused as unavailable.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, Protocol
+
+from botocore.exceptions import ClientError
+
+from gatecast import table
+from gatecast.table import Item
+from routes.answers import Code, Refused
+from routes.backoff import Backoff
+from routes.join_shards import JoinShards
+from routes.requests import Caller
+
+CONDITION_FAILED: Final = "ConditionalCheckFailed"
+_CONTENDED: Final = frozenset({"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"})
+
+
+class DynamoDB(Protocol):
+    """The calls of a boto3 DynamoDB client that the routes need."""
+
+    def get_item(self, **kwargs: Any) -> Any: ...
+    def delete_item(self, **kwargs: Any) -> Any: ...
+    def query(self, **kwargs: Any) -> Any: ...
+    def transact_write_items(self, **kwargs: Any) -> Any: ...
+    def batch_write_item(self, **kwargs: Any) -> Any: ...
+
+
+class Memberships:
+    """The table, through a boto3 client. Safe to use from several threads."""
+
+    def __init__(self, dynamodb: DynamoDB, table_name: str, *, backoff: Backoff | None = None) -> None:
+        self._dynamodb = dynamodb
+        self._table = table_name
+        self._backoff = backoff or Backoff()
+        self._join_shards = JoinShards(dynamodb, table_name, self._backoff.clock)
+
+    def connect(self, caller: Caller, rooms: Sequence[str]) -> None:
+        """Writes the connection and joins it to these rooms, all or nothing."""
+        tries = self._backoff.start()
+        connection = table.connection_item(
+            caller.connection_id, connected_at_ms=caller.connected_at_ms, user=caller.user
+        )
+        items = [connection, *(item for room in rooms for item in self._joining(caller, room))]
+        actions = [self._action("Put", Item=item) for item in items]
+        for _ in tries:
+            if not self._transact(actions):
+                return
+        raise _contended()
+
+    def join(self, caller: Caller, room: str) -> None:
+        """Makes the connection a member; one that is a member stays as it is. Raises Refused (not_connected)."""
+        tries = self._backoff.start()
+        membership, joined_room = self._joining(caller, room)
+        now = {"ExpressionAttributeValues": {":now": {"N": _seconds(caller)}}}
+        actions = [
+            self._action(
+                "ConditionCheck",
+                Key=_connection_key(caller.connection_id),
+                ConditionExpression="attribute_exists(pk) AND expires_at > :now",
+                **now,
+            ),
+            self._action("Put", Item=membership),
+            self._action(
+                "Put", Item=joined_room, ConditionExpression="attribute_not_exists(pk) OR expires_at <= :now", **now
+            ),
+        ]
+        for _ in tries:
+            match self._transact(actions):
+                case []:
+                    return
+                case [code, _, _] if code == CONDITION_FAILED:
+                    raise Refused(Code.NOT_CONNECTED, "the connection is closing")
+                case [_, _, code] if code == CONDITION_FAILED:
+                    return  # a member already
+        raise _contended()
+
+    def leave(self, caller: Caller, room: str) -> None:
+        """Removes the membership, if there is one."""
+        for _ in self._backoff.start():
+            joined_room = self._joined_room(caller, room)
+            if joined_room is None:
+                return
+            shard = joined_room["shard"]
+            membership = table.key(table.room_pk(room, int(shard["N"])), caller.connection_id)
+            actions = [
+                self._action("Delete", Key=membership),
+                self._action(
+                    "Delete",
+                    Key=_joined_room_key(caller, room),
+                    # left and joined again meanwhile, on another shard: then that membership has to go
+                    ConditionExpression="attribute_not_exists(pk) OR #shard = :shard",
+                    ExpressionAttributeNames={"#shard": "shard"},  # a reserved word
+                    ExpressionAttributeValues={":shard": shard},
+                ),
+            ]
+            if not self._transact(actions):
+                return
+        raise _contended()
+
+    def is_member(self, caller: Caller, room: str) -> bool:
+        joined_room = self._joined_room(caller, room)
+        return joined_room is not None and int(joined_room["expires_at"]["N"]) > int(_seconds(caller))
+
+    def disconnect(self, connection_id: str) -> None:
+        """Removes all that is known of the connection. The connection item goes first: after that no join succeeds."""
+        self._until_uncontended(
+            lambda: self._dynamodb.delete_item(TableName=self._table, Key=_connection_key(connection_id))
+        )
+        for requests in table.removal_batches(connection_id, self._joined_rooms(connection_id)):
+            self._write_batch(requests)
+
+    def _joining(self, caller: Caller, room: str) -> tuple[Item, Item]:
+        shard = table.shard_of(caller.connection_id, self._join_shards.of(room))
+        expires_at = table.expires_at(caller.connected_at_ms)
+        membership = table.membership_item(
+            room,
+            shard,
+            caller.connection_id,
+            joined_at_ms=caller.requested_at_ms,
+            expires_at=expires_at,
+            user=caller.user,
+        )
+        return membership, table.joined_room_item(caller.connection_id, room, shard, expires_at=expires_at)
+
+    def _action(self, kind: str, **arguments: Any) -> dict[str, Any]:
+        return {kind: {"TableName": self._table, **arguments}}
+
+    def _transact(self, actions: Sequence[dict[str, Any]]) -> list[str]:
+        """Nothing when it went through, else one code an action: a failed condition, a conflict, or "None"."""
+        try:
+            self._dynamodb.transact_write_items(TransactItems=actions)
+        except ClientError as error:
+            codes = [reason.get("Code", "None") for reason in error.response.get("CancellationReasons", [])]
+            if not set(codes) & {CONDITION_FAILED, *_CONTENDED}:
+                raise
+            return codes
+        return []
+
+    def _joined_room(self, caller: Caller, room: str) -> Item | None:
+        found = self._dynamodb.get_item(TableName=self._table, Key=_joined_room_key(caller, room), ConsistentRead=True)
+        item: Item | None = found.get("Item")
+        return item
+
+    def _joined_rooms(self, connection_id: str) -> Iterator[Item]:
+        start: dict[str, Any] = {}
+        while True:
+            page = self._dynamodb.query(
+                TableName=self._table,
+                ConsistentRead=True,
+                KeyConditionExpression="pk = :pk AND begins_with(sk, :prefix)",
+                ExpressionAttributeValues={
+                    ":pk": {"S": table.connection_pk(connection_id)},
+                    ":prefix": {"S": table.JOINED_ROOM_PREFIX},
+                },
+                **start,
+            )
+            yield from page["Items"]
+            if "LastEvaluatedKey" not in page:
+                return
+            start = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
+
+    def _write_batch(self, requests: list[dict[str, Any]]) -> None:
+        left = {self._table: requests}
+
+        def write() -> bool:
+            nonlocal left
+            left = self._dynamodb.batch_write_item(RequestItems=left).get("UnprocessedItems") or {}
+            return not left
+
+        self._until_uncontended(write)
+
+    def _until_uncontended(self, call: Callable[[], object]) -> None:
+        """Repeats the call while an item of it is in somebody's transaction, and while it returns False."""
+        for _ in self._backoff.start():
+            try:
+                if call() is not False:
+                    return
+            except ClientError as error:
+                if error.response["Error"]["Code"] != "TransactionConflictException":
+                    raise
+        raise _contended()
+
+
+def _connection_key(connection_id: str) -> table.Key:
+    return table.key(table.connection_pk(connection_id), table.CONNECTION_SK)
+
+
+def _joined_room_key(caller: Caller, room: str) -> table.Key:
+    return table.key(table.connection_pk(caller.connection_id), table.joined_room_sk(room))
+
+
+def _seconds(caller: Caller) -> str:
+    return str(caller.requested_at_ms // 1000)
+
+
+def _contended() -> Refused:
+    return Refused(Code.UNAVAILABLE, "busy: try again")

@@ -1,0 +1,91 @@
+"""Fixtures of everything that needs real services: ministack once a run, a table and queues once a test.
+
+This is the only conftest: type checkers see the tests as top-level modules, and two of one name would collide.
+"""
+
+import asyncio
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+from pytest_socket import disable_socket, enable_socket
+
+from local.ministack import Ministack
+from local.resources import Queues, create_queues, create_table
+
+_NO_RETRIES = Config(retries={"mode": "standard", "total_max_attempts": 1})
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """A test module that has EVENT_LOOPS runs on each of these, the others on asyncio's."""
+    module = item.getparent(pytest.Module)
+    loops = getattr(module.obj, "EVENT_LOOPS", None) if module else None
+    return loops or {"asyncio": asyncio.new_event_loop}
+
+
+@pytest.fixture(autouse=True)
+def _no_sockets(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Unit and property tests decide, they do not connect. asyncio itself needs a pair of Unix sockets."""
+    if not {"unit", "property"} & set(request.path.parts):
+        yield
+        return
+    disable_socket(allow_unix_socket=True)
+    yield
+    enable_socket()
+
+
+@pytest.fixture(scope="session")
+def ministack() -> Iterator[Ministack]:
+    with Ministack.start() as running:
+        yield running
+
+
+@pytest.fixture
+def aws(ministack: Ministack, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The variables that point an AWS SDK at ministack; the test's own process has them."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    variables = ministack.environment()
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return variables
+
+
+@pytest.fixture
+def sqs(aws: dict[str, str]) -> Iterator[Any]:
+    yield from _client("sqs", aws)
+
+
+@pytest.fixture
+def dynamodb(aws: dict[str, str]) -> Iterator[Any]:
+    yield from _client("dynamodb", aws)
+
+
+def _client(service: str, aws: dict[str, str]) -> Iterator[Any]:
+    client = boto3.session.Session(region_name=aws["AWS_REGION"]).client(service, config=_NO_RETRIES)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def unique_name() -> str:
+    return f"test-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def table(dynamodb: Any, unique_name: str) -> str:
+    return create_table(dynamodb, unique_name)
+
+
+@pytest.fixture
+def queues(sqs: Any, unique_name: str) -> Queues:
+    return create_queues(sqs, unique_name)
+
+
+@pytest.fixture
+def fifo_queues(sqs: Any, unique_name: str) -> Queues:
+    return create_queues(sqs, unique_name, fifo=True)

@@ -1,0 +1,110 @@
+"""A join and a `$disconnect` at the same time: whoever wins, nothing of the connection is left behind."""
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+from routes.answers import Code, Refused
+from routes.memberships import Memberships
+from routes.requests import Caller
+from tests.routes_events import CONNECTION_ID, event
+
+CALLER = Caller.of(event())
+
+
+class Interrupted:
+    """A DynamoDB client that lets something else happen before one of its calls."""
+
+    def __init__(self, dynamodb: Any, before_call: int, interruption: Callable[[], None]) -> None:
+        self._dynamodb = dynamodb
+        self._calls_left = before_call
+        self._interruption = interruption
+
+    def __getattr__(self, operation: str) -> Callable[..., Any]:
+        def call(**arguments: Any) -> Any:
+            if self._calls_left == 0:
+                self._interruption()
+            self._calls_left -= 1
+            return getattr(self._dynamodb, operation)(**arguments)
+
+        return call
+
+    @property
+    def was_interrupted(self) -> bool:
+        return self._calls_left < 0
+
+
+def left_behind(dynamodb: Any, table: str) -> list[Any]:
+    items: list[Any] = dynamodb.scan(TableName=table, ConsistentRead=True)["Items"]
+    return items
+
+
+def join_unless_closing(memberships: Memberships, room: str) -> None:
+    try:
+        memberships.join(CALLER, room)
+    except Refused as refused:
+        if refused.code is not Code.NOT_CONNECTED:
+            raise
+
+
+@pytest.mark.parametrize("before_call", range(3))
+def test_a_join_between_the_steps_of_a_disconnect(dynamodb: Any, table: str, before_call: int) -> None:
+    memberships = Memberships(dynamodb, table)
+    memberships.connect(CALLER, ["@all"])
+    interrupted = Interrupted(dynamodb, before_call, lambda: join_unless_closing(memberships, "lobby"))
+    Memberships(interrupted, table).disconnect(CONNECTION_ID)
+    assert interrupted.was_interrupted
+    assert left_behind(dynamodb, table) == []
+
+
+@pytest.mark.parametrize("before_call", range(2))
+def test_a_disconnect_between_the_steps_of_a_join(dynamodb: Any, table: str, before_call: int) -> None:
+    memberships = Memberships(dynamodb, table)
+    memberships.connect(CALLER, ["@all"])
+    interrupted = Interrupted(dynamodb, before_call, lambda: memberships.disconnect(CONNECTION_ID))
+    with pytest.raises(Refused) as refused:
+        Memberships(interrupted, table).join(CALLER, "lobby")
+    assert refused.value.code is Code.NOT_CONNECTED
+    assert interrupted.was_interrupted
+    assert left_behind(dynamodb, table) == []
+
+
+def test_joins_leaves_and_a_disconnect_on_threads_of_their_own(dynamodb: Any, table: str) -> None:
+    memberships = Memberships(dynamodb, table)
+    errors: list[Exception] = []
+
+    def run(step: Callable[[], None], start: threading.Barrier) -> None:
+        start.wait()
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001 - told by the main thread
+            errors.append(error)
+
+    for _ in range(10):
+        memberships.connect(CALLER, ["@all"])
+        steps: list[Callable[[], None]] = [
+            lambda: memberships.disconnect(CONNECTION_ID),
+            lambda: memberships.leave(CALLER, "one"),
+            *(partial(join_unless_closing, memberships, room) for room in ("one", "two", "three")),
+        ]
+        start = threading.Barrier(len(steps))
+        threads = [threading.Thread(target=run, args=(step, start)) for step in steps]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert errors == []
+        assert left_behind(dynamodb, table) == []
+
+
+@pytest.mark.parametrize("before_call", range(3))
+def test_a_leave_between_the_steps_of_a_disconnect(dynamodb: Any, table: str, before_call: int) -> None:
+    memberships = Memberships(dynamodb, table)
+    memberships.connect(CALLER, ["@all"])
+    memberships.join(CALLER, "lobby")
+    interrupted = Interrupted(dynamodb, before_call, lambda: memberships.leave(CALLER, "lobby"))
+    Memberships(interrupted, table).disconnect(CONNECTION_ID)
+    assert left_behind(dynamodb, table) == []

@@ -1,0 +1,147 @@
+"""The handlers against DynamoDB and SQS: what is in the table and on the queue after each route."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from gatecast import decode
+from gatecast.table import room_pk, shard_of
+from local.resources import Queues
+from routes import dependencies, handlers
+from tests.routes_events import CONNECTED_AT_MS, CONNECTION_ID, EXPIRES_AT, REQUESTED_AT_MS, LambdaContext, event
+
+Item = dict[str, Any]
+Handler = Callable[[dict[str, Any], Any], dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def deployed(monkeypatch: pytest.MonkeyPatch, table: str, queues: Queues) -> Iterator[None]:
+    monkeypatch.setenv("GATECAST_TABLE", table)
+    monkeypatch.setenv("GATECAST_QUEUE_URL", queues.url)
+    dependencies.reset()
+    yield
+    dependencies.reset()
+
+
+def opened(**kwargs: Any) -> None:
+    assert handlers.connect(event("$connect", **kwargs), LambdaContext())["statusCode"] == 200
+
+
+def answer(handler: Handler, connection_id: str = CONNECTION_ID, **body: Any) -> dict[str, Any]:
+    result = handler(event(body=json.dumps(body), connection_id=connection_id), LambdaContext())
+    message: dict[str, Any] = json.loads(result["body"])
+    return message
+
+
+def items(dynamodb: Any, table: str) -> dict[tuple[str, str], Item]:
+    found = dynamodb.scan(TableName=table, ConsistentRead=True)["Items"]
+    return {(item.pop("pk")["S"], item.pop("sk")["S"]): item for item in found}
+
+
+def test_connecting_writes_what_the_contract_says(dynamodb: Any, table: str) -> None:
+    opened(authorizer={"user": "alice"})
+    times = {"expires_at": {"N": str(EXPIRES_AT)}}
+    membership = {"joined_at_ms": {"N": str(REQUESTED_AT_MS)}, "user": {"S": "alice"}, **times}
+    connection = {"connected_at_ms": {"N": str(CONNECTED_AT_MS)}, "user": {"S": "alice"}, **times}
+    assert items(dynamodb, table) == {
+        (f"connection#{CONNECTION_ID}", "connection"): connection,
+        (f"connection#{CONNECTION_ID}", "room#@all"): {"shard": {"N": "0"}, **times},
+        (f"connection#{CONNECTION_ID}", "room#@user/alice"): {"shard": {"N": "0"}, **times},
+        ("room#@all#0", CONNECTION_ID): membership,
+        ("room#@user/alice#0", CONNECTION_ID): membership,
+    }
+
+
+def test_disconnecting_leaves_nothing_however_many_rooms(dynamodb: Any, table: str) -> None:
+    opened(authorizer={"user": "alice"})
+    opened(connection_id="other")
+    others = items(dynamodb, table).keys() - {key for key in items(dynamodb, table) if CONNECTION_ID in "".join(key)}
+    for number in range(30):
+        assert answer(handlers.join, room=f"room-{number}")["type"] == "ok"
+    assert handlers.disconnect(event("$disconnect"), LambdaContext())["statusCode"] == 200
+    assert items(dynamodb, table).keys() == others
+    assert handlers.disconnect(event("$disconnect"), LambdaContext())["statusCode"] == 200
+
+
+def test_joining_without_a_connection_changes_nothing(dynamodb: Any, table: str) -> None:
+    assert answer(handlers.join, room="lobby")["code"] == "not_connected"
+    assert items(dynamodb, table) == {}
+
+
+def test_joining_with_an_expired_connection_changes_nothing(dynamodb: Any, table: str) -> None:
+    opened()
+    before = items(dynamodb, table)
+    late = event(body='{"room":"lobby"}', requested_at_ms=EXPIRES_AT * 1000)
+    assert json.loads(handlers.join(late, LambdaContext())["body"])["code"] == "not_connected"
+    assert items(dynamodb, table) == before
+
+
+def test_a_member_stays_on_its_shard_while_the_room_grows(dynamodb: Any, table: str) -> None:
+    opened()
+    assert answer(handlers.join, room="lobby")["type"] == "ok"
+    before = items(dynamodb, table)
+    settings = {"pk": {"S": "settings#lobby"}, "sk": {"S": "room"}, "shards": {"N": "7"}, "join_shards": {"N": "7"}}
+    dynamodb.put_item(TableName=table, Item=settings)
+    dependencies.reset()
+    shard = shard_of(CONNECTION_ID, 7)
+    assert shard != 0
+    assert answer(handlers.join, room="lobby")["type"] == "ok"
+    after = items(dynamodb, table)
+    del after["settings#lobby", "room"]
+    assert after == before
+
+    assert answer(handlers.leave, room="lobby")["type"] == "ok"
+    assert answer(handlers.join, room="lobby")["type"] == "ok"
+    assert (room_pk("lobby", shard), CONNECTION_ID) in items(dynamodb, table)
+    assert answer(handlers.leave, room="lobby")["type"] == "ok"
+    assert not [key for key in items(dynamodb, table) if "lobby" in key[0] and "settings" not in key[0]]
+
+
+def test_leaving_is_ok_for_whoever_is_no_member(dynamodb: Any, table: str) -> None:
+    opened()
+    before = items(dynamodb, table)
+    assert answer(handlers.leave, room="lobby") == {"type": "ok", "action": "leave", "room": "lobby"}
+    assert items(dynamodb, table) == before
+
+
+def test_only_members_publish(sqs: Any, queues: Queues) -> None:
+    opened()
+    opened(connection_id="other")
+    answer(handlers.join, room="lobby")
+    assert answer(handlers.publish, "other", room="lobby", data="hi")["code"] == "not_a_member"
+    published = answer(handlers.publish, room="lobby", data="hello", id="1", echo=False)
+    assert published == {"type": "ok", "action": "publish", "room": "lobby", "id": f"{CONNECTION_ID}/1"}
+    received = sqs.receive_message(
+        QueueUrl=queues.url, MaxNumberOfMessages=10, WaitTimeSeconds=1, AttributeNames=["MessageGroupId"]
+    )
+    (message,) = received["Messages"]
+    assert message["Attributes"]["MessageGroupId"] == "lobby"
+    broadcast = decode(message["Body"])
+    assert (broadcast.room, broadcast.data, broadcast.id) == ("lobby", "hello", f"{CONNECTION_ID}/1")
+    assert broadcast.except_ == (CONNECTION_ID,)
+    assert broadcast.published_at_ms == REQUESTED_AT_MS
+
+
+def test_publishing_to_a_fifo_queue(sqs: Any, fifo_queues: Queues, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATECAST_QUEUE_URL", fifo_queues.url)
+    opened()
+    answer(handlers.join, room="lobby")
+    for _ in range(2):
+        assert answer(handlers.publish, room="lobby", data="hello", id="1")["type"] == "ok"
+    received = sqs.receive_message(QueueUrl=fifo_queues.url, MaxNumberOfMessages=10, WaitTimeSeconds=1)
+    assert len(received["Messages"]) == 1
+
+
+def test_a_table_that_does_not_exist_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATECAST_TABLE", "nowhere")
+    dependencies.reset()
+    assert answer(handlers.join, room="lobby")["code"] == "unavailable"
+    assert handlers.connect(event("$connect"), LambdaContext())["statusCode"] == 503
+
+
+def test_a_service_that_does_not_answer_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:9")
+    dependencies.reset()
+    assert answer(handlers.join, room="lobby")["code"] == "unavailable"

@@ -1,0 +1,42 @@
+"""Broadcasts as the contract allows them, with a liking for its edges."""
+
+from hypothesis import strategies as st
+from msgspec import UNSET
+
+from gatecast import Broadcast
+from gatecast.broadcast import MAX_CONNECTION_ID_BYTES, utf8_length
+
+_PRINTABLE = "".join(map(chr, range(ord("!"), ord("~") + 1)))
+_LARGEST = 2**53 - 1
+
+
+def names() -> st.SearchStrategy[str]:
+    return st.text(_PRINTABLE, min_size=1, max_size=100) | st.sampled_from(["!", "~" * 100, "@all", "a#0", "a/b"])
+
+
+def text(max_size: int | None = None, min_size: int = 0) -> st.SearchStrategy[str]:
+    """Any text that has a UTF-8, so no lone surrogates; among it what SQS refuses and JSON escapes."""
+    characters = st.characters(codec="utf-8") | st.sampled_from('\0\x1f\x7f"\\\ufffe\uffff\U0010ffff')
+    return st.text(characters, min_size=min_size, max_size=max_size)
+
+
+def connection_ids() -> st.SearchStrategy[str]:
+    realistic = st.from_regex(r"[A-Za-z0-9_-]{15}=", fullmatch=True)
+    return realistic | text(40, 1).filter(lambda one: utf8_length(one) <= MAX_CONNECTION_ID_BYTES)
+
+
+@st.composite
+def broadcasts(draw: st.DrawFn) -> Broadcast:
+    times = st.just(UNSET) | st.integers(0, _LARGEST)
+    to_room = draw(st.booleans())
+    return Broadcast(
+        id=draw(names()),
+        data=draw(text(200, 1)),
+        room=draw(names()) if to_room else UNSET,
+        connections=UNSET if to_room else tuple(draw(st.lists(connection_ids(), min_size=1, max_size=5))),
+        except_=draw(st.just(UNSET) | st.lists(connection_ids(), max_size=5).map(tuple)),
+        published_at_ms=draw(times),
+        expires_at_ms=draw(times),
+        shard=draw(st.just(UNSET) | st.integers(0, _LARGEST)) if to_room else UNSET,
+        part=draw(st.just("") | st.sampled_from(["3", "r.17"]) | text(24)),
+    )

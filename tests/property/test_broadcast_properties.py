@@ -1,0 +1,128 @@
+"""The codec: what it writes it reads, what it refuses it refuses by name, and nothing makes it fail otherwise."""
+
+import json
+from typing import Any
+
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from gatecast import Broadcast, InvalidBroadcast, decode, encode, queue_message
+from gatecast.broadcast import MAX_BODY_BYTES, MAX_DATA_BYTES
+from tests.property.strategies import broadcasts, names, text
+
+FIELDS = {*Broadcast.__struct_encode_fields__, "body"}
+SQS_NAME = set(map(chr, range(ord("!"), ord("~") + 1)))
+
+
+@given(broadcasts())
+def test_what_is_encoded_is_decoded(broadcast: Broadcast) -> None:
+    assert decode(encode(broadcast)) == broadcast
+    assert decode(encode(broadcast).encode()) == broadcast
+
+
+@given(broadcasts())
+def test_sqs_takes_every_character(broadcast: Broadcast) -> None:
+    """#x9 | #xA | #xD | #x20 to #xD7FF | #xE000 to #xFFFD | #x10000 to #x10FFFF, says SendMessage."""
+    assert not {c for c in encode(broadcast) if (c < " " and c not in "\t\n\r") or c in "\ufffe\uffff"}
+
+
+@given(broadcasts(), st.booleans())
+@example(Broadcast(id="~" * 100, room="~" * 100, data="x", shard=2**53 - 1, part="~" * 24), True)
+@example(Broadcast(id="i", room="r", data="\0" * MAX_DATA_BYTES), True)
+def test_a_queue_message_is_within_the_limits_of_sqs(broadcast: Broadcast, fifo: bool) -> None:
+    assume(not fifo or set(broadcast.part) <= SQS_NAME)
+    message = queue_message(broadcast, fifo=fifo)
+    assert len(message["MessageBody"].encode()) <= MAX_BODY_BYTES
+    for name in message.keys() - {"MessageBody"}:
+        assert 1 <= len(message[name]) <= 128
+        assert set(message[name]) <= SQS_NAME
+    assert ("MessageDeduplicationId" in message) == fifo
+
+
+@given(names(), names(), st.sampled_from(["", "1", "r.17"]), names(), st.sampled_from(["", "1", "r.17"]))
+def test_deduplication_ids_of_different_broadcasts_differ(room: str, one: str, part: str, other: str, its: str) -> None:
+    def key(broadcast_id: str, part: str) -> str:
+        broadcast = Broadcast(id=broadcast_id, room=room, data="x", part=part)
+        return queue_message(broadcast, fifo=True)["MessageDeduplicationId"]
+
+    assert (key(one, part) == key(other, its)) == ((one, part) == (other, its))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+def refusal(body: str | bytes) -> InvalidBroadcast | None:
+    try:
+        broadcast = decode(body)
+    except InvalidBroadcast as error:
+        return error
+    assert decode(encode(broadcast)) == broadcast
+    return None
+
+
+def accepts_or_refuses(body: str | bytes) -> None:
+    error = refusal(body)
+    assert error is None or (error.field in FIELDS and error.reason)
+
+
+@given(st.binary() | st.text() | text())
+@example("")
+@example("null")
+@example("[" * 200_000)
+@example('{"v":1,"x":' * 100_000)
+@example('{"v":1,"id":"a","room":"r","data":"x","z":' + "[" * 900 + "]" * 900 + ',"part":"\\ud800"}')
+@example('{"v":' + "1" * 10_000 + "}")
+@example(b'{"v":1,"id":"\xff"}')
+@example(b"\xef\xbb\xbf{}")
+@example(b"\xff\xfe{\0}\0")
+def test_no_text_makes_it_fail(body: str | bytes) -> None:
+    accepts_or_refuses(body)
+
+
+@given(json_values)
+def test_no_json_makes_it_fail(value: Any) -> None:
+    accepts_or_refuses(json.dumps(value))
+
+
+@given(broadcasts(), st.sampled_from(sorted(FIELDS)), json_values)
+def test_no_value_of_a_field_makes_it_fail(broadcast: Broadcast, field: str, value: Any) -> None:
+    accepts_or_refuses(json.dumps({**json.loads(encode(broadcast)), field: value}))
+
+
+@given(broadcasts(), st.data())
+def test_no_damage_makes_it_fail(broadcast: Broadcast, data: st.DataObject) -> None:
+    body = bytearray(encode(broadcast).encode())
+    for _ in range(data.draw(st.integers(1, 4))):
+        position = data.draw(st.integers(0, len(body) - 1))
+        match data.draw(st.sampled_from(["change", "cut", "double"])):
+            case "change":
+                body[position] = data.draw(st.integers(0, 255))
+            case "cut":
+                del body[position : position + data.draw(st.integers(1, 8))]
+            case "double":
+                body[position:position] = body[position : position + 8]
+        if not body:
+            break
+    accepts_or_refuses(bytes(body))
+
+
+@given(broadcasts(), st.dictionaries(text().map(lambda name: f"x-{name}"), json_values, max_size=3))
+def test_other_fields_are_ignored(broadcast: Broadcast, others: dict[str, Any]) -> None:
+    body = json.dumps({**others, **json.loads(encode(broadcast))}, allow_nan=True)
+    if "NaN" not in body and "Infinity" not in body and "\\ud" not in body:
+        assert decode(body) == broadcast
+
+
+@given(broadcasts(), st.sampled_from(["id", "room", "data", "except", "connections", "part"]))
+def test_half_of_a_surrogate_pair_is_refused_by_name(broadcast: Broadcast, field: str) -> None:
+    fields = {**json.loads(encode(broadcast))}
+    if field in {"room", "connections"}:
+        fields = {"v": 1, "id": "a", "data": "x"}
+    fields[field] = ["\ud800"] if field in {"except", "connections"} else "a\udfff"
+    error = refusal(json.dumps(fields))
+    assert error
+    assert error.field == field

@@ -1,0 +1,70 @@
+"""Keys: no name can reach what belongs to another."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gatecast import table
+from tests.property.strategies import connection_ids, names
+
+shards = st.integers(0, 10_000)
+near_names = st.sampled_from(["a", "a#0", "a#0#0", "a#00", "room#a", "room#a#0", "@all", "@all#0", "#", "##", "0"])
+
+
+@given(near_names | names(), shards, near_names | names(), shards)
+def test_rooms_share_no_partition(one: str, its: int, other: str, others: int) -> None:
+    assert (table.room_pk(one, its) == table.room_pk(other, others)) == ((one, its) == (other, others))
+
+
+@given(near_names | names(), near_names | names(), near_names | names() | st.just(""), connection_ids(), shards)
+def test_kinds_of_items_share_no_key(room: str, name: str, target: str, connection_id: str, shard: int) -> None:
+    connection = (table.connection_pk(connection_id), table.CONNECTION_SK)
+    joined_room = (table.connection_pk(connection_id), table.joined_room_sk(room))
+    keys = {
+        (table.room_pk(room, shard), connection_id),
+        connection,
+        joined_room,
+        (table.settings_pk(room), table.SETTINGS_SK),
+        (table.progress_pk(target, name), table.progress_sk("")),
+    }
+    assert len(keys) == 5
+    assert len({pk for pk, _ in keys}) == 4
+
+
+@given(
+    near_names | names() | st.just(""), near_names | names(), near_names | names() | st.just(""), near_names | names()
+)
+def test_broadcasts_share_no_progress(one: str, its_id: str, other: str, others_id: str) -> None:
+    same = table.progress_pk(one, its_id) == table.progress_pk(other, others_id)
+    assert same == ((one, its_id) == (other, others_id))
+
+
+@given(connection_ids(), st.integers(1, 1_000))
+def test_a_shard_is_one_of_those_that_are_read(connection_id: str, join_shards: int) -> None:
+    shard = table.shard_of(connection_id, join_shards)
+    assert shard == table.shard_of(connection_id, join_shards)
+    assert 0 <= shard < join_shards
+
+
+@given(st.none() | st.integers(-5, 100), st.none() | st.integers(-5, 100))
+def test_settings_never_hide_a_member(shards: int | None, join_shards: int | None) -> None:
+    counts = {"shards": shards, "join_shards": join_shards}
+    item = {name: {"N": str(count)} for name, count in counts.items() if count is not None}
+    settings = table.RoomSettings.from_item(item or None)
+    assert 1 <= settings.join_shards <= settings.shards
+    assert settings.join_shards == max(1, join_shards if join_shards is not None else 1)
+    assert settings.shards == max(settings.join_shards, shards if shards is not None else 1)
+
+
+@given(connection_ids(), st.lists(st.tuples(near_names | names(), shards), max_size=60))
+def test_removal_takes_every_membership_before_what_leads_to_it(
+    connection_id: str, joined: list[tuple[str, int]]
+) -> None:
+    items = [table.joined_room_item(connection_id, room, shard, expires_at=1) for room, shard in joined]
+    batches = list(table.removal_batches(connection_id, items))
+    assert all(1 <= len(batch) <= table.MAX_BATCH_WRITE for batch in batches)
+    removed = [request["DeleteRequest"]["Key"] for batch in batches for request in batch]
+    expected = []
+    for room, shard in joined:
+        expected.append(table.key(table.room_pk(room, shard), connection_id))
+        expected.append(table.key(table.connection_pk(connection_id), table.joined_room_sk(room)))
+    assert removed == expected

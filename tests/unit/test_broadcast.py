@@ -1,0 +1,178 @@
+"""The format of a broadcast, rule by rule."""
+
+import json
+from typing import Any
+
+import pytest
+from msgspec import UNSET
+
+from gatecast import Broadcast, InvalidBroadcast, decode, encode
+from gatecast.broadcast import MAX_BODY_BYTES
+
+TO_ROOM: dict[str, Any] = {"v": 1, "id": "42", "room": "lobby", "data": "hello"}
+TO_CONNECTIONS: dict[str, Any] = {"v": 1, "id": "42", "connections": ["L0SM9cOFvHcCIhw="], "data": "hello"}
+ABSENT = object()
+
+
+def body(fields: dict[str, Any], **changes: Any) -> str:
+    return json.dumps({name: value for name, value in {**fields, **changes}.items() if value is not ABSENT})
+
+
+def test_a_broadcast_to_a_room() -> None:
+    assert decode(body(TO_ROOM)) == Broadcast(id="42", room="lobby", data="hello")
+
+
+def test_a_broadcast_to_connections_with_everything() -> None:
+    times: dict[str, Any] = {"published_at_ms": 1_700_000_000_000, "expires_at_ms": 1_700_000_060_000}
+    received = decode(body(TO_CONNECTIONS, **{"except": ["a"]}, part="3", **times))
+    assert received == Broadcast(
+        id="42", connections=("L0SM9cOFvHcCIhw=",), data="hello", except_=("a",), part="3", **times
+    )
+
+
+def test_what_is_absent_is_unset_and_is_not_written() -> None:
+    received = decode(body(TO_ROOM))
+    assert received.connections is received.except_ is received.shard is received.expires_at_ms is UNSET
+    assert received.part == ""
+    assert json.loads(encode(received)) == {**TO_ROOM, "part": ""}
+
+
+NAMES: list[Any] = ["", "n" * 101, "two words", "zoë", "line\n", "\x7f", "\x1f", "\ud800", None, 7, ["a"], {}]
+COUNTS: list[Any] = [-1, 1.5, "1", True, None, 2**53, 10**400, []]
+IDS: list[Any] = [[""], ["c" * 129], ["é" * 65], [None], [7], ["\ud800"], "c", None, {}]
+
+VERSIONS: list[Any] = [0, 2, "1", 1.0, True, None, ABSENT]
+VIOLATIONS: list[tuple[str, dict[str, Any], Any]] = [
+    *(("v", TO_ROOM, value) for value in VERSIONS),
+    *(("id", TO_ROOM, value) for value in [*NAMES, ABSENT]),
+    *(("room", TO_ROOM, value) for value in [*NAMES, ABSENT]),
+    ("room", TO_CONNECTIONS, "lobby"),
+    *(("connections", TO_CONNECTIONS, value) for value in [*IDS, [], ["c"] * 1_001]),
+    *(
+        ("data", TO_ROOM, value)
+        for value in ["", "x" * 131_073, "é" * 65_537, "\ud800", "a\udfff", None, 7, {}, ABSENT]
+    ),
+    *(("except", TO_ROOM, value) for value in [["c"] * 1_001, [None], [7], ["\ud800"], "c", None, {}]),
+    *(("published_at_ms", TO_ROOM, value) for value in COUNTS),
+    *(("expires_at_ms", TO_ROOM, value) for value in COUNTS),
+    *(("shard", TO_ROOM, value) for value in COUNTS),
+    ("shard", TO_CONNECTIONS, 0),
+    *(("part", TO_ROOM, value) for value in ["p" * 25, "\ud800", None, 7, ["3"]]),
+]
+
+
+@pytest.mark.parametrize(
+    ("field", "fields", "value"),
+    VIOLATIONS,
+    ids=[f"{number}-{field}" for number, (field, _, _) in enumerate(VIOLATIONS)],
+)
+def test_each_violation_names_its_field(field: str, fields: dict[str, Any], value: Any) -> None:
+    with pytest.raises(InvalidBroadcast) as error:
+        decode(body(fields, **{field: value}))
+    assert error.value.field == field
+    assert str(error.value) == f"{field}: {error.value.reason}"
+
+
+@pytest.mark.parametrize(
+    ("fields", "changes"),
+    [
+        (TO_ROOM, {"id": "!", "room": "~" * 100}),
+        (TO_ROOM, {"data": "x" * 131_072}),
+        (TO_ROOM, {"data": "é" * 65_536}),
+        (TO_ROOM, {"data": "\U0001f600"}),
+        (TO_ROOM, {"except": ["c"] * 1_000}),
+        (TO_ROOM, {"except": []}),
+        (TO_ROOM, {"part": "p" * 24}),
+        (TO_ROOM, {"part": "pärt"}),
+        (TO_ROOM, {"shard": 0, "published_at_ms": 0, "expires_at_ms": 2**53 - 1}),
+        (TO_ROOM, {"room": "@all"}),
+        (TO_CONNECTIONS, {"connections": ["é" * 64] * 1_000}),
+        (TO_ROOM, {"colour": "blue", "nested": {"a": [1, None, 1e300]}}),
+    ],
+    ids=range(12),
+)
+def test_each_limit_itself_is_allowed(fields: dict[str, Any], changes: dict[str, Any]) -> None:
+    received = decode(body(fields, **changes))
+    assert decode(encode(received)) == received
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "hello",
+        "[]",
+        "null",
+        '"v"',
+        body(TO_ROOM) + "}",
+        body(TO_ROOM)[:-1],
+        "\ufeff" + body(TO_ROOM),
+        body(TO_ROOM, extra=float("nan")),
+        "\ud800",
+        "[" * 100_000,
+        body(TO_ROOM)[:-1] + ',"x":' + '{"y":' * 100_000,
+        b'{"v":1,"id":"a","room":"r","data":"\xff"}',
+    ],
+    ids=range(13),
+)
+def test_what_is_no_json_object_is_refused_as_a_whole(text: str | bytes) -> None:
+    with pytest.raises(InvalidBroadcast) as error:
+        decode(text)
+    assert error.value.field == "body"
+
+
+def test_another_version_is_refused_as_such_whatever_else_it_holds() -> None:
+    with pytest.raises(InvalidBroadcast) as error:
+        decode('{"id": 7, "room": ["a", "b"], "audience": {}, "v": 2}')
+    assert error.value.field == "v"
+
+
+def test_the_body_has_a_limit_of_its_own() -> None:
+    padding = MAX_BODY_BYTES - len(body(TO_ROOM, x=""))
+    assert decode(body(TO_ROOM, x="y" * padding)).id == "42"
+    with pytest.raises(InvalidBroadcast) as error:
+        decode(body(TO_ROOM, x="y" * (padding + 1)))
+    assert error.value.field == "body"
+
+
+def test_the_largest_data_fits_however_it_is_escaped() -> None:
+    everyone = tuple(f"{number:0128}" for number in range(1_000))
+    broadcast = Broadcast(id="42", room="lobby", data="\0" * 131_072, except_=everyone)
+    assert decode(encode(broadcast)) == broadcast
+
+
+@pytest.mark.parametrize(
+    ("field", "attribute", "value"),
+    [
+        ("id", "id", "two words"),
+        ("room", "room", ""),
+        ("data", "data", ""),
+        ("data", "data", "\ud800"),
+        ("room", "room", "\ud800"),
+        ("except", "except_", ("\ud800",)),
+        ("part", "part", "p" * 25),
+        ("shard", "shard", -1),
+        ("v", "v", 2),
+    ],
+)
+def test_nothing_is_encoded_that_would_not_be_decoded(field: str, attribute: str, value: Any) -> None:
+    broadcast = Broadcast(**{"id": "42", "room": "lobby", "data": "hello", attribute: value})
+    with pytest.raises(InvalidBroadcast) as error:
+        encode(broadcast)
+    assert error.value.field == field
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"room": "lobby", "connections": ("a",)}, {"connections": ("a",), "shard": 0}, {"connections": ("",)}],
+)
+def test_a_contradiction_cannot_even_be_built(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"^(room|shard|connections): "):
+        Broadcast(id="42", data="hello", **fields)
+
+
+def test_characters_that_sqs_refuses_are_escaped() -> None:
+    broadcast = Broadcast(id="42", room="lobby", data="\ufffe\uffff\ufffd\0")
+    assert r'"\ufffe\uffff' in encode(broadcast)
+    assert "\ufffe" not in encode(broadcast)
+    assert decode(encode(broadcast)) == broadcast

@@ -1,0 +1,236 @@
+"""What the routes make of DynamoDB's less usual answers. A scripted client gives them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from gatecast import table
+from gatecast.table import Item
+from routes.answers import Code, Refused
+from routes.backoff import Backoff
+from routes.join_shards import CACHE_SECONDS, JoinShards
+from routes.memberships import Memberships
+from routes.requests import Caller
+from tests.routes_events import CONNECTION_ID, EXPIRES_AT, event
+
+CALLER = Caller.of(event())
+CONFLICT = "TransactionConflict"
+FAILED = "ConditionalCheckFailed"
+Call = tuple[str, dict[str, Any]]
+
+
+def error(code: str, operation: str = "AnyOperation", reasons: list[str] | None = None) -> ClientError:
+    response: dict[str, Any] = {"Error": {"Code": code, "Message": "secret"}}
+    if reasons is not None:
+        response["CancellationReasons"] = [{"Code": reason} for reason in reasons]
+    return ClientError(response, operation)
+
+
+def cancelled(*reasons: str) -> ClientError:
+    return error("TransactionCanceledException", "TransactWriteItems", list(reasons))
+
+
+class Scripted:
+    """Answers each call with the next answer of its operation's script, or with an empty one."""
+
+    def __init__(self, **scripts: list[Any]) -> None:
+        self.scripts = scripts
+        self.calls: list[Call] = []
+
+    def __getattr__(self, operation: str) -> Callable[..., Any]:
+        def call(**arguments: Any) -> Any:
+            self.calls.append((operation, arguments))
+            script = self.scripts.get(operation) or [{}]
+            answer = script.pop(0) if len(script) > 1 else script[0]
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        return call
+
+    def count(self, operation: str) -> int:
+        return sum(called == operation for called, _ in self.calls)
+
+
+def memberships(dynamodb: Scripted, tries: int = 4) -> Memberships:
+    return Memberships(dynamodb, "gatecast", backoff=Backoff(tries=tries, clock=lambda: 0.0, sleep=lambda _: None))
+
+
+def joined(room: str, shard: int = 0) -> Item:
+    return table.joined_room_item(CONNECTION_ID, room, shard, expires_at=EXPIRES_AT)
+
+
+@pytest.mark.parametrize("reason", [CONFLICT, "ThrottlingError", "ProvisionedThroughputExceeded"])
+def test_a_join_that_is_contended_is_tried_again(reason: str) -> None:
+    dynamodb = Scripted(transact_write_items=[cancelled("None", "None", reason), cancelled(reason, "None", "None"), {}])
+    memberships(dynamodb).join(CALLER, "lobby")
+    assert dynamodb.count("transact_write_items") == 3
+
+
+@pytest.mark.parametrize("reasons", [(FAILED, "None", "None"), (FAILED, "None", FAILED), (FAILED, CONFLICT, CONFLICT)])
+def test_a_join_without_a_connection_is_refused_at_once(reasons: tuple[str, ...]) -> None:
+    dynamodb = Scripted(transact_write_items=[cancelled(*reasons)])
+    with pytest.raises(Refused) as refused:
+        memberships(dynamodb).join(CALLER, "lobby")
+    assert refused.value.code is Code.NOT_CONNECTED
+    assert dynamodb.count("transact_write_items") == 1
+
+
+@pytest.mark.parametrize("reasons", [("None", "None", FAILED), (CONFLICT, "None", FAILED)])
+def test_a_second_join_changes_nothing(reasons: tuple[str, ...]) -> None:
+    dynamodb = Scripted(transact_write_items=[cancelled(*reasons)])
+    memberships(dynamodb).join(CALLER, "lobby")
+    assert dynamodb.count("transact_write_items") == 1
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda routes: routes.connect(CALLER, ["@all"]),
+        lambda routes: routes.join(CALLER, "lobby"),
+        lambda routes: routes.leave(CALLER, "lobby"),
+    ],
+    ids=["connect", "join", "leave"],
+)
+def test_what_stays_contended_is_refused_as_unavailable(write: Callable[[Memberships], None]) -> None:
+    dynamodb = Scripted(transact_write_items=[cancelled(CONFLICT)], get_item=[{"Item": joined("lobby")}])
+    with pytest.raises(Refused) as refused:
+        write(memberships(dynamodb))
+    assert refused.value.code is Code.UNAVAILABLE
+    assert dynamodb.count("transact_write_items") == 4
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [error("AccessDeniedException"), error("ThrottlingException"), cancelled("None", "ValidationError", "None")],
+)
+def test_other_failures_of_a_transaction_pass_through(failure: ClientError) -> None:
+    dynamodb = Scripted(transact_write_items=[failure])
+    with pytest.raises(ClientError) as raised:
+        memberships(dynamodb).join(CALLER, "lobby")
+    assert raised.value is failure
+    assert dynamodb.count("transact_write_items") == 1
+
+
+def test_connecting_is_one_transaction() -> None:
+    dynamodb = Scripted()
+    memberships(dynamodb).connect(Caller.of(event(authorizer={"user": "alice"})), ["@all", "@user/alice"])
+    (transaction,) = [arguments for operation, arguments in dynamodb.calls if operation == "transact_write_items"]
+    keys = [(put["Put"]["Item"]["pk"]["S"], put["Put"]["Item"]["sk"]["S"]) for put in transaction["TransactItems"]]
+    assert keys == [
+        (f"connection#{CONNECTION_ID}", "connection"),
+        ("room#@all#0", CONNECTION_ID),
+        (f"connection#{CONNECTION_ID}", "room#@all"),
+        ("room#@user/alice#0", CONNECTION_ID),
+        (f"connection#{CONNECTION_ID}", "room#@user/alice"),
+    ]
+    assert {put["Put"]["Item"]["expires_at"]["N"] for put in transaction["TransactItems"]} == {str(EXPIRES_AT)}
+
+
+def test_leaving_looks_again_when_the_membership_moved_to_another_shard() -> None:
+    dynamodb = Scripted(
+        get_item=[{"Item": joined("lobby", 0)}, {"Item": joined("lobby", 2)}],
+        transact_write_items=[cancelled("None", FAILED), {}],
+    )
+    memberships(dynamodb).leave(CALLER, "lobby")
+    deleted = [
+        arguments["TransactItems"][0]["Delete"]["Key"]["pk"]["S"]
+        for operation, arguments in dynamodb.calls
+        if operation == "transact_write_items"
+    ]
+    assert deleted == ["room#lobby#0", "room#lobby#2"]
+
+
+def test_leaving_a_room_that_was_not_joined_writes_nothing() -> None:
+    dynamodb = Scripted()
+    memberships(dynamodb).leave(CALLER, "lobby")
+    assert [operation for operation, _ in dynamodb.calls] == ["get_item"]
+
+
+def test_an_expired_membership_is_none() -> None:
+    expires_at = CALLER.requested_at_ms // 1000
+    expired, valid = joined("lobby"), joined("lobby")
+    expired["expires_at"], valid["expires_at"] = {"N": str(expires_at)}, {"N": str(expires_at + 1)}
+    assert not memberships(Scripted(get_item=[{"Item": expired}])).is_member(CALLER, "lobby")
+    assert memberships(Scripted(get_item=[{"Item": valid}])).is_member(CALLER, "lobby")
+    assert not memberships(Scripted()).is_member(CALLER, "lobby")
+
+
+def test_disconnecting_deletes_the_connection_before_it_reads_the_rooms_page_by_page() -> None:
+    cursor = {"pk": {"S": "p"}, "sk": {"S": "s"}}
+    dynamodb = Scripted(
+        query=[
+            {"Items": [joined(f"r{number}") for number in range(20)], "LastEvaluatedKey": cursor},
+            {"Items": [], "LastEvaluatedKey": cursor},
+            {"Items": [joined("last", 3)]},
+        ]
+    )
+    memberships(dynamodb).disconnect(CONNECTION_ID)
+    operations = [operation for operation, _ in dynamodb.calls]
+    assert operations == ["delete_item", "query", "batch_write_item", "query", "query", "batch_write_item"]
+    queries = [arguments for operation, arguments in dynamodb.calls if operation == "query"]
+    assert all(query["ConsistentRead"] for query in queries)
+    assert ["ExclusiveStartKey" in query for query in queries] == [False, True, True]
+    requests = [
+        request["DeleteRequest"]["Key"]["pk"]["S"]
+        for operation, arguments in dynamodb.calls
+        if operation == "batch_write_item"
+        for request in arguments["RequestItems"]["gatecast"]
+    ]
+    assert len(requests) == 2 * 21
+    assert "room#last#3" in requests
+
+
+def test_what_a_batch_leaves_unprocessed_is_written_again() -> None:
+    dynamodb = Scripted(
+        query=[{"Items": [joined("a"), joined("b")]}],
+        batch_write_item=[
+            {"UnprocessedItems": {"gatecast": ["third", "fourth"]}},
+            {"UnprocessedItems": {"gatecast": ["fourth"]}},
+            {"UnprocessedItems": {}},
+        ],
+    )
+    memberships(dynamodb).disconnect(CONNECTION_ID)
+    written = [
+        arguments["RequestItems"]["gatecast"] for name, arguments in dynamodb.calls if name == "batch_write_item"
+    ]
+    assert len(written[0]) == 4
+    assert written[1:] == [["third", "fourth"], ["fourth"]]
+
+
+def test_a_connection_item_in_somebodys_transaction_is_deleted_after_it() -> None:
+    conflict = error("TransactionConflictException", "DeleteItem")
+    dynamodb = Scripted(delete_item=[conflict, conflict, {}], query=[{"Items": []}])
+    memberships(dynamodb).disconnect(CONNECTION_ID)
+    assert [operation for operation, _ in dynamodb.calls] == ["delete_item"] * 3 + ["query"]
+
+
+def test_a_disconnect_that_stays_contended_says_so() -> None:
+    dynamodb = Scripted(
+        query=[{"Items": [joined("a")]}], batch_write_item=[{"UnprocessedItems": {"gatecast": ["membership"]}}]
+    )
+    with pytest.raises(Refused) as refused:
+        memberships(dynamodb).disconnect(CONNECTION_ID)
+    assert refused.value.code is Code.UNAVAILABLE
+    assert dynamodb.count("batch_write_item") == 4
+
+
+def test_join_shards_are_remembered_for_a_while() -> None:
+    now = 0.0
+    dynamodb = Scripted(get_item=[{}, {"Item": {"shards": {"N": "8"}, "join_shards": {"N": "4"}}}])
+    shards = JoinShards(dynamodb, "gatecast", lambda: now)
+    assert shards.of("lobby") == shards.of("lobby") == 1
+    now += CACHE_SECONDS
+    assert shards.of("lobby") == shards.of("lobby") == 4
+    assert dynamodb.count("get_item") == 2
+
+
+def test_memory_of_join_shards_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("routes.join_shards.MAX_CACHED_ROOMS", 3)
+    dynamodb = Scripted()
+    shards = JoinShards(dynamodb, "gatecast", lambda: 0.0)
+    for number in range(10):
+        shards.of(f"room-{number}")
+        assert len(shards._cached) <= 3

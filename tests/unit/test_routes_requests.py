@@ -1,0 +1,239 @@
+"""What clients and API Gateway send, and why it is refused."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec import UNSET
+
+from gatecast import decode, encode
+from routes.answers import Code, Refused
+from routes.requests import (
+    MAX_PUBLISHER_LENGTH,
+    Caller,
+    PublishRequest,
+    RoomRequest,
+    broadcast_of,
+    offered_subprotocol,
+    publisher_label,
+    read,
+    room_for_clients,
+    system_rooms,
+    why_unknown,
+)
+from tests.routes_events import CONNECTED_AT_MS, CONNECTION_ID, REQUESTED_AT_MS, event
+
+MADE_UP = "8c6f0f8a2d6e4a0f9b1c3d5e7f9a1b3c"
+
+
+def caller(user: str | None = None, connection_id: str = CONNECTION_ID) -> Caller:
+    return Caller(
+        connection_id=connection_id, connected_at_ms=CONNECTED_AT_MS, requested_at_ms=REQUESTED_AT_MS, user=user
+    )
+
+
+def publish(**fields: Any) -> PublishRequest:
+    return PublishRequest(**{"room": "lobby", "data": "hello", **fields})
+
+
+def test_caller_is_the_connection_and_its_times() -> None:
+    assert Caller.of(event("join")) == caller()
+
+
+@pytest.mark.parametrize(
+    ("authorizer", "user"),
+    [
+        ({"user": "alice", "principalId": "p-1", "integrationLatency": 12}, "alice"),
+        ({"principalId": "p-1"}, "p-1"),
+        ({"user": "", "principalId": "p-1"}, "p-1"),
+        ({"user": "", "principalId": ""}, None),
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_user_is_what_the_authorizer_calls_so_or_else_its_principal(
+    authorizer: dict[str, Any] | None, user: str | None
+) -> None:
+    assert Caller.of(event(authorizer=authorizer)).user == user
+
+
+def test_an_event_of_another_kind_is_no_callers() -> None:
+    with pytest.raises(msgspec.ValidationError):
+        Caller.of({"requestContext": {"http": {"method": "GET"}}})
+
+
+def test_a_user_gives_a_room_of_its_own() -> None:
+    assert system_rooms(caller()) == ["@all"]
+    assert system_rooms(caller("alice")) == ["@all", "@user/alice"]
+    assert system_rooms(caller("u" * 94)) == ["@all", "@user/" + "u" * 94]
+
+
+@pytest.mark.parametrize("user", ["u" * 95, "alice smith", "zoë", "a\n", "\ud800"])
+def test_a_user_that_fits_in_no_rooms_name_is_refused(user: str) -> None:
+    with pytest.raises(Refused, match=r"^user: "):
+        system_rooms(caller(user))
+
+
+@pytest.mark.parametrize("room", ["lobby", "!", "~" * 100, "a/b#c:0", "user@home"])
+def test_names_that_a_clients_room_may_have(room: str) -> None:
+    assert room_for_clients(room) == room
+
+
+@pytest.mark.parametrize("room", ["", "r" * 101, "two words", "zoë", "lobby\n", "\x7f"])
+def test_names_that_no_room_may_have(room: str) -> None:
+    with pytest.raises(Refused, match=r"^room: ") as refused:
+        room_for_clients(room)
+    assert refused.value.code is Code.BAD_REQUEST
+
+
+@pytest.mark.parametrize("room", ["@all", "@user/alice", "@"])
+def test_system_rooms_are_not_for_clients(room: str) -> None:
+    with pytest.raises(Refused) as refused:
+        room_for_clients(room)
+    assert refused.value.code is Code.FORBIDDEN_ROOM
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (None, "not valid JSON"),
+        ("", "not valid JSON"),
+        ("hello", "not valid JSON"),
+        ("{", "not valid JSON"),
+        ('{"room":"a","data":"x"} {}', "not valid JSON"),
+        ('{"room":"a","x":NaN}', "not valid JSON"),
+        ('{"x":' + "[" * 100_000, "not valid JSON"),
+        ('{"room":"a","x":' + '{"y":' * 50_000, "not valid JSON"),
+        ('"\ud800"', "not valid UTF-8"),
+        ("null", "Expected `object`"),
+        ("[]", "Expected `object`"),
+        ("7", "Expected `object`"),
+        ("7" * 5_000, "out of range"),
+        ("{}", "missing required field `room`"),
+        ('{"room":"lobby"}', "missing required field `data`"),
+        ('{"room":null,"data":"x"}', "room: Expected `str`"),
+        ('{"room":["a"],"data":"x"}', "room: Expected `str`"),
+        ('{"room":"a","data":{"text":"x"}}', "data: Expected `str`"),
+        ('{"room":"a","data":"x","echo":0}', "echo: Expected `bool`"),
+        ('{"room":"a","data":"x","echo":"false"}', "echo: Expected `bool`"),
+        ('{"room":"a","data":"x","echo":null}', "echo: Expected `bool`"),
+        ('{"room":"a","data":"x","id":' + "9" * 5_000 + "}", "id: Number out of range"),
+        ('{"room":"a","data":"x","id":null}', "id: Expected `str`"),
+        ('{"room":"a","data":"\\ud83d"}', "data: half of a surrogate pair"),
+        ('{"room":"\\udc00","data":"x"}', "room: half of a surrogate pair"),
+        ('{"room":"a","data":"x","y":"\\ud83d"}', "not valid JSON"),
+    ],
+)
+def test_text_that_is_no_request_is_refused_with_the_field_at_fault(body: str | None, message: str) -> None:
+    with pytest.raises(Refused) as refused:
+        read(body, PublishRequest)
+    assert refused.value.code is Code.BAD_REQUEST
+    assert message in refused.value.message
+
+
+def test_unknown_fields_are_ignored_and_the_last_of_equal_ones_counts() -> None:
+    body = '{"action":"join","room":"a","room":"b","x":' + "9" * 5_000 + ',"y":{"z":[]}}'
+    assert read(body, RoomRequest) == RoomRequest("b")
+
+
+def test_a_broadcast_says_who_published_what_and_when() -> None:
+    broadcast = broadcast_of(publish(id="42"), caller(), made_up_id=MADE_UP)
+    assert broadcast.id == f"{CONNECTION_ID}/42"
+    assert (broadcast.room, broadcast.data, broadcast.except_) == ("lobby", "hello", UNSET)
+    assert broadcast.published_at_ms == REQUESTED_AT_MS
+    assert encode(broadcast) == encode(decode(encode(broadcast)))
+
+
+def test_without_echo_the_publisher_is_left_out() -> None:
+    assert broadcast_of(publish(echo=False), caller(), made_up_id=MADE_UP).except_ == (CONNECTION_ID,)
+
+
+def test_an_id_is_made_up_where_the_client_gave_none() -> None:
+    assert broadcast_of(publish(), caller("alice"), made_up_id=MADE_UP).id == f"@alice/{MADE_UP}"
+
+
+@pytest.mark.parametrize("bad", ["", "a b", "é", "x" * 94, "\n"])
+def test_an_id_that_does_not_fit_is_refused_with_the_length_allowed(bad: str) -> None:
+    with pytest.raises(Refused, match=r"^id: must be 1 to 93 characters") as refused:
+        broadcast_of(publish(id=bad), caller("alice"), made_up_id=MADE_UP)
+    assert refused.value.code is Code.BAD_REQUEST
+
+
+def test_the_longest_id_that_fits() -> None:
+    assert len(broadcast_of(publish(id="x" * 93), caller("alice"), made_up_id=MADE_UP).id) == 100
+
+
+@pytest.mark.parametrize("data", ["x", "x" * 131_072, "é" * 65_536, "\x00" * 131_072])
+def test_data_that_can_be_posted_to_a_client(data: str) -> None:
+    broadcast = broadcast_of(publish(data=data), caller(), made_up_id=MADE_UP)
+    assert decode(encode(broadcast)).data == data
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [("", Code.BAD_REQUEST), ("x" * 131_073, Code.TOO_LARGE), ("é" * 65_537, Code.TOO_LARGE)],
+)
+def test_data_that_cannot_be_posted_to_a_client(data: str, code: Code) -> None:
+    with pytest.raises(Refused, match=r"^data: ") as refused:
+        broadcast_of(publish(data=data), caller(), made_up_id=MADE_UP)
+    assert refused.value.code is code
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (caller("a/b"), caller("a")),
+        (caller("a/b"), caller("a%2Fb")),
+        (caller(CONNECTION_ID), caller()),
+        (caller("u" * 90 + "1"), caller("u" * 90 + "2")),
+        (caller("u" * 90), caller(publisher_label(caller("u" * 90)))),
+    ],
+)
+def test_publishers_do_not_share_labels(one: Caller, other: Caller) -> None:
+    assert publisher_label(one) != publisher_label(other)
+
+
+@pytest.mark.parametrize("user", ["alice", "a/b%c", "zoë smith", "u" * 94, "/" * 94, "é" * 50])
+def test_labels_leave_room_for_an_id_of_the_client(user: str) -> None:
+    label = publisher_label(caller(user))
+    assert len(label) <= MAX_PUBLISHER_LENGTH
+    assert "/" not in label
+    assert broadcast_of(publish(id="x" * 39), caller(user), made_up_id=MADE_UP).id == f"{label}/{'x' * 39}"
+
+
+def test_a_label_is_readable_where_it_can_be() -> None:
+    assert publisher_label(caller("auth0|a+b@example.com")) == "@auth0|a+b@example.com"
+    assert publisher_label(caller("org/a%b")) == "@org%2Fa%25b"
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (None, Code.BAD_REQUEST),
+        ("hello", Code.BAD_REQUEST),
+        ("[]", Code.BAD_REQUEST),
+        ("{}", Code.BAD_REQUEST),
+        (json.dumps({"action": 1}), Code.BAD_REQUEST),
+        (json.dumps({"action": "dance"}), Code.UNKNOWN_ACTION),
+        (json.dumps({"action": "Join", "room": "lobby"}), Code.UNKNOWN_ACTION),
+    ],
+)
+def test_what_no_route_takes(body: str | None, code: Code) -> None:
+    assert why_unknown(body).code is code
+
+
+@pytest.mark.parametrize(
+    ("headers", "offered"),
+    [
+        (None, None),
+        ({}, None),
+        ({"Host": "x"}, None),
+        ({"Sec-WebSocket-Protocol": "chat"}, "chat"),
+        ({"sec-websocket-protocol": "chat.v2, chat.v1"}, "chat.v2"),
+        ({"Sec-WebSocket-Protocol": "chat.v2,chat.v1"}, "chat.v2"),
+        ({"Sec-WebSocket-Protocol": " "}, None),
+    ],
+)
+def test_the_first_subprotocol_offered(headers: dict[str, str] | None, offered: str | None) -> None:
+    assert offered_subprotocol(headers) == offered
