@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from local.integration import Route
+from local.gateway.integration import Route
 from routes import handlers
 
 ROUTES: Final[Mapping[str, Route]] = {

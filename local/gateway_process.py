@@ -19,13 +19,13 @@ from typing import Any, Final, Self
 import msgspec
 import uvloop
 
-from local.control import PREFIX
-from local.faults import Rule
-from local.gateway import Gateway
-from local.limits import Limits
+from local.gateway.control import PREFIX
+from local.gateway.faults import Rule
+from local.gateway.limits import Limits
+from local.gateway.server import Gateway
+from local.gateway.sigv4 import Credentials
 from local.processes import LOOPBACK, Process, allow_many_files, free_port
 from local.sdk import CREDENTIALS, REGION, without_aws
-from local.sigv4 import Credentials
 
 ROOT: Final = Path(__file__).parents[1]
 STAGE: Final = "local"

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Final
 
-from local.sigv4 import Credentials
+from local.gateway.sigv4 import Credentials
 
 REGION: Final = "us-east-1"
 CREDENTIALS: Final = Credentials("local", "local-secret")

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Self
 
 from local.backend import Backend, backend, environment
-from local.faults import Faults
 from local.gatecast_routes import ROUTES
-from local.gateway import Gateway
-from local.limits import Limits
+from local.gateway.faults import Faults
+from local.gateway.limits import Limits
+from local.gateway.server import Gateway
 from local.worker_process import WorkerProcess
 from routes import dependencies
 
@@ -52,6 +52,7 @@ class Stack:
         """
         with ExitStack() as cleanup:
             directory = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="gatecast-")))
+            cleanup.enter_context(environment({}))  # nothing of the user's own AWS configuration gets in
             base = on or cleanup.enter_context(backend(fifo=fifo, log=directory / "ministack.log"))
             cleanup.enter_context(environment(base.environment()))
             cleanup.callback(dependencies.reset)

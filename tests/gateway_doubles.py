@@ -11,8 +11,8 @@ import boto3
 import websockets
 from botocore.config import Config
 
-from local.gateway import Gateway
-from local.integration import Route
+from local.gateway.integration import Route
+from local.gateway.server import Gateway
 from local.sdk import CREDENTIALS, REGION
 
 Event = dict[str, Any]

@@ -6,9 +6,9 @@ from typing import Final
 
 from rich.table import Table
 
-from local.control import PREFIX
 from local.demo.scenario import Result
 from local.demo.system import System
+from local.gateway.control import PREFIX
 
 _INVITATION: Final = """
 [bold]Everything goes on running.[/bold] Ctrl-C stops it.

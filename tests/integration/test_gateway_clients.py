@@ -9,11 +9,11 @@ import pytest
 import websockets
 from aws_lambda_powertools import Logger
 
-from local.authorizer import Authorizer
-from local.faults import Faults, LostDisconnect, Rule
-from local.gateway import Gateway
-from local.integration import Route
-from local.limits import Limits
+from local.gateway.authorizer import Authorizer
+from local.gateway.faults import Faults, LostDisconnect, Rule
+from local.gateway.integration import Route
+from local.gateway.limits import Limits
+from local.gateway.server import Gateway
 from tests.gateway_doubles import Recorder, ask, close_code, connected, until
 
 

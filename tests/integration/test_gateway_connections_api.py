@@ -12,13 +12,13 @@ import pytest
 import websockets
 from botocore.exceptions import ClientError
 
-from local.events import new_id
-from local.gateway import Gateway
-from local.integration import Route
-from local.limits import Limits
-from local.management import Post
+from local.gateway.events import new_id
+from local.gateway.integration import Route
+from local.gateway.limits import Limits
+from local.gateway.management import Post
+from local.gateway.server import Gateway
+from local.gateway.sigv4 import Credentials
 from local.sdk import CREDENTIALS
-from local.sigv4 import Credentials
 from tests.gateway_doubles import Recorder, call, close_code, connected, management_client, until
 
 

@@ -10,7 +10,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError, ConnectionClosedError, HTTPClientError
 
-from local.faults import (
+from local.gateway.faults import (
     HALF_AN_ANSWER,
     INTERNAL_ERROR,
     NOT_JSON,
@@ -22,8 +22,8 @@ from local.faults import (
     Rule,
     Stall,
 )
-from local.gateway import Gateway
-from local.limits import Limits
+from local.gateway.limits import Limits
+from local.gateway.server import Gateway
 from local.sdk import CREDENTIALS, REGION
 from tests.gateway_doubles import Recorder, call, close_code, connected, management_client
 

@@ -10,8 +10,8 @@ import pytest
 import uvloop
 import websockets
 
-from local.gateway import Gateway
-from local.limits import Limits
+from local.gateway.limits import Limits
+from local.gateway.server import Gateway
 from tests.gateway_doubles import Recorder, ask, call, close_code, connected, management_client
 
 # The send buffer is the event loop's: its bound must hold in both.

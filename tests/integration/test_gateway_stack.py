@@ -15,9 +15,9 @@ import pytest
 import websockets
 
 from local.backend import Backend, environment, prepared
-from local.faults import THROTTLED, Rule
+from local.gateway.faults import THROTTLED, Rule
+from local.gateway.limits import Limits
 from local.gateway_process import GatewayProcess
-from local.limits import Limits
 from local.ministack import Ministack
 from local.processes import Process
 from local.stack import Stack

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local.authorizer import Authorizer, Denied, decide, denied, has_identity
-from local.events import Origin
-from local.integration import Failure, Route, Success, checked
-from local.limits import Limits, TokenBucket
-from local.routing import select_route
+from local.gateway.authorizer import Authorizer, Denied, decide, denied, has_identity
+from local.gateway.events import Origin
+from local.gateway.integration import Failure, Route, Success, checked
+from local.gateway.limits import Limits, TokenBucket
+from local.gateway.routing import select_route
 
 ARN = "arn:aws:execute-api:us-east-1:000000000000:local/local/$connect"
 

@@ -5,8 +5,8 @@ import re
 
 from aws_lambda_powertools.utilities.data_classes import APIGatewayWebSocketEvent
 
-from local import events
-from local.events import Api, Origin
+from local.gateway import events
+from local.gateway.events import Api, Origin
 
 API = Api(stage="prod", api_id="abc123", region="eu-central-1", account_id="111122223333")
 ORIGIN = Origin(

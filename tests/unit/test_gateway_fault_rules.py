@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from local.faults import HALF_AN_ANSWER, NOT_JSON, THROTTLED, Answer, Delay, Faults, LostDisconnect, Rule, Stall
+from local.gateway.faults import HALF_AN_ANSWER, NOT_JSON, THROTTLED, Answer, Delay, Faults, LostDisconnect, Rule, Stall
 
 IDS = [f"connection-{number}=" for number in range(2_000)]
 

@@ -8,8 +8,8 @@ import fnmatch
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
-from local.events import Origin
-from local.integration import Failure, Handler
+from local.gateway.events import Origin
+from local.gateway.integration import Failure, Handler
 
 _MESSAGE_OF_401: Final = "Unauthorized"
 _HEADER: Final = "route.request.header."

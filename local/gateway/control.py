@@ -16,9 +16,9 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from local.clients import Clients
-from local.counters import Counters
-from local.faults import Faults, Rule
+from local.gateway.clients import Clients
+from local.gateway.counters import Counters
+from local.gateway.faults import Faults, Rule
 
 PREFIX: Final = "/_emulator/"
 

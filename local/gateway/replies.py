@@ -13,7 +13,7 @@ from typing import Final
 
 from aiohttp import web
 
-from local.client import Client
+from local.gateway.client import Client
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from typing import Final
 
 from aiohttp import WSMsgType
 
-from local.events import Origin, close_reason
-from local.frames import Offence
-from local.limits import Limits
-from local.wire import ClientSocket
+from local.gateway.events import Origin, close_reason
+from local.gateway.frames import Offence
+from local.gateway.limits import Limits
+from local.gateway.wire import ClientSocket
 
 GOING_AWAY: Final = Offence(1001, close_reason(1001))
 CLOSED_BY_CALL: Final = Offence(1000, close_reason(1000))

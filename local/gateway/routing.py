@@ -11,11 +11,11 @@ from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
-from local import events
-from local.authorizer import Authorizer, Denied, decide, denied, has_identity
-from local.counters import Counters
-from local.events import Api, Origin
-from local.integration import Failure, Invoker, Route, Success
+from local.gateway import events
+from local.gateway.authorizer import Authorizer, Denied, decide, denied, has_identity
+from local.gateway.counters import Counters
+from local.gateway.events import Api, Origin
+from local.gateway.integration import Failure, Invoker, Route, Success
 
 CONNECT: Final = "$connect"
 DISCONNECT: Final = "$disconnect"

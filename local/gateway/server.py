@@ -18,22 +18,22 @@ from typing import Final, Self
 
 from aiohttp import web
 
-from local.authorizer import Authorizer
-from local.client import Client
-from local.clients import Clients
-from local.control import PREFIX, Control
-from local.counters import Counters
-from local.events import Api
-from local.faults import Faults
-from local.frames import FrameScanner
-from local.integration import Invoker, Route
-from local.limits import Limits
-from local.management import Management, Post
+from local.gateway.authorizer import Authorizer
+from local.gateway.client import Client
+from local.gateway.clients import Clients
+from local.gateway.control import PREFIX, Control
+from local.gateway.counters import Counters
+from local.gateway.events import Api
+from local.gateway.faults import Faults
+from local.gateway.frames import FrameScanner
+from local.gateway.integration import Invoker, Route
+from local.gateway.limits import Limits
+from local.gateway.management import Management, Post
+from local.gateway.routing import Router
+from local.gateway.sigv4 import Credentials, Verifier
+from local.gateway.wire import GuardedServer
 from local.processes import LOOPBACK
-from local.routing import Router
 from local.sdk import CREDENTIALS, REGION
-from local.sigv4 import Credentials, Verifier
-from local.wire import GuardedServer
 
 _ACCOUNT_ID: Final = "000000000000"
 _API_ID: Final = "local"

@@ -12,7 +12,7 @@ from typing import Any, cast
 from aiohttp import WSMessage, WSMsgType, web
 from aiohttp.http_websocket import WebSocketReader
 
-from local.frames import FrameScanner, Offence
+from local.gateway.frames import FrameScanner, Offence
 
 
 class Guard:

@@ -13,14 +13,14 @@ from typing import Final, NamedTuple, cast
 from aiohttp import WSMsgType, web
 from aiohttp.http_websocket import WebSocketError
 
-from local.client import Client
-from local.counters import Counters
-from local.events import Origin
-from local.faults import Faults
-from local.frames import Offence
-from local.limits import Limits
-from local.routing import Refused, Router
-from local.wire import ClientSocket
+from local.gateway.client import Client
+from local.gateway.counters import Counters
+from local.gateway.events import Origin
+from local.gateway.faults import Faults
+from local.gateway.frames import Offence
+from local.gateway.limits import Limits
+from local.gateway.routing import Refused, Router
+from local.gateway.wire import ClientSocket
 
 _NO_STATUS: Final = 1005
 _ABNORMAL: Final = 1006

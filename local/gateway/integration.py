@@ -17,7 +17,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
-from local.events import Event
+from local.gateway.events import Event
 
 Handler = Callable[[Event, Any], Any]
 

@@ -13,14 +13,14 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from local import replies
-from local.client import CLOSED_BY_CALL, Client
-from local.clients import Clients
-from local.counters import Counters
-from local.faults import Answer, Delay, Fault, Faults, LostDisconnect, Reset, Stall
-from local.limits import MAX_POST_BYTES, Limits, TokenBucket
-from local.replies import Reply
-from local.sigv4 import Verifier
+from local.gateway import replies
+from local.gateway.client import CLOSED_BY_CALL, Client
+from local.gateway.clients import Clients
+from local.gateway.counters import Counters
+from local.gateway.faults import Answer, Delay, Fault, Faults, LostDisconnect, Reset, Stall
+from local.gateway.limits import MAX_POST_BYTES, Limits, TokenBucket
+from local.gateway.replies import Reply
+from local.gateway.sigv4 import Verifier
 
 _CONNECTION_ID: Final = re.compile(r"[A-Za-z0-9_+/-]{1,128}={0,2}\Z")
 
