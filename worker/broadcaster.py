@@ -25,13 +25,14 @@ from worker.aws.table import Claim, NotClaimed, Table
 from worker.dead_letters import DeadLetters, part_name, to_connections
 from worker.delivery.engine import DeliveryEngine
 from worker.delivery.outcome import Outcome
-from worker.fanout import MOST_MISSED, MOST_WAITING, Fanout, Member
+from worker.fanout import MOST_MISSED, MOST_WAITING, Delivery, Fanout, Member
 from worker.health import Health
 from worker.lease import Lease, LeaseState
 from worker.metrics import Metrics
 from worker.perseverance import persevere
 from worker.reaper import Reaper
 from worker.room_settings import RoomSettingsCache
+from worker.slots import Slots
 
 log = structlog.get_logger()
 
@@ -39,6 +40,8 @@ RECEIVES_WITHOUT_PROGRESS: Final = 100
 _REMAINDER_DELAY_SECONDS: Final = 15
 _PULSE_SECONDS: Final = 0.25
 _LONGEST_PART: Final = 24
+_REMAINDER: Final = "remainder"
+_REMAINDER_PREFIX: Final = f"{_REMAINDER[:1]}-"
 
 
 class Ending(Enum):
@@ -63,6 +66,7 @@ class Broadcaster:
         self,
         *,
         queue: Queue,
+        slots: Slots,
         table: Table,
         dead_letters: DeadLetters,
         engine: DeliveryEngine,
@@ -74,6 +78,7 @@ class Broadcaster:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._queue = queue
+        self._slots = slots
         self._table = table
         self._dead_letters = dead_letters
         self._engine = engine
@@ -240,7 +245,9 @@ class Broadcaster:
         if self._expired(fanout.broadcast):
             fanout.expire()
         if fanout.waiting >= MOST_WAITING:
-            await self._leave_remainder(fanout)
+            await self._leave_remainder(fanout, fanout.slow(MOST_WAITING))
+        elif self._should_make_room(fanout):
+            await self._leave_remainder(fanout, list(fanout.unsettled.values()))
         if fanout.pace.due(self._clock()):
             await self._write_checkpoint(fanout, lease, claim)
         if fanout.available:
@@ -262,12 +269,21 @@ class Broadcaster:
                 await self._dead_letters.missed(fanout.broadcast, ids, outcome.value)
         fanout.missed_are_safe(missed)
 
-    async def _leave_remainder(self, fanout: Fanout) -> None:
-        """Slow members hold up nobody: the oldest that wait go on as a broadcast of their own, a little later.
+    def _should_make_room(self, fanout: Fanout) -> bool:
+        """It only waits for a few to be tried again, and keeps others from being received."""
+        return (
+            fanout.only_waits
+            and not self._slots.free
+            and not self._fifo
+            and not fanout.broadcast.part.startswith(_REMAINDER_PREFIX)
+            and self._engine.delivers
+        )
+
+    async def _leave_remainder(self, fanout: Fanout, slow: list[Delivery]) -> None:
+        """Slow members hold up nobody: they go on as a broadcast of their own, a little later.
 
         A FIFO queue can neither delay one message nor let it overtake: there they count as missed.
         """
-        slow = fanout.slow(MOST_WAITING)
         if not slow:
             return
         if self._fifo:
@@ -275,7 +291,7 @@ class Broadcaster:
                 fanout.drop(delivery)
                 fanout.settle(delivery, Outcome.UNDELIVERED)
             return
-        remainder = to_connections(fanout.broadcast, [delivery.connection_id for delivery in slow], "remainder")
+        remainder = to_connections(fanout.broadcast, [delivery.connection_id for delivery in slow], _REMAINDER)
         await self._send([queue_message(remainder, fifo=False)], delay_seconds=_REMAINDER_DELAY_SECONDS)
         for delivery in slow:
             fanout.drop(delivery)

@@ -27,6 +27,7 @@ from worker.lease import Lease, LeaseKeeper, LeaseState
 from worker.metrics import Metrics
 from worker.perseverance import DEPENDENCY_ERRORS, describe, persevere
 from worker.retry import backoff_seconds
+from worker.slots import Slots
 
 log = structlog.get_logger()
 
@@ -56,7 +57,7 @@ class Consumer:
         dead_letters: DeadLetters,
         health: Health,
         metrics: Metrics,
-        max_broadcasts: int,
+        slots: Slots,
         visibility_seconds: int,
         poll_grace_seconds: float,
         wall_clock: Callable[[], float] = time.time,
@@ -69,9 +70,8 @@ class Consumer:
         self._metrics = metrics
         self._visibility_seconds = visibility_seconds
         self._wall_clock = wall_clock
-        self._free = max_broadcasts
-        self._freed = asyncio.Event()
-        self._receivers = max(1, min(_MOST_RECEIVERS, max_broadcasts // MAX_BATCH))
+        self._slots = slots
+        self._receivers = max(1, min(_MOST_RECEIVERS, slots.free // MAX_BATCH))
         self._poll_grace_seconds = poll_grace_seconds
         self._backlog = asyncio.Event()
         """The last receive got all that it asked for: more than one receiver is worth while."""
@@ -84,7 +84,7 @@ class Consumer:
     def stop(self) -> None:
         """Receive nothing more, and ask every broadcast in hand to stop where it is."""
         self._stopping.set()
-        self._freed.set()
+        self._slots.freed.set()
         self._backlog.set()
         self._leases.end_all()
 
@@ -106,9 +106,9 @@ class Consumer:
         while not self._stopping.is_set():
             if not always:
                 await self._backlog.wait()
-            if not self._free:
-                self._freed.clear()
-                await self._freed.wait()
+            if not self._slots.free:
+                self._slots.freed.clear()
+                await self._slots.freed.wait()
                 continue
             if self._stopping.is_set():
                 return
@@ -126,14 +126,13 @@ class Consumer:
 
     async def _receive(self, *, wait: bool) -> list[Lease]:
         """One receive. Slots are taken before it, and those that stay empty given back."""
-        asked = min(MAX_BATCH, self._free)
-        self._free -= asked
+        asked = self._slots.take(MAX_BATCH)
         leases: list[Lease] = []
         try:
             messages = await self._queue.receive(asked, visibility_seconds=self._visibility_seconds, wait=wait)
             leases = self._leases.take(messages)
         finally:
-            self._release_slots(asked - len(leases))
+            self._slots.give_back(asked - len(leases))
         if len(leases) == asked:
             self._backlog.set()
         elif not self._stopping.is_set():
@@ -141,11 +140,6 @@ class Consumer:
         if self._stopping.is_set():
             self._leases.end_all()
         return leases
-
-    def _release_slots(self, slots: int) -> None:
-        self._free += slots
-        if self._free:
-            self._freed.set()
 
     def _in_order(self, leases: Sequence[Lease]) -> list[list[Lease]]:
         """What may run side by side, each list one after the other."""
@@ -174,7 +168,7 @@ class Consumer:
 
     def _let_go(self, lease: Lease) -> None:
         self._leases.forget(lease)
-        self._release_slots(1)
+        self._slots.give_back(1)
 
     async def _handle(self, lease: Lease) -> bool:
         """Work on one message; true if it is done with, false if it must stay on the queue."""

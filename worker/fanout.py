@@ -120,6 +120,11 @@ class Fanout:
         return self.exhausted and not self._members and len(self.unsettled) == len(self.missed)
 
     @property
+    def only_waits(self) -> bool:
+        """All that is left are deliveries that wait to be tried again."""
+        return self.exhausted and not self._members and 0 < self.waiting == len(self.unsettled)
+
+    @property
     def available(self) -> bool:
         """Has it something that may be delivered now?"""
         if self.stopped:

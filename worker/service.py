@@ -31,6 +31,7 @@ from worker.perseverance import persevere
 from worker.reaper import Reaper
 from worker.room_settings import RoomSettingsCache
 from worker.settings import Settings
+from worker.slots import Slots
 
 log = structlog.get_logger()
 
@@ -67,8 +68,10 @@ class Service:
                 Queue(clients.sqs, settings.dead_letter_queue_url) if settings.dead_letter_queue_url else None, health
             )
             reaper = Reaper(table, endpoint=engine.endpoint, health=health, metrics=metrics)
+            slots = Slots(settings.max_broadcasts)
             broadcaster = Broadcaster(
                 queue=queue,
+                slots=slots,
                 table=table,
                 dead_letters=dead_letters,
                 engine=engine,
@@ -90,7 +93,7 @@ class Service:
                 dead_letters=dead_letters,
                 health=health,
                 metrics=metrics,
-                max_broadcasts=settings.max_broadcasts,
+                slots=slots,
                 visibility_seconds=settings.visibility_seconds,
                 poll_grace_seconds=min(LONG_POLL_SECONDS + 1, settings.drain_seconds * _SHARE_FOR_POLLS),
             )

@@ -296,6 +296,27 @@ async def test_a_young_membership_is_asked_again_before_a_410_is_believed(
     assert len(items_of(dynamodb, table, set(young))) == 3
 
 
+async def test_a_broadcast_that_only_waits_makes_room_for_others(
+    sqs: Any, dynamodb: Any, table: str, queues: Queues, endpoint: ConnectionsEndpoint, launch: Launch
+) -> None:
+    worker = launch(GATECAST_MAX_BROADCASTS="1")
+    await worker.ready()
+    write_members(dynamodb, table, "hall", connection_ids(3, "hall"))
+    young = connection_ids(1, "young")
+    write_members(dynamodb, table, "lobby", [*connection_ids(3), *young], joined_at_ms=int(time.time() * 1000))
+    endpoint.answer = lambda connection_id, _nth: 410 if connection_id in young else 200
+
+    Publisher(sqs, queues.url).publish(Broadcast(id="one", room="lobby", data="x"))
+    Publisher(sqs, queues.url).publish(Broadcast(id="two", room="hall", data="x"))
+
+    await eventually(lambda: depth(sqs, queues.url) == 0, seconds=60)
+    assert len(endpoint.delivered) == 6
+    assert set(endpoint.delivered.values()) == {1}
+    assert await worker.metric('gatecast_broadcasts_total{outcome="completed"}') == 3, "the third is the remainder"
+    assert await worker.metric('gatecast_deliveries_total{outcome="gone"}') == 1
+    await eventually(lambda: not items_of(dynamodb, table, set(young)))
+
+
 async def test_expired_broadcasts_reach_nobody(
     sqs: Any, dynamodb: Any, table: str, queues: Queues, endpoint: ConnectionsEndpoint, launch: Launch
 ) -> None:

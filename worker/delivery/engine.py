@@ -94,6 +94,11 @@ class DeliveryEngine:
     def in_flight(self) -> int:
         return self._pool.in_flight
 
+    @property
+    def delivers(self) -> bool:
+        """Do posts get through, but for single connections that do not take them?"""
+        return self.trouble() is None and not self.rate.account_throttles
+
     def trouble(self) -> str | None:
         """What stops deliveries now, in words for an operator; None while nothing does."""
         if not self._signer.ready:
