@@ -11,6 +11,8 @@ Always:
   back-off when opening fails; after some minutes a connection is retired, so that the pool follows the name.
 """
 
+import errno
+import os
 import random
 import select
 import socket
@@ -299,7 +301,7 @@ class Pool(Generic[E]):
         self._owner.failed(exchange, reason, connection.started_at, now)
 
 
-_IN_PROGRESS: Final = (socket.errno.EINPROGRESS, socket.errno.EWOULDBLOCK)  # type: ignore[attr-defined]
+_IN_PROGRESS: Final = (errno.EINPROGRESS, errno.EWOULDBLOCK)
 
 
 def socket_error(error: OSError) -> str:
@@ -308,4 +310,4 @@ def socket_error(error: OSError) -> str:
         return f"certificate: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
         return f"tls: {error.reason or error.__class__.__name__}"
-    return error.strerror or (OSError(error.errno, "").strerror if error.errno else "") or error.__class__.__name__
+    return os.strerror(error.errno) if error.errno else error.__class__.__name__

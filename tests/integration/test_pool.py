@@ -1,0 +1,369 @@
+"""The connection pool against a server that closes, stalls, resets and answers garbage, at every byte position.
+
+Whatever the server does: every exchange ends exactly once, nothing but the right answer counts as one, and a connection
+that misbehaved is never used again.
+"""
+
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Self
+
+import pytest
+import trustme
+
+from worker.delivery import pool as pool_module
+from worker.delivery.answers import Answer
+from worker.delivery.pool import Pool
+from worker.delivery.signing import Address
+
+REQUEST = b"POST /x HTTP/1.1\r\ncontent-length: 5\r\n\r\nhello"
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+GONE = b"HTTP/1.1 410 Gone\r\nContent-Length: 4\r\n\r\ngone"
+
+Behaviour = Callable[[socket.socket], None]
+
+
+class Server:
+    """Accepts connections, each in a thread; reads whole requests and does with the nth of all what the test says."""
+
+    def __init__(self, behaviour: Callable[[int, socket.socket], None], tls: ssl.SSLContext | None = None) -> None:
+        self._behaviour = behaviour
+        self._tls = tls
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._sockets: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self.requests = 0
+        self.accepted = 0
+        self.port: int = self._listening.getsockname()[1]
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listening.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            thread = threading.Thread(target=self._serve, args=(sock,), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, sock: socket.socket) -> None:
+        try:
+            if self._tls is not None:
+                sock = self._tls.wrap_socket(sock, server_side=True)
+            self._sockets.append(sock)
+            received = b""
+            while True:
+                while received.count(b"hello") == 0:
+                    data = sock.recv(65536)
+                    if not data:
+                        return
+                    received += data
+                received = received.partition(b"hello")[2]
+                self.requests += 1
+                self._behaviour(self.requests, sock)
+        except OSError:
+            return
+        finally:
+            sock.close()
+
+    def __enter__(self) -> Self:
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        for sock in self._sockets:
+            sock.close()
+
+
+class Owner:
+    """Remembers how exchanges end."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Answer] = {}
+        self.failures: dict[str, str] = {}
+
+    def answered(self, exchange: str, answer: Answer, started_at: float, now: float) -> None:
+        assert started_at <= now
+        assert exchange not in self.answers
+        assert exchange not in self.failures
+        self.answers[exchange] = answer
+
+    def failed(self, exchange: str, reason: str, started_at: float, now: float) -> None:
+        assert started_at <= now
+        assert exchange not in self.answers
+        assert exchange not in self.failures
+        self.failures[exchange] = reason
+
+
+class Driver:
+    """A pool and what drives it: polls until exchanges have ended."""
+
+    def __init__(self, port: int, *, size: int = 1, tls: ssl.SSLContext | None = None) -> None:
+        self.owner = Owner()
+        scheme = "https" if tls else "http"
+        self.pool: Pool[str] = Pool(Address.of(f"{scheme}://127.0.0.1:{port}"), size=size, owner=self.owner, tls=tls)
+        self.pool.resolved([(socket.AF_INET, ("127.0.0.1", port))])
+        self.wanted = 1
+        self.time = 0.0
+
+    def poll_until(self, done: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 20
+        while not done():
+            assert time.monotonic() < deadline
+            self.pool.want(self.wanted, self.time)
+            self.pool.poll(self.time)
+            self.time += 0.01
+            time.sleep(0.0005)
+
+    def exchange(self, name: str, request: bytes = REQUEST) -> None:
+        """One exchange, begun on an idle connection and waited for."""
+        self.poll_until(lambda: self.pool.idle)
+        self.pool.send(name, request, self.time)
+        self.poll_until(lambda: name in self.owner.answers or name in self.owner.failures)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.close()
+        assert self.pool.in_flight == 0
+
+
+@pytest.fixture(params=["plain", "tls"])
+def tls(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[ssl.SSLContext, ssl.SSLContext] | None]:
+    """(the server's context, the client's), or None."""
+    if request.param == "plain":
+        yield None
+        return
+    authority = trustme.CA()
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(server)
+    bundle = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(bundle))
+    yield server, ssl.create_default_context(cafile=str(bundle))
+
+
+Tls = tuple[ssl.SSLContext, ssl.SSLContext] | None
+
+
+def serving(behaviour: Callable[[int, socket.socket], None], tls: Tls) -> Server:
+    return Server(behaviour, tls[0] if tls else None)
+
+
+def driving(server: Server, tls: Tls, *, size: int = 1) -> Driver:
+    return Driver(server.port, size=size, tls=tls[1] if tls else None)
+
+
+def reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def test_one_connection_carries_many_exchanges(tls: Tls) -> None:
+    with serving(lambda _, sock: sock.sendall(ANSWER), tls) as server, driving(server, tls) as driver:
+        for number in range(20):
+            driver.exchange(str(number))
+        assert len(driver.owner.answers) == 20
+        assert server.accepted == 1
+
+
+@pytest.mark.parametrize("ending", ["close", "reset"])
+@pytest.mark.parametrize("position", range(len(ANSWER)))
+def test_the_peer_ends_at_every_byte_of_its_answer(position: int, ending: str) -> None:
+    def behave(number: int, sock: socket.socket) -> None:
+        if number > 1:
+            sock.sendall(ANSWER)
+            return
+        sock.sendall(ANSWER[:position])
+        (reset if ending == "reset" else socket.socket.close)(sock)
+
+    with serving(behave, None) as server, driving(server, None) as driver:
+        driver.exchange("cut")
+        driver.exchange("next")
+        assert set(driver.owner.failures) == {"cut"}
+        assert driver.owner.answers["next"].status == 200
+
+
+@pytest.mark.parametrize("garbage", [b"\0", b"\r\n\r\n", b"HTTP/1.1 "])
+@pytest.mark.parametrize("position", range(len(GONE)))
+def test_the_peer_answers_garbage_from_every_byte_on(position: int, garbage: bytes) -> None:
+    sent = GONE[:position] + garbage
+
+    def behave(number: int, sock: socket.socket) -> None:
+        if number > 1:
+            sock.sendall(ANSWER)
+            return
+        sock.sendall(sent)
+        sock.close()
+
+    with serving(behave, None) as server, driving(server, None) as driver:
+        driver.exchange("garbage")
+        driver.poll_until(lambda: driver.pool.open_connections == 0)
+        driver.exchange("next")
+        assert driver.owner.answers["next"].status == 200
+        if "garbage" in driver.owner.answers:  # inside the body, or of a reason phrase, these bytes are none
+            assert driver.owner.answers["garbage"].status == 410
+        assert server.accepted == 2
+
+
+@pytest.mark.parametrize("position", range(0, len(ANSWER), 5))
+def test_the_peer_stalls_anywhere_and_the_sweep_ends_it(tls: Tls, position: int) -> None:
+    def behave(number: int, sock: socket.socket) -> None:
+        sock.sendall(ANSWER if number > 1 else ANSWER[:position])
+
+    with serving(behave, tls) as server, driving(server, tls) as driver:
+        driver.poll_until(lambda: driver.pool.idle)
+        driver.pool.send("stalled", REQUEST, driver.time)
+        driver.poll_until(lambda: server.requests == 1)
+        driver.pool.sweep(driver.time)
+        assert not driver.owner.failures, "it still has time"
+        driver.time += pool_module.ANSWER_TIMEOUT_SECONDS + 1
+        driver.pool.sweep(driver.time)
+        assert driver.owner.failures == {"stalled": "timeout"}
+        driver.exchange("next")
+        assert driver.owner.answers["next"].status == 200
+        assert server.accepted == 2
+
+
+@pytest.mark.parametrize("cut", range(1, len(GONE)))
+def test_an_answer_in_two_pieces(cut: int) -> None:
+    def behave(_: int, sock: socket.socket) -> None:
+        sock.sendall(GONE[:cut])
+        time.sleep(0.002)
+        sock.sendall(GONE[cut:])
+
+    with serving(behave, None) as server, driving(server, None) as driver:
+        for number in range(3):
+            driver.exchange(str(number))
+        assert [answer.body for answer in driver.owner.answers.values()] == [b"gone"] * 3
+        assert server.accepted == 1
+
+
+def test_a_connection_that_the_peer_closes_between_exchanges_is_replaced(tls: Tls) -> None:
+    def behave(_: int, sock: socket.socket) -> None:
+        sock.sendall(ANSWER)
+        sock.close()
+
+    with serving(behave, tls) as server, driving(server, tls) as driver:
+        for number in range(5):
+            driver.exchange(str(number))
+            driver.poll_until(lambda: driver.pool.open_connections == 0)
+        assert len(driver.owner.answers) == 5
+        assert server.accepted == 5
+
+
+def test_connection_close_is_obeyed(tls: Tls) -> None:
+    closing = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+    with serving(lambda _, sock: sock.sendall(closing), tls) as server, driving(server, tls) as driver:
+        for number in range(3):
+            driver.exchange(str(number))
+        assert len(driver.owner.answers) == 3
+        assert server.accepted == 3
+
+
+def test_what_nobody_asked_for_costs_the_connection(tls: Tls) -> None:
+    with serving(lambda _, sock: sock.sendall(ANSWER + ANSWER), tls) as server, driving(server, tls) as driver:
+        driver.exchange("twice")
+        driver.poll_until(lambda: driver.pool.open_connections == 0)
+        assert driver.owner.failures or driver.owner.answers
+        assert server.accepted == 1
+
+
+def test_large_requests_and_answers_go_in_pieces(tls: Tls) -> None:
+    body = b"x" * 3_000_000
+    large = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    with serving(lambda _, sock: sock.sendall(large), tls) as server, driving(server, tls) as driver:
+        driver.exchange("large", b"POST / HTTP/1.1\r\n\r\n" + b"y" * 2_000_000 + b"hello")
+        assert driver.owner.answers["large"].body == body
+        driver.exchange("again")
+        assert server.accepted == 1
+
+
+def test_an_early_answer_ends_the_exchange_and_the_connection() -> None:
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def refuse() -> None:
+        sock, _ = listening.accept()
+        sock.recv(1000)
+        sock.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+        time.sleep(0.5)
+        sock.close()
+
+    threading.Thread(target=refuse, daemon=True).start()
+    with Driver(listening.getsockname()[1]) as driver:
+        driver.exchange("large", b"z" * 20_000_000)
+        assert driver.owner.answers["large"].status == 413
+        assert driver.pool.open_connections == 0
+    listening.close()
+
+
+def test_connections_are_opened_a_few_at_a_time_and_no_more_than_allowed(tls: Tls) -> None:
+    with serving(lambda _, sock: sock.sendall(ANSWER), tls) as server, driving(server, tls, size=20) as driver:
+        driver.wanted = 1_000
+        driver.pool.want(1_000, 0.0)
+        assert len(driver.pool._opening) == pool_module.OPENING_AT_ONCE
+        driver.poll_until(lambda: driver.pool.open_connections == 20)
+        driver.pool.want(1_000, driver.time)
+        assert not driver.pool._opening
+
+
+def test_a_refused_connection_is_tried_again_with_back_off() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    with Driver(port) as driver:
+        driver.poll_until(lambda: driver.pool.trouble is not None)
+        assert driver.pool.trouble == "cannot connect: Connection refused"
+        failed = driver.pool._failed_opens
+        driver.pool.want(1, driver.time)
+        assert driver.pool._failed_opens == failed, "not at once"
+        with Server(lambda _, sock: sock.sendall(ANSWER)) as server:
+            driver.pool.resolved([(socket.AF_INET, ("127.0.0.1", server.port))])
+            driver.exchange("later")
+            assert driver.pool.trouble is None
+
+
+def test_a_wrong_certificate_is_refused_and_named(tmp_path: Path) -> None:
+    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trusted = trustme.CA()
+    trusted.issue_cert("other.example.com").configure_cert(server_context)
+    bundle = tmp_path / "ca.pem"
+    trusted.cert_pem.write_to_path(str(bundle))
+    client = ssl.create_default_context(cafile=str(bundle))
+    with (
+        Server(lambda _, sock: sock.sendall(ANSWER), server_context) as server,
+        Driver(server.port, tls=client) as driver,
+    ):
+        driver.poll_until(lambda: driver.pool.trouble is not None)
+        assert "certificate" in str(driver.pool.trouble)
+        assert server.requests == 0
+
+
+def test_addresses_are_taken_in_turn() -> None:
+    with (
+        Server(lambda _, sock: sock.sendall(ANSWER)) as one,
+        Server(lambda _, sock: sock.sendall(ANSWER)) as other,
+        Driver(one.port, size=6) as driver,
+    ):
+        driver.pool.resolved([(socket.AF_INET, ("127.0.0.1", server.port)) for server in (one, other)])
+        driver.wanted = 6
+        driver.poll_until(lambda: driver.pool.open_connections == 6)
+        driver.poll_until(lambda: one.accepted + other.accepted == 6)
+        assert one.accepted == other.accepted == 3
+
+
+def test_old_connections_retire() -> None:
+    with Server(lambda _, sock: sock.sendall(ANSWER)) as server, Driver(server.port) as driver:
+        driver.exchange("first")
+        driver.time += 3_600
+        driver.pool.sweep(driver.time)
+        assert driver.pool.open_connections == 0
+        driver.exchange("second")
+        assert server.accepted == 2
