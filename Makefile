@@ -10,7 +10,7 @@ PIP := -m pip --disable-pip-version-check --quiet install --require-hashes
 # The demo's size; `make demo CLIENTS=5000 ROOMS=50 MESSAGES=200`, `make demo KEEP=1` leaves it running.
 CLIENTS ?= 1000
 ROOMS ?= 20
-MESSAGES ?= 60
+MESSAGES ?= 200
 KEEP ?=
 export CLIENTS ROOMS MESSAGES KEEP
 

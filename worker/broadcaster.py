@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final
-from uuid import uuid4
 
 import msgspec
 import structlog
@@ -20,8 +19,9 @@ from msgspec import UNSET
 
 from gatecast.broadcast import Broadcast
 from gatecast.publisher import is_fifo, queue_message
+from worker.aws.progress import Claim, Claimant, NotClaimed, Progress
 from worker.aws.queue import MAX_BATCH, MAX_BATCH_BYTES, Queue
-from worker.aws.table import Claim, NotClaimed, Table
+from worker.aws.table import Table
 from worker.dead_letters import DeadLetters, part_name, to_connections
 from worker.delivery.engine import DeliveryEngine
 from worker.delivery.outcome import Outcome
@@ -68,6 +68,7 @@ class Broadcaster:
         queue: Queue,
         slots: Slots,
         table: Table,
+        progress: Progress,
         dead_letters: DeadLetters,
         engine: DeliveryEngine,
         reaper: Reaper,
@@ -80,6 +81,7 @@ class Broadcaster:
         self._queue = queue
         self._slots = slots
         self._table = table
+        self._progress = progress
         self._dead_letters = dead_letters
         self._engine = engine
         self._reaper = reaper
@@ -111,10 +113,8 @@ class Broadcaster:
             return _unfinished(lease)
         if self._expired(broadcast):
             return Ending.EXPIRED
-        claimed_by = uuid4().hex
-        claim = await persevere(
-            "table", self._health, lambda: self._table.claim(broadcast, message.id, message.receives, claimed_by)
-        )
+        claimant = Claimant.of(message.id, message.receives)
+        claim = await persevere("table", self._health, lambda: self._progress.claim(broadcast, claimant))
         if isinstance(claim, NotClaimed):
             return Ending.DUPLICATE if claim.duplicate else Ending.LEFT
         if claim.fresh_receives >= RECEIVES_WITHOUT_PROGRESS and self._dead_letters.exist:
@@ -130,7 +130,7 @@ class Broadcaster:
 
     async def _give_up(self, broadcast: Broadcast, claim: Claim) -> Ending:
         """Again and again it was received and came no further. Sent again, it goes on from its checkpoint."""
-        if not await persevere("table", self._health, lambda: self._table.release_claim(claim)):
+        if not await persevere("table", self._health, lambda: self._progress.release(claim)):
             return Ending.LEFT
         await self._dead_letters.broadcast(broadcast, "receives")
         log.error("broadcast.given_up", id=broadcast.id, receives=claim.receives)
@@ -256,7 +256,7 @@ class Broadcaster:
     async def _write_checkpoint(self, fanout: Fanout, lease: Lease, claim: Claim) -> None:
         fanout.pace.snapshot(self._clock())
         checkpoint = fanout.checkpoint()
-        if await persevere("table", self._health, lambda: self._table.write_checkpoint(claim, checkpoint)):
+        if await persevere("table", self._health, lambda: self._progress.write_checkpoint(claim, checkpoint)):
             fanout.pace.written()
         else:
             lease.become(LeaseState.LOST)

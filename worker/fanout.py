@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from gatecast.broadcast import Broadcast
 from worker.checkpoint import SNAPSHOT_AFTER, WINDOW, Checkpoint, Pace
 from worker.delivery.outcome import Outcome
-from worker.delivery.signing import Prepared
+from worker.http.signing import Prepared
 
 PAGES_LOW: Final = 1_000
 """Members in hand below which the next page is wanted."""

@@ -8,12 +8,13 @@ from typing import Final, TypeVar
 from aiohttp import ClientError as HttpError
 from botocore.exceptions import BotoCoreError, ClientError
 
+from worker.aws.json_service import ServiceError
 from worker.health import Health
 from worker.retry import backoff_seconds
 
 R = TypeVar("R")
 
-DEPENDENCY_ERRORS: Final = (ClientError, BotoCoreError, HttpError, OSError, asyncio.TimeoutError)
+DEPENDENCY_ERRORS: Final = (ServiceError, ClientError, BotoCoreError, HttpError, OSError, asyncio.TimeoutError)
 """What a call may end with when SQS, DynamoDB, the network or the credentials are at fault."""
 
 
@@ -21,6 +22,8 @@ def describe(error: BaseException) -> str:
     """The error's code or class: no message, which may hold what nobody should log."""
     if isinstance(error, ClientError):
         return str(error.response.get("Error", {}).get("Code", "ClientError"))
+    if isinstance(error, ServiceError):
+        return error.code
     return type(error).__name__
 
 

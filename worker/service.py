@@ -15,6 +15,7 @@ from typing import Final
 import aioboto3
 import structlog
 
+from worker.aws.progress import Progress
 from worker.aws.queue import Queue
 from worker.aws.session import LONG_POLL_SECONDS, CredentialsKeeper, open_clients, tls_context
 from worker.aws.table import Table
@@ -22,9 +23,9 @@ from worker.broadcaster import Broadcaster
 from worker.consumer import Consumer
 from worker.dead_letters import DeadLetters
 from worker.delivery.engine import DeliveryEngine
-from worker.delivery.pool import Pool
-from worker.delivery.signing import Address, Signer
 from worker.health import Health, HealthServer
+from worker.http.pool import Pool
+from worker.http.signing import Address, Signer
 from worker.lease import LeaseKeeper
 from worker.metrics import Metrics
 from worker.perseverance import persevere
@@ -35,6 +36,7 @@ from worker.slots import Slots
 
 log = structlog.get_logger()
 
+_HOT_CONNECTIONS: Final = 64
 _LAG_SECONDS: Final = 0.05
 _SHARE_FOR_POLLS: Final = 0.5
 _SHARE_FOR_ANSWERS: Final = 0.6
@@ -58,14 +60,15 @@ class Service:
             stack.push_async_callback(server.close)
             await server.open()
             clients = await stack.enter_async_context(
-                open_clients(self._session, connections=settings.max_broadcasts + 32)
+                open_clients(self._session, connections=_HOT_CONNECTIONS, tls=tls_context(self._session))
             )
-            queue = Queue(clients.sqs, settings.queue_url)
-            table = Table(clients.dynamodb, settings.table)
+            queue = Queue(clients.sqs, clients.hot_sqs, settings.queue_url)
+            table = Table(clients.dynamodb, clients.hot_dynamodb, settings.table)
             signer, engine = self._engine(metrics)
             health.watch("connections", engine.trouble)
+            dead_letter_url = settings.dead_letter_queue_url
             dead_letters = DeadLetters(
-                Queue(clients.sqs, settings.dead_letter_queue_url) if settings.dead_letter_queue_url else None, health
+                Queue(clients.sqs, clients.hot_sqs, dead_letter_url) if dead_letter_url else None, health
             )
             reaper = Reaper(table, endpoint=engine.endpoint, health=health, metrics=metrics)
             slots = Slots(settings.max_broadcasts)
@@ -73,6 +76,7 @@ class Service:
                 queue=queue,
                 slots=slots,
                 table=table,
+                progress=Progress(clients.hot_dynamodb, settings.table),
                 dead_letters=dead_letters,
                 engine=engine,
                 reaper=reaper,
@@ -103,13 +107,15 @@ class Service:
                 side_tasks = [
                     group.create_task(task)
                     for task in (
-                        CredentialsKeeper(self._session, health).run(signer),
+                        CredentialsKeeper(self._session, health).run(signer, clients.hot_sqs, clients.hot_dynamodb),
+                        clients.hot_sqs.run(),
+                        clients.hot_dynamodb.run(),
                         engine.run(),
                         leases.run(),
                         reaper.run(),
                         broadcaster.pulse(),
                         _watch(health, metrics),
-                        persevere("table", health, lambda: table.settings("@all")),
+                        persevere("table", health, lambda: table.settings(["@all"])),
                     )
                 ]
                 consuming = group.create_task(consumer.run())

@@ -43,7 +43,7 @@ class Settings:
                 if "GATECAST_DEAD_LETTER_QUEUE_URL" in environ
                 else None
             ),
-            table=read.matching("GATECAST_TABLE", _TABLE, "a DynamoDB table's name or ARN"),
+            table=read.matching("GATECAST_TABLE", _TABLE, "a DynamoDB table's name"),
             connections_endpoint=read.connections_endpoint("GATECAST_CONNECTIONS_ENDPOINT"),
             http_host=read.matching("GATECAST_HTTP_HOST", _HOST, "an address or a host name", default="127.0.0.1"),
             http_port=read.integer("GATECAST_HTTP_PORT", 1, 65_535, default=9090),
@@ -59,7 +59,7 @@ class Settings:
         )
 
 
-_TABLE: Final = re.compile(r"[A-Za-z0-9_.\-]{3,255}|arn:[\w\-]+:dynamodb:[\w\-]+:\d+:table/[A-Za-z0-9_.\-]{3,255}")
+_TABLE: Final = re.compile(r"[A-Za-z0-9_.\-]{3,255}")
 _HOST: Final = re.compile(r"[A-Za-z0-9.\-]{1,253}|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
 
 

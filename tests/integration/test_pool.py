@@ -16,10 +16,10 @@ from typing import Self
 import pytest
 import trustme
 
-from worker.delivery import pool as pool_module
-from worker.delivery.answers import Answer
-from worker.delivery.pool import Pool
-from worker.delivery.signing import Address
+from worker.http import pool as pool_module
+from worker.http.answers import Answer
+from worker.http.pool import Pool
+from worker.http.signing import Address
 
 REQUEST = b"POST /x HTTP/1.1\r\ncontent-length: 5\r\n\r\nhello"
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"

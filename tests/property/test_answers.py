@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.delivery.answers import Answer, AnswerReader, MalformedAnswer
+from worker.http.answers import Answer, AnswerReader, MalformedAnswer
 
 ORDINARY = (
     b"HTTP/1.1 200 OK\r\nDate: Tue, 24 Nov 2026 06:00:00 GMT\r\nContent-Type: application/json\r\n"

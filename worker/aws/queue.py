@@ -1,9 +1,15 @@
-"""SQS: receive, delete, change visibility, send. Batches answer entry by entry, because they can fail in part."""
+"""SQS: receive, delete, change visibility, send. Batches answer entry by entry, because they can fail in part.
+
+Receiving and deleting are hot and go through `JsonService`; the rest is the SDK's.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
+
+from worker.aws.json_service import JsonService
 from worker.aws.session import LONG_POLL_SECONDS
 
 MAX_BATCH: Final = 10
@@ -23,28 +29,59 @@ class Message:
     group: str
 
 
-class Queue:
-    """One queue. Every call raises what the SDK raises; what batches answer is an error code an entry, or None."""
+class _Received(msgspec.Struct):
+    id: str = msgspec.field(name="MessageId")
+    receipt: str = msgspec.field(name="ReceiptHandle")
+    body: str = msgspec.field(name="Body", default="")
+    attributes: dict[str, str] = msgspec.field(name="Attributes", default_factory=dict)
 
-    def __init__(self, client: Any, url: str) -> None:
+
+class _ReceiveAnswer(msgspec.Struct):
+    messages: list[_Received] | None = msgspec.field(name="Messages", default=None)
+
+
+class _Entry(msgspec.Struct):
+    id: str = msgspec.field(name="Id")
+    code: str = msgspec.field(name="Code", default="Unknown")
+
+
+class _BatchAnswer(msgspec.Struct):
+    successful: list[_Entry] | None = msgspec.field(name="Successful", default=None)
+    failed: list[_Entry] | None = msgspec.field(name="Failed", default=None)
+
+
+_receive_decoder: Final = msgspec.json.Decoder(_ReceiveAnswer)
+_batch_decoder: Final = msgspec.json.Decoder(_BatchAnswer)
+
+
+class Queue:
+    """One queue. Every call raises what the SDK or `JsonService` raises; batches answer an error code an entry."""
+
+    def __init__(self, client: Any, service: JsonService, url: str) -> None:
         self._client = client
+        self._service = service
         self.url = url
 
     async def receive(self, most: int, *, visibility_seconds: int, wait: bool = True) -> list[Message]:
         """At most `most` (1 to 10) messages; waits LONG_POLL_SECONDS for the first if `wait`."""
-        answer = await self._client.receive_message(
-            QueueUrl=self.url,
-            MaxNumberOfMessages=most,
-            WaitTimeSeconds=LONG_POLL_SECONDS if wait else 0,
-            VisibilityTimeout=visibility_seconds,
-            MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp", "MessageGroupId"],
-        )
-        return [_message(received) for received in answer.get("Messages", ())]
+        request = {
+            "QueueUrl": self.url,
+            "MaxNumberOfMessages": most,
+            "WaitTimeSeconds": LONG_POLL_SECONDS if wait else 0,
+            "VisibilityTimeout": visibility_seconds,
+            "MessageSystemAttributeNames": ["ApproximateReceiveCount", "SentTimestamp", "MessageGroupId"],
+        }
+        answer = _receive_decoder.decode(await self._service.call("ReceiveMessage", msgspec.json.encode(request)))
+        return [_message(received) for received in answer.messages or ()]
 
     async def delete(self, receipts: Sequence[str]) -> list[str | None]:
-        return await self._batch(
-            self._client.delete_message_batch, [{"ReceiptHandle": receipt} for receipt in receipts]
-        )
+        """None for each that is deleted, else the code of its error."""
+        request = {
+            "QueueUrl": self.url,
+            "Entries": [{"Id": str(index), "ReceiptHandle": receipt} for index, receipt in enumerate(receipts)],
+        }
+        answer = await self._service.call("DeleteMessageBatch", msgspec.json.encode(request))
+        return _outcomes(_batch_decoder.decode(answer), len(receipts))
 
     async def change_visibility(self, receipts: Sequence[str], seconds: int) -> list[str | None]:
         return await self._batch(
@@ -60,21 +97,24 @@ class Queue:
         answer = await call(
             QueueUrl=self.url, Entries=[{"Id": str(index), **entry} for index, entry in enumerate(entries)]
         )
-        outcomes: list[str | None] = ["Unanswered"] * len(entries)
-        for succeeded in answer.get("Successful", ()):
-            outcomes[int(succeeded["Id"])] = None
-        for failed in answer.get("Failed", ()):
-            outcomes[int(failed["Id"])] = str(failed.get("Code", "Unknown"))
-        return outcomes
+        return _outcomes(msgspec.convert(answer, _BatchAnswer), len(entries))
 
 
-def _message(received: dict[str, Any]) -> Message:
-    attributes = received.get("Attributes", {})
+def _outcomes(answer: _BatchAnswer, entries: int) -> list[str | None]:
+    outcomes: list[str | None] = ["Unanswered"] * entries
+    for succeeded in answer.successful or ():
+        outcomes[int(succeeded.id)] = None
+    for failed in answer.failed or ():
+        outcomes[int(failed.id)] = failed.code
+    return outcomes
+
+
+def _message(received: _Received) -> Message:
     return Message(
-        id=received["MessageId"],
-        receipt=received["ReceiptHandle"],
-        body=received.get("Body", ""),
-        receives=int(attributes.get("ApproximateReceiveCount", "1")),
-        sent_at_ms=int(attributes.get("SentTimestamp", "0")),
-        group=attributes.get("MessageGroupId", ""),
+        id=received.id,
+        receipt=received.receipt,
+        body=received.body,
+        receives=int(received.attributes.get("ApproximateReceiveCount", "1")),
+        sent_at_ms=int(received.attributes.get("SentTimestamp", "0")),
+        group=received.attributes.get("MessageGroupId", ""),
     )

@@ -11,13 +11,15 @@ import aioboto3
 from aiobotocore.config import AioConfig
 from botocore.httpsession import get_cert_path
 
-from worker.delivery.signing import Credentials
+from worker.aws.json_service import JsonService
 from worker.health import Health
+from worker.http.signing import Credentials
 from worker.perseverance import DEPENDENCY_ERRORS, describe
 from worker.settings import InvalidSettings
 
 LONG_POLL_SECONDS: Final = 5
 """SQS allows 20. A drain waits for the open poll, and one poll every five seconds costs next to nothing."""
+_CONNECTIONS: Final = 32
 _CREDENTIALS_SECONDS: Final = 10.0
 _CREDENTIALS_AGAIN_SECONDS: Final = 1.0
 
@@ -32,26 +34,39 @@ def find_session(environ: Mapping[str, str]) -> aioboto3.Session:
 
 @dataclass(frozen=True, slots=True)
 class Clients:
+    """The SDK's clients, and what carries their hot calls."""
+
     sqs: Any
     dynamodb: Any
+    hot_sqs: JsonService
+    hot_dynamodb: JsonService
 
 
 @asynccontextmanager
-async def open_clients(session: aioboto3.Session, *, connections: int) -> AsyncIterator[Clients]:
+async def open_clients(session: aioboto3.Session, *, connections: int, tls: ssl.SSLContext) -> AsyncIterator[Clients]:
     """The SDK's retries are off: there is one retry layer, and it is ours."""
     config = AioConfig(
-        connect_timeout=3,
-        read_timeout=LONG_POLL_SECONDS + 5,
-        retries={"total_max_attempts": 1},
-        max_pool_connections=connections,
+        connect_timeout=3, read_timeout=10, retries={"total_max_attempts": 1}, max_pool_connections=_CONNECTIONS
     )
     async with AsyncExitStack() as stack:
-        yield Clients(
-            sqs=await stack.enter_async_context(session.client("sqs", config=config)),
-            dynamodb=await stack.enter_async_context(
-                session.client("dynamodb", config=config.merge(AioConfig(read_timeout=10)))
-            ),
-        )
+        sqs = await stack.enter_async_context(session.client("sqs", config=config))
+        dynamodb = await stack.enter_async_context(session.client("dynamodb", config=config))
+        hot = [
+            JsonService(
+                client.meta.endpoint_url,
+                region=session.region_name,
+                service=service,
+                prefix=prefix,
+                json_version="1.0",
+                connections=connections,
+                tls=tls,
+            )
+            for client, service, prefix in (
+                (sqs, "sqs", "AmazonSQS"),
+                (dynamodb, "dynamodb", "DynamoDB_20120810"),
+            )
+        ]
+        yield Clients(sqs, dynamodb, *hot)
 
 
 def tls_context(session: aioboto3.Session) -> ssl.SSLContext:

@@ -19,27 +19,26 @@ import asyncio
 import heapq
 import itertools
 import random
-import socket
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from worker.delivery.answers import Answer
 from worker.delivery.endpoint import EndpointHealth
 from worker.delivery.outcome import Meaning, Outcome, Tried, judge, meaning
 from worker.delivery.pacing import Pacer
-from worker.delivery.pool import Pool, SocketAddress
-from worker.delivery.signing import Signer
 from worker.fairness import Rotation
 from worker.fanout import Delivery, Fanout
+from worker.http.answers import Answer
+from worker.http.pool import Pool
+from worker.http.resolving import keep_resolving
+from worker.http.signing import Signer
 from worker.rate import RateController
 
 _TICK_SECONDS: Final = 0.001
 _STALLED_TICK_SECONDS: Final = 0.02
 _IDLE_TICK_SECONDS: Final = 0.1
 _SWEEP_SECONDS: Final = 1.0
-_RESOLVE_SECONDS: Final = 30.0
 _WARM_CONNECTIONS: Final = 2
 _PROBES_PER_SECOND: Final = 1.0
 _FAILING_SECONDS: Final = 3.0
@@ -88,7 +87,6 @@ class DeliveryEngine:
         self._failure: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._idle = True
-        self._resolve_trouble: str | None = None
 
     @property
     def in_flight(self) -> int:
@@ -103,8 +101,8 @@ class DeliveryEngine:
         """What stops deliveries now, in words for an operator; None while nothing does."""
         if not self._signer.ready:
             return "no credentials"
-        if self._pool.trouble or (self._resolve_trouble and not self._pool.open_connections):
-            return self._pool.trouble or self._resolve_trouble
+        if self._pool.trouble is not None:
+            return self._pool.trouble
         failing_since = self.endpoint.failing_since
         if failing_since is not None and self._clock() - failing_since > _FAILING_SECONDS:
             return f"every post fails: {self.endpoint.failure}"
@@ -125,7 +123,7 @@ class DeliveryEngine:
         """Until cancelled. Whatever a tick raises is raised here."""
         self._failure = asyncio.get_running_loop().create_future()
         self._schedule(0)
-        resolving = asyncio.create_task(self._keep_resolving())
+        resolving = asyncio.create_task(keep_resolving(self._pool))
         try:
             await asyncio.wait({self._failure, resolving}, return_when=asyncio.FIRST_COMPLETED)
             if self._failure.done():
@@ -136,21 +134,6 @@ class DeliveryEngine:
             if self._timer is not None:
                 self._timer.cancel()
             self._pool.close()
-
-    async def _keep_resolving(self) -> None:
-        address = self._pool.address
-        while True:
-            try:
-                found = await asyncio.get_running_loop().getaddrinfo(
-                    address.hostname, address.port, type=socket.SOCK_STREAM
-                )
-                addresses: list[SocketAddress] = [(entry[0], entry[4]) for entry in found]
-                random.shuffle(addresses)
-                self._pool.resolved(addresses)
-                self._resolve_trouble = None
-            except OSError as error:
-                self._resolve_trouble = f"cannot resolve {address.hostname}: {error.strerror}"
-            await asyncio.sleep(_RESOLVE_SECONDS if self._resolve_trouble is None else 1.0)
 
     def _schedule(self, seconds: float) -> None:
         self._timer = asyncio.get_running_loop().call_later(seconds, self._tick)

@@ -21,8 +21,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from worker.delivery.answers import Answer, AnswerReader, MalformedAnswer
-from worker.delivery.signing import Address
+from worker.http.answers import Answer, AnswerReader, MalformedAnswer
+from worker.http.signing import Address
 from worker.retry import backoff_seconds
 
 OPENING_AT_ONCE: Final = 8
@@ -106,6 +106,15 @@ class Pool(Generic[E]):
     def resolved(self, addresses: Sequence[SocketAddress]) -> None:
         """What the name resolves to now. Connections that are open stay until they retire."""
         self._addresses = addresses
+
+    def unresolved(self, reason: str) -> None:
+        """The name cannot be resolved now; addresses that were found before stay in use."""
+        if not self._addresses:
+            self.trouble = reason
+
+    def fileno(self) -> int | None:
+        """Readable when `poll` has something to do; None where the platform has no such thing."""
+        return self._poller.fileno() if isinstance(self._poller, select.epoll) else None
 
     @property
     def open_connections(self) -> int:

@@ -1,0 +1,211 @@
+"""Progress items: the claim and the checkpoint of each broadcast, in DynamoDB.
+
+Beside their keys they have `message_id`, `receives`, `claimed_by`, `claimed_at` (the claim: which message, at which
+receive, by which lease, when), `cursor`, `pending` (the checkpoint), `progressed_at_receive` and `expires_at`. Every
+write but the claim itself is conditional on `claimed_by`: where that fails, somebody else has taken over.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import uuid4
+
+import msgspec
+
+from gatecast import table as keys
+from gatecast.broadcast import Broadcast
+from gatecast.table import Key
+from worker.aws.json_service import JsonService, ServiceError
+from worker.batching import Batcher
+from worker.checkpoint import Checkpoint
+
+TTL_SECONDS: Final = 15 * 24 * 3600
+"""Beyond the longest retention of a queue (14 days): a message never outlives what is known about it."""
+DUPLICATE_SECONDS: Final = 24 * 3600
+"""So long another message with the same target, id and part is the same broadcast."""
+
+_MOST_CLAIMS: Final = 25
+_CLAIM_WITHIN_SECONDS: Final = 0.003
+_TAKE_OVER: Final = (
+    "attribute_not_exists(pk) OR attribute_not_exists(message_id) OR claimed_at <= :day_ago"
+    " OR (message_id = :message_id AND (receives < :receives OR claimed_by = :claimed_by))"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A broadcast that is ours. `fresh_receives` counts the receives since one that made progress."""
+
+    key: Key
+    claimed_by: str
+    receives: int
+    start: Checkpoint
+    fresh_receives: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotClaimed:
+    """`duplicate`: another message has it. Otherwise it is this very message, received later or elsewhere."""
+
+    duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """Who claims: a message, at one of its receives. `token` is new for every receive."""
+
+    message_id: str
+    receives: int
+    token: str
+
+    @classmethod
+    def of(cls, message_id: str, receives: int) -> "Claimant":
+        return cls(message_id, receives, uuid4().hex)
+
+
+class _S(msgspec.Struct):
+    S: str = ""
+
+
+class _N(msgspec.Struct):
+    N: str = "0"
+
+
+class _Item(msgspec.Struct):
+    message_id: _S | None = None
+    cursor: _S | None = None
+    pending: _S | None = None
+    progressed_at_receive: _N | None = None
+
+
+class _UpdateAnswer(msgspec.Struct):
+    attributes: _Item = msgspec.field(name="Attributes", default_factory=_Item)
+
+
+class _ConditionFailed(msgspec.Struct):
+    item: _Item = msgspec.field(name="Item", default_factory=_Item)
+
+
+class _StatementError(msgspec.Struct):
+    code: str = msgspec.field(name="Code", default="Unknown")
+
+
+class _StatementAnswer(msgspec.Struct):
+    error: _StatementError | None = msgspec.field(name="Error", default=None)
+
+
+class _StatementsAnswer(msgspec.Struct):
+    responses: list[_StatementAnswer] = msgspec.field(name="Responses")
+
+
+class Progress:
+    """Every call raises what `JsonService` raises. `wall_clock` gives seconds since the epoch."""
+
+    def __init__(self, service: JsonService, table: str, *, wall_clock: Callable[[], float] = time.time) -> None:
+        self._service = service
+        self._table = table
+        self._wall_clock = wall_clock
+        values = ", ".join(f"'{name}': ?" for name in _INSERTED)
+        self._insert = f'INSERT INTO "{table}" VALUE {{{values}}}'  # the table's name is the operator's, and checked
+        self._insertions: Batcher[list[dict[str, str]], str | None] = Batcher(
+            self._insert_batch, most=_MOST_CLAIMS, wait_seconds=_CLAIM_WITHIN_SECONDS
+        )
+
+    async def claim(self, broadcast: Broadcast, claimant: Claimant) -> Claim | NotClaimed:
+        """One conditional write; those of one moment share a call. Repeating it for a claimant changes nothing."""
+        pk, sk = keys.progress_pk(broadcast.room or "", broadcast.id), keys.progress_sk(broadcast.part)
+        now = int(self._wall_clock())
+        if claimant.receives == 1:
+            values = (pk, sk, claimant.message_id, claimant.token)
+            numbers = (claimant.receives, now, now + TTL_SECONDS)
+            row = [*({"S": value} for value in values), *({"N": str(number)} for number in numbers)]
+            code = await self._insertions.ask(row)
+            if code is None:
+                return Claim(keys.key(pk, sk), claimant.token, claimant.receives, Checkpoint(), claimant.receives)
+            if "DuplicateItem" not in code:
+                raise ServiceError(code)
+        return await self._take_over(keys.key(pk, sk), claimant, now)
+
+    async def _insert_batch(self, rows: Sequence[list[dict[str, str]]]) -> list[str | None]:
+        body = {"Statements": [{"Statement": self._insert, "Parameters": row} for row in rows]}
+        answer = await self._service.call("BatchExecuteStatement", msgspec.json.encode(body))
+        responses = msgspec.json.decode(answer, type=_StatementsAnswer).responses
+        return [response.error.code if response.error else None for response in responses]
+
+    async def _take_over(self, key: Key, claimant: Claimant, now: int) -> Claim | NotClaimed:
+        body = {
+            "TableName": self._table,
+            "Key": key,
+            "UpdateExpression": (
+                "SET message_id = :message_id, receives = :receives, claimed_by = :claimed_by,"
+                " claimed_at = :now, expires_at = :expires"
+            ),
+            "ConditionExpression": _TAKE_OVER,
+            "ExpressionAttributeValues": {
+                ":message_id": {"S": claimant.message_id},
+                ":receives": {"N": str(claimant.receives)},
+                ":claimed_by": {"S": claimant.token},
+                ":now": {"N": str(now)},
+                ":day_ago": {"N": str(now - DUPLICATE_SECONDS)},
+                ":expires": {"N": str(now + TTL_SECONDS)},
+            },
+            "ReturnValues": "ALL_OLD",
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
+        try:
+            answer = await self._service.call("UpdateItem", msgspec.json.encode(body))
+        except ServiceError as error:
+            if error.code != _CONDITION_FAILED:
+                raise
+            holder = msgspec.json.decode(error.detail, type=_ConditionFailed).item.message_id
+            return NotClaimed(duplicate=holder is not None and claimant.message_id != holder.S)
+        before = msgspec.json.decode(answer, type=_UpdateAnswer).attributes
+        if before.message_id is not None and claimant.message_id != before.message_id.S:
+            before = _Item()  # a day later the same id is a new broadcast: it does not go on from the old checkpoint
+        start = Checkpoint()
+        if before.cursor is not None and before.pending is not None:
+            start = Checkpoint.decode(before.cursor.S, before.pending.S)
+        progressed_at = int(before.progressed_at_receive.N) if before.progressed_at_receive else 0
+        return Claim(key, claimant.token, claimant.receives, start, claimant.receives - progressed_at)
+
+    async def write_checkpoint(self, claim: Claim, checkpoint: Checkpoint) -> bool:
+        """False if the broadcast has been taken over: then nothing more may be done for it here."""
+        return await self._update_claimed(
+            claim,
+            "SET #cursor = :cursor, pending = :pending, progressed_at_receive = :receives",
+            {
+                ":cursor": {"S": checkpoint.cursor},
+                ":pending": {"S": checkpoint.encode_pending()},
+                ":receives": {"N": str(claim.receives)},
+            },
+            {"#cursor": "cursor"},
+        )
+
+    async def release(self, claim: Claim) -> bool:
+        """Let any message claim the broadcast and go on from its checkpoint. False if it has been taken over."""
+        return await self._update_claimed(claim, "REMOVE message_id, claimed_by, receives, progressed_at_receive", {})
+
+    async def _update_claimed(
+        self, claim: Claim, update: str, values: dict[str, Any], names: dict[str, str] | None = None
+    ) -> bool:
+        body: dict[str, Any] = {
+            "TableName": self._table,
+            "Key": claim.key,
+            "UpdateExpression": update,
+            "ConditionExpression": "claimed_by = :claimed_by",
+            "ExpressionAttributeValues": {":claimed_by": {"S": claim.claimed_by}, **values},
+        }
+        if names:
+            body["ExpressionAttributeNames"] = names
+        try:
+            await self._service.call("UpdateItem", msgspec.json.encode(body))
+        except ServiceError as error:
+            if error.code == _CONDITION_FAILED:
+                return False
+            raise
+        return True
+
+
+_CONDITION_FAILED: Final = "ConditionalCheckFailedException"
+_INSERTED: Final = ("pk", "sk", "message_id", "claimed_by", "receives", "claimed_at", "expires_at")
