@@ -32,7 +32,7 @@ from worker.fanout import Delivery, Fanout
 from worker.http.answers import Answer
 from worker.http.pool import Pool
 from worker.http.resolving import keep_resolving
-from worker.http.signing import Signer
+from worker.http.signing import Prepared, Signer
 from worker.rate import RateController
 
 _TICK_SECONDS: Final = 0.001
@@ -185,20 +185,32 @@ class DeliveryEngine:
             return
         permits = self._pacer.permits(_PROBES_PER_SECOND if self.endpoint.holding else self.rate.limit, now)
         wall_clock = self._wall_clock()
+        for_second = (int(wall_clock), self._signer.generation)
         started = 0
         while started < permits:
             if not pool.idle:
                 pool.want(permits - started, now)
                 break
-            delivery = self._next(wall_clock)
+            delivery = self._next(wall_clock * 1000)
             if delivery is None:
                 break
-            self._post(delivery, int(wall_clock), now)
+            fanout = delivery.fanout
+            prepared = fanout.prepared
+            if prepared is None or fanout.prepared_for != for_second:
+                fanout.prepared_for = for_second
+                prepared = fanout.prepared = self._prepare(fanout, for_second[0])
+            if not delivery.tries:
+                delivery.first_tried_at = now
+            delivery.tries += 1
+            fanout.in_flight += 1
+            pool.send(delivery, prepared.request(delivery.connection_id), now)
             started += 1
         self._pacer.spend(started)
 
-    def _next(self, wall_clock: float) -> Delivery | None:
-        now_ms = wall_clock * 1000
+    def _prepare(self, fanout: Fanout, second: int) -> Prepared:
+        return self._signer.prepare(f"{self._signer.address.path}/@connections/", {}, fanout.payload, second)
+
+    def _next(self, now_ms: float) -> Delivery | None:
         while True:
             if self._due:
                 delivery = self._due.popleft()
@@ -217,18 +229,6 @@ class DeliveryEngine:
                 return delivery
             fanout.settle(delivery, Outcome.EXPIRED)
             fanout.expire()
-
-    def _post(self, delivery: Delivery, second: int, now: float) -> None:
-        fanout = delivery.fanout
-        signer = self._signer
-        if fanout.prepared is None or fanout.prepared_for != (second, signer.generation):
-            fanout.prepared_for = (second, signer.generation)
-            fanout.prepared = signer.prepare(f"{signer.address.path}/@connections/", {}, fanout.payload, second)
-        if not delivery.tries:
-            delivery.first_tried_at = now
-        delivery.tries += 1
-        fanout.in_flight += 1
-        self._pool.send(delivery, fanout.prepared.request(delivery.connection_id), now)
 
     # The pool's owner
 

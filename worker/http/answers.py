@@ -33,11 +33,12 @@ class Answer(NamedTuple):
     reusable: bool
 
 
-_OK: Final = Answer(200, {}, b"", reusable=True)
+ORDINARY: Final = Answer(200, {}, b"", reusable=True)
+"""What is answered almost always."""
 
 
 class AnswerReader:
-    """Reads the answers of one connection, one after the other. Call `feed` with what was read, b"" at end of file."""
+    """Reads the answers of one connection, one after the other."""
 
     __slots__ = ("_ordinary_length", "_parser")
 
@@ -45,33 +46,37 @@ class AnswerReader:
         self._parser: _Parser | None = None
         self._ordinary_length = 0
 
-    def feed(self, data: bytes) -> Answer | None:
-        """The answer, when it is complete. Raises MalformedAnswer; then, as after `reusable` is false, close."""
-        parser = self._parser
-        if parser is None:
-            if (
-                data.startswith(b"HTTP/1.1 200")
-                and data.find(b"\r\n\r\n") == len(data) - 4
-                and b"\r\nContent-Length: 0\r\n" in data
-                and (len(data) == self._ordinary_length or self._is_ordinary(data))
-            ):
-                return _OK
-            parser = self._parser = _Parser()
-        answer = parser.feed(data)
-        if answer is not None:
-            self._parser = None
-        return answer
+    def is_ordinary(self, buffer: bytearray, length: int) -> bool:
+        """Are the first `length` bytes of `buffer` one whole answer that is equal to ORDINARY? If not, `feed` them."""
+        return (
+            self._parser is None
+            and buffer.startswith(b"HTTP/1.1 200")
+            and buffer.find(b"\r\n\r\n", 0, length) == length - 4
+            and buffer.find(b"\r\nContent-Length: 0\r\n", 0, length) > 0
+            and (length == self._ordinary_length or self._becomes_ordinary(bytes(buffer[:length]).lower()))
+        )
 
-    def _is_ordinary(self, data: bytes) -> bool:
+    def _becomes_ordinary(self, head: bytes) -> bool:
         """Neither closing nor coded? Asked once a length: a server's answers that are as long have the same headers.
 
         Where that is wrong, little is: a connection that closes unannounced is noticed when its end of file is read.
         """
-        head = data.lower()
         if head.count(b"\r\ncontent-length:") > 1 or b"\r\nconnection: close" in head or b"\r\ntransfer-" in head:
             return False
-        self._ordinary_length = len(data)
+        self._ordinary_length = len(head)
         return True
+
+    def feed(self, data: bytes) -> Answer | None:
+        """The answer, when it is complete; `data` is b"" at end of file.
+
+        Raises MalformedAnswer; then, as after an answer that is not `reusable`, the connection must be closed.
+        """
+        if self._parser is None:
+            self._parser = _Parser()
+        answer = self._parser.feed(data)
+        if answer is not None:
+            self._parser = None
+        return answer
 
 
 class _Parser:

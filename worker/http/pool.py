@@ -19,9 +19,9 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
-from worker.http.answers import Answer, AnswerReader, MalformedAnswer
+from worker.http.answers import ORDINARY, Answer, AnswerReader, MalformedAnswer
 from worker.http.signing import Address
 from worker.retry import backoff_seconds
 
@@ -30,8 +30,8 @@ ANSWER_TIMEOUT_SECONDS: Final = 10.0
 _OPEN_TIMEOUT_SECONDS: Final = 5.0
 _RETIRE_AFTER_SECONDS: Final = 600.0
 _LONGEST_BACKOFF_SECONDS: Final = 5.0
-_READ_BYTES: Final = 4 * 1024
-_READ_ALL_BYTES: Final = 64 * 1024
+_READ_BYTES: Final = 64 * 1024
+"""More than a TLS record holds, so that reading once leaves nothing in the TLS layer, where no poller would see it."""
 
 # select.poll has the same methods and the same values of these events; it serves where there is no epoll.
 _READ: Final = 0x001
@@ -77,10 +77,13 @@ class _Connection(Generic[E]):
 
     def use(self, sock: socket.socket) -> None:
         self.sock = sock
-        # The SSL socket's own read and write: recv and send would only check their flags again and call them.
-        tls = isinstance(sock, ssl.SSLSocket)
-        self.read: Callable[[int], bytes] = sock.read if tls else sock.recv  # type: ignore[attr-defined]
-        self.write: Callable[[bytes], int] = sock.write if tls else sock.send  # type: ignore[attr-defined]
+        # The SSL socket's own read and write: recv_into and send would only check their flags again and call them.
+        if isinstance(sock, ssl.SSLSocket):
+            self.read: Callable[[int, bytearray], int] = cast(Any, sock.read)  # bytes only without a buffer
+            self.write: Callable[[bytes], int] = sock.write
+        else:
+            self.read = lambda size, buffer: sock.recv_into(buffer, size)
+            self.write = sock.send
 
 
 class Pool(Generic[E]):
@@ -95,6 +98,7 @@ class Pool(Generic[E]):
         self._owner = owner
         self._tls = tls
         self._poller: _Poller = select.epoll() if hasattr(select, "epoll") else select.poll()
+        self._buffer = bytearray(_READ_BYTES)
         self._connections: dict[int, _Connection[E]] = {}
         self._idle: deque[_Connection[E]] = deque()
         self._opening: dict[int, _Connection[E]] = {}
@@ -159,16 +163,48 @@ class Pool(Generic[E]):
 
     def poll(self, now: float) -> None:
         """Read all that has arrived, tell the owner, and go on with what is half written or half open."""
-        connections = self._connections
+        connections, buffer = self._connections, self._buffer
         for fd, events in self._poller.poll(0):
             connection = connections[fd]
-            if connection.step is not None:
-                self._advance(connection, now)
+            exchange = connection.exchange
+            if exchange is None or events != _READ:
+                self._poll_other(connection, events, now)
                 continue
-            if events & _WRITE and connection.unsent:
-                self._write_rest(connection)
-            if events & ~_WRITE:
-                self._read(connection, now)
+            try:
+                length = connection.read(_READ_BYTES, buffer)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                continue
+            except OSError as error:
+                self._close(connection, socket_error(error), now)
+                continue
+            if not connection.reader.is_ordinary(buffer, length):
+                self._feed(connection, bytes(buffer[:length]), now)
+                continue
+            connection.exchange = None
+            self.in_flight -= 1
+            self._idle.append(connection)
+            self._owner.answered(exchange, ORDINARY, connection.started_at, now)
+
+    def _poll_other(self, connection: _Connection[E], events: int, now: float) -> None:
+        """What is rarer than an answer: opening, the rest of a request, an error, or something while idle."""
+        if connection.step is not None:
+            self._advance(connection, now)
+            return
+        if events & _WRITE and connection.unsent:
+            self._write_rest(connection)
+        if not events & ~_WRITE:
+            return
+        try:
+            data = bytes(self._buffer[: connection.read(_READ_BYTES, self._buffer)])
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return
+        except OSError as error:
+            self._close(connection, socket_error(error), now)
+            return
+        if connection.exchange is None:
+            self._close(connection, "", now)  # idle connections have nothing to say: it is closing, or out of step
+        else:
+            self._feed(connection, data, now)
 
     def sweep(self, now: float) -> None:
         """Time out what takes too long; call it about once a second."""
@@ -259,21 +295,9 @@ class Pool(Generic[E]):
         if not connection.unsent:
             self._poller.modify(connection.fd, _READ)
 
-    def _read(self, connection: _Connection[E], now: float) -> None:
-        try:
-            data = connection.read(_READ_BYTES)
-            if len(data) == _READ_BYTES:
-                # More may be left in the TLS layer, where no poller sees it: a record holds 16 KiB.
-                data += self._read_rest(connection)
-        except (BlockingIOError, ssl.SSLWantReadError):
-            return
-        except OSError as error:
-            self._close(connection, socket_error(error), now)
-            return
+    def _feed(self, connection: _Connection[E], data: bytes, now: float) -> None:
         exchange = connection.exchange
-        if exchange is None:
-            self._close(connection, "", now)  # idle connections have nothing to say: it is closing, or out of step
-            return
+        assert exchange is not None  # noqa: S101 - the callers have looked
         try:
             answer = connection.reader.feed(data)
         except MalformedAnswer as error:
@@ -283,18 +307,11 @@ class Pool(Generic[E]):
             return
         connection.exchange = None
         self.in_flight -= 1
-        if answer.reusable and not connection.unsent and now < connection.retire_at:
+        if answer.reusable and not connection.unsent:
             self._idle.append(connection)
         else:
             self._close(connection, "", now)
         self._owner.answered(exchange, answer, connection.started_at, now)
-
-    @staticmethod
-    def _read_rest(connection: _Connection[E]) -> bytes:
-        try:
-            return connection.read(_READ_ALL_BYTES)
-        except (BlockingIOError, ssl.SSLWantReadError):
-            return b""
 
     def _close(self, connection: _Connection[E], reason: str, now: float) -> None:
         del self._connections[connection.fd]
