@@ -8,7 +8,7 @@ import uvloop
 
 from worker import log
 from worker.aws.session import find_session
-from worker.service import Service
+from worker.service import serve
 from worker.settings import InvalidSettings, Settings
 
 
@@ -21,7 +21,7 @@ def main() -> int:
         return 2
     log.configure(settings.log_level, settings.log_format)
     try:
-        uvloop.run(Service(settings, session).run())
+        uvloop.run(serve(settings, session))
     except Exception:  # noqa: BLE001 - the last one to hear of it
         structlog.get_logger().exception("worker.failed")
         return 1

@@ -19,17 +19,24 @@ from msgspec import UNSET
 
 from gatecast.broadcast import Broadcast
 from gatecast.publisher import is_fifo, queue_message
-from worker.aws.progress import Claim, Claimant, NotClaimed, Progress
-from worker.aws.queue import MAX_BATCH, MAX_BATCH_BYTES, Queue
-from worker.aws.table import Table
 from worker.dead_letters import DeadLetters, part_name, to_connections
 from worker.delivery.engine import DeliveryEngine
 from worker.delivery.outcome import Outcome
-from worker.fanout import MOST_MISSED, MOST_WAITING, Delivery, Fanout, Member
+from worker.fanout import MOST_MISSED, MOST_WAITING, REMAINDER_PREFIX, Delivery, Fanout, Member
 from worker.health import Health
 from worker.lease import Lease, LeaseState
 from worker.metrics import Metrics
 from worker.perseverance import persevere
+from worker.ports import (
+    MAX_BATCH,
+    MAX_BATCH_BYTES,
+    Claim,
+    Claimant,
+    MemberTable,
+    MessageQueue,
+    NotClaimed,
+    ProgressStore,
+)
 from worker.reaper import Reaper
 from worker.room_settings import RoomSettingsCache
 from worker.slots import Slots
@@ -40,8 +47,6 @@ RECEIVES_WITHOUT_PROGRESS: Final = 100
 _REMAINDER_DELAY_SECONDS: Final = 15
 _PULSE_SECONDS: Final = 0.25
 _LONGEST_PART: Final = 24
-_REMAINDER: Final = "remainder"
-_REMAINDER_PREFIX: Final = f"{_REMAINDER[:1]}-"
 
 
 class Ending(Enum):
@@ -65,10 +70,10 @@ class Broadcaster:
     def __init__(
         self,
         *,
-        queue: Queue,
+        queue: MessageQueue,
         slots: Slots,
-        table: Table,
-        progress: Progress,
+        table: MemberTable,
+        progress: ProgressStore,
         dead_letters: DeadLetters,
         engine: DeliveryEngine,
         reaper: Reaper,
@@ -108,12 +113,11 @@ class Broadcaster:
 
     async def run(self, broadcast: Broadcast, lease: Lease) -> Ending:
         """Returns when nothing more is to be done here. Dependencies that fail are waited for."""
-        message = lease.message
         if lease.state is not LeaseState.HELD:
             return _unfinished(lease)
         if self._expired(broadcast):
             return Ending.EXPIRED
-        claimant = Claimant.of(message.id, message.receives)
+        claimant = Claimant.of(lease.message)
         claim = await persevere("table", self._health, lambda: self._progress.claim(broadcast, claimant))
         if isinstance(claim, NotClaimed):
             return Ending.DUPLICATE if claim.duplicate else Ending.LEFT
@@ -133,7 +137,7 @@ class Broadcaster:
         if not await persevere("table", self._health, lambda: self._progress.release(claim)):
             return Ending.LEFT
         await self._dead_letters.broadcast(broadcast, "receives")
-        log.error("broadcast.given_up", id=broadcast.id, receives=claim.receives)
+        log.error("broadcast.given_up", receives=claim.receives)
         return Ending.GIVEN_UP
 
     async def _split(self, broadcast: Broadcast, shards: int) -> Ending:
@@ -275,7 +279,7 @@ class Broadcaster:
             fanout.only_waits
             and not self._slots.free
             and not self._fifo
-            and not fanout.broadcast.part.startswith(_REMAINDER_PREFIX)
+            and not fanout.broadcast.part.startswith(REMAINDER_PREFIX)
             and self._engine.delivers
         )
 
@@ -288,14 +292,14 @@ class Broadcaster:
             return
         if self._fifo:
             for delivery in slow:
-                fanout.drop(delivery)
+                fanout.waits_no_longer(delivery)
                 fanout.settle(delivery, Outcome.UNDELIVERED)
             return
-        remainder = to_connections(fanout.broadcast, [delivery.connection_id for delivery in slow], _REMAINDER)
+        for delivery in slow:  # from here on the engine leaves them alone, but a checkpoint still has them
+            fanout.waits_no_longer(delivery)
+        remainder = to_connections(fanout.broadcast, [delivery.connection_id for delivery in slow], "remainder")
         await self._send([queue_message(remainder, fifo=False)], delay_seconds=_REMAINDER_DELAY_SECONDS)
-        for delivery in slow:
-            fanout.drop(delivery)
-            del fanout.unsettled[delivery.connection_id]
+        fanout.leave(slow)
 
     async def _learn_ages(self, fanout: Fanout) -> None:
         """410 for a connection that was named: it may be so young that its `$connect` is still running."""
@@ -315,7 +319,6 @@ class Broadcaster:
         self._metrics.broadcast_duration.observe(seconds)
         log.info(
             "broadcast.completed",
-            id=broadcast.id,
             part=broadcast.part,
             seconds=round(seconds, 3),
             **{str(outcome): count for outcome, count in fanout.counts.items() if count},

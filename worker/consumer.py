@@ -18,7 +18,6 @@ import structlog
 
 from gatecast.broadcast import InvalidBroadcast, decode
 from gatecast.publisher import is_fifo
-from worker.aws.queue import MAX_BATCH, Queue
 from worker.batching import Batcher
 from worker.broadcaster import Broadcaster, Ending
 from worker.dead_letters import DeadLetters, Refused
@@ -26,6 +25,7 @@ from worker.health import Health
 from worker.lease import Lease, LeaseKeeper, LeaseState
 from worker.metrics import Metrics
 from worker.perseverance import DEPENDENCY_ERRORS, describe, persevere
+from worker.ports import MAX_BATCH, MessageQueue
 from worker.retry import backoff_seconds
 from worker.slots import Slots
 
@@ -51,7 +51,7 @@ class Consumer:
     def __init__(
         self,
         *,
-        queue: Queue,
+        queue: MessageQueue,
         leases: LeaseKeeper,
         broadcaster: Broadcaster,
         dead_letters: DeadLetters,
@@ -179,7 +179,7 @@ class Consumer:
                 broadcast = decode(message.body)
             except InvalidBroadcast as error:
                 return await self._handle_poison(lease, str(error))
-            with structlog.contextvars.bound_contextvars(broadcast_id=broadcast.id):
+            with structlog.contextvars.bound_contextvars(id=broadcast.id):
                 ending = await self._broadcaster.run(broadcast, lease)
         except Exception:
             # A mistake of ours: the message comes back after its visibility, and is dead-lettered if it always fails.

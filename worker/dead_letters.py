@@ -16,9 +16,9 @@ from msgspec import UNSET
 
 from gatecast.broadcast import Broadcast
 from gatecast.publisher import is_fifo, queue_message
-from worker.aws.queue import Message, Queue
 from worker.health import Health
 from worker.perseverance import persevere
+from worker.ports import Message, MessageQueue
 
 log = structlog.get_logger()
 
@@ -30,7 +30,7 @@ class Refused(Exception):  # noqa: N818 - it says what the queue did
 class DeadLetters:
     """`queue` is None where there is no dead-letter queue."""
 
-    def __init__(self, queue: Queue | None, health: Health) -> None:
+    def __init__(self, queue: MessageQueue | None, health: Health) -> None:
         self._queue = queue
         self._health = health
 
@@ -41,7 +41,7 @@ class DeadLetters:
     async def missed(self, broadcast: Broadcast, connection_ids: Sequence[str], reason: str) -> None:
         """Keep missed deliveries (1 to 1,000). Returns when they are safe."""
         if self._queue is None:
-            log.error("broadcast.missed", id=broadcast.id, reason=reason, connections=list(connection_ids))
+            log.error("broadcast.missed", reason=reason, connections=list(connection_ids))
             return
         await self.broadcast(to_connections(broadcast, connection_ids, reason), reason)
 

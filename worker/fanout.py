@@ -26,6 +26,11 @@ MOST_MISSED: Final = 500
 MOST_WAITING: Final = 500
 
 
+REMAINDER_PREFIX: Final = "r-"
+UNDELIVERED_PREFIX: Final = "u-"
+"""What parts begin with that are made of members who were slow: see `dead_letters.to_connections`."""
+
+
 class Member(NamedTuple):
     """A connection to reach. `joined_at_ms` is None where it has to be looked up before a 410 is believed."""
 
@@ -47,14 +52,14 @@ class Delivery:
         "waiting",
     )
 
-    def __init__(self, fanout: "Fanout", connection_id: str, joined_at_ms: int | None) -> None:
+    def __init__(self, fanout: "Fanout", connection_id: str, joined_at_ms: int | None, *, throttled: bool) -> None:
         self.fanout = fanout
         self.connection_id = connection_id
         self.joined_at_ms = joined_at_ms
         self.tries = 0
         self.attempts = 0
         self.first_tried_at = 0.0
-        self.throttled = False
+        self.throttled = throttled
         self.waiting = False
 
 
@@ -95,9 +100,13 @@ class Fanout:
         self._totals = totals
         self._members: deque[Member] = deque()
         self._numbered = not broadcast.room
+        # Slow ones that were left behind or missed say nothing new of the account when they are slow again.
+        self._missed_before = broadcast.part.startswith((REMAINDER_PREFIX, UNDELIVERED_PREFIX))
         self._resumed: deque[Delivery] = deque()
         for connection_id, joined_at_ms in start.pending:
-            delivery = self.unsettled[connection_id] = Delivery(self, connection_id, joined_at_ms)
+            delivery = self.unsettled[connection_id] = Delivery(
+                self, connection_id, joined_at_ms, throttled=self._missed_before
+            )
             self._resumed.append(delivery)
 
     def add_page(self, members: Sequence[Member], *, last: bool, read_to: str = "") -> None:
@@ -150,7 +159,9 @@ class Fanout:
                 self.page_wanted.set()
             if self._except and connection_id in self._except:
                 continue
-            delivery = self.unsettled[connection_id] = Delivery(self, connection_id, joined_at_ms)
+            delivery = self.unsettled[connection_id] = Delivery(
+                self, connection_id, joined_at_ms, throttled=self._missed_before
+            )
             pace.since_written += 1
             pace.since_snapshot += 1
             if pace.since_snapshot == SNAPSHOT_AFTER:
@@ -191,14 +202,15 @@ class Fanout:
         if self.waiting >= MOST_WAITING or self.stopped:
             self.changed.set()
 
-    def resumes(self, delivery: Delivery) -> None:
-        """It is about to be tried again."""
+    def waits_no_longer(self, delivery: Delivery) -> None:
+        """It is about to be tried again, or is none of the engine's business any more."""
         delivery.waiting = False
         self.waiting -= 1
 
-    def drop(self, delivery: Delivery) -> None:
-        """Wait for it no longer; the engine forgets it when its time comes."""
-        self.resumes(delivery)
+    def leave(self, deliveries: Sequence[Delivery]) -> None:
+        """These are safe elsewhere: the broadcast is done with them."""
+        for delivery in deliveries:
+            del self.unsettled[delivery.connection_id]
 
     def slow(self, most: int) -> list[Delivery]:
         """The oldest that wait and have failed more than once while others succeeded; `most` at most."""

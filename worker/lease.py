@@ -15,9 +15,9 @@ from typing import Final
 
 import structlog
 
-from worker.aws.queue import MAX_BATCH, Message, Queue
 from worker.health import Health
 from worker.perseverance import DEPENDENCY_ERRORS, describe
+from worker.ports import MAX_BATCH, Message, MessageQueue
 
 log = structlog.get_logger()
 
@@ -61,7 +61,7 @@ class LeaseKeeper:
 
     def __init__(
         self,
-        queue: Queue,
+        queue: MessageQueue,
         *,
         visibility_seconds: int,
         health: Health,

@@ -5,8 +5,10 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
+import msgspec
 from aiohttp import ClientError as HttpError
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from worker.aws.json_service import ServiceError
 from worker.health import Health
@@ -14,7 +16,16 @@ from worker.retry import backoff_seconds
 
 R = TypeVar("R")
 
-DEPENDENCY_ERRORS: Final = (ServiceError, ClientError, BotoCoreError, HttpError, OSError, asyncio.TimeoutError)
+DEPENDENCY_ERRORS: Final = (
+    ServiceError,
+    ClientError,
+    BotoCoreError,
+    ResponseParserError,
+    msgspec.MsgspecError,
+    HttpError,
+    OSError,
+    asyncio.TimeoutError,
+)
 """What a call may end with when SQS, DynamoDB, the network or the credentials are at fault."""
 
 

@@ -10,6 +10,7 @@ over its rate refuses retries no more often than first attempts. So, with
 a share s of slow clients and a share p of posts refused by the account would give f = s + (1-s)p and
 f·q = s + (1-s)p², and therefore p = f(1-q) / (1-f). That p steers the rate, so slow clients do not.
 Until retries have been seen q counts as 0: the rate comes down first and recovers when the retries say otherwise.
+Where all first attempts are refused the two cannot be told apart by this: many connections at once are the account.
 
 Always: floor ≤ limit ≤ ceiling. Several workers share a quota without a coordinator because all see the same p, add
 alike and lose in proportion, which brings their limits together.
@@ -24,8 +25,11 @@ _TOLERATED: Final = 0.02
 _DEEPEST_CUT: Final = 0.5
 _MANY_THROTTLED: Final = 10
 _MANY_SHARE: Final = 0.5
-_MEMORY: Final = 0.8
-"""What one interval's counts still weigh in the next: about a second's worth decides."""
+_SOME: Final = 0.5
+_NONE_PASSES: Final = 0.95
+_LEAST_MEMORY: Final = 0.8
+_MEMORY_POSTS: Final = 50
+"""Counts of one interval weigh less in the next: about a second's worth decides, or the last fifty posts."""
 _FLOOR: Final = 10.0
 
 
@@ -42,6 +46,7 @@ class RateController:
     _again: float = field(init=False, default=0.0)
     _again_throttled: float = field(init=False, default=0.0)
     _throttled_since_adjusting: int = field(init=False, default=0)
+    _heard_since_adjusting: int = field(init=False, default=0)
     _adjusted_at: float = field(init=False, default=float("-inf"))
 
     def __post_init__(self) -> None:
@@ -49,10 +54,12 @@ class RateController:
 
     def passed(self, firsts: int, again: int = 0) -> None:
         """Posts that were not throttled: first attempts, and such that are tried again after a 429."""
+        self._heard_since_adjusting += firsts + again
         self._firsts += firsts
         self._again += again
 
     def throttled(self, *, after_throttle: bool) -> None:
+        self._heard_since_adjusting += 1
         self._throttled_since_adjusting += 1
         if after_throttle:
             self._again += 1
@@ -78,17 +85,22 @@ class RateController:
         else:
             self.limit = min(self.ceiling, self.limit + self.ceiling * _INCREASE_SHARE_OF_CEILING)
         self._throttled_since_adjusting = 0
-        self._firsts *= _MEMORY
-        self._firsts_throttled *= _MEMORY
-        self._again *= _MEMORY
-        self._again_throttled *= _MEMORY
+        memory = max(_LEAST_MEMORY, 1 - self._heard_since_adjusting / _MEMORY_POSTS)
+        self._heard_since_adjusting = 0
+        self._firsts *= memory
+        self._firsts_throttled *= memory
+        self._again *= memory
+        self._again_throttled *= memory
 
     def _estimate(self) -> float:
-        if self._firsts < 1 or self._firsts_throttled == 0:
-            return 0.0
-        first_share = self._firsts_throttled / self._firsts
-        if first_share >= _MANY_SHARE:
-            # Half of all connections at once is the account, whatever retries say: nobody has that many slow clients.
-            return first_share if self._firsts_throttled + self._again_throttled >= _MANY_THROTTLED else 0.0
         again_share = self._again_throttled / self._again if self._again else 0.0
-        return first_share * (1 - again_share) / (1 - first_share)
+        if self._firsts < _SOME:
+            # Only such as were refused before: where some of them pass it is the account, where none does it is they.
+            return again_share if again_share < _NONE_PASSES else 0.0
+        first_share = self._firsts_throttled / self._firsts
+        if first_share >= _MANY_SHARE and self._firsts_throttled >= _MANY_THROTTLED:
+            # Half of all connections at once is the account, whatever retries say: nobody has that many slow clients.
+            return first_share
+        if first_share > _NONE_PASSES:
+            return 0.0
+        return min(1.0, first_share * (1 - again_share) / (1 - first_share))

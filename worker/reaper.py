@@ -16,11 +16,11 @@ from typing import Any, Final
 import structlog
 
 from gatecast import table as keys
-from worker.aws.table import Table
 from worker.delivery.endpoint import EndpointHealth
 from worker.health import Health
 from worker.metrics import Metrics
 from worker.perseverance import persevere
+from worker.ports import MemberTable
 from worker.retry import backoff_seconds
 
 log = structlog.get_logger()
@@ -39,7 +39,7 @@ class Reaper:
 
     def __init__(
         self,
-        table: Table,
+        table: MemberTable,
         *,
         endpoint: EndpointHealth,
         health: Health,

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import Final
 
 from gatecast.table import RoomSettings
-from worker.aws.json_service import ServiceError
-from worker.aws.table import MAX_BATCH_GET, Table
 from worker.batching import Batcher
+from worker.ports import MAX_BATCH_GET, MemberTable
 
 CACHE_SECONDS: Final = 30.0
 """After `shards` was raised, wait at least this long before `join_shards` is."""
@@ -17,10 +16,10 @@ _ASK_WITHIN_SECONDS: Final = 0.002
 
 
 class RoomSettingsCache:
-    def __init__(self, table: Table, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, table: MemberTable, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._known: OrderedDict[str, tuple[float, RoomSettings]] = OrderedDict()
-        self._lookups: Batcher[str, RoomSettings | ServiceError] = Batcher(
+        self._lookups: Batcher[str, RoomSettings | Exception] = Batcher(
             table.settings, most=MAX_BATCH_GET, wait_seconds=_ASK_WITHIN_SECONDS
         )
 
@@ -31,7 +30,7 @@ class RoomSettingsCache:
             return known[1]
         asked_at = self._clock()
         settings = await self._lookups.ask(room)
-        if isinstance(settings, ServiceError):
+        if isinstance(settings, Exception):
             raise settings
         self._known[room] = (asked_at, settings)
         self._known.move_to_end(room)

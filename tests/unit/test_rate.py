@@ -114,3 +114,31 @@ def test_a_few_throttled_posts_are_no_account() -> None:
     for _ in range(5):
         rate.throttled(after_throttle=False)
     assert not rate.account_throttles
+
+
+def test_a_small_room_tells_an_exhausted_account_from_slow_clients() -> None:
+    account, slow = RateController(100), RateController(100)
+    for rate in (account, slow):
+        for _ in range(4):
+            rate.throttled(after_throttle=False)
+        rate.passed(1)
+    for nth in range(40):
+        slow.throttled(after_throttle=True)
+        if nth % 5:
+            account.throttled(after_throttle=True)
+        else:
+            account.passed(0, 1)
+        for rate in (account, slow):
+            rate.adjust(float(nth))
+    assert account.account_throttles
+    assert not slow.account_throttles
+
+
+def test_such_as_were_slow_before_say_nothing_of_the_account_while_they_are_slow_again() -> None:
+    rate = RateController(10_000)
+    for interval in range(20):
+        for _ in range(100):
+            rate.throttled(after_throttle=True)
+        rate.adjust(float(interval))
+    assert not rate.account_throttles
+    assert rate.limit == 10_000

@@ -7,9 +7,7 @@ write but the claim itself is conditional on `claimed_by`: where that fails, som
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
-from uuid import uuid4
 
 import msgspec
 
@@ -19,6 +17,7 @@ from gatecast.table import Key
 from worker.aws.json_service import JsonService, ServiceError
 from worker.batching import Batcher
 from worker.checkpoint import Checkpoint
+from worker.ports import Claim, Claimant, NotClaimed
 
 TTL_SECONDS: Final = 15 * 24 * 3600
 """Beyond the longest retention of a queue (14 days): a message never outlives what is known about it."""
@@ -31,37 +30,6 @@ _TAKE_OVER: Final = (
     "attribute_not_exists(pk) OR attribute_not_exists(message_id) OR claimed_at <= :day_ago"
     " OR (message_id = :message_id AND (receives < :receives OR claimed_by = :claimed_by))"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A broadcast that is ours. `fresh_receives` counts the receives since one that made progress."""
-
-    key: Key
-    claimed_by: str
-    receives: int
-    start: Checkpoint
-    fresh_receives: int
-
-
-@dataclass(frozen=True, slots=True)
-class NotClaimed:
-    """`duplicate`: another message has it. Otherwise it is this very message, received later or elsewhere."""
-
-    duplicate: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Claimant:
-    """Who claims: a message, at one of its receives. `token` is new for every receive."""
-
-    message_id: str
-    receives: int
-    token: str
-
-    @classmethod
-    def of(cls, message_id: str, receives: int) -> "Claimant":
-        return cls(message_id, receives, uuid4().hex)
 
 
 class _S(msgspec.Struct):

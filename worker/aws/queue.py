@@ -4,29 +4,13 @@ Receiving and deleting are hot and go through `JsonService`; the rest is the SDK
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
 from worker.aws.json_service import JsonService
 from worker.aws.session import LONG_POLL_SECONDS
-
-MAX_BATCH: Final = 10
-MAX_BATCH_BYTES: Final = 1024 * 1024
-MAX_DELAY_SECONDS: Final = 900
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One receive of one message."""
-
-    id: str
-    receipt: str
-    body: str
-    receives: int
-    sent_at_ms: int
-    group: str
+from worker.ports import Message
 
 
 class _Received(msgspec.Struct):

@@ -5,7 +5,7 @@ Pages and settings are hot and go through `JsonService`, decoded straight into t
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -13,17 +13,10 @@ from gatecast import table as keys
 from gatecast.table import Item, Key, RoomSettings
 from worker.aws.json_service import JsonService, ServiceError
 from worker.fanout import Member
+from worker.ports import Page
 
-MAX_BATCH_GET: Final = 100
 _PAGE_MEMBERS: Final = 4_000
 """Bounds memory and the time that decoding a page takes; DynamoDB's own limit is 1 MB."""
-
-
-class Page(NamedTuple):
-    """Members of a room's shard in key order, expired ones left out. `after` is where the next page starts, if any."""
-
-    members: Sequence[Member]
-    after: str | None
 
 
 # What DynamoDB answers. `gc=False`: they hold no cycles, and thousands at once would only keep the collector busy.

@@ -30,7 +30,7 @@ from worker.delivery.pacing import Pacer
 from worker.fairness import Rotation
 from worker.fanout import Delivery, Fanout
 from worker.http.answers import Answer
-from worker.http.pool import Pool
+from worker.http.pool import Owner, Pool
 from worker.http.resolving import keep_resolving
 from worker.http.signing import Prepared, Signer
 from worker.rate import RateController
@@ -63,7 +63,7 @@ class DeliveryEngine:
         self,
         *,
         signer: Signer,
-        pool: "Callable[[DeliveryEngine], Pool[Delivery]]",
+        pool: Callable[[Owner[Delivery]], Pool[Delivery]],
         posts_per_second: float,
         metrics: PostMetrics,
         clock: Callable[[], float] = time.monotonic,
@@ -216,7 +216,7 @@ class DeliveryEngine:
                 delivery = self._due.popleft()
                 if not delivery.waiting:
                     continue  # its fan-out has dropped it meanwhile
-                delivery.fanout.resumes(delivery)
+                delivery.fanout.waits_no_longer(delivery)
             else:
                 taken = self._rotation.take()
                 if taken is None:

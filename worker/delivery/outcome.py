@@ -94,9 +94,12 @@ def judge(status: int, tried: Tried, *, rate: RateController, endpoint: Endpoint
                 return Outcome.REJECTED
             return Retry(max(_REFUSED_AGAIN_SECONDS, backoff_seconds(tried.tries, dice)), counted=False)
         case Meaning.THROTTLED | Meaning.FAILED:
-            counted = endpoint.others_succeed(tried.first_tried_at)
-            if what is Meaning.THROTTLED and rate.account_throttles:
-                counted = False
+            # What a throttle means is the rate controller's to say; a failure is the endpoint's, if it fails for all.
+            counted = (
+                not rate.account_throttles
+                if what is Meaning.THROTTLED
+                else endpoint.others_succeed(tried.first_tried_at)
+            )
             if counted and given_up(tried.attempts, now - tried.first_tried_at):
                 return Outcome.UNDELIVERED
             return Retry(backoff_seconds(tried.tries, dice), counted)

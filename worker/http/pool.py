@@ -230,14 +230,18 @@ class Pool(Generic[E]):
     def _open(self, now: float) -> None:
         family, address = self._addresses[self._next_address % len(self._addresses)]
         self._next_address += 1
-        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:  # no file descriptor is left, or the host knows no such family
+            self._back_off(socket_error(error), now)
+            return
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = _Connection[E](sock, now)
         self._connections[connection.fd] = connection
         self._opening[connection.fd] = connection
         self._poller.register(connection.fd, _WRITE)
-        error = sock.connect_ex(address)
+        failure = sock.connect_ex(address)
 
         def finish_connecting() -> None:
             if error_now := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
@@ -251,8 +255,8 @@ class Pool(Generic[E]):
                 wrapped.do_handshake()
 
         connection.step = finish_connecting
-        if error not in (0, *_IN_PROGRESS):
-            self._open_failed(connection, socket_error(OSError(error, "")), now)
+        if failure not in (0, *_IN_PROGRESS):
+            self._open_failed(connection, socket_error(OSError(failure, "")), now)
 
     def _advance(self, connection: _Connection[E], now: float) -> None:
         assert connection.step is not None  # noqa: S101 - only connections that are opening come here
@@ -275,13 +279,16 @@ class Pool(Generic[E]):
         self.trouble = None
 
     def _open_failed(self, connection: _Connection[E], reason: str, now: float) -> None:
+        self._close(connection, reason, now)
+        self._back_off(reason, now)
+
+    def _back_off(self, reason: str, now: float) -> None:
         self._failed_opens += 1
         self._open_again_at = now + backoff_seconds(
             self._failed_opens, 0.5 + random.random() / 2, longest=_LONGEST_BACKOFF_SECONDS
         )
         if not self.open_connections:
             self.trouble = f"cannot connect: {reason}"
-        self._close(connection, reason, now)
 
     # Exchanges
 

@@ -1,0 +1,150 @@
+"""The worker without its surroundings: everything from a received message to its acknowledgement, wired.
+
+`service` gives it the real queue, table, connections and clock; a simulation gives it others. It runs until `stop` is
+set and then drains: receive nothing more; every broadcast starts nothing more, waits for the answers under way, writes
+its exact position and releases its message.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from worker.broadcaster import Broadcaster
+from worker.consumer import Consumer
+from worker.dead_letters import DeadLetters
+from worker.delivery.engine import DeliveryEngine
+from worker.fanout import Delivery
+from worker.health import Health
+from worker.http.pool import Owner, Pool
+from worker.http.signing import Signer
+from worker.lease import LeaseKeeper
+from worker.metrics import Metrics
+from worker.perseverance import persevere
+from worker.ports import MemberTable, MessageQueue, ProgressStore
+from worker.reaper import Reaper
+from worker.room_settings import RoomSettingsCache
+from worker.settings import Settings
+from worker.slots import Slots
+
+log = structlog.get_logger()
+
+LONGEST_POLL_SECONDS: Final = 6.0
+"""No receive takes longer: a drain waits for the one that is open."""
+_SHARE_FOR_POLLS: Final = 0.5
+_SHARE_FOR_ANSWERS: Final = 0.6
+_SHARE_FOR_WRITING: Final = 0.9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What the worker talks to. `clock` gives monotonic seconds, `wall_clock` seconds since the epoch."""
+
+    queue: MessageQueue
+    dead_letter_queue: MessageQueue | None
+    table: MemberTable
+    progress: ProgressStore
+    signer: Signer
+    pool: Callable[[Owner[Delivery]], Pool[Delivery]]
+    clock: Callable[[], float] = time.monotonic
+    wall_clock: Callable[[], float] = time.time
+
+
+class Core:
+    """One worker. `run` returns after a drain; everything that must not end and does is raised."""
+
+    def __init__(self, settings: Settings, around: Surroundings, *, health: Health, metrics: Metrics) -> None:
+        self._drain_seconds = settings.drain_seconds
+        clock, wall_clock = around.clock, around.wall_clock
+        self.engine = DeliveryEngine(
+            signer=around.signer,
+            pool=around.pool,
+            posts_per_second=settings.max_posts_per_second,
+            metrics=metrics,
+            clock=clock,
+            wall_clock=wall_clock,
+        )
+        self._reaper = Reaper(around.table, endpoint=self.engine.endpoint, health=health, metrics=metrics, clock=clock)
+        self._leases = LeaseKeeper(
+            around.queue,
+            visibility_seconds=settings.visibility_seconds,
+            health=health,
+            outcomes=metrics.lease_extensions,
+            clock=clock,
+        )
+        slots = Slots(settings.max_broadcasts)
+        dead_letters = DeadLetters(around.dead_letter_queue, health)
+        self._broadcaster = Broadcaster(
+            queue=around.queue,
+            slots=slots,
+            table=around.table,
+            progress=around.progress,
+            dead_letters=dead_letters,
+            engine=self.engine,
+            reaper=self._reaper,
+            settings=RoomSettingsCache(around.table, clock),
+            health=health,
+            metrics=metrics,
+            clock=clock,
+            wall_clock=wall_clock,
+        )
+        self._consumer = Consumer(
+            queue=around.queue,
+            leases=self._leases,
+            broadcaster=self._broadcaster,
+            dead_letters=dead_letters,
+            health=health,
+            metrics=metrics,
+            slots=slots,
+            visibility_seconds=settings.visibility_seconds,
+            poll_grace_seconds=min(LONGEST_POLL_SECONDS, settings.drain_seconds * _SHARE_FOR_POLLS),
+            wall_clock=wall_clock,
+        )
+        self._table = around.table
+        self._health = health
+        metrics.posts_in_flight = lambda: self.engine.in_flight
+        metrics.post_rate_limit = lambda: self.engine.rate.limit
+        health.watch("connections", self.engine.trouble)
+
+    async def run(self, stop: asyncio.Event, *side_tasks: Awaitable[None]) -> None:
+        """Until `stop` is set and the drain is over. `side_tasks` run beside it, and must not end either."""
+        async with asyncio.TaskGroup() as group:
+            beside = [
+                group.create_task(_forever(task))
+                for task in (
+                    *side_tasks,
+                    self.engine.run(),
+                    self._leases.run(),
+                    self._reaper.run(),
+                    self._broadcaster.pulse(),
+                )
+            ]
+            beside.append(group.create_task(self._ask_the_table()))
+            consuming = group.create_task(self._consumer.run())
+            await stop.wait()
+            await self._drain(consuming)
+            for task in beside:
+                task.cancel()
+
+    async def _ask_the_table(self) -> None:
+        """Readiness waits for its first answer."""
+        await persevere("table", self._health, lambda: self._table.settings(["@all"]))
+
+    async def _drain(self, consuming: asyncio.Task[None]) -> None:
+        seconds = self._drain_seconds
+        hurry = asyncio.get_running_loop().call_later(seconds * _SHARE_FOR_ANSWERS, self._broadcaster.hurry)
+        self._consumer.stop()
+        _, unfinished = await asyncio.wait({consuming}, timeout=seconds * _SHARE_FOR_WRITING)
+        hurry.cancel()
+        if unfinished:
+            log.warning("worker.drain_incomplete", reason="not every position could be written in time")
+            consuming.cancel()
+
+
+async def _forever(task: Awaitable[None]) -> None:
+    """A part whose silent end nobody would notice: it becomes an error, which ends the worker."""
+    await task
+    raise RuntimeError("a part of the worker ended that must not")

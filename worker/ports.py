@@ -1,0 +1,121 @@
+"""What the worker needs of its queue and its table, in its own words. `worker.aws` has the real ones.
+
+Every call may raise any of `perseverance.DEPENDENCY_ERRORS`; nothing else says that a call has failed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, Protocol
+from uuid import uuid4
+
+from gatecast.broadcast import Broadcast
+from gatecast.table import Item, Key, RoomSettings
+from worker.checkpoint import Checkpoint
+from worker.fanout import Member
+
+MAX_BATCH: Final = 10
+"""Messages that one call of the queue takes, and bytes of their bodies together."""
+MAX_BATCH_BYTES: Final = 1024 * 1024
+MAX_BATCH_GET: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One receive of one queue message."""
+
+    id: str
+    receipt: str
+    body: str
+    receives: int
+    sent_at_ms: int
+    group: str
+
+
+class Page(NamedTuple):
+    """Members of a room's shard in key order, expired ones left out. `after` is where the next page starts, if any."""
+
+    members: Sequence[Member]
+    after: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """Who claims: a message, at one of its receives. `token` is new for every receive."""
+
+    message_id: str
+    receives: int
+    token: str
+
+    @classmethod
+    def of(cls, message: Message) -> "Claimant":
+        return cls(message.id, message.receives, uuid4().hex)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A broadcast that is ours. `fresh_receives` counts the receives since one that made progress."""
+
+    key: Key
+    claimed_by: str
+    receives: int
+    start: Checkpoint
+    fresh_receives: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotClaimed:
+    """`duplicate`: another message has it. Otherwise it is this very message, received later or elsewhere."""
+
+    duplicate: bool
+
+
+class MessageQueue(Protocol):
+    """Batches answer an error code an entry, or None where it went well."""
+
+    @property
+    def url(self) -> str: ...
+
+    async def receive(self, most: int, *, visibility_seconds: int, wait: bool = True) -> list[Message]:
+        """At most `most` (1 to 10) messages; waits a few seconds for the first if `wait`."""
+
+    async def delete(self, receipts: Sequence[str]) -> list[str | None]: ...
+
+    async def change_visibility(self, receipts: Sequence[str], seconds: int) -> list[str | None]: ...
+
+    async def send(self, messages: Sequence[dict[str, Any]]) -> list[str | None]:
+        """At most 10 messages, at most 1 MiB together, each as SendMessage takes it."""
+
+
+class MemberTable(Protocol):
+    """Who is in which room."""
+
+    async def page(self, room: str, shard: int, after: str) -> Page:
+        """One page of members behind the key `after` (empty: from the start)."""
+
+    async def settings(self, rooms: Sequence[str]) -> Sequence[RoomSettings | Exception]:
+        """The settings of at most 100 rooms; an error for a room that was not read this time."""
+
+    async def connected_at_ms(self, connection_ids: Sequence[str]) -> dict[str, int]:
+        """When these (100 at most) connected, by id; those that have no item are left out."""
+
+    async def remove_connection(self, connection_id: str) -> None:
+        """Delete the connection item: from here on no join can succeed."""
+
+    async def joined_rooms(self, connection_id: str) -> list[Item]:
+        """All joined-room items of a connection, read consistently."""
+
+    async def delete_batch(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """At most 25 requests; what comes back is unprocessed."""
+
+
+class ProgressStore(Protocol):
+    """Claims and checkpoints."""
+
+    async def claim(self, broadcast: Broadcast, claimant: Claimant) -> Claim | NotClaimed:
+        """Repeating it for a claimant changes nothing."""
+
+    async def write_checkpoint(self, claim: Claim, checkpoint: Checkpoint) -> bool:
+        """False if the broadcast has been taken over: then nothing more may be done for it here."""
+
+    async def release(self, claim: Claim) -> bool:
+        """Let any message claim the broadcast and go on from its checkpoint. False if it has been taken over."""
