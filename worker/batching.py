@@ -45,7 +45,7 @@ class Batcher(Generic[T, R]):
 
     async def _run(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
         try:
-            results = await self._call([item for item, _ in batch])
+            results = list(zip(batch, await self._call([item for item, _ in batch]), strict=True))
         except BaseException as error:
             for _, answer in batch:
                 if not answer.done():
@@ -53,6 +53,6 @@ class Batcher(Generic[T, R]):
             if not isinstance(error, Exception):
                 raise
         else:
-            for (_, answer), result in zip(batch, results, strict=True):
+            for (_, answer), result in results:
                 if not answer.done():
                     answer.set_result(result)

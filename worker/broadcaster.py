@@ -117,14 +117,16 @@ class Broadcaster:
             return _unfinished(lease)
         if self._expired(broadcast):
             return Ending.EXPIRED
+        if broadcast.published_at_ms is UNSET:
+            broadcast = msgspec.structs.replace(broadcast, published_at_ms=lease.message.sent_at_ms)
         claimant = Claimant.of(lease.message)
-        claim = await persevere("table", self._health, lambda: self._progress.claim(broadcast, claimant))
+        claim = await persevere("claim", self._health, lambda: self._progress.claim(broadcast, claimant))
         if isinstance(claim, NotClaimed):
             return Ending.DUPLICATE if claim.duplicate else Ending.LEFT
         if claim.fresh_receives >= RECEIVES_WITHOUT_PROGRESS and self._dead_letters.exist:
             return await self._give_up(broadcast, claim)
         if broadcast.room and broadcast.shard is UNSET:
-            settings = await persevere("table", self._health, lambda: self._settings.of(str(broadcast.room)))
+            settings = await persevere("settings", self._health, lambda: self._settings.of(str(broadcast.room)))
             if settings.shards > 1:
                 return await self._split(broadcast, settings.shards)
         return await self._fan_out(broadcast, lease, claim)
@@ -134,7 +136,7 @@ class Broadcaster:
 
     async def _give_up(self, broadcast: Broadcast, claim: Claim) -> Ending:
         """Again and again it was received and came no further. Sent again, it goes on from its checkpoint."""
-        if not await persevere("table", self._health, lambda: self._progress.release(claim)):
+        if not await persevere("claim", self._health, lambda: self._progress.release(claim)):
             return Ending.LEFT
         await self._dead_letters.broadcast(broadcast, "receives")
         log.error("broadcast.given_up", receives=claim.receives)
@@ -146,7 +148,7 @@ class Broadcaster:
         for shard in range(shards):
             part = f"s{shard}" if not broadcast.part else f"{broadcast.part}.s{shard}"
             if len(part) > _LONGEST_PART:
-                part = part_name("s", broadcast.part, str(shard))
+                part = part_name("s-", broadcast.part, str(shard))
             parts.append(queue_message(msgspec.structs.replace(broadcast, shard=shard, part=part), fifo=self._fifo))
         while parts:
             batch = _fitting(parts)
@@ -169,7 +171,7 @@ class Broadcaster:
             if entries:
                 raise OSError(next(code for code in codes if code is not None))
 
-        await persevere("queue", self._health, send)
+        await persevere("send", self._health, send)
 
     # Fanning out
 
@@ -201,9 +203,9 @@ class Broadcaster:
             fanout.stop()
             lease.changed = None
             self._running.discard(fanout)
-        if lease.state is LeaseState.LOST or not fanout.finished:
+        if lease.state is LeaseState.LOST or not fanout.finished or fanout.missed:
             return _unfinished(lease)
-        self._completed(fanout, lease)
+        self._completed(fanout)
         return Ending.COMPLETED
 
     async def _add_page(self, fanout: Fanout, after: str) -> bool:
@@ -223,10 +225,10 @@ class Broadcaster:
     async def _read_on(self, fanout: Fanout) -> None:
         """Read pages ahead, as far as deliveries drain."""
         while not fanout.exhausted:
+            while fanout.wants_page:
+                await self._add_page(fanout, fanout.read_to)
             await fanout.page_wanted.wait()
             fanout.page_wanted.clear()
-            while fanout.wants_page and not await self._add_page(fanout, fanout.read_to):
-                pass
 
     async def _tend(self, fanout: Fanout, lease: Lease, claim: Claim) -> None:
         """Everything that a fan-out needs while its deliveries run; returns when it is finished or has stopped."""
@@ -234,25 +236,40 @@ class Broadcaster:
             fanout.changed.clear()
             if fanout.unknown_age:
                 await self._learn_ages(fanout)
-            if fanout.missed and (len(fanout.missed) >= MOST_MISSED or fanout.finished or fanout.stopped):
-                await self._make_missed_safe(fanout)
-            if fanout.finished and not fanout.missed:
-                return
-            if not fanout.stopped:
+            if fanout.stopped:
+                if not fanout.in_flight or self._hurrying:
+                    await self._write_down(fanout, lease, claim)
+                    return
+            else:
+                if fanout.missed and (len(fanout.missed) >= MOST_MISSED or fanout.finished):
+                    await self._make_missed_safe(fanout)
+                if fanout.finished and not fanout.missed:
+                    return
                 await self._keep_going(fanout, lease, claim)
-            elif not fanout.in_flight or self._hurrying:
-                await self._write_checkpoint(fanout, lease, claim)
-                return
             await fanout.changed.wait()
+
+    async def _write_down(self, fanout: Fanout, lease: Lease, claim: Claim) -> None:
+        """The exact position, at a stop. Misses are in it, and tried again unless there is time to keep them."""
+        if fanout.finished and not fanout.missed:
+            return
+        await self._write_checkpoint(fanout, lease, claim)
+        if fanout.missed and lease.state is not LeaseState.LOST:
+            await self._make_missed_safe(fanout)
+            if not fanout.finished:
+                await self._write_checkpoint(fanout, lease, claim)
 
     async def _keep_going(self, fanout: Fanout, lease: Lease, claim: Claim) -> None:
         if self._expired(fanout.broadcast):
             fanout.expire()
-        if fanout.waiting >= MOST_WAITING:
-            await self._leave_remainder(fanout, fanout.slow(MOST_WAITING))
-        elif self._should_make_room(fanout):
-            await self._leave_remainder(fanout, list(fanout.unsettled.values()))
-        if fanout.pace.due(self._clock()):
+        # A FIFO queue can neither delay one message nor let it overtake: there they wait where they are.
+        slow: list[Delivery] = []
+        if fanout.waiting >= MOST_WAITING and not self._fifo:
+            slow = fanout.slow(MOST_WAITING)
+        elif self._should_make_room(fanout) and not self._fifo:
+            slow = list(fanout.unsettled.values())
+        if slow:
+            await self._leave_remainder(fanout, slow)
+        if slow or fanout.pace.due(self._clock()):
             await self._write_checkpoint(fanout, lease, claim)
         if fanout.available:
             self._engine.offer(fanout)
@@ -260,7 +277,7 @@ class Broadcaster:
     async def _write_checkpoint(self, fanout: Fanout, lease: Lease, claim: Claim) -> None:
         fanout.pace.snapshot(self._clock())
         checkpoint = fanout.checkpoint()
-        if await persevere("table", self._health, lambda: self._progress.write_checkpoint(claim, checkpoint)):
+        if await persevere("checkpoint", self._health, lambda: self._progress.write_checkpoint(claim, checkpoint)):
             fanout.pace.written()
         else:
             lease.become(LeaseState.LOST)
@@ -270,7 +287,7 @@ class Broadcaster:
         for outcome in (Outcome.UNDELIVERED, Outcome.REJECTED):
             ids = [delivery.connection_id for delivery, its in missed if its is outcome]
             if ids:
-                await self._dead_letters.missed(fanout.broadcast, ids, outcome.value)
+                await self._dead_letters.missed(fanout.broadcast, ids, outcome)
         fanout.missed_are_safe(missed)
 
     def _should_make_room(self, fanout: Fanout) -> bool:
@@ -278,26 +295,15 @@ class Broadcaster:
         return (
             fanout.only_waits
             and not self._slots.free
-            and not self._fifo
             and not fanout.broadcast.part.startswith(REMAINDER_PREFIX)
             and self._engine.delivers
         )
 
     async def _leave_remainder(self, fanout: Fanout, slow: list[Delivery]) -> None:
-        """Slow members hold up nobody: they go on as a broadcast of their own, a little later.
-
-        A FIFO queue can neither delay one message nor let it overtake: there they count as missed.
-        """
-        if not slow:
-            return
-        if self._fifo:
-            for delivery in slow:
-                fanout.waits_no_longer(delivery)
-                fanout.settle(delivery, Outcome.UNDELIVERED)
-            return
+        """Slow members hold up nobody: they go on as a broadcast of their own, a little later."""
         for delivery in slow:  # from here on the engine leaves them alone, but a checkpoint still has them
             fanout.waits_no_longer(delivery)
-        remainder = to_connections(fanout.broadcast, [delivery.connection_id for delivery in slow], "remainder")
+        remainder = to_connections(fanout.broadcast, [delivery.connection_id for delivery in slow], REMAINDER_PREFIX)
         await self._send([queue_message(remainder, fifo=False)], delay_seconds=_REMAINDER_DELAY_SECONDS)
         fanout.leave(slow)
 
@@ -307,15 +313,14 @@ class Broadcaster:
         if fanout.unknown_age:
             fanout.changed.set()
         ids = [delivery.connection_id for delivery in asked]
-        connected = await persevere("table", self._health, lambda: self._table.connected_at_ms(ids))
+        connected = await persevere("ages", self._health, lambda: self._table.connected_at_ms(ids))
         for delivery in asked:
             delivery.joined_at_ms = connected.get(delivery.connection_id, 0)
             self._engine.judge_again(delivery)
 
-    def _completed(self, fanout: Fanout, lease: Lease) -> None:
+    def _completed(self, fanout: Fanout) -> None:
         broadcast = fanout.broadcast
-        published_at_ms = broadcast.published_at_ms or lease.message.sent_at_ms
-        seconds = max(0.0, self._wall_clock() - published_at_ms / 1000)
+        seconds = max(0.0, self._wall_clock() - int(broadcast.published_at_ms or 0) / 1000)
         self._metrics.broadcast_duration.observe(seconds)
         log.info(
             "broadcast.completed",

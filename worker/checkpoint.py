@@ -12,8 +12,8 @@ import msgspec
 
 WINDOW: Final = 1_000
 """Unsettled members of one broadcast at most; also what may be repeated after a crash, beside those in flight."""
-SNAPSHOT_AFTER: Final = 700
-"""Taken up since the last snapshot. The rest of the window lets deliveries go on while the snapshot is written."""
+SNAPSHOT_AFTER: Final = 500
+"""Settled since the last snapshot. The rest of the window lets deliveries go on while the snapshot is written."""
 _SNAPSHOT_SECONDS: Final = 1.0
 
 
@@ -24,26 +24,26 @@ class Checkpoint(msgspec.Struct, frozen=True):
     pending: tuple[tuple[str, int | None], ...] = ()
     """Connection ids with the time they joined (milliseconds since the epoch; None where that is not known)."""
 
-    def encode_pending(self) -> str:
-        return msgspec.json.encode(self.pending).decode()
+    def encode_pending(self) -> bytes:
+        return msgspec.msgpack.encode(self.pending)
 
     @classmethod
-    def decode(cls, cursor: str, pending: str) -> "Checkpoint":
+    def decode(cls, cursor: str, pending: bytes) -> "Checkpoint":
         """Raises msgspec.ValidationError for what `encode_pending` never wrote."""
-        return cls(cursor, msgspec.json.decode(pending, type=tuple[tuple[str, int | None], ...]))
+        return cls(cursor, msgspec.msgpack.decode(pending, type=tuple[tuple[str, int | None], ...]))
 
 
 @dataclass(slots=True)
 class Pace:
     """When the next checkpoint is due, and when deliveries must wait for it. Times are monotonic seconds.
 
-    Whoever takes a member up adds one to both counters.
+    Whoever settles a delivery adds one to both counters. What was settled since the last checkpoint that is known to be
+    written is what a crash repeats, beside what is in flight.
     """
 
     snapshot_at: float
     since_snapshot: int = field(init=False, default=0)
     since_written: int = field(init=False, default=0)
-    """Taken up since the last checkpoint that is known to be written: at WINDOW of them, deliveries must wait."""
     _writing: bool = field(init=False, default=False)
 
     def due(self, now: float) -> bool:
@@ -58,6 +58,6 @@ class Pace:
         self._writing = True
 
     def written(self) -> None:
-        """The latest snapshot is safe: only what was taken up after it can be repeated."""
+        """The latest snapshot is safe: only what was settled after it can be repeated."""
         self.since_written = self.since_snapshot
         self._writing = False

@@ -22,7 +22,7 @@ from worker.batching import Batcher
 from worker.broadcaster import Broadcaster, Ending
 from worker.dead_letters import DeadLetters, Refused
 from worker.health import Health
-from worker.lease import Lease, LeaseKeeper, LeaseState
+from worker.lease import Lease, LeaseKeeper, LeaseState, is_too_late
 from worker.metrics import Metrics
 from worker.perseverance import DEPENDENCY_ERRORS, describe, persevere
 from worker.ports import MAX_BATCH, MessageQueue
@@ -106,12 +106,12 @@ class Consumer:
         while not self._stopping.is_set():
             if not always:
                 await self._backlog.wait()
+            if self._stopping.is_set():
+                return
             if not self._slots.free:
                 self._slots.freed.clear()
                 await self._slots.freed.wait()
                 continue
-            if self._stopping.is_set():
-                return
             try:
                 for group in self._in_order(await self._receive(wait=wait)):
                     work.create_task(self._work(group))
@@ -194,8 +194,7 @@ class Consumer:
             return False
         if ending is not Ending.COMPLETED:
             log.info("broadcast.ended", id=broadcast.id, outcome=_OUTCOMES[ending])
-        await self._acknowledge(lease)
-        return True
+        return await self._acknowledge(lease)
 
     async def _handle_poison(self, lease: Lease, reason: str) -> bool:
         self._metrics.broadcasts["poison"] += 1
@@ -206,21 +205,25 @@ class Consumer:
             except Refused as refused:
                 log.error("broadcast.poison_refused", message_id=lease.message.id, code=str(refused))  # noqa: TRY400
             else:
-                await self._acknowledge(lease)
-                return True
+                return await self._acknowledge(lease)
         await self._change_visibility(lease, _PUT_BACK_SECONDS)
         lease.become(LeaseState.LOST)
         return False
 
-    async def _acknowledge(self, lease: Lease) -> None:
-        async def delete() -> None:
-            code = await self._deletions.ask(lease.message.receipt)
-            if code is not None and "Receipt" not in code:
-                raise OSError(code)
-            if code is not None:
-                log.warning("acknowledge.too_late", message_id=lease.message.id, code=code)
+    async def _acknowledge(self, lease: Lease) -> bool:
+        """Delete the message; false if it was too late for that, and it may be visible again already."""
 
-        await persevere("queue", self._health, delete)
+        async def delete() -> bool:
+            code = await self._deletions.ask(lease.message.receipt)
+            if code is None:
+                return True
+            if is_too_late(code):
+                log.warning("acknowledge.too_late", message_id=lease.message.id, code=code)
+                lease.become(LeaseState.LOST)
+                return False
+            raise OSError(code)
+
+        return await persevere("acknowledge", self._health, delete)
 
     async def _release(self, lease: Lease) -> None:
         if self._stopping.is_set():
@@ -232,4 +235,4 @@ class Consumer:
         try:
             await self._queue.change_visibility([lease.message.receipt], seconds)
         except DEPENDENCY_ERRORS as error:
-            self._health.failed("queue", describe(error))
+            log.warning("release.failed", message_id=lease.message.id, reason=describe(error))

@@ -16,8 +16,10 @@ from msgspec import UNSET
 
 from gatecast.broadcast import Broadcast
 from gatecast.publisher import is_fifo, queue_message
+from worker.delivery.outcome import Outcome
+from worker.fanout import REJECTED_PREFIX, UNDELIVERED_PREFIX
 from worker.health import Health
-from worker.perseverance import persevere
+from worker.perseverance import DEPENDENCY_ERRORS, describe, persevere
 from worker.ports import Message, MessageQueue
 
 log = structlog.get_logger()
@@ -38,12 +40,13 @@ class DeadLetters:
     def exist(self) -> bool:
         return self._queue is not None
 
-    async def missed(self, broadcast: Broadcast, connection_ids: Sequence[str], reason: str) -> None:
+    async def missed(self, broadcast: Broadcast, connection_ids: Sequence[str], reason: Outcome) -> None:
         """Keep missed deliveries (1 to 1,000). Returns when they are safe."""
         if self._queue is None:
             log.error("broadcast.missed", reason=reason, connections=list(connection_ids))
             return
-        await self.broadcast(to_connections(broadcast, connection_ids, reason), reason)
+        prefix = REJECTED_PREFIX if reason is Outcome.REJECTED else UNDELIVERED_PREFIX
+        await self.broadcast(to_connections(broadcast, connection_ids, prefix), reason)
 
     async def broadcast(self, broadcast: Broadcast, reason: str) -> None:
         """Keep a whole broadcast. Returns when it is safe. Only where dead letters exist."""
@@ -67,18 +70,21 @@ class DeadLetters:
         }
 
         async def send() -> None:
-            code = (await queue.send([entry]))[0]
+            try:
+                code = (await queue.send([entry]))[0]
+            except DEPENDENCY_ERRORS as error:
+                if is_refusal(describe(error)):
+                    raise Refused(describe(error)) from None
+                raise
             if code is not None:
-                if is_refusal(code):
-                    raise Refused(code)
-                raise OSError(code)
+                raise Refused(code) if is_refusal(code) else OSError(code)
 
         await persevere("dead letters", self._health, send)
 
 
 def is_refusal(code: str) -> bool:
     """Would SQS say the same again? It is the message that it objects to."""
-    return any(word in code for word in ("Invalid", "TooLong", "Unsupported"))
+    return code.endswith(("BatchRequestTooLong", "InvalidMessageContents", "InvalidParameterValue"))
 
 
 def printable(text: str) -> str:
@@ -86,9 +92,9 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text[:250]) or "?"
 
 
-def to_connections(broadcast: Broadcast, connection_ids: Sequence[str], why: str) -> Broadcast:
+def to_connections(broadcast: Broadcast, connection_ids: Sequence[str], prefix: str) -> Broadcast:
     """The same broadcast to these connections only, under a part of its own that follows from all that it is."""
-    part = part_name(why[:1], broadcast.room or "", broadcast.part, *sorted(connection_ids))
+    part = part_name(prefix, broadcast.room or "", broadcast.part, *sorted(connection_ids))
     return msgspec.structs.replace(
         broadcast, room=UNSET, shard=UNSET, except_=UNSET, connections=tuple(connection_ids), part=part
     )
@@ -96,5 +102,5 @@ def to_connections(broadcast: Broadcast, connection_ids: Sequence[str], why: str
 
 def part_name(prefix: str, *identity: str) -> str:
     """A part that is the same whenever it is made of the same: at most 24 characters that ids may hold."""
-    digest = hashlib.sha256("\0".join(identity).encode("utf-8", "surrogatepass")).digest()
-    return f"{prefix}-{b32encode(digest[:12]).decode().rstrip('=').lower()}"
+    digest = hashlib.sha256("\0".join((prefix, *identity)).encode("utf-8", "surrogatepass")).digest()
+    return f"{prefix}{b32encode(digest[:12]).decode().rstrip('=').lower()}"

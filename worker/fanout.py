@@ -28,7 +28,8 @@ MOST_WAITING: Final = 500
 
 REMAINDER_PREFIX: Final = "r-"
 UNDELIVERED_PREFIX: Final = "u-"
-"""What parts begin with that are made of members who were slow: see `dead_letters.to_connections`."""
+REJECTED_PREFIX: Final = "x-"
+"""What the names of parts begin with that are made of some members only: see `dead_letters.to_connections`."""
 
 
 class Member(NamedTuple):
@@ -104,9 +105,8 @@ class Fanout:
         self._missed_before = broadcast.part.startswith((REMAINDER_PREFIX, UNDELIVERED_PREFIX))
         self._resumed: deque[Delivery] = deque()
         for connection_id, joined_at_ms in start.pending:
-            delivery = self.unsettled[connection_id] = Delivery(
-                self, connection_id, joined_at_ms, throttled=self._missed_before
-            )
+            delivery = Delivery(self, connection_id, joined_at_ms, throttled=self._missed_before)
+            self.unsettled[connection_id] = delivery
             self._resumed.append(delivery)
 
     def add_page(self, members: Sequence[Member], *, last: bool, read_to: str = "") -> None:
@@ -134,22 +134,24 @@ class Fanout:
         return self.exhausted and not self._members and 0 < self.waiting == len(self.unsettled)
 
     @property
+    def may_start(self) -> bool:
+        """Does what a crash would repeat stay within the window if one more is started?"""
+        return self.pace.since_written + self.in_flight < WINDOW
+
+    @property
     def available(self) -> bool:
         """Has it something that may be delivered now?"""
-        if self.stopped:
+        if self.stopped or not self.may_start:
             return False
-        if self._resumed:
-            return True
-        return bool(self._members) and len(self.unsettled) < WINDOW and self.pace.since_written < WINDOW
+        return bool(self._resumed or (self._members and len(self.unsettled) < WINDOW))
 
     def take(self) -> Delivery | None:
         """The next delivery to start. The engine's hot path."""
-        if self.stopped:
+        if self.stopped or self.pace.since_written + self.in_flight >= WINDOW:
             return None
         if self._resumed:
             return self._resumed.popleft()
-        pace = self.pace
-        if len(self.unsettled) >= WINDOW or pace.since_written >= WINDOW:
+        if len(self.unsettled) >= WINDOW:
             return None
         members = self._members
         while members:
@@ -159,13 +161,8 @@ class Fanout:
                 self.page_wanted.set()
             if self._except and connection_id in self._except:
                 continue
-            delivery = self.unsettled[connection_id] = Delivery(
-                self, connection_id, joined_at_ms, throttled=self._missed_before
-            )
-            pace.since_written += 1
-            pace.since_snapshot += 1
-            if pace.since_snapshot == SNAPSHOT_AFTER:
-                self.changed.set()
+            delivery = Delivery(self, connection_id, joined_at_ms, throttled=self._missed_before)
+            self.unsettled[connection_id] = delivery
             return delivery
         self.page_wanted.set()
         if self.finished:
@@ -176,8 +173,13 @@ class Fanout:
         """Settle as delivered: what happens to almost all. The engine counts the totals."""
         del self.unsettled[delivery.connection_id]
         self.counts[Outcome.DELIVERED] += 1
-        if (self.exhausted and not self._members and len(self.unsettled) == len(self.missed)) or (
-            self.stopped and not self.in_flight
+        pace = self.pace
+        pace.since_written += 1
+        pace.since_snapshot += 1
+        if (
+            pace.since_snapshot == SNAPSHOT_AFTER
+            or (self.exhausted and not self._members and len(self.unsettled) == len(self.missed))
+            or (self.stopped and not self.in_flight)
         ):
             self.changed.set()
 
@@ -209,6 +211,7 @@ class Fanout:
 
     def leave(self, deliveries: Sequence[Delivery]) -> None:
         """These are safe elsewhere: the broadcast is done with them."""
+        self.pace.since_snapshot += len(deliveries)
         for delivery in deliveries:
             del self.unsettled[delivery.connection_id]
 
@@ -242,6 +245,8 @@ class Fanout:
         self.changed.set()
 
     def _count(self, outcome: Outcome, deliveries: int = 1) -> None:
+        self.pace.since_written += deliveries
+        self.pace.since_snapshot += deliveries
         self.counts[outcome] += deliveries
         self._totals[outcome] += deliveries
 

@@ -22,11 +22,13 @@ from worker.ports import MAX_BATCH, Message, MessageQueue
 log = structlog.get_logger()
 
 LONGEST_SECONDS: Final = 11.5 * 3600
+"""From then on a broadcast is asked to stop; SQS takes no extension beyond twelve hours in all."""
+_SQS_LONGEST_SECONDS: Final = 12 * 3600 - 60
 _EXTEND_AT_SHARE: Final = 1 / 3
 """Of the visibility, passed since the last extension: two more tries fit in before the end."""
 _SAFETY_SHARE: Final = 0.1
 """Of the visibility, before its end, from which on a lease counts as lost: clocks and answers need some time."""
-_LOST_CODES: Final = ("ReceiptHandleIsInvalid", "InvalidParameterValue", "MessageNotInflight")
+_TOO_LATE_CODES: Final = ("ReceiptHandleIsInvalid", "InvalidParameterValue", "MessageNotInflight")
 
 
 class LeaseState(Enum):
@@ -39,14 +41,20 @@ class LeaseState(Enum):
 class Lease:
     """The right to work on one message. `changed` is called, without arguments, when the state changes."""
 
-    __slots__ = ("changed", "extended_at", "message", "state", "taken_at")
+    __slots__ = ("changed", "ends_at", "extended_at", "extending", "message", "state", "taken_at")
 
-    def __init__(self, message: Message, taken_at: float) -> None:
+    def __init__(self, message: Message, taken_at: float, visibility_seconds: float) -> None:
         self.message = message
         self.taken_at = taken_at
-        self.extended_at = taken_at
+        self.extending = False
+        self.extended(taken_at, visibility_seconds)
         self.state = LeaseState.HELD
         self.changed: Callable[[], None] | None = None
+
+    def extended(self, at: float, seconds: float) -> None:
+        """It is invisible for so long from then on."""
+        self.extended_at = at
+        self.ends_at = at + seconds * (1 - _SAFETY_SHARE)
 
     def become(self, state: LeaseState) -> None:
         """A lost lease stays lost."""
@@ -78,7 +86,7 @@ class LeaseKeeper:
     def take(self, messages: Sequence[Message]) -> list[Lease]:
         """Leases on messages that have arrived just now."""
         now = self._clock()
-        leases = [Lease(message, now) for message in messages]
+        leases = [Lease(message, now, self._visibility_seconds) for message in messages]
         self._leases.update(leases)
         return leases
 
@@ -92,44 +100,51 @@ class LeaseKeeper:
             lease.become(LeaseState.ENDING)
 
     async def run(self) -> None:
-        """Until cancelled."""
-        while True:
-            await asyncio.sleep(min(1.0, self._visibility_seconds / 10))
-            await self.extend_due()
+        """Until cancelled. Noticing that a lease is lost waits for nothing, least of all for a queue that hangs."""
+        async with asyncio.TaskGroup() as extensions:
+            while True:
+                await asyncio.sleep(min(1.0, self._visibility_seconds / 10))
+                for batch in _batches(self._look_after(self._clock())):
+                    extensions.create_task(self._extend(batch))
 
-    async def extend_due(self) -> None:
-        """Extend what is due, and give up what could not be."""
-        now = self._clock()
+    def _look_after(self, now: float) -> list[Lease]:
+        """Those that are due for an extension; what was not extended in time is lost."""
         due = []
         for lease in list(self._leases):
             if lease.state is LeaseState.LOST:
                 continue
-            if now - lease.extended_at >= self._visibility_seconds * (1 - _SAFETY_SHARE):
+            if now >= lease.ends_at:
                 self._lose(lease, "not extended in time")
-            elif now - lease.taken_at >= LONGEST_SECONDS:
+                continue
+            if now - lease.taken_at >= LONGEST_SECONDS:
                 lease.become(LeaseState.ENDING)
-            elif now - lease.extended_at >= self._visibility_seconds * _EXTEND_AT_SHARE:
+            if not lease.extending and now - lease.extended_at >= self._visibility_seconds * _EXTEND_AT_SHARE:
+                lease.extending = True
                 due.append(lease)
-        await asyncio.gather(*(self._extend(batch) for batch in _batches(due)))
+        return due
 
     async def _extend(self, leases: list[Lease]) -> None:
         asked_at = self._clock()
+        oldest = max(asked_at - lease.taken_at for lease in leases)
+        seconds = max(1, min(self._visibility_seconds, int(_SQS_LONGEST_SECONDS - oldest)))
         try:
             async with asyncio.timeout(self._visibility_seconds * _EXTEND_AT_SHARE):
-                codes = await self._queue.change_visibility(
-                    [lease.message.receipt for lease in leases], self._visibility_seconds
-                )
+                codes = await self._queue.change_visibility([lease.message.receipt for lease in leases], seconds)
         except DEPENDENCY_ERRORS as error:
             self._outcomes["failed"] += len(leases)
-            self._health.failed("queue", describe(error))
+            self._health.failed("lease", describe(error))
             return
+        finally:
+            for lease in leases:
+                lease.extending = False
+        self._health.ok("lease")
         for lease, code in zip(leases, codes, strict=True):
             if code is None:
-                lease.extended_at = asked_at
+                lease.extended(asked_at, seconds)
                 self._outcomes["extended"] += 1
             elif lease not in self._leases:
                 continue  # acknowledged meanwhile
-            elif any(lost in code for lost in _LOST_CODES):
+            elif is_too_late(code):
                 self._lose(lease, code)
             else:
                 self._outcomes["failed"] += 1
@@ -138,6 +153,11 @@ class LeaseKeeper:
         self._outcomes["lost"] += 1
         log.warning("lease.lost", message_id=lease.message.id, reason=reason)
         lease.become(LeaseState.LOST)
+
+
+def is_too_late(code: str) -> bool:
+    """Does SQS say that the receipt is no longer good for anything?"""
+    return any(late in code for late in _TOO_LATE_CODES)
 
 
 def _batches(leases: Sequence[Lease]) -> Iterator[list[Lease]]:

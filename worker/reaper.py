@@ -82,7 +82,11 @@ class Reaper:
                     await asyncio.sleep(0.25)
                 continue
             del self._waiting[connection_id]
-            await self._remove(connection_id, membership)
+            try:
+                await self._remove(connection_id, membership)
+            except (KeyError, ValueError):
+                # Items that nobody should have written. They expire; the next broadcast finds the connection again.
+                log.exception("reaper.failed")
 
     def _leave_unproven(self, connection_id: str) -> None:
         self._waiting.pop(connection_id, None)
@@ -92,8 +96,8 @@ class Reaper:
 
     async def _remove(self, connection_id: str, membership: Membership | None) -> None:
         self.unproven = 0
-        await persevere("table", self._health, lambda: self._table.remove_connection(connection_id))
-        joined = await persevere("table", self._health, lambda: self._table.joined_rooms(connection_id))
+        await persevere("reaper", self._health, lambda: self._table.remove_connection(connection_id))
+        joined = await persevere("reaper", self._health, lambda: self._table.joined_rooms(connection_id))
         for batch in keys.removal_batches(connection_id, joined):
             await self._delete(batch)
         memberships = {
@@ -108,7 +112,7 @@ class Reaper:
     async def _delete(self, requests: list[dict[str, Any]]) -> None:
         tries = 0
         while requests:
-            requests = await persevere("table", self._health, partial(self._table.delete_batch, requests))
+            requests = await persevere("reaper", self._health, partial(self._table.delete_batch, requests))
             if requests:
                 tries += 1
                 await asyncio.sleep(backoff_seconds(tries, random.random()))

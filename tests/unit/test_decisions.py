@@ -70,16 +70,16 @@ def test_checkpoints_survive_the_table() -> None:
     assert Checkpoint.decode(checkpoint.cursor, checkpoint.encode_pending()) == checkpoint
 
 
-def take(pace: Pace, members: int) -> None:
-    pace.since_snapshot += members
-    pace.since_written += members
+def settle(pace: Pace, deliveries: int) -> None:
+    pace.since_snapshot += deliveries
+    pace.since_written += deliveries
 
 
-def test_checkpoints_are_due_after_a_number_of_members_and_one_is_written_at_a_time() -> None:
+def test_checkpoints_are_due_after_a_number_of_deliveries_and_one_is_written_at_a_time() -> None:
     pace = Pace(0.0)
-    take(pace, SNAPSHOT_AFTER - 1)
+    settle(pace, SNAPSHOT_AFTER - 1)
     assert not pace.due(0.0)
-    take(pace, 1)
+    settle(pace, 1)
     assert pace.due(0.0)
     pace.snapshot(0.0)
     assert not pace.due(100.0)
@@ -88,11 +88,11 @@ def test_checkpoints_are_due_after_a_number_of_members_and_one_is_written_at_a_t
     assert pace.since_written == 0
 
 
-def test_what_is_taken_up_during_a_write_may_be_repeated() -> None:
+def test_what_is_settled_during_a_write_may_be_repeated() -> None:
     pace = Pace(0.0)
-    take(pace, SNAPSHOT_AFTER)
+    settle(pace, SNAPSHOT_AFTER)
     pace.snapshot(0.1)
-    take(pace, WINDOW - SNAPSHOT_AFTER)
+    settle(pace, WINDOW - SNAPSHOT_AFTER)
     assert pace.since_written == WINDOW
     pace.written()
     assert pace.since_written == WINDOW - SNAPSHOT_AFTER
@@ -101,6 +101,6 @@ def test_what_is_taken_up_during_a_write_may_be_repeated() -> None:
 def test_a_slow_broadcast_is_checkpointed_every_second_if_it_moves() -> None:
     pace = Pace(0.0)
     assert not pace.due(5.0)
-    take(pace, 1)
+    settle(pace, 1)
     assert not pace.due(0.9)
     assert pace.due(1.0)

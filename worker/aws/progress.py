@@ -27,7 +27,7 @@ DUPLICATE_SECONDS: Final = 24 * 3600
 _MOST_CLAIMS: Final = 25
 _CLAIM_WITHIN_SECONDS: Final = 0.003
 _TAKE_OVER: Final = (
-    "attribute_not_exists(pk) OR attribute_not_exists(message_id) OR claimed_at <= :day_ago"
+    "attribute_not_exists(pk) OR attribute_not_exists(message_id)"
     " OR (message_id = :message_id AND (receives < :receives OR claimed_by = :claimed_by))"
 )
 
@@ -40,11 +40,21 @@ class _N(msgspec.Struct):
     N: str = "0"
 
 
+class _B(msgspec.Struct):
+    B: bytes = b""
+
+
 class _Item(msgspec.Struct):
     message_id: _S | None = None
+    claimed_at: _N | None = None
     cursor: _S | None = None
-    pending: _S | None = None
+    pending: _B | None = None
     progressed_at_receive: _N | None = None
+
+
+class _HeldBy(Exception):  # noqa: N818 - it says what is the case
+    def __init__(self, item: _Item) -> None:
+        self.item = item
 
 
 class _UpdateAnswer(msgspec.Struct):
@@ -96,46 +106,80 @@ class Progress:
         return await self._take_over(keys.key(pk, sk), claimant, now)
 
     async def _insert_batch(self, rows: Sequence[list[dict[str, str]]]) -> list[str | None]:
-        body = {"Statements": [{"Statement": self._insert, "Parameters": row} for row in rows]}
+        first = {(row[0]["S"], row[1]["S"]): row for row in reversed(rows)}  # a call takes each key once
+        body = {"Statements": [{"Statement": self._insert, "Parameters": row} for row in first.values()]}
         answer = await self._service.call("BatchExecuteStatement", msgspec.json.encode(body))
         responses = msgspec.json.decode(answer, type=_StatementsAnswer).responses
-        return [response.error.code if response.error else None for response in responses]
+        codes = {
+            id(row): response.error.code if response.error else None
+            for row, response in zip(first.values(), responses, strict=True)
+        }
+        return [codes.get(id(row), "DuplicateItem") for row in rows]
 
     async def _take_over(self, key: Key, claimant: Claimant, now: int) -> Claim | NotClaimed:
+        """Of an item that is there, from this message's earlier receive or released; or, after a day, as a new one."""
+        try:
+            before = await self._write_claim(key, claimant, now, condition=_TAKE_OVER, values={})
+        except _HeldBy as held:
+            if held.item.message_id is None or claimant.message_id == held.item.message_id.S:
+                return NotClaimed(duplicate=False)
+            claimed_at = int(held.item.claimed_at.N) if held.item.claimed_at else now
+            if claimed_at > now - DUPLICATE_SECONDS:
+                return NotClaimed(duplicate=True)
+            return await self._start_afresh(key, claimant, now, held.item.message_id.S)
+        start = Checkpoint()
+        if before.cursor is not None and before.pending is not None:
+            start = Checkpoint.decode(before.cursor.S, before.pending.B)
+        progressed_at = int(before.progressed_at_receive.N) if before.progressed_at_receive else 0
+        return Claim(key, claimant.token, claimant.receives, start, claimant.receives - progressed_at)
+
+    async def _start_afresh(self, key: Key, claimant: Claimant, now: int, holder: str) -> Claim | NotClaimed:
+        """A day later the same id is a new broadcast, and the old one's checkpoint goes with its claim."""
+        try:
+            await self._write_claim(
+                key,
+                claimant,
+                now,
+                condition="message_id = :holder",
+                values={":holder": {"S": holder}},
+                update=_AFRESH,
+            )
+        except _HeldBy:
+            return NotClaimed(duplicate=True)
+        return Claim(key, claimant.token, claimant.receives, Checkpoint(), claimant.receives)
+
+    async def _write_claim(
+        self, key: Key, claimant: Claimant, now: int, *, condition: str, values: dict[str, Any], update: str = ""
+    ) -> _Item:
+        """The item as it was before. Raises _HeldBy if the condition does not hold."""
         body = {
             "TableName": self._table,
             "Key": key,
             "UpdateExpression": (
                 "SET message_id = :message_id, receives = :receives, claimed_by = :claimed_by,"
-                " claimed_at = :now, expires_at = :expires"
+                f" claimed_at = :now, expires_at = :expires{update}"
             ),
-            "ConditionExpression": _TAKE_OVER,
+            "ConditionExpression": condition,
             "ExpressionAttributeValues": {
                 ":message_id": {"S": claimant.message_id},
                 ":receives": {"N": str(claimant.receives)},
                 ":claimed_by": {"S": claimant.token},
                 ":now": {"N": str(now)},
-                ":day_ago": {"N": str(now - DUPLICATE_SECONDS)},
                 ":expires": {"N": str(now + TTL_SECONDS)},
+                **values,
             },
             "ReturnValues": "ALL_OLD",
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
+        if update:
+            body["ExpressionAttributeNames"] = {"#cursor": "cursor"}
         try:
             answer = await self._service.call("UpdateItem", msgspec.json.encode(body))
         except ServiceError as error:
             if error.code != _CONDITION_FAILED:
                 raise
-            holder = msgspec.json.decode(error.detail, type=_ConditionFailed).item.message_id
-            return NotClaimed(duplicate=holder is not None and claimant.message_id != holder.S)
-        before = msgspec.json.decode(answer, type=_UpdateAnswer).attributes
-        if before.message_id is not None and claimant.message_id != before.message_id.S:
-            before = _Item()  # a day later the same id is a new broadcast: it does not go on from the old checkpoint
-        start = Checkpoint()
-        if before.cursor is not None and before.pending is not None:
-            start = Checkpoint.decode(before.cursor.S, before.pending.S)
-        progressed_at = int(before.progressed_at_receive.N) if before.progressed_at_receive else 0
-        return Claim(key, claimant.token, claimant.receives, start, claimant.receives - progressed_at)
+            raise _HeldBy(msgspec.json.decode(error.detail, type=_ConditionFailed).item) from None
+        return msgspec.json.decode(answer, type=_UpdateAnswer).attributes
 
     async def write_checkpoint(self, claim: Claim, checkpoint: Checkpoint) -> bool:
         """False if the broadcast has been taken over: then nothing more may be done for it here."""
@@ -144,7 +188,7 @@ class Progress:
             "SET #cursor = :cursor, pending = :pending, progressed_at_receive = :receives",
             {
                 ":cursor": {"S": checkpoint.cursor},
-                ":pending": {"S": checkpoint.encode_pending()},
+                ":pending": {"B": checkpoint.encode_pending()},
                 ":receives": {"N": str(claim.receives)},
             },
             {"#cursor": "cursor"},
@@ -175,5 +219,6 @@ class Progress:
         return True
 
 
+_AFRESH: Final = " REMOVE #cursor, pending, progressed_at_receive"
 _CONDITION_FAILED: Final = "ConditionalCheckFailedException"
 _INSERTED: Final = ("pk", "sk", "message_id", "claimed_by", "receives", "claimed_at", "expires_at")

@@ -106,22 +106,14 @@ class Table:
     async def connected_at_ms(self, connection_ids: Sequence[str]) -> dict[str, int]:
         """When these (100 at most) connected, by id; those that have no item are left out."""
         wanted: list[Key] = [keys.key(keys.connection_pk(each), keys.CONNECTION_SK) for each in connection_ids]
-        found: dict[str, int] = {}
-        while wanted:
-            answer = await self._client.batch_get_item(
-                RequestItems={
-                    self._name: {
-                        "Keys": wanted,
-                        "ProjectionExpression": "pk, connected_at_ms",
-                        "ConsistentRead": True,
-                    }
-                }
-            )
-            for item in answer["Responses"].get(self._name, ()):
-                connection_id = item["pk"]["S"].removeprefix(keys.connection_pk(""))
-                found[connection_id] = int(item.get("connected_at_ms", {"N": "0"})["N"])
-            wanted = answer.get("UnprocessedKeys", {}).get(self._name, {}).get("Keys", [])
-        return found
+        projection = {"ProjectionExpression": "pk, connected_at_ms", "ConsistentRead": True}
+        answer = await self._client.batch_get_item(RequestItems={self._name: {"Keys": wanted, **projection}})
+        if answer.get("UnprocessedKeys"):
+            raise ServiceError("UnprocessedKeys")
+        return {
+            item["pk"]["S"].removeprefix(keys.connection_pk("")): int(item.get("connected_at_ms", {"N": "0"})["N"])
+            for item in answer["Responses"].get(self._name, ())
+        }
 
     async def remove_connection(self, connection_id: str) -> None:
         """Delete the connection item: from here on no join can succeed."""

@@ -15,32 +15,49 @@ SUCCESS_MEMORY_SECONDS: Final = 600.0
 """410 for everything, with no success for this long, is a wrong endpoint and not an empty world."""
 
 
+_FAILING_SECONDS: Final = 3.0
+_FAILURE_MEMORY_SECONDS: Final = 10.0
+"""The longest that a failing delivery waits, and a little: after that nothing fails any more."""
+
+
 @dataclass(slots=True)
 class EndpointHealth:
     """Times are monotonic seconds; -inf where there was none."""
 
     last_success_at: float = float("-inf")
-    fresh_failures: int = 0
-    failing_since: float | None = None
-    failure: str = ""
+    _fresh_failures: int = 0
+    _failing_since: float | None = None
+    _last_failure_at: float = float("-inf")
+    _failure: str = ""
 
     def succeeded(self, now: float) -> None:
         self.last_success_at = now
-        self.fresh_failures = 0
-        self.failing_since = None
+        self.answered()
+
+    def answered(self) -> None:
+        """With something that an API says to one connection: 410, 413 or 429. It is there, and knows us."""
+        self._fresh_failures = 0
+        self._failing_since = None
 
     def failed(self, failure: str, now: float, *, first_attempt: bool) -> None:
         """`failure` says what an operator should read: a status or the kind of error."""
-        self.failure = failure
-        if self.failing_since is None:
-            self.failing_since = now
+        self._failure = failure
+        self._last_failure_at = now
+        if self._failing_since is None:
+            self._failing_since = now
         if first_attempt:
-            self.fresh_failures += 1
+            self._fresh_failures += 1
 
     @property
     def holding(self) -> bool:
         """It fails for all: probe, start nothing else."""
-        return self.fresh_failures >= FAILURES_BEFORE_HOLDING
+        return self._fresh_failures >= FAILURES_BEFORE_HOLDING
+
+    def trouble(self, now: float) -> str | None:
+        """Does nothing get through? Then what an operator should read."""
+        since = now if self._failing_since is None else self._failing_since
+        fails = now - since > _FAILING_SECONDS and now - self._last_failure_at < _FAILURE_MEMORY_SECONDS
+        return f"every post fails: {self._failure}" if fails or self.holding else None
 
     def others_succeed(self, first_tried_at: float) -> bool:
         """May a failure count against a delivery that was first tried then?"""

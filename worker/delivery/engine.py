@@ -41,7 +41,8 @@ _IDLE_TICK_SECONDS: Final = 0.1
 _SWEEP_SECONDS: Final = 1.0
 _WARM_CONNECTIONS: Final = 2
 _PROBES_PER_SECOND: Final = 1.0
-_FAILING_SECONDS: Final = 3.0
+_CHECKPOINT_SECONDS: Final = 0.02
+"""How long a delivery that is due waits for its broadcast's checkpoint to be written."""
 _OK: Final = 200
 _OK_END: Final = 300
 
@@ -81,6 +82,7 @@ class DeliveryEngine:
         self._heap: list[tuple[float, int, Delivery]] = []
         self._sequence = itertools.count()
         self._due: deque[Delivery] = deque()
+        self._fresh_probe = False
         self._swept_at = clock()
         self._delivered = [0, 0]
         """In this tick: at the first attempt or after other failures, and after a 429."""
@@ -103,10 +105,7 @@ class DeliveryEngine:
             return "no credentials"
         if self._pool.trouble is not None:
             return self._pool.trouble
-        failing_since = self.endpoint.failing_since
-        if failing_since is not None and self._clock() - failing_since > _FAILING_SECONDS:
-            return f"every post fails: {self.endpoint.failure}"
-        return None
+        return self.endpoint.trouble(self._clock())
 
     def offer(self, fanout: Fanout) -> None:
         """It has, or may have, something to deliver."""
@@ -191,7 +190,7 @@ class DeliveryEngine:
             if not pool.idle:
                 pool.want(permits - started, now)
                 break
-            delivery = self._next(wall_clock * 1000)
+            delivery = self._next(now, wall_clock * 1000)
             if delivery is None:
                 break
             fanout = delivery.fanout
@@ -210,25 +209,39 @@ class DeliveryEngine:
     def _prepare(self, fanout: Fanout, second: int) -> Prepared:
         return self._signer.prepare(f"{self._signer.address.path}/@connections/", {}, fanout.payload, second)
 
-    def _next(self, now_ms: float) -> Delivery | None:
+    def _next(self, now: float, now_ms: float) -> Delivery | None:
+        """What waited and is due goes first; but while all fail, every other probe is one that has not failed yet."""
         while True:
-            if self._due:
-                delivery = self._due.popleft()
-                if not delivery.waiting:
-                    continue  # its fan-out has dropped it meanwhile
-                delivery.fanout.waits_no_longer(delivery)
-            else:
-                taken = self._rotation.take()
-                if taken is None:
-                    return None
-                delivery = taken
+            fresh_first = self.endpoint.holding and self._fresh_probe
+            delivery = (
+                (self._rotation.take() or self._next_due(now))
+                if fresh_first
+                else (self._next_due(now) or self._rotation.take())
+            )
+            if delivery is None:
+                return None
+            self._fresh_probe = not self._fresh_probe
             fanout = delivery.fanout
-            if fanout.stopped:
-                continue
             if now_ms < fanout.expires_at_ms:
                 return delivery
             fanout.settle(delivery, Outcome.EXPIRED)
             fanout.expire()
+
+    def _next_due(self, now: float) -> Delivery | None:
+        while self._due:
+            delivery = self._due.popleft()
+            fanout = delivery.fanout
+            if not delivery.waiting or fanout.stopped:
+                continue  # its fan-out is done with it, or has it in its checkpoint
+            if not fanout.may_start:
+                self._try_again(delivery, now + _CHECKPOINT_SECONDS)
+                continue
+            fanout.waits_no_longer(delivery)
+            return delivery
+        return None
+
+    def _try_again(self, delivery: Delivery, at: float) -> None:
+        heapq.heappush(self._heap, (at, next(self._sequence), delivery))
 
     # The pool's owner
 
@@ -259,8 +272,10 @@ class DeliveryEngine:
                 delivery.throttled = True
             case Meaning.REFUSED | Meaning.FAILED:
                 self.endpoint.failed(failure, now, first_attempt=delivery.tries == 1)
+                return
             case _:
                 self.rate.passed(not delivery.throttled, delivery.throttled)
+        self.endpoint.answered()
 
     def _decide(self, delivery: Delivery, status: int, now: float) -> None:
         fanout = delivery.fanout
@@ -279,5 +294,5 @@ class DeliveryEngine:
             fanout.settle(delivery, verdict)
             return
         delivery.attempts += verdict.counted
-        heapq.heappush(self._heap, (now + verdict.after_seconds, next(self._sequence), delivery))
+        self._try_again(delivery, now + verdict.after_seconds)
         fanout.waits(delivery)

@@ -19,6 +19,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
 from worker.http.answers import ORDINARY, Answer, AnswerReader, MalformedAnswer
@@ -167,7 +168,7 @@ class Pool(Generic[E]):
         for fd, events in self._poller.poll(0):
             connection = connections[fd]
             exchange = connection.exchange
-            if exchange is None or events != _READ:
+            if exchange is None or events != _READ or connection.unsent:
                 self._poll_other(connection, events, now)
                 continue
             try:
@@ -271,6 +272,9 @@ class Pool(Generic[E]):
         except OSError as error:
             self._open_failed(connection, socket_error(error), now)
             return
+        except ValueError as error:  # the name is none that TLS can check
+            self._open_failed(connection, f"tls: {error}", now)
+            return
         connection.step = None
         del self._opening[connection.fd]
         self._poller.modify(connection.fd, _READ)
@@ -323,7 +327,8 @@ class Pool(Generic[E]):
     def _close(self, connection: _Connection[E], reason: str, now: float) -> None:
         del self._connections[connection.fd]
         self._opening.pop(connection.fd, None)
-        self._poller.unregister(connection.fd)
+        with suppress(OSError, KeyError):  # wrapping a socket that is reset meanwhile has closed it already
+            self._poller.unregister(connection.fd)
         connection.sock.close()
         if connection.exchange is None:
             if connection.step is None and connection in self._idle:

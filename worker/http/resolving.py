@@ -18,8 +18,8 @@ async def keep_resolving(pool: Pool[Any]) -> None:
     while True:
         try:
             found = await loop.getaddrinfo(address.hostname, address.port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            pool.unresolved(f"cannot resolve {address.hostname}: {error.strerror}")
+        except (OSError, UnicodeError) as error:
+            pool.unresolved(f"cannot resolve {address.hostname}: {error}")
             await asyncio.sleep(_AFTER_FAILURE_SECONDS)
             continue
         addresses = [(entry[0], entry[4]) for entry in found]
