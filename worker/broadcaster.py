@@ -123,7 +123,7 @@ class Broadcaster:
         claim = await persevere("claim", self._health, lambda: self._progress.claim(broadcast, claimant))
         if isinstance(claim, NotClaimed):
             return Ending.DUPLICATE if claim.duplicate else Ending.LEFT
-        if claim.fresh_receives >= RECEIVES_WITHOUT_PROGRESS and self._dead_letters.exist:
+        if claim.fresh_receives > RECEIVES_WITHOUT_PROGRESS and self._dead_letters.exist:
             return await self._give_up(broadcast, claim)
         if broadcast.room and broadcast.shard is UNSET:
             settings = await persevere("settings", self._health, lambda: self._settings.of(str(broadcast.room)))

@@ -53,7 +53,7 @@ class Claimant:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A broadcast that is ours. `fresh_receives` counts the receives since one that made progress."""
+    """A broadcast that is ours. `fresh_receives` counts the receives since one that made progress, with this one."""
 
     key: Key
     claimed_by: str

@@ -1,0 +1,248 @@
+"""Whatever happens when: every member is reached, nobody needlessly often, and what is missed is a dead letter.
+
+The real worker in virtual time (`tests.simulation`). Hypothesis chooses the room, what its members answer, and what
+befalls the workers and when.
+"""
+
+import asyncio
+import random
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gatecast import Broadcast, decode
+from tests.simulation import CONNECTIONS, EPOCH, SimulatedWorker, VirtualTimeLoop, World
+from worker.checkpoint import WINDOW
+
+LONG_AGO_MS = int(EPOCH * 1000) - 3_600_000
+A_DAY = 24 * 3600.0
+
+EVENTS = st.sampled_from(
+    ["kill", "terminate", "second worker", "queue", "table", "lease", "clock forward", "clock back"]
+)
+PLANS = st.lists(st.tuples(st.floats(0, 3), EVENTS), max_size=8)
+
+
+def members_of(count: int) -> dict[str, int]:
+    return {f"c{number:06d}=": LONG_AGO_MS for number in range(count)}
+
+
+def run(simulation: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        runner.run(simulation)
+
+
+async def until_empty(world: World) -> None:
+    while world.messages:
+        await asyncio.sleep(1)
+        assert world.now() < A_DAY, f"still on the queue: {world.messages[:3]}"
+    await asyncio.sleep(30)
+
+
+async def befall(world: World, plan: list[tuple[float, str]]) -> list[SimulatedWorker]:
+    """Goes through the plan; whoever is running at its end is returned."""
+    workers = [SimulatedWorker(world)]
+    for seconds, event in plan:
+        await asyncio.sleep(seconds)
+        match event:
+            case "kill":
+                await workers.pop(0).kill()
+            case "terminate":
+                await workers.pop(0).terminate()
+            case "second worker":
+                workers.append(SimulatedWorker(world))
+            case "clock forward" | "clock back":
+                world.clock_offset += 40 if event == "clock forward" else -40
+            case broken:
+                world.broken ^= {broken}
+        if not workers:
+            workers.append(SimulatedWorker(world))
+    world.broken.clear()
+    return workers
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    count=st.integers(1, 2_500),
+    slow=st.sampled_from([0.0, 0.0, 0.02, 0.3]),
+    gone=st.sampled_from([0.0, 0.1, 0.5]),
+    flaky=st.sampled_from([0.0, 0.2]),
+    plan=PLANS,
+    seed=st.integers(0, 1_000_000),
+)
+def test_whatever_happens_every_member_is_reached_or_a_dead_letter(
+    count: int, slow: float, gone: float, flaky: float, plan: list[tuple[float, str]], seed: int
+) -> None:
+    dice = random.Random(seed)
+    members = members_of(count)
+    kinds = {member: dice.random() for member in members}
+    slow_ones = {member for member, kind in kinds.items() if kind < slow and member != "c000000="}
+    gone_ones = {member for member, kind in kinds.items() if kind > 1 - gone}
+
+    def answer(connection_id: str, _nth: int) -> int | None:
+        if connection_id in slow_ones:
+            return 429
+        if connection_id in gone_ones:
+            return 410
+        return dice.choice([503, None]) if dice.random() < flaky else 200
+
+    world = World(dict(members), answer=answer, dice=random.Random(seed))
+    reach = set(members) - slow_ones - gone_ones
+    disturbed = [event for _, event in plan if event not in ("terminate", "second worker")]
+
+    async def simulation() -> None:
+        world.publish(Broadcast(id="one", room="room", data="x"))
+        workers = await befall(world, plan)
+        await until_empty(world)
+        for worker in workers:
+            await worker.terminate()
+
+    run(simulation())
+    missed = {each for letter in world.dead_letters for each in decode(letter.body).connections or ()}
+    assert reach <= set(world.delivered)
+    assert slow_ones <= missed
+    assert not missed & (set(world.delivered) | gone_ones)
+    repeated = sum(times - 1 for times in world.delivered.values())
+    assert repeated <= len(disturbed) * (WINDOW + CONNECTIONS)
+    if not disturbed:
+        assert repeated == 0
+
+
+@pytest.mark.parametrize("moment", [0.01, 0.05, 0.1, 0.2, 0.35, 0.5, 0.8])
+def test_each_kill_repeats_no_more_than_the_window_and_what_is_in_flight(moment: float) -> None:
+    world = World(members_of(5_000), dice=random.Random(1))
+
+    async def simulation() -> None:
+        world.publish(Broadcast(id="one", room="room", data="x"))
+        worker = SimulatedWorker(world)
+        for _ in range(3):
+            await asyncio.sleep(moment)
+            await worker.kill()
+            worker = SimulatedWorker(world)
+            before = sum(world.delivered.values()) - len(world.delivered)
+            await asyncio.sleep(31)
+            assert sum(world.delivered.values()) - len(world.delivered) - before <= WINDOW + CONNECTIONS
+        await until_empty(world)
+        await worker.terminate()
+
+    run(simulation())
+    assert set(world.delivered) == set(members_of(5_000))
+
+
+def test_a_stop_repeats_nothing_whenever_it_comes() -> None:
+    world = World(members_of(5_000), dice=random.Random(2))
+
+    async def simulation() -> None:
+        world.publish(Broadcast(id="one", room="room", data="x"))
+        while len(world.delivered) < len(members_of(5_000)):
+            worker = SimulatedWorker(world)
+            await asyncio.sleep(0.2 * world.dice.random())
+            await worker.terminate()
+        worker = SimulatedWorker(world)
+        await until_empty(world)
+        await worker.terminate()
+
+    run(simulation())
+    assert set(world.delivered.values()) == {1}
+
+
+def test_dead_letters_sent_again_reach_exactly_those_that_were_missed() -> None:
+    members = members_of(300)
+    refusing = set(list(members)[::7])
+    world = World(dict(members), answer=lambda each, _nth: 403 if each in refusing else 200)
+
+    async def simulation() -> None:
+        world.publish(Broadcast(id="one", room="room", data="x"))
+        worker = SimulatedWorker(world)
+        await until_empty(world)
+        assert set(world.delivered) == set(members) - refusing
+        world.answer = lambda _each, _nth: 200
+        for letter in world.dead_letters * 2:
+            world.publish(decode(letter.body))
+        await until_empty(world)
+        await worker.terminate()
+
+    run(simulation())
+    assert set(world.delivered.values()) == {1}
+    assert set(world.delivered) == set(members)
+
+
+def test_one_who_never_gets_it_through_is_received_a_hundred_times_and_then_a_dead_letter() -> None:
+    world = World(members_of(3), answer=lambda _each, _nth: None)
+
+    async def simulation() -> None:
+        world.publish(Broadcast(id="one", room="room", data="x"))
+        for _ in range(100):
+            worker = SimulatedWorker(world)
+            await asyncio.sleep(1)
+            assert world.messages[0].visible_at > world.now(), "received"
+            await worker.kill()
+            world.messages[0].visible_at = world.now()
+        worker = SimulatedWorker(world)
+        await until_empty(world)
+        await worker.terminate()
+        [letter] = world.dead_letters
+        world.answer = lambda _each, _nth: 200
+        world.publish(decode(letter.body))
+        worker = SimulatedWorker(world)
+        await until_empty(world)
+        await worker.terminate()
+
+    run(simulation())
+    assert set(world.delivered.values()) == {1}
+    assert len(world.delivered) == 3
+
+
+def test_while_all_answer_410_nobody_is_removed() -> None:
+    world = World(members_of(100), answer=lambda _each, _nth: 410)
+
+    async def simulation() -> None:
+        world.publish(Broadcast(id="one", room="room", data="x"))
+        worker = SimulatedWorker(world)
+        await until_empty(world)
+        await asyncio.sleep(600)
+        await worker.terminate()
+
+    run(simulation())
+    assert not world.removed
+    assert len(world.members) == 100
+
+
+def test_slow_members_alone_on_a_quiet_worker_become_dead_letters() -> None:
+    members = members_of(1_500)
+    slow = set(list(members)[:700])
+    world = World(dict(members), answer=lambda each, _nth: 429 if each in slow else 200)
+
+    async def simulation() -> None:
+        world.publish(Broadcast(id="one", room="room", data="x"))
+        worker = SimulatedWorker(world)
+        await until_empty(world)
+        await worker.terminate()
+
+    run(simulation())
+    missed = [each for letter in world.dead_letters for each in decode(letter.body).connections or ()]
+    assert sorted(missed) == sorted(slow)
+    assert set(world.delivered) == set(members) - slow
+    assert set(world.delivered.values()) == {1}
+
+
+def test_bad_ids_do_not_hold_up_a_good_room() -> None:
+    world = World(members_of(50), answer=lambda each, _nth: 200 if each.startswith("c") else 400)
+
+    async def simulation() -> None:
+        world.publish(Broadcast(id="bad", connections=tuple(f"bad{number}" for number in range(500)), data="x"))
+        worker = SimulatedWorker(world)
+        for number in range(1, 20):
+            await asyncio.sleep(20)
+            world.publish(Broadcast(id=f"good{number}", room="room", data="x"))
+            await asyncio.sleep(20)
+            assert set(world.delivered.values()) == {number}
+        await until_empty(world)
+        await worker.terminate()
+
+    run(simulation())
+    missed = {each for letter in world.dead_letters for each in decode(letter.body).connections or ()}
+    assert len(missed) == 500

@@ -1,0 +1,374 @@
+"""A worker in a world of its own: the real core, with a queue, a table and connections in memory, in virtual time.
+
+Nothing waits: the event loop's clock jumps to the next thing that is due, so hours of time-outs, leases and retries
+pass in a moment, and everything is repeatable. Workers can be killed (whatever they were about to do never happens),
+stopped by a drain, cut off from the queue or the table, and their wall clock can be moved.
+"""
+
+import asyncio
+import random
+import selectors
+import socket
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+from urllib.parse import unquote
+
+from gatecast.broadcast import Broadcast
+from gatecast.publisher import queue_message
+from gatecast.table import Item, RoomSettings
+from worker.checkpoint import Checkpoint
+from worker.core import Core, Surroundings
+from worker.fanout import Delivery, Member
+from worker.health import Health
+from worker.http.answers import Answer
+from worker.http.pool import Owner, Pool
+from worker.http.signing import Address, Credentials, Signer
+from worker.metrics import Metrics
+from worker.ports import Claim, Claimant, Message, NotClaimed, Page
+from worker.settings import Settings
+
+R = TypeVar("R")
+
+EPOCH = 1_800_000_000.0
+PAGE_MEMBERS = 700
+CONNECTIONS = 64
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """An event loop that never waits."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        super().__init__(_JumpingSelector(self))
+
+    def time(self) -> float:
+        return self.now
+
+    async def getaddrinfo(self, *_: Any, **__: Any) -> Any:  # type: ignore[override]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 1))]
+
+
+class _JumpingSelector(selectors.SelectSelector):
+    def __init__(self, loop: VirtualTimeLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0)
+        if not ready:
+            assert timeout is not None, "everybody waits for somebody else"
+            self._loop.now += max(0.0, timeout)
+        return ready
+
+
+@dataclass
+class Stored:
+    """A message on the queue."""
+
+    id: str
+    body: str
+    group: str
+    visible_at: float
+    sent_at: float
+    receives: int = 0
+    receipt: str = ""
+
+
+@dataclass
+class World:
+    """What outlives workers. `answer` decides by connection id and number of the post; None: it is never answered."""
+
+    members: dict[str, int]
+    """When each joined, in milliseconds since the epoch."""
+    answer: Callable[[str, int], int | None] = lambda _id, _nth: 200
+    latency: float = 0.01
+    messages: list[Stored] = field(default_factory=list)
+    dead_letters: list[Stored] = field(default_factory=list)
+    progress: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)
+    posts: Counter[str] = field(default_factory=Counter)
+    delivered: Counter[str] = field(default_factory=Counter)
+    removed: set[str] = field(default_factory=set)
+    broken: set[str] = field(default_factory=set)
+    """What fails now: "queue", "table", "lease" (extensions only)."""
+    clock_offset: float = 0.0
+    dice: random.Random = field(default_factory=random.Random)
+
+    def now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def wall_clock(self) -> float:
+        return EPOCH + self.now() + self.clock_offset
+
+    def publish(self, broadcast: Broadcast) -> None:
+        message = queue_message(broadcast, fifo=False)
+        self._store(self.messages, message, 0)
+
+    def _store(self, messages: list[Stored], message: dict[str, Any], delay: float) -> None:
+        number = f"m{len(self.messages)}-{self.dice.getrandbits(64):x}"
+        now = self.now()
+        messages.append(Stored(number, message["MessageBody"], message["MessageGroupId"], now + delay, now))
+
+
+class SimulatedWorker:
+    """One worker of a world. After `kill` nothing that it does has an effect any more."""
+
+    def __init__(self, world: World, *, visibility_seconds: int = 30, drain_seconds: int = 25) -> None:
+        self.world = world
+        self.alive = True
+        self.stop = asyncio.Event()
+        signer = Signer(Address.of("http://127.0.0.1:1/live"), "eu-west-1", "execute-api")
+        signer.use(Credentials("a", "b"))
+        settings = Settings(
+            queue_url="http://queue/broadcasts",
+            table="table",
+            connections_endpoint="http://127.0.0.1:1/live",
+            visibility_seconds=visibility_seconds,
+            drain_seconds=drain_seconds,
+        )
+        around = Surroundings(
+            queue=MemoryQueue(self, world.messages),
+            dead_letter_queue=MemoryQueue(self, world.dead_letters),
+            table=MemoryTable(self),
+            progress=MemoryProgress(self),
+            signer=signer,
+            pool=lambda owner: cast(Pool[Delivery], MemoryPool(self, owner)),
+            clock=world.now,
+            wall_clock=world.wall_clock,
+        )
+        self.health = Health("queue", "table")
+        self.metrics = Metrics()
+        self.core = Core(settings, around, health=self.health, metrics=self.metrics)
+        self.task = asyncio.create_task(self.core.run(self.stop))
+
+    async def call(self, part: str, what: Callable[[], R]) -> R:
+        """One call of a dependency: takes a moment, fails where that part is broken, never returns after a kill."""
+        await self.pause(0.002 + 0.01 * self.world.dice.random())
+        if part in self.world.broken:
+            await self.pause(0.5)
+            raise OSError("broken")
+        return what()
+
+    async def pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        if not self.alive:
+            await asyncio.Event().wait()
+
+    async def kill(self) -> None:
+        self.alive = False
+        await _end(self.task)
+
+    async def terminate(self) -> None:
+        self.stop.set()
+        await self.task
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+class MemoryQueue:
+    url = "http://queue/broadcasts"
+
+    def __init__(self, worker: SimulatedWorker, messages: list[Stored]) -> None:
+        self._worker = worker
+        self._messages = messages
+
+    async def receive(self, most: int, *, visibility_seconds: int, wait: bool = True) -> list[Message]:
+        for _ in range(10 if wait else 1):
+            received = await self._worker.call("queue", lambda: self._receive(most, visibility_seconds))
+            if received or not wait:
+                break
+            await self._worker.pause(0.5)
+        return received
+
+    def _receive(self, most: int, visibility_seconds: int) -> list[Message]:
+        now = self._worker.world.now()
+        received = []
+        for stored in [each for each in self._messages if each.visible_at <= now][:most]:
+            stored.receives += 1
+            stored.visible_at = now + visibility_seconds
+            stored.receipt = f"{stored.id}/{stored.receives}"
+            received.append(
+                Message(
+                    stored.id,
+                    stored.receipt,
+                    stored.body,
+                    stored.receives,
+                    int((EPOCH + stored.sent_at) * 1000),
+                    stored.group,
+                )
+            )
+        return received
+
+    async def delete(self, receipts: Sequence[str]) -> list[str | None]:
+        def delete() -> list[str | None]:
+            found = {stored.receipt: stored for stored in self._messages}
+            for receipt in receipts:
+                if receipt in found:
+                    self._messages.remove(found[receipt])
+            return [None if receipt in found else "ReceiptHandleIsInvalid" for receipt in receipts]
+
+        return await self._worker.call("queue", delete)
+
+    async def change_visibility(self, receipts: Sequence[str], seconds: int) -> list[str | None]:
+        def change() -> list[str | None]:
+            now = self._worker.world.now()
+            found = {stored.receipt: stored for stored in self._messages if stored.visible_at > now}
+            for receipt in receipts:
+                if receipt in found:
+                    found[receipt].visible_at = now + seconds
+            return [None if receipt in found else "ReceiptHandleIsInvalid" for receipt in receipts]
+
+        if "lease" in self._worker.world.broken:
+            raise OSError("broken")
+        return await self._worker.call("queue", change)
+
+    async def send(self, messages: Sequence[dict[str, Any]]) -> list[str | None]:
+        def send() -> list[str | None]:
+            for message in messages:
+                self._worker.world._store(self._messages, message, message.get("DelaySeconds", 0))
+            return [None] * len(messages)
+
+        return await self._worker.call("queue", send)
+
+
+class MemoryTable:
+    def __init__(self, worker: SimulatedWorker) -> None:
+        self._worker = worker
+
+    def _call(self, what: Callable[[], R]) -> Awaitable[R]:
+        return self._worker.call("table", what)
+
+    async def page(self, room: str, shard: int, after: str) -> Page:
+        assert (room, shard) == ("room", 0)
+
+        def read() -> Page:
+            behind = sorted(member for member in self._worker.world.members if member > after)
+            members = [Member(member, self._worker.world.members[member]) for member in behind[:PAGE_MEMBERS]]
+            return Page(members, members[-1].connection_id if len(behind) > PAGE_MEMBERS else None)
+
+        return await self._call(read)
+
+    async def settings(self, rooms: Sequence[str]) -> Sequence[RoomSettings | Exception]:
+        return await self._call(lambda: [RoomSettings()] * len(rooms))
+
+    async def connected_at_ms(self, connection_ids: Sequence[str]) -> dict[str, int]:
+        members = self._worker.world.members
+        return await self._call(lambda: {each: members[each] for each in connection_ids if each in members})
+
+    async def remove_connection(self, connection_id: str) -> None:
+        await self._call(lambda: self._worker.world.removed.add(connection_id))
+
+    async def joined_rooms(self, connection_id: str) -> list[Item]:
+        del connection_id
+        return await self._call(list)
+
+    async def delete_batch(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        def delete() -> list[dict[str, Any]]:
+            for request in requests:
+                self._worker.world.members.pop(request["DeleteRequest"]["Key"]["sk"]["S"], None)
+            return []
+
+        return await self._call(delete)
+
+
+class MemoryProgress:
+    """The rules of `worker.aws.progress`, without its protocol."""
+
+    def __init__(self, worker: SimulatedWorker) -> None:
+        self._worker = worker
+
+    def _call(self, what: Callable[[], R]) -> Awaitable[R]:
+        return self._worker.call("table", what)
+
+    async def claim(self, broadcast: Broadcast, claimant: Claimant) -> Claim | NotClaimed:
+        key = (broadcast.room or "", broadcast.id, broadcast.part)
+
+        def claim() -> Claim | NotClaimed:
+            item = self._worker.world.progress.setdefault(key, {})
+            holder = item.get("message_id")
+            if holder is not None and holder != claimant.message_id:
+                return NotClaimed(duplicate=True)
+            if holder is not None and item["receives"] >= claimant.receives and item["token"] != claimant.token:
+                return NotClaimed(duplicate=False)
+            item.update(message_id=claimant.message_id, receives=claimant.receives, token=claimant.token)
+            start, progressed = item.get("checkpoint", Checkpoint()), item.get("progressed", 0)
+            return Claim(cast(Any, key), claimant.token, claimant.receives, start, claimant.receives - progressed)
+
+        return await self._call(claim)
+
+    async def write_checkpoint(self, claim: Claim, checkpoint: Checkpoint) -> bool:
+        def write() -> bool:
+            item = self._worker.world.progress[cast(Any, claim.key)]
+            if item.get("token") != claim.claimed_by:
+                return False
+            item.update(
+                checkpoint=Checkpoint.decode(checkpoint.cursor, checkpoint.encode_pending()), progressed=claim.receives
+            )
+            return True
+
+        return await self._call(write)
+
+    async def release(self, claim: Claim) -> bool:
+        def release() -> bool:
+            item = self._worker.world.progress[cast(Any, claim.key)]
+            if item.get("token") != claim.claimed_by:
+                return False
+            for attribute in ("message_id", "token", "receives", "progressed"):
+                item.pop(attribute, None)
+            return True
+
+        return await self._call(release)
+
+
+class MemoryPool:
+    """What the engine uses of `Pool`. A post has its effect when it is sent, whatever becomes of the worker."""
+
+    def __init__(self, worker: SimulatedWorker, owner: Owner[Delivery]) -> None:
+        self.address = Address.of("http://127.0.0.1:1/live")
+        self.in_flight = 0
+        self.open_connections = CONNECTIONS
+        self.trouble: str | None = None
+        self._worker = worker
+        self._owner = owner
+        self._answers: deque[tuple[float, float, Delivery, int | None]] = deque()
+
+    @property
+    def idle(self) -> bool:
+        return self.in_flight < CONNECTIONS
+
+    @property
+    def busy(self) -> bool:
+        return self.in_flight > 0
+
+    def resolved(self, addresses: object) -> None: ...
+
+    def want(self, more: int, now: float) -> None: ...
+
+    def send(self, exchange: Delivery, request: bytes, now: float) -> None:
+        self.in_flight += 1
+        if not self._worker.alive:
+            return
+        world = self._worker.world
+        connection_id = unquote(request.split(b" ", 2)[1].decode().rpartition("/")[2])
+        world.posts[connection_id] += 1
+        status = world.answer(connection_id, world.posts[connection_id])
+        if status == 200:
+            world.delivered[connection_id] += 1
+        self._answers.append((now + world.latency, now, exchange, status))
+
+    def poll(self, now: float) -> None:
+        while self._answers and self._answers[0][0] <= now:
+            _, started_at, exchange, status = self._answers.popleft()
+            self.in_flight -= 1
+            if status is None:
+                self._owner.failed(exchange, "reset", started_at, now)
+            else:
+                self._owner.answered(exchange, Answer(status, {}, b"", reusable=True), started_at, now)
+
+    def sweep(self, now: float) -> None: ...
+
+    def close(self) -> None: ...
