@@ -16,12 +16,11 @@ def main() -> int:
     try:
         settings = Settings.from_environ(os.environ)
         session = find_session(os.environ)
-    except InvalidSettings as error:
-        print(error, file=sys.stderr)  # noqa: T201 - logging is not configured yet, and a person reads this
-        return 2
-    log.configure(settings.log_level, settings.log_format)
-    try:
+        log.configure(settings.log_level, settings.log_format)
         uvloop.run(serve(settings, session))
+    except InvalidSettings as error:
+        print(error, file=sys.stderr)  # noqa: T201 - a person reads this
+        return 2
     except Exception:  # noqa: BLE001 - the last one to hear of it
         structlog.get_logger().exception("worker.failed")
         return 1

@@ -7,10 +7,11 @@ SIGINT drains; the second one ends the process at once, and what is on the queue
 import asyncio
 import os
 import signal
+import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 import aioboto3
 import structlog
@@ -34,20 +35,24 @@ _LAG_SECONDS: Final = 0.05
 
 
 async def serve(settings: Settings, session: aioboto3.Session) -> None:
-    """Runs one worker. Returns after a drain; raises whatever ends it otherwise."""
+    """Runs one worker. Returns after a drain; raises InvalidSettings, or whatever else ends it."""
     metrics = Metrics()
     health = Health("queue", "table", "credentials")
     stop = _stop_on_signals()
+    tls = tls_context(session)
     async with AsyncExitStack() as stack:
         server = HealthServer(settings.http_host, settings.http_port, health=health, metrics=metrics)
         stack.push_async_callback(server.close)
         await server.open()
-        around, hot = await stack.enter_async_context(_surroundings(settings, session))
+        credentials = CredentialsKeeper(session, health)
+        if not await _unless_stopped(credentials.find(), stop):
+            return
+        around, hot = await stack.enter_async_context(_surroundings(settings, session, tls))
         core = Core(settings, around, health=health, metrics=metrics)
         log.info("worker.started", queue=settings.queue_url, table=settings.table)
         await core.run(
             stop,
-            CredentialsKeeper(session, health).run(around.signer, *hot),
+            credentials.run(around.signer, *hot),
             *(service.run() for service in hot),
             _watch(health, metrics),
         )
@@ -56,9 +61,8 @@ async def serve(settings: Settings, session: aioboto3.Session) -> None:
 
 @asynccontextmanager
 async def _surroundings(
-    settings: Settings, session: aioboto3.Session
+    settings: Settings, session: aioboto3.Session, tls: ssl.SSLContext
 ) -> AsyncIterator[tuple[Surroundings, tuple[JsonService, JsonService]]]:
-    tls = tls_context(session)
     address = Address.of(settings.connections_endpoint)
     async with open_clients(session, connections=_HOT_CONNECTIONS, tls=tls) as clients:
         dead_letter_url = settings.dead_letter_queue_url
@@ -93,6 +97,16 @@ def _stop_on_signals() -> asyncio.Event:
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, on_signal, signum)
     return stop
+
+
+async def _unless_stopped(waiting: Coroutine[Any, Any, object], stop: asyncio.Event) -> bool:
+    """Did it end before a signal came? If not, it is cancelled."""
+    tasks = {asyncio.create_task(waiting), asyncio.create_task(stop.wait())}
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return not stop.is_set()
 
 
 async def _watch(health: Health, metrics: Metrics) -> None:

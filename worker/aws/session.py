@@ -5,10 +5,11 @@ import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import aioboto3
 from aiobotocore.config import AioConfig
+from botocore.exceptions import BotoCoreError
 from botocore.httpsession import get_cert_path
 
 from worker.aws.json_service import JsonService
@@ -26,7 +27,10 @@ _CREDENTIALS_AGAIN_SECONDS: Final = 1.0
 
 def find_session(environ: Mapping[str, str]) -> aioboto3.Session:
     """Raises InvalidSettings if no Region is set anywhere. AWS_REGION wins, though Python's SDK does not know it."""
-    session = aioboto3.Session(region_name=environ.get("AWS_REGION") or None)
+    try:
+        session = aioboto3.Session(region_name=environ.get("AWS_REGION") or None)
+    except BotoCoreError as error:
+        raise InvalidSettings(f"AWS_PROFILE or the SDK's files are wrong: {error}") from None
     if not session.region_name:
         raise InvalidSettings("AWS_REGION is missing: it takes the Region of the queue, the table and the API")
     return session
@@ -49,8 +53,11 @@ async def open_clients(session: aioboto3.Session, *, connections: int, tls: ssl.
         connect_timeout=3, read_timeout=10, retries={"total_max_attempts": 1}, max_pool_connections=_CONNECTIONS
     )
     async with AsyncExitStack() as stack:
-        sqs = await stack.enter_async_context(session.client("sqs", config=config))
-        dynamodb = await stack.enter_async_context(session.client("dynamodb", config=config))
+        try:
+            sqs = await stack.enter_async_context(session.client("sqs", config=config))
+            dynamodb = await stack.enter_async_context(session.client("dynamodb", config=config))
+        except ValueError as error:
+            raise InvalidSettings(f"AWS_ENDPOINT_URL_SQS or AWS_ENDPOINT_URL_DYNAMODB is wrong: {error}") from None
         hot = [
             JsonService(
                 client.meta.endpoint_url,
@@ -70,32 +77,46 @@ async def open_clients(session: aioboto3.Session, *, connections: int, tls: ssl.
 
 
 def tls_context(session: aioboto3.Session) -> ssl.SSLContext:
-    """Trusts what the SDK trusts: AWS_CA_BUNDLE or the profile's bundle, else the one that comes with it."""
+    """Trusts what the SDK trusts: AWS_CA_BUNDLE or the profile's bundle, else the one that comes with it.
+
+    Raises InvalidSettings if the bundle cannot be used.
+    """
     bundle = session._session.get_config_variable("ca_bundle")  # noqa: SLF001 - aioboto3 offers no other way to ask
-    return ssl.create_default_context(cafile=bundle or get_cert_path(True))
+    try:
+        return ssl.create_default_context(cafile=bundle or get_cert_path(True))
+    except OSError as error:
+        raise InvalidSettings(f"AWS_CA_BUNDLE is {bundle!r}, which cannot be used: {error}") from None
+
+
+class TakesCredentials(Protocol):
+    def use(self, credentials: Credentials) -> None: ...
 
 
 class CredentialsKeeper:
-    """Keeps a receiver of credentials up to date, well before the old ones expire (the SDK renews them when asked)."""
+    """Keeps receivers of credentials up to date, well before the old ones expire (the SDK renews them when asked)."""
 
     def __init__(self, session: aioboto3.Session, health: Health) -> None:
         self._session = session
         self._health = health
 
-    async def run(self, *receivers: Any) -> None:
-        """Until cancelled. Each receiver has `use(Credentials)`, which it is called with again and again."""
+    async def find(self) -> Credentials:
+        """Returns when there are some: the SDK's clients must not be made before, for they would never find any."""
         while True:
             try:
                 found = await self._session.get_credentials()
-                if found is None:
-                    self._health.failed("credentials", "the SDK finds none")
-                else:
+                if found is not None:
                     frozen = await found.get_frozen_credentials()
-                    for receiver in receivers:
-                        receiver.use(Credentials(frozen.access_key, frozen.secret_key, frozen.token or None))
                     self._health.ok("credentials")
-                    await asyncio.sleep(_CREDENTIALS_SECONDS)
-                    continue
+                    return Credentials(frozen.access_key, frozen.secret_key, frozen.token or None)
+                self._health.failed("credentials", "the SDK finds none")
             except DEPENDENCY_ERRORS as error:
                 self._health.failed("credentials", describe(error))
             await asyncio.sleep(_CREDENTIALS_AGAIN_SECONDS)
+
+    async def run(self, *receivers: TakesCredentials) -> None:
+        """Until cancelled. Receivers are told again and again."""
+        while True:
+            credentials = await self.find()
+            for receiver in receivers:
+                receiver.use(credentials)
+            await asyncio.sleep(_CREDENTIALS_SECONDS)
