@@ -30,8 +30,8 @@ Membership = tuple[str, int]
 
 _MOST_WAITING: Final = 20_000
 _AT_ONCE: Final = 8
-_PROOF_SECONDS: Final = 60.0
-"""How long a 410 waits for another post's success to prove that the endpoint is the right one."""
+_PROOF_SECONDS: Final = 5.0
+"""How long a 410 waits for another post's success, where none came before it: a worker has to start somewhere."""
 
 
 class Reaper:
@@ -51,7 +51,8 @@ class Reaper:
         self._health = health
         self._metrics = metrics
         self._clock = clock
-        self._waiting: OrderedDict[str, tuple[float, Membership | None]] = OrderedDict()
+        self._waiting: OrderedDict[str, tuple[float | None, Membership | None]] = OrderedDict()
+        """When it was offered, if that is not proof enough yet, and where it was found."""
         self._offered = asyncio.Event()
         self.unproven = 0
         """Connections that answered 410 and were left alone, because nothing else succeeded."""
@@ -59,7 +60,8 @@ class Reaper:
     def offer(self, connection_id: str, membership: Membership | None) -> None:
         """It is gone, says a 410; `membership` is where it was found, if in a room. Costs nothing here."""
         if connection_id not in self._waiting and len(self._waiting) < _MOST_WAITING:
-            self._waiting[connection_id] = (self._clock(), membership)
+            now = self._clock()
+            self._waiting[connection_id] = (None if self._endpoint.proves_gone(now) else now, membership)
             self._offered.set()
 
     async def run(self) -> None:
@@ -75,8 +77,8 @@ class Reaper:
                 self._offered.clear()
                 continue
             connection_id, (offered_at, membership) = next(iter(self._waiting.items()))
-            if not self._endpoint.proves_gone(self._clock()):
-                if self._clock() - offered_at > _PROOF_SECONDS:
+            if offered_at is not None and not self._endpoint.proves_since(offered_at):
+                if self._endpoint.all_gone_at >= offered_at or self._clock() - offered_at > _PROOF_SECONDS:
                     self._leave_unproven(connection_id)
                 else:
                     await asyncio.sleep(0.25)

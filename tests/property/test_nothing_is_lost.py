@@ -211,6 +211,40 @@ def test_while_all_answer_410_nobody_is_removed() -> None:
     assert len(world.members) == 100
 
 
+def test_what_was_gone_while_all_were_is_not_removed_after_the_recovery() -> None:
+    world = World(members_of(100), answer=lambda _each, _nth: 410)
+
+    async def simulation() -> None:
+        world.publish(Broadcast(id="one", room="room", data="x"))
+        worker = SimulatedWorker(world)
+        await asyncio.sleep(1)
+        assert len(world.posts) == 100
+        world.answer = lambda _each, _nth: 200
+        world.publish(Broadcast(id="two", room="room", data="x"))
+        await until_empty(world)
+        await worker.terminate()
+
+    run(simulation())
+    assert not world.removed
+    assert len(world.delivered) == 100
+
+
+def test_a_new_worker_removes_whom_it_finds_gone_among_others() -> None:
+    members = members_of(100)
+    gone = set(list(members)[::3])
+    world = World(dict(members), answer=lambda each, _nth: 410 if each in gone else 200)
+
+    async def simulation() -> None:
+        world.publish(Broadcast(id="one", room="room", data="x"))
+        worker = SimulatedWorker(world)
+        await until_empty(world)
+        await worker.terminate()
+
+    run(simulation())
+    assert world.removed == gone
+    assert set(world.members) == set(members) - gone
+
+
 def test_slow_members_alone_on_a_quiet_worker_become_dead_letters() -> None:
     members = members_of(1_500)
     slow = set(list(members)[:700])

@@ -25,6 +25,9 @@ class EndpointHealth:
     """Times are monotonic seconds; -inf where there was none."""
 
     last_success_at: float = float("-inf")
+    all_gone_at: float = float("-inf")
+    """When the latest answers were last nothing but 410."""
+    _gone_in_a_row: int = 0
     _fresh_failures: int = 0
     _failing_since: float | None = None
     _last_failure_at: float = float("-inf")
@@ -32,7 +35,14 @@ class EndpointHealth:
 
     def succeeded(self, now: float) -> None:
         self.last_success_at = now
+        self._gone_in_a_row = 0
         self.answered()
+
+    def gone(self, now: float) -> None:
+        """One 410."""
+        self._gone_in_a_row += 1
+        if self._gone_in_a_row >= FAILURES_BEFORE_HOLDING:
+            self.all_gone_at = now
 
     def answered(self) -> None:
         """With something that an API says to one connection: 410, 413 or 429. It is there, and knows us."""
@@ -66,3 +76,7 @@ class EndpointHealth:
     def proves_gone(self, now: float) -> bool:
         """Is a 410 proof? Only of an endpoint that has delivered something lately."""
         return now - self.last_success_at <= SUCCESS_MEMORY_SECONDS
+
+    def proves_since(self, gone_at: float) -> bool:
+        """Did a success follow so closely that this 410 was not one of a stretch in which all answered 410?"""
+        return self.last_success_at >= gone_at > self.all_gone_at

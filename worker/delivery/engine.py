@@ -273,8 +273,10 @@ class DeliveryEngine:
             case Meaning.REFUSED | Meaning.FAILED:
                 self.endpoint.failed(failure, now, first_attempt=delivery.tries == 1)
                 return
-            case _:
+            case what:
                 self.rate.passed(not delivery.throttled, delivery.throttled)
+                if what is Meaning.GONE:
+                    self.endpoint.gone(now)
         self.endpoint.answered()
 
     def _decide(self, delivery: Delivery, status: int, now: float) -> None:
