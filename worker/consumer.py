@@ -33,6 +33,7 @@ log = structlog.get_logger()
 
 _MOST_RECEIVERS: Final = 4
 _ACKNOWLEDGE_WITHIN_SECONDS: Final = 0.02
+_LONGEST_BACKOFF_SECONDS: Final = 2.5
 _PUT_BACK_SECONDS: Final = 900
 
 _OUTCOMES: Final = {
@@ -117,8 +118,11 @@ class Consumer:
                     work.create_task(self._work(group))
             except DEPENDENCY_ERRORS as error:
                 failures += 1
+                wait = False  # nor should recovery wait for one
                 self._health.failed("queue", describe(error))
-                await asyncio.sleep(backoff_seconds(failures, 0.5 + random.random() / 2))
+                await asyncio.sleep(
+                    backoff_seconds(failures, 0.5 + random.random() / 2, longest=_LONGEST_BACKOFF_SECONDS)
+                )
             else:
                 failures = 0
                 wait = True

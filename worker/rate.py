@@ -23,6 +23,7 @@ INTERVAL_SECONDS: Final = 0.25
 _INCREASE_SHARE_OF_CEILING: Final = 0.005
 _TOLERATED: Final = 0.02
 _DEEPEST_CUT: Final = 0.5
+_BELOW_PASSED: Final = 0.9
 _MANY_THROTTLED: Final = 10
 _MANY_SHARE: Final = 0.5
 _SOME: Final = 0.5
@@ -46,6 +47,7 @@ class RateController:
     _again: float = field(init=False, default=0.0)
     _again_throttled: float = field(init=False, default=0.0)
     _throttled_since_adjusting: int = field(init=False, default=0)
+    _passed_since_adjusting: int = field(init=False, default=0)
     _heard_since_adjusting: int = field(init=False, default=0)
     _adjusted_at: float = field(init=False, default=float("-inf"))
 
@@ -55,6 +57,7 @@ class RateController:
     def passed(self, firsts: int, again: int = 0) -> None:
         """Posts that were not throttled: first attempts, and such that are tried again after a 429."""
         self._heard_since_adjusting += firsts + again
+        self._passed_since_adjusting += firsts + again
         self._firsts += firsts
         self._again += again
 
@@ -77,11 +80,14 @@ class RateController:
         """Move the limit, at most once an interval. `now` is monotonic seconds."""
         if now - self._adjusted_at < INTERVAL_SECONDS:
             return
+        passed_per_second = self._passed_since_adjusting / (now - self._adjusted_at)
         self._adjusted_at = now
+        self._passed_since_adjusting = 0
         self.account_share = self._estimate()
         if self.account_share > _TOLERATED and self._throttled_since_adjusting:
-            cut = max(_DEEPEST_CUT, 1 - self.account_share)
-            self.limit = max(min(_FLOOR, self.ceiling), self.limit * cut)
+            # What has got through is granted: a cut goes below that by a little, to find room, and not again and again.
+            cut = self.limit * max(_DEEPEST_CUT, 1 - self.account_share)
+            self.limit = min(self.limit, max(cut, _BELOW_PASSED * passed_per_second, min(_FLOOR, self.ceiling)))
         else:
             self.limit = min(self.ceiling, self.limit + self.ceiling * _INCREASE_SHARE_OF_CEILING)
         self._throttled_since_adjusting = 0

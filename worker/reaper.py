@@ -78,7 +78,7 @@ class Reaper:
                 continue
             connection_id, (offered_at, membership) = next(iter(self._waiting.items()))
             if offered_at is not None and not self._endpoint.proves_since(offered_at):
-                if self._endpoint.all_gone_at >= offered_at or self._clock() - offered_at > _PROOF_SECONDS:
+                if self._endpoint.all_were_gone(offered_at) or self._clock() - offered_at > _PROOF_SECONDS:
                     self._leave_unproven(connection_id)
                 else:
                     await asyncio.sleep(0.25)

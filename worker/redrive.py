@@ -27,7 +27,7 @@ REASONS: Final = ("undelivered", "rejected", "receives")
 _BATCH: Final = 10
 _VISIBILITY_SECONDS: Final = 600
 """How long what has been looked at stays out of the way; what is not sent is put back at the end."""
-_WAIT_SECONDS: Final = 2
+_WAIT_SECONDS: Final = 1
 """A long poll asks all of a queue's servers, so an empty answer means an empty queue."""
 
 
@@ -170,7 +170,7 @@ def _queue_url(environ: Mapping[str, str], name: str) -> str:
 
 
 def _say(line: str, *, error: bool = False) -> None:
-    print(line, file=sys.stderr if error else sys.stdout, flush=True)  # noqa: T201 - a person reads this
+    print(line, file=sys.stderr if error else sys.stdout, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,6 +15,7 @@ SUCCESS_MEMORY_SECONDS: Final = 600.0
 """410 for everything, with no success for this long, is a wrong endpoint and not an empty world."""
 
 
+_STRETCH_SECONDS: Final = 1.0
 _FAILING_SECONDS: Final = 3.0
 _FAILURE_MEMORY_SECONDS: Final = 10.0
 """The longest that a failing delivery waits, and a little: after that nothing fails any more."""
@@ -79,4 +80,8 @@ class EndpointHealth:
 
     def proves_since(self, gone_at: float) -> bool:
         """Did a success follow so closely that this 410 was not one of a stretch in which all answered 410?"""
-        return self.last_success_at >= gone_at > self.all_gone_at
+        return self.last_success_at >= gone_at and not self.all_were_gone(gone_at)
+
+    def all_were_gone(self, gone_at: float) -> bool:
+        """Is this 410 one of a stretch in which all answered 410?"""
+        return gone_at <= self.all_gone_at + _STRETCH_SECONDS

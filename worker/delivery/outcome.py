@@ -9,7 +9,7 @@ from typing import Final, assert_never
 
 from worker.delivery.endpoint import EndpointHealth
 from worker.rate import RateController
-from worker.retry import backoff_seconds, given_up
+from worker.retry import backoff_seconds, full_buffer_seconds, given_up
 
 YOUNG_SECONDS: Final = 10.0
 """So long a `$connect` may still be running, and 410 mean "not yet"."""
@@ -102,6 +102,8 @@ def judge(status: int, tried: Tried, *, rate: RateController, endpoint: Endpoint
             )
             if counted and given_up(tried.attempts, now - tried.first_tried_at):
                 return Outcome.UNDELIVERED
+            if counted and what is Meaning.THROTTLED:
+                return Retry(full_buffer_seconds(tried.tries, dice), counted)
             return Retry(backoff_seconds(tried.tries, dice), counted)
         case _:
             assert_never(what)
