@@ -38,7 +38,7 @@ rng = random.Random(seed)
 @contextlib.contextmanager
 def running(program: str, *options: str) -> Iterator[int]:
     """The port of a stand-in, which must end cleanly."""
-    command = [PROGRAMS / program, "--port", "0", *options]
+    command: list[str | Path] = [PROGRAMS / program, "--port", "0", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - the build's own
         assert process.stdout
         try:
@@ -226,7 +226,8 @@ def room_query(room: str, **more: Any) -> dict[str, Any]:
 
 
 def read_pages(dynamodb: Any, query: dict[str, Any]) -> list[list[dict[str, Any]]]:
-    pages, start = [], {}
+    pages: list[list[dict[str, Any]]] = []
+    start: dict[str, Any] = {}
     while True:
         answer = dynamodb.query(**query, **start)
         headers, body = answer["ResponseMetadata"]["HTTPHeaders"], answer

@@ -1,0 +1,13 @@
+"""The benchmarks, in the order of the report."""
+
+from typing import Any
+
+from bench.case import Case
+from bench.cases.clients import Clients
+from bench.cases.memory import Memory
+from bench.cases.paced import Paced
+from bench.cases.room import Room
+from bench.cases.small_rooms import SmallRooms
+from bench.cases.turns import LoopTurns
+
+CASES: tuple[Case[Any], ...] = (Clients(), Room(), SmallRooms(), Paced(), LoopTurns(), Memory())

@@ -1,0 +1,33 @@
+"""aiobotocore's `post_to_connection`, the usual way: a task for each post, bounded by a semaphore. On uvloop."""
+
+import asyncio
+import os
+
+import uvloop
+from aiobotocore.config import AioConfig
+from aiobotocore.session import get_session
+
+from bench.clients.section import Arguments, connection_id, measured
+
+
+async def main() -> None:
+    arguments = Arguments.parse()
+    semaphore = asyncio.Semaphore(arguments.concurrency)
+    async with get_session().create_client(
+        "apigatewaymanagementapi",
+        endpoint_url=arguments.url,
+        region_name=os.environ["AWS_REGION"],
+        config=AioConfig(max_pool_connections=arguments.concurrency),
+    ) as client:
+
+        async def post(number: int) -> None:
+            async with semaphore:
+                await client.post_to_connection(ConnectionId=connection_id(number), Data=arguments.body)
+
+        await asyncio.gather(*map(post, range(arguments.warm_up)))
+        with measured(arguments.posts):
+            await asyncio.gather(*map(post, range(arguments.posts)))
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

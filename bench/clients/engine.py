@@ -1,0 +1,107 @@
+"""The delivery engine alone: its pool, signatures, pacing and metrics, with no queue and no table behind it."""
+
+import asyncio
+import os
+import time
+from typing import Generic, TypeVar
+
+import uvloop
+
+from bench.clients.section import Arguments, connection_id, measured, tls
+from gatecast.broadcast import Broadcast
+from worker.checkpoint import Checkpoint
+from worker.delivery.engine import DeliveryEngine
+from worker.delivery.outcome import Outcome
+from worker.fanout import Delivery, Fanout
+from worker.http.pool import Owner, Pool
+from worker.http.signing import Address, Credentials, Signer
+from worker.metrics import Metrics
+
+P = TypeVar("P", bound=Pool[Delivery])
+
+
+class Members(Fanout):
+    """`posts` members that are there at once: no pages, no checkpoints."""
+
+    def __init__(self, posts: int, body: bytes) -> None:
+        super().__init__(
+            Broadcast(id="benchmark", room="benchmark", data=body.decode()),
+            Checkpoint(),
+            time.monotonic,
+            totals=dict.fromkeys(Outcome, 0),
+            gone=lambda _: None,
+        )
+        self.left = posts
+        self.unanswered = posts
+        self.done = asyncio.Event()
+
+    @property
+    def available(self) -> bool:
+        return self.left > 0
+
+    def take(self) -> Delivery | None:
+        if not self.left:
+            return None
+        self.left -= 1
+        return Delivery(self, connection_id(self.left), 0, throttled=False)
+
+    def delivered(self, delivery: Delivery) -> None:
+        del delivery
+        self.unanswered -= 1
+        if not self.unanswered:
+            self.done.set()
+
+    def settle(self, delivery: Delivery, outcome: Outcome) -> None:
+        raise RuntimeError(f"{delivery.connection_id}: {outcome}")
+
+    def waits(self, delivery: Delivery) -> None:
+        raise RuntimeError(f"{delivery.connection_id} has to be tried again")
+
+
+class Bench(Generic[P]):
+    """An engine as the worker has one, to one address."""
+
+    pool: P
+
+    def __init__(self, arguments: Arguments, pool_type: type[P]) -> None:
+        self._arguments = arguments
+        address = Address.of(arguments.url)
+        signer = Signer(address, os.environ["AWS_REGION"], "execute-api")
+        signer.use(
+            Credentials(
+                os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"], os.environ["AWS_SESSION_TOKEN"]
+            )
+        )
+
+        def make_pool(owner: Owner[Delivery]) -> Pool[Delivery]:
+            self.pool = pool_type(address, size=arguments.concurrency, owner=owner, tls=tls())
+            return self.pool
+
+        self.engine = DeliveryEngine(signer=signer, pool=make_pool, posts_per_second=arguments.rate, metrics=Metrics())
+
+    async def warm_up(self) -> None:
+        """Until every connection is open, or no more of them are needed."""
+        open_before = -1
+        while open_before < self.pool.open_connections < self._arguments.concurrency:
+            open_before = self.pool.open_connections
+            await self.deliver(Members(self._arguments.warm_up, self._arguments.body))
+
+    async def deliver(self, members: Members) -> None:
+        self.engine.offer(members)
+        await members.done.wait()
+
+
+async def main() -> None:
+    arguments = Arguments.parse()
+    bench = Bench(arguments, Pool[Delivery])
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(bench.engine.run())
+        await bench.warm_up()
+        members = Members(arguments.posts, arguments.body)
+        with measured(arguments.posts):
+            await bench.deliver(members)
+        running.cancel()
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

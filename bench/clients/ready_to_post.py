@@ -1,0 +1,97 @@
+"""How long a delivery that is ready waits for its post, in an engine that is paced.
+
+Deliveries become ready one by one, evenly, `READY_PER_SECOND`; what is measured is the time from that moment until the
+request has been written to its socket. An engine that posted each at once would need as long as a signature and a
+write. What is added is the tick, which lets one wake-up serve many, and the permits of the pacing.
+
+    python -m bench.clients.ready_to_post URL POSTS BYTES CONCURRENCY WARM_UP RATE
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from typing import Final
+
+import uvloop
+
+from bench.clients.engine import Bench, Members
+from bench.clients.section import Arguments, connection_id, wait_for_start
+from worker.fanout import Delivery
+from worker.http.pool import Pool
+
+READY_PER_SECOND: Final = 10_000
+_PERCENTILES: Final = (50.0, 90.0, 99.0, 99.9)
+
+
+class _Timed(Delivery):
+    __slots__ = ("ready_at",)
+
+    def __init__(self, fanout: Members, number: int, ready_at: float) -> None:
+        super().__init__(fanout, connection_id(number), 0, throttled=False)
+        self.ready_at = ready_at
+
+
+class _Arriving(Members):
+    """Members that become ready one after the other, from `began` on."""
+
+    def __init__(self, posts: int, body: bytes) -> None:
+        super().__init__(posts, body)
+        self._posts = posts
+        self._began = time.monotonic()
+        self._ready_at = self._began
+
+    @property
+    def available(self) -> bool:
+        return self.left > 0 and time.monotonic() >= self._ready_at
+
+    def take(self) -> Delivery | None:
+        if not self.available:
+            return None
+        delivery = _Timed(self, self.left, self._ready_at)
+        self.left -= 1
+        self._ready_at = self._began + (self._posts - self.left) / READY_PER_SECOND
+        return delivery
+
+
+class _TimedPool(Pool[Delivery]):
+    """Notes when requests have been written. A tick begins with `poll`: members that are ready by then take part."""
+
+    waited: list[float]
+    before_starting: Callable[[], None] | None = None
+
+    def poll(self, now: float) -> None:
+        super().poll(now)
+        if self.before_starting is not None:
+            self.before_starting()
+
+    def send(self, exchange: Delivery, request: bytes, now: float) -> None:
+        super().send(exchange, request, now)
+        if isinstance(exchange, _Timed):
+            self.waited.append(time.monotonic() - exchange.ready_at)
+
+
+async def main() -> None:
+    arguments = Arguments.parse()
+    bench = Bench(arguments, _TimedPool)
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(bench.engine.run())
+        await bench.warm_up()
+        wait_for_start()
+        waited = bench.pool.waited = []
+        members = _Arriving(arguments.posts, arguments.body)
+
+        def offer() -> None:
+            if members.available:
+                bench.engine.offer(members)
+
+        bench.pool.before_starting = offer
+        await bench.deliver(members)
+        running.cancel()
+    waited.sort()
+    found = {f"p{percent:g}": waited[int(len(waited) * percent / 100)] * 1000 for percent in _PERCENTILES}
+    print(json.dumps({**found, "maximum": waited[-1] * 1000}), flush=True)
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

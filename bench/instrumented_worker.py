@@ -1,0 +1,117 @@
+"""The worker, unchanged, with an instrument in its process.
+
+    python -m bench.instrumented_worker turns|stacks FILE
+
+SIGUSR1 starts a recording, SIGUSR2 ends it and writes FILE.
+
+`turns`: the CPU time of every turn of the loop, nanoseconds, one a line. A callback that schedules itself again runs
+once a turn and reads the CPU clock of the loop's thread; what lies between two readings is all that the loop did in
+between: timers, answers, tasks, and the collector of garbage. Because of it the loop never sleeps, and turns in which
+nothing happened would outnumber the others; turns of less than `SHORTEST_NS` are left out, which makes every percentile
+longer, not shorter.
+
+`stacks`: what was running, each time that the process had used up another few milliseconds of CPU (ITIMER_PROF). The
+interpreter looks at signals when a call of C returns, so the time of such a call goes to the function that made it. A
+profiler that stops the process from outside was tried and is wrong by far: it finds the process at its system calls.
+"""
+
+import asyncio
+import signal
+import sys
+from collections import Counter
+from collections.abc import Coroutine
+from pathlib import Path
+from time import thread_time_ns
+from types import FrameType
+from typing import Any, Final, Protocol
+
+import uvloop
+
+from bench.machine import CHECKOUT
+from worker.__main__ import main
+
+SHORTEST_NS: Final = 20_000
+_SAMPLE_SECONDS: Final = 0.001
+"""The kernel rounds it up to its own tick."""
+
+
+class _Instrument(Protocol):
+    def start(self) -> None: ...
+
+    def stop(self) -> list[str]:
+        """What was recorded, line by line."""
+
+
+class _Turns:
+    def __init__(self) -> None:
+        self._turns: list[int] = []
+        self._last = 0
+
+    def start(self) -> None:
+        self._turn()
+        self._turns.clear()
+
+    def stop(self) -> list[str]:
+        return [str(turn) for turn in self._turns]
+
+    def _turn(self) -> None:
+        took = thread_time_ns() - self._last
+        if took >= SHORTEST_NS:
+            self._turns.append(took)
+        asyncio.get_running_loop().call_soon(self._turn)
+        self._last = thread_time_ns()
+
+
+class _Stacks:
+    def __init__(self) -> None:
+        self._stacks: Counter[str] = Counter()
+
+    def start(self) -> None:
+        signal.signal(signal.SIGPROF, self._sample)
+        signal.setitimer(signal.ITIMER_PROF, _SAMPLE_SECONDS, _SAMPLE_SECONDS)
+
+    def stop(self) -> list[str]:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        return [f"{stack} {count}" for stack, count in self._stacks.items()]
+
+    def _sample(self, _: int, frame: FrameType | None) -> None:
+        frames = []
+        while frame is not None:
+            frames.append(f"{frame.f_code.co_qualname} ({_short(frame.f_code.co_filename)})")
+            frame = frame.f_back
+        self._stacks[";".join(reversed(frames))] += 1
+
+
+_INSTRUMENTS: Final[dict[str, type[_Instrument]]] = {"turns": _Turns, "stacks": _Stacks}
+
+
+def _short(file: str) -> str:
+    """`worker/core.py` for a module of the checkout, `structlog/_base.py` for an installed one."""
+    if "site-packages/" in file:
+        return file.rpartition("site-packages/")[2]
+    return file.removeprefix(f"{CHECKOUT}/")
+
+
+def _run_instrumented(worker: Coroutine[Any, Any, Any]) -> Any:
+    instrument = _INSTRUMENTS[sys.argv[1]]()
+    file = Path(sys.argv[2])
+
+    def write() -> None:
+        unfinished = file.with_suffix(".unfinished")
+        unfinished.write_text("\n".join(instrument.stop()))
+        unfinished.rename(file)
+
+    async def run() -> Any:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGUSR1, instrument.start)
+        loop.add_signal_handler(signal.SIGUSR2, write)
+        return await worker
+
+    return _run(run())
+
+
+_run = uvloop.run
+
+if __name__ == "__main__":
+    uvloop.run = _run_instrumented  # type: ignore[assignment]
+    sys.exit(main())

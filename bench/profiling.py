@@ -1,0 +1,97 @@
+"""A profile of a worker from samples of its stack: what its CPU time goes to, by part of the work and by function."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+import msgspec
+
+_FRAME: Final = re.compile(r"(?P<function>.+) \((?P<file>[^()]+)\)")
+_PROJECT: Final = ("worker/", "gatecast/")
+_ENTRY: Final = "worker/__main__.py"
+
+_LOOP: Final = "the loop itself: uvloop, tasks, timers"
+_LOG: Final = "log lines"
+_CALLS: Final = "calls to SQS and DynamoDB"
+_SOCKETS: Final = "posts: sockets, TLS, kernel"
+_SIGNATURES: Final = "posts: signatures"
+_DECISIONS: Final = "posts: taking up, judging, settling"
+_BROADCASTS: Final = "broadcasts: decoding, fan-out, checkpoints"
+_MESSAGES: Final = "messages: leases, acknowledgements"
+_OTHER: Final = "everything else"
+_MESSAGE_FILES: Final = ("worker/consumer.py", "worker/lease.py", "worker/batching.py", "worker/slots.py")
+_BROADCAST_FILES: Final = (
+    "worker/broadcaster.py",
+    "worker/fanout.py",
+    "worker/checkpoint.py",
+    "worker/room_settings.py",
+    "worker/ports.py",
+    "gatecast/broadcast.py",
+)
+
+
+class FunctionShare(msgspec.Struct):
+    function: str
+    file: str
+    part: str
+    share: float
+
+
+class Profile(msgspec.Struct):
+    """Shares of the CPU time."""
+
+    samples: int
+    parts: dict[str, float]
+    functions: list[FunctionShare]
+
+
+class _Frame(NamedTuple):
+    function: str
+    file: str
+
+
+def profile(lines: Iterable[str]) -> Profile:
+    """A line is a stack, its frames divided by semicolons, and how many samples had it."""
+    parts: Counter[str] = Counter()
+    functions: Counter[tuple[_Frame, str]] = Counter()
+    for line in lines:
+        stack, _, count = line.rpartition(" ")
+        frames = [_frame(each) for each in stack.split(";")]
+        part, innermost = _part(frames)
+        parts[part] += int(count)
+        functions[innermost, part] += int(count)
+    samples = parts.total()
+    return Profile(
+        samples=samples,
+        parts={part: count / samples for part, count in parts.most_common()},
+        functions=[
+            FunctionShare(frame.function, frame.file, part, count / samples)
+            for (frame, part), count in functions.most_common()
+        ],
+    )
+
+
+def _frame(text: str) -> _Frame:
+    found = _FRAME.fullmatch(text)
+    return _Frame(found["function"], found["file"]) if found else _Frame(text, "")
+
+
+def _part(frames: list[_Frame]) -> tuple[str, _Frame]:
+    """Which part of the work this stack belongs to, and the project's function that it is counted for."""
+    project = [frame for frame in frames if frame.file.startswith(_PROJECT) and frame.file != _ENTRY]
+    if not project:
+        return _LOOP, _Frame("–", "")
+    innermost = project[-1]
+    files = {frame.file for frame in project}
+    if any(frame.file.startswith("structlog/") for frame in frames):
+        return _LOG, innermost
+    if any(file.startswith("worker/aws/") for file in files):
+        return _CALLS, innermost
+    if "worker/delivery/engine.py" in files:
+        if innermost.file == "worker/http/signing.py":
+            return _SIGNATURES, innermost
+        return (_SOCKETS if innermost.file == "worker/http/pool.py" else _DECISIONS), innermost
+    if innermost.file in _MESSAGE_FILES:
+        return _MESSAGES, innermost
+    return (_BROADCASTS if innermost.file in _BROADCAST_FILES else _OTHER), innermost
