@@ -10,8 +10,8 @@ from aiohttp import ClientError as HttpError
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-from worker.aws.json_service import ServiceError
 from worker.health import Health
+from worker.ports import ServiceError
 from worker.retry import backoff_seconds
 
 R = TypeVar("R")

@@ -69,6 +69,15 @@ class NotClaimed:
     duplicate: bool
 
 
+class ServiceError(Exception):
+    """The service answered with an error; the argument is its code. `detail` is the answer's body."""
+
+    def __init__(self, code: str, detail: bytes = b"") -> None:
+        super().__init__(code)
+        self.code = code
+        self.detail = detail
+
+
 class MessageQueue(Protocol):
     """Batches answer an error code an entry, or None where it went well."""
 

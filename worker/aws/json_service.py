@@ -17,19 +17,11 @@ from worker.http.answers import Answer
 from worker.http.pool import Pool
 from worker.http.resolving import keep_resolving
 from worker.http.signing import Address, Credentials, Signer
+from worker.ports import ServiceError
 
 _SWEEP_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 0.002
 _OK: Final = 200
-
-
-class ServiceError(Exception):
-    """The service answered with an error; the argument is its code. `detail` is the answer's body."""
-
-    def __init__(self, code: str, detail: bytes = b"") -> None:
-        super().__init__(code)
-        self.code = code
-        self.detail = detail
 
 
 class _Call:

@@ -14,10 +14,10 @@ import msgspec
 from gatecast import table as keys
 from gatecast.broadcast import Broadcast
 from gatecast.table import Key
-from worker.aws.json_service import JsonService, ServiceError
+from worker.aws.json_service import JsonService
 from worker.batching import Batcher
 from worker.checkpoint import Checkpoint
-from worker.ports import Claim, Claimant, NotClaimed
+from worker.ports import Claim, Claimant, NotClaimed, ServiceError
 
 TTL_SECONDS: Final = 15 * 24 * 3600
 """Beyond the longest retention of a queue (14 days): a message never outlives what is known about it."""

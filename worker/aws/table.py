@@ -11,9 +11,9 @@ import msgspec
 
 from gatecast import table as keys
 from gatecast.table import Item, Key, RoomSettings
-from worker.aws.json_service import JsonService, ServiceError
+from worker.aws.json_service import JsonService
 from worker.fanout import Member
-from worker.ports import Page
+from worker.ports import Page, ServiceError
 
 _PAGE_MEMBERS: Final = 4_000
 """Bounds memory and the time that decoding a page takes; DynamoDB's own limit is 1 MB."""
