@@ -30,6 +30,42 @@ test: .venv/.test .venv-ministack/.installed ## All tests, about three minutes
 local: .venv/.local .venv-ministack/.installed ## The embedded stack, to connect to by hand
 	@$(BIN)/python -m local
 
+.PHONY: redrive
+redrive: .venv/.local ## Send dead letters again; `DRY_RUN=1` only says which. Queues and credentials: the environment's
+	@$(BIN)/python -m worker.redrive $(if $(DRY_RUN),--dry-run)
+
+##@ Ill-treating it
+
+.PHONY: chaos
+chaos: .venv/.test .venv-ministack/.installed ## Kill, cut, stall and flood at full size, about half an hour: docs/chaos-results.md
+	@rm -f .local/chaos-full.jsonl
+	@status=0; GATECAST_CHAOS=full GATECAST_CHAOS_RESULTS=.local/chaos-full.jsonl \
+		$(BIN)/python -m pytest tests/chaos --ignore tests/chaos/test_soak.py --timeout 1800 || status=$$?; \
+		$(BIN)/python -m tests.chaos.results .local/chaos-full.jsonl .local/soak.jsonl > docs/chaos-results.md; exit $$status
+
+.PHONY: soak
+soak: .venv/.test .venv-ministack/.installed ## Ten minutes of everything at a low rate: does it grow?
+	@rm -f .local/soak.jsonl
+	@status=0; GATECAST_SOAK_SECONDS=600 GATECAST_CHAOS_RESULTS=.local/soak.jsonl \
+		$(BIN)/python -m pytest tests/chaos/test_soak.py --timeout 1800 || status=$$?; \
+		$(BIN)/python -m tests.chaos.results .local/chaos-full.jsonl .local/soak.jsonl > docs/chaos-results.md; exit $$status
+
+##@ Measuring
+
+.PHONY: bench
+bench: bench-setup ## Side-by-side benchmarks, about ten minutes on a quiet machine: bench/RESULTS.md
+	@$(BIN)/python -m bench
+
+.PHONY: bench-quick
+bench-quick: bench-setup ## A short version of all of them, about two minutes
+	@$(BIN)/python -m bench --quick
+
+.PHONY: bench-setup
+bench-setup: .venv/.bench ## Build the benchmarks' other side, and say which tools are missing
+	@command -v $${CC:-cc} >/dev/null || { echo "A C compiler is missing: apt-get install gcc make libssl-dev zlib1g-dev"; exit 1; }
+	@$(MAKE) --no-print-directory -C bench/sink all certificates
+	@$(BIN)/python -m bench --setup
+
 ##@ Working on it
 
 .PHONY: setup
@@ -48,7 +84,7 @@ format: .venv/.tools ## Let ruff put things in order
 
 .PHONY: lock
 lock: .venv/.tools ## Resolve the locks in requirements/ anew (needs uv on the PATH)
-	@cd requirements && for name in tools worker routes local test ministack; do \
+	@cd requirements && for name in tools worker routes local test bench ministack; do \
 		uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 			--no-annotate --no-header $$([[ $$name =~ tools|ministack ]] || echo "-c tools.txt") \
 			$$name.in -o $$name.txt; \
@@ -56,12 +92,12 @@ lock: .venv/.tools ## Resolve the locks in requirements/ anew (needs uv on the P
 
 .PHONY: clean
 clean: ## Remove what was installed and built
-	@rm -rf .venv .venv-ministack .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	@rm -rf .venv .venv-ministack .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist bench/build bench/sink/build
 
 .PHONY: help
 help: ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-		/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+		/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Each level installs what the one before lacks; a lock that changes installs again.
 .venv/bin/python:
@@ -75,6 +111,11 @@ help: ## This list
 
 .venv/.test: requirements/test.txt .venv/.local | .venv/bin/python
 	@echo "Installing what runs the tests (.venv) …"
+	@$(BIN)/python $(PIP) -r $<
+	@touch $@
+
+.venv/.bench: requirements/bench.txt .venv/.local | .venv/bin/python
+	@echo "Installing what the benchmarks compare with (.venv) …"
 	@$(BIN)/python $(PIP) -r $<
 	@touch $@
 

@@ -1,0 +1,153 @@
+"""A stand-in for `@connections` in a process of its own, fast enough to outrun a worker: `… endpoint_process.py PORT`.
+
+HTTP/1.1 with keep-alive and bodies of known length, which is what the worker sends; it checks no signature and knows no
+clients. Tests set its behaviour and read its counts under `/_control/`, on the same port (see `tests.chaos.endpoint`).
+"""
+
+import asyncio
+import contextlib
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from functools import partial
+from http import HTTPStatus
+from typing import Final, cast
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+import uvloop
+
+from local.gateway.faults import Answer, Delay, Fault, Reset, Stall
+from local.processes import LOOPBACK, allow_many_files
+from tests.chaos.counting import Behaviour, Counting
+
+_OK: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 0\r\n\r\n"
+_HALF_A_HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Ty"
+_HALF_A_BODY: Final = b'HTTP/1.1 200 OK\r\nContent-Length: 64\r\n\r\n{"message": '
+_RESET_AT_ONCE: Final = struct.pack("ii", 1, 0)
+
+
+class Connection(asyncio.Protocol):
+    """One TCP connection: a request, its answer, the next request."""
+
+    def __init__(self, counting: Counting) -> None:
+        self._counting = counting
+        self._buffer = b""
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self._transport = None
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
+            head = self._buffer[:end]
+            end += 4
+            length = _content_length(head)
+            if len(self._buffer) < end + length:
+                return
+            body, self._buffer = self._buffer[end : end + length], self._buffer[end + length :]
+            method, path, _ = head.split(b" ", 2)
+            if path.startswith(b"/_control/"):
+                self._write(_control(self._counting, method, path, body))
+            else:
+                self._post(unquote_to_bytes(path.rpartition(b"/")[2]).decode(), body)
+
+    def _post(self, connection_id: str, data: bytes) -> None:
+        counting = self._counting
+        fault = counting.post(connection_id, data)
+        if fault is None and not counting.latency_seconds:
+            self._write(_OK)
+            return
+        counting.in_flight += 1
+        counting.most_in_flight = max(counting.most_in_flight, counting.in_flight)
+        seconds, finish = self._reaction(fault)
+        asyncio.get_running_loop().call_later(counting.latency_seconds + seconds, self._finish, finish)
+
+    def _finish(self, finish: Callable[[], None]) -> None:
+        self._counting.in_flight -= 1
+        finish()
+
+    def _reaction(self, fault: Fault | None) -> tuple[float, Callable[[], None]]:
+        """How long until it is answered, beside the latency, and how."""
+        match fault:
+            case Delay(seconds=seconds):
+                return seconds, partial(self._write, _OK)
+            case Answer():
+                return 0.0, partial(self._write, _answer(fault))
+            case Stall(seconds=seconds):
+                return seconds, self._reset
+            case Reset(cut="headers"):
+                return 0.0, partial(self._write_and_close, _HALF_A_HEAD)
+            case Reset(cut="body"):
+                return 0.0, partial(self._write_and_close, _HALF_A_BODY)
+            case Reset():
+                return 0.0, self._reset
+            case _:
+                return 0.0, partial(self._write, _OK)
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def _write_and_close(self, data: bytes) -> None:
+        self._write(data)
+        if self._transport is not None:
+            self._transport.close()
+
+    def _reset(self) -> None:
+        if self._transport is not None:
+            with contextlib.suppress(OSError):
+                sock = self._transport.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_ONCE)
+            self._transport.abort()
+
+
+def _content_length(head: bytes) -> int:
+    lowered = head.lower()
+    start = lowered.find(b"\r\ncontent-length:")
+    if start < 0:
+        return 0
+    end = lowered.find(b"\r\n", start + 2)
+    return int(lowered[start + 17 : end if end >= 0 else None])
+
+
+def _answer(answer: Answer) -> bytes:
+    body = answer.body.encode()
+    lines = [f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}", f"Content-Type: {answer.content_type}"]
+    if answer.error_type:
+        lines.append(f"x-amzn-ErrorType: {answer.error_type}")
+    lines += [f"Content-Length: {len(body)}", "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+def _control(counting: Counting, method: bytes, path: bytes, body: bytes) -> bytes:
+    match method, path:
+        case b"PUT", b"/_control/behaviour":
+            counting.behave(msgspec.json.decode(body, type=Behaviour))
+            answer: object = None
+        case b"POST", b"/_control/counts":
+            answer = counting.counts(body)
+        case b"GET", b"/_control/slices":
+            answer = counting.slices
+        case _:
+            answer = counting.summary()
+    encoded = msgspec.json.encode(answer)
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(encoded) + encoded
+
+
+async def _serve(port: int) -> None:
+    loop = asyncio.get_running_loop()
+    counting = Counting(loop.time)
+    server = await loop.create_server(lambda: Connection(counting), LOOPBACK, port, backlog=1_024)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    allow_many_files()
+    uvloop.run(_serve(int(sys.argv[1])))

@@ -1,0 +1,133 @@
+"""A proxy between a worker and ministack that makes SQS and DynamoDB fail: call by call, or altogether.
+
+It runs in the test's own event loop; the worker's AWS_ENDPOINT_URL_… variables lead to it. `fault` is asked for every
+call, with the operation's name.
+"""
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final, Literal, Self
+
+import aiohttp
+import msgspec
+from aiohttp import web
+
+from local.processes import LOOPBACK, free_port
+from local.sdk import sdk_environment
+
+_HOP_BY_HOP: Final = {"connection", "keep-alive", "transfer-encoding", "content-length", "host", "date", "server"}
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An answer that the service did not give: an error, garbage, or a success that is none."""
+
+    status: int
+    body: str
+
+    @classmethod
+    def error(cls, status: int, code: str) -> Self:
+        return cls(status, msgspec.json.encode({"__type": f"com.amazonaws#{code}", "message": ""}).decode())
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The TCP connection ends without an answer. `after`: the call has had its effect nevertheless."""
+
+    when: Literal["before", "after"]
+
+
+@dataclass(frozen=True)
+class Hang:
+    """No answer for so long, then the TCP connection ends. The call has no effect."""
+
+    seconds: float
+
+
+ServiceFault = Answered | Cut | Hang
+
+
+class ServiceProxy:
+    """Use `serving`. `calls` counts what came in, by operation."""
+
+    def __init__(self, target: str, session: aiohttp.ClientSession) -> None:
+        self.fault: Callable[[str], ServiceFault | None] = lambda _operation: None
+        self.calls: Counter[str] = Counter()
+        self.faults = 0
+        self._target = target
+        self._session = session
+        self._port = free_port()
+        self._runner: web.AppRunner | None = None
+
+    @classmethod
+    @asynccontextmanager
+    async def serving(cls, target: str) -> AsyncIterator[Self]:
+        """Passes calls on to `target`, the address of a ministack, for the length of the block."""
+        connector = aiohttp.TCPConnector(limit=0)
+        timeout = aiohttp.ClientTimeout(total=None)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session:
+            proxy = cls(target, session)
+            await proxy.up()
+            try:
+                yield proxy
+            finally:
+                await proxy.down()
+
+    def environment(self) -> Mapping[str, str]:
+        """The SDK's variables that lead through this proxy."""
+        return sdk_environment(f"http://{LOOPBACK}:{self._port}")
+
+    async def up(self) -> None:
+        """Listen, on the same port as ever."""
+        app = web.Application(client_max_size=4 * 1024 * 1024)
+        app.router.add_route("*", "/{path:.*}", self._pass_on)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.0, handler_cancellation=True)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, LOOPBACK, self._port, reuse_address=True).start()
+
+    async def down(self) -> None:
+        """Refuse connections and end those that are open."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            for connection in list(runner.server.connections if runner.server else ()):
+                if connection.transport is not None:
+                    connection.transport.abort()
+            await runner.cleanup()
+
+    async def _pass_on(self, request: web.Request) -> web.Response:
+        operation = request.headers.get("X-Amz-Target", "").rpartition(".")[2]
+        self.calls[operation] += 1
+        fault = self.fault(operation)
+        self.faults += fault is not None
+        body = await request.read()
+        match fault:
+            case Answered(status, text):
+                return web.Response(status=status, text=text, content_type="application/x-amz-json-1.0")
+            case Hang(seconds):
+                await asyncio.sleep(seconds)
+                return _cut(request)
+            case Cut("before"):
+                return _cut(request)
+            case _:
+                answer = await self._forward(request, body)
+                return _cut(request) if fault is not None else answer
+
+    async def _forward(self, request: web.Request, body: bytes) -> web.Response:
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP_BY_HOP}
+        with contextlib.suppress(aiohttp.ClientError):
+            async with self._session.request(
+                request.method, f"{self._target}{request.raw_path}", data=body, headers=headers
+            ) as answer:
+                kept = {name: value for name, value in answer.headers.items() if name.lower() not in _HOP_BY_HOP}
+                return web.Response(status=answer.status, headers=kept, body=await answer.read())
+        return _cut(request)
+
+
+def _cut(request: web.Request) -> web.Response:
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response()
