@@ -102,8 +102,8 @@ def judge(status: int, tried: Tried, *, rate: RateController, endpoint: Endpoint
             )
             if counted and given_up(tried.attempts, now - tried.first_tried_at):
                 return Outcome.UNDELIVERED
-            if counted and what is Meaning.THROTTLED:
-                return Retry(full_buffer_seconds(tried.tries, dice), counted)
+            if counted and what is Meaning.THROTTLED and tried.tries > 1:
+                return Retry(full_buffer_seconds(tried.tries - 1, dice), counted)  # again: it is this client's buffer
             return Retry(backoff_seconds(tried.tries, dice), counted)
         case _:
             assert_never(what)
