@@ -138,7 +138,7 @@ class SimulatedWorker:
             wall_clock=world.wall_clock,
         )
         self.health = Health("queue", "table")
-        self.metrics = Metrics()
+        self.metrics = Metrics(self.health)
         self.core = Core(settings, around, health=self.health, metrics=self.metrics)
         self.task = asyncio.create_task(self.core.run(self.stop))
 
@@ -202,6 +202,9 @@ class MemoryQueue:
                 )
             )
         return received
+
+    async def count(self) -> dict[str, int]:
+        return await self._worker.call("queue", lambda: {"visible": len(self._messages)})
 
     async def delete(self, receipts: Sequence[str]) -> list[str | None]:
         def delete() -> list[str | None]:

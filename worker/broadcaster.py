@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from enum import Enum, auto
+from heapq import nsmallest
 from typing import Final
 
 import msgspec
@@ -47,6 +48,7 @@ RECEIVES_WITHOUT_PROGRESS: Final = 100
 _REMAINDER_DELAY_SECONDS: Final = 15
 _PULSE_SECONDS: Final = 0.25
 _LONGEST_PART: Final = 24
+_MOST_SHOWN: Final = 50
 
 
 class Ending(Enum):
@@ -111,6 +113,37 @@ class Broadcaster:
         for fanout in self._running:
             fanout.changed.set()
 
+    @property
+    def waiting(self) -> int:
+        """Deliveries that wait to be tried again."""
+        return sum(fanout.waiting for fanout in self._running)
+
+    @property
+    def oldest_age_seconds(self) -> float:
+        """Since published; 0 if nothing is in hand."""
+        return max((self._age_seconds(fanout.broadcast) for fanout in self._running), default=0.0)
+
+    def running(self) -> dict[str, object]:
+        """How many broadcasts are in hand, and, for people to look at, the oldest `_MOST_SHOWN` of them."""
+        now = self._clock()
+        oldest = nsmallest(_MOST_SHOWN, self._running, key=lambda fanout: fanout.started_at)
+        shown = [
+            {
+                "id": fanout.broadcast.id,
+                "part": fanout.broadcast.part,
+                "target": "room" if fanout.broadcast.room else "connections",
+                "age_seconds": round(self._age_seconds(fanout.broadcast), 3),
+                "running_seconds": round(now - fanout.started_at, 3),
+                **{str(outcome): count for outcome, count in fanout.counts.items()},
+                "in_flight": fanout.in_flight,
+                "waiting": fanout.waiting,
+                "read_ahead": fanout.read_ahead,
+                "all_read": fanout.exhausted,
+            }
+            for fanout in oldest
+        ]
+        return {"total": len(self._running), "broadcasts": shown}
+
     async def run(self, broadcast: Broadcast, lease: Lease) -> Ending:
         """Returns when nothing more is to be done here. Dependencies that fail are waited for."""
         if lease.state is not LeaseState.HELD:
@@ -130,6 +163,9 @@ class Broadcaster:
             if settings.shards > 1:
                 return await self._split(broadcast, settings.shards)
         return await self._fan_out(broadcast, lease, claim)
+
+    def _age_seconds(self, broadcast: Broadcast) -> float:
+        return max(0.0, self._wall_clock() - int(broadcast.published_at_ms or 0) / 1000)
 
     def _expired(self, broadcast: Broadcast) -> bool:
         return isinstance(broadcast.expires_at_ms, int) and self._wall_clock() * 1000 >= broadcast.expires_at_ms
@@ -279,6 +315,7 @@ class Broadcaster:
         checkpoint = fanout.checkpoint()
         if await persevere("checkpoint", self._health, lambda: self._progress.write_checkpoint(claim, checkpoint)):
             fanout.pace.written()
+            self._metrics.checkpoints += 1
         else:
             lease.become(LeaseState.LOST)
 
@@ -306,6 +343,7 @@ class Broadcaster:
         remainder = to_connections(fanout.broadcast, [delivery.connection_id for delivery in slow], REMAINDER_PREFIX)
         await self._send([queue_message(remainder, fifo=False)], delay_seconds=_REMAINDER_DELAY_SECONDS)
         fanout.leave(slow)
+        self._metrics.remainders += 1
 
     async def _learn_ages(self, fanout: Fanout) -> None:
         """410 for a connection that was named: it may be so young that its `$connect` is still running."""
@@ -320,7 +358,7 @@ class Broadcaster:
 
     def _completed(self, fanout: Fanout) -> None:
         broadcast = fanout.broadcast
-        seconds = max(0.0, self._wall_clock() - int(broadcast.published_at_ms or 0) / 1000)
+        seconds = self._age_seconds(broadcast)
         self._metrics.broadcast_duration.observe(seconds)
         log.info(
             "broadcast.completed",

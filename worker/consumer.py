@@ -183,11 +183,12 @@ class Consumer:
                 broadcast = decode(message.body)
             except InvalidBroadcast as error:
                 return await self._handle_poison(lease, str(error))
+            lease.broadcast_id = broadcast.id
             with structlog.contextvars.bound_contextvars(id=broadcast.id):
                 ending = await self._broadcaster.run(broadcast, lease)
         except Exception:
             # A mistake of ours: the message comes back after its visibility, and is dead-lettered if it always fails.
-            log.exception("broadcast.failed", message_id=message.id)
+            log.exception("broadcast.failed", id=lease.broadcast_id, message_id=message.id)
             lease.become(LeaseState.LOST)
             return False
         if ending is Ending.LEFT:
@@ -222,7 +223,7 @@ class Consumer:
             if code is None:
                 return True
             if is_too_late(code):
-                log.warning("acknowledge.too_late", message_id=lease.message.id, code=code)
+                log.warning("acknowledge.too_late", id=lease.broadcast_id, message_id=lease.message.id, code=code)
                 lease.become(LeaseState.LOST)
                 return False
             raise OSError(code)
@@ -239,4 +240,4 @@ class Consumer:
         try:
             await self._queue.change_visibility([lease.message.receipt], seconds)
         except DEPENDENCY_ERRORS as error:
-            log.warning("release.failed", message_id=lease.message.id, reason=describe(error))
+            log.warning("release.failed", id=lease.broadcast_id, message_id=lease.message.id, reason=describe(error))

@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from worker.backlog import keep_counting
 from worker.broadcaster import Broadcaster
 from worker.consumer import Consumer
 from worker.dead_letters import DeadLetters
@@ -76,8 +77,8 @@ class Core:
             clock=clock,
         )
         slots = Slots(settings.max_broadcasts)
-        dead_letters = DeadLetters(around.dead_letter_queue, health)
-        self._broadcaster = Broadcaster(
+        dead_letters = DeadLetters(around.dead_letter_queue, health, metrics.dead_letters)
+        self.broadcaster = Broadcaster(
             queue=around.queue,
             slots=slots,
             table=around.table,
@@ -94,7 +95,7 @@ class Core:
         self._consumer = Consumer(
             queue=around.queue,
             leases=self._leases,
-            broadcaster=self._broadcaster,
+            broadcaster=self.broadcaster,
             dead_letters=dead_letters,
             health=health,
             metrics=metrics,
@@ -105,9 +106,28 @@ class Core:
         )
         self._table = around.table
         self._health = health
-        metrics.posts_in_flight = lambda: self.engine.in_flight
-        metrics.post_rate_limit = lambda: self.engine.rate.limit
+        self._queues = {"main": around.queue}
+        if around.dead_letter_queue is not None:
+            self._queues["dead_letter"] = around.dead_letter_queue
+        self._metrics = metrics
+        self._follow(settings)
         health.watch("connections", self.engine.trouble)
+
+    def _follow(self, settings: Settings) -> None:
+        """Let the metrics ask the parts for what they count anyway."""
+        self._metrics.rate_cuts = lambda: self.engine.rate.cuts
+        self._metrics.follow(
+            gatecast_posts_in_flight=lambda: self.engine.in_flight,
+            gatecast_posts_in_flight_limit=lambda: settings.max_in_flight,
+            gatecast_post_rate_limit=lambda: self.engine.rate.limit,
+            gatecast_post_rate_ceiling=lambda: self.engine.rate.ceiling,
+            gatecast_http_connections=lambda: self.engine.open_connections,
+            gatecast_deliveries_waiting=lambda: self.broadcaster.waiting,
+            gatecast_broadcasts_in_hand=lambda: len(self._leases),
+            gatecast_broadcasts_in_hand_limit=lambda: settings.max_broadcasts,
+            gatecast_oldest_broadcast_age_seconds=lambda: self.broadcaster.oldest_age_seconds,
+            gatecast_unproven_gone=lambda: self._reaper.unproven,
+        )
 
     async def run(self, stop: asyncio.Event, *side_tasks: Awaitable[None]) -> None:
         """Until `stop` is set and the drain is over. `side_tasks` run beside it, and must not end either."""
@@ -119,10 +139,11 @@ class Core:
                     self.engine.run(),
                     self._leases.run(),
                     self._reaper.run(),
-                    self._broadcaster.pulse(),
+                    self.broadcaster.pulse(),
                 )
             ]
             beside.append(group.create_task(self._ask_the_table()))
+            beside.append(group.create_task(keep_counting(self._queues, self._metrics)))
             consuming = group.create_task(self._consumer.run())
             await stop.wait()
             await self._drain(consuming)
@@ -135,7 +156,7 @@ class Core:
 
     async def _drain(self, consuming: asyncio.Task[None]) -> None:
         seconds = self._drain_seconds
-        hurry = asyncio.get_running_loop().call_later(seconds * _SHARE_FOR_ANSWERS, self._broadcaster.hurry)
+        hurry = asyncio.get_running_loop().call_later(seconds * _SHARE_FOR_ANSWERS, self.broadcaster.hurry)
         self._consumer.stop()
         _, unfinished = await asyncio.wait({consuming}, timeout=seconds * _SHARE_FOR_WRITING)
         hurry.cancel()

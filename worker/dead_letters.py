@@ -30,11 +30,12 @@ class Refused(Exception):  # noqa: N818 - it says what the queue did
 
 
 class DeadLetters:
-    """`queue` is None where there is no dead-letter queue."""
+    """`queue` is None where there is no dead-letter queue. `counts` counts dead letters by reason."""
 
-    def __init__(self, queue: MessageQueue | None, health: Health) -> None:
+    def __init__(self, queue: MessageQueue | None, health: Health, counts: dict[str, int]) -> None:
         self._queue = queue
         self._health = health
+        self._counts = counts
 
     @property
     def exist(self) -> bool:
@@ -44,6 +45,7 @@ class DeadLetters:
         """Keep missed deliveries (1 to 1,000). Returns when they are safe."""
         if self._queue is None:
             log.error("broadcast.missed", reason=reason, connections=list(connection_ids))
+            self._counts[reason] += 1
             return
         prefix = REJECTED_PREFIX if reason is Outcome.REJECTED else UNDELIVERED_PREFIX
         await self.broadcast(to_connections(broadcast, connection_ids, prefix), reason)
@@ -52,6 +54,7 @@ class DeadLetters:
         """Keep a whole broadcast. Returns when it is safe. Only where dead letters exist."""
         assert self._queue is not None  # noqa: S101 - the caller has looked
         await self._send(queue_message(broadcast, fifo=is_fifo(self._queue.url)), reason)
+        self._counts[reason] += 1
 
     async def poison(self, message: Message, reason: str) -> None:
         """Keep a message that is no broadcast. Raises Refused if SQS does not take it. Needs a dead-letter queue."""
@@ -60,6 +63,7 @@ class DeadLetters:
         if is_fifo(self._queue.url):
             body |= {"MessageGroupId": "poison", "MessageDeduplicationId": message.id}
         await self._send(body, reason)
+        self._counts["poison"] += 1
 
     async def _send(self, message: dict[str, str], reason: str) -> None:
         queue = self._queue

@@ -92,6 +92,7 @@ class Fanout:
         self.read_to = start.cursor
         self.prepared: Prepared | None = None
         self.prepared_for = (0, 0)
+        self.started_at = clock()
         self.stopped = False
         self.unknown_age: list[Delivery] = []
         self.unsettled: dict[str, Delivery] = {}
@@ -118,6 +119,11 @@ class Fanout:
         self.exhausted = last
         if self.finished:
             self.changed.set()
+
+    @property
+    def read_ahead(self) -> int:
+        """Members that were read and not taken up yet."""
+        return len(self._members)
 
     @property
     def wants_page(self) -> bool:

@@ -1,89 +1,106 @@
-"""Is the worker alive, and is it ready? `/metrics`, `/livez` and `/readyz` over HTTP.
+"""Is the worker alive, and is it ready? What stops deliveries, by part, and how often each part failed.
 
-Ready means that the queue and the table have answered and that nothing is wrong that stops deliveries. Whatever
-becomes wrong is logged once when it starts and once when it ends, not at every try.
+Ready means that the queue and the table have answered and that nothing is wrong that stops deliveries. A part that
+fails is logged once; while it goes on, once a minute with a sum; and once when it has worked for some seconds.
 """
 
-import json
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
 
 import structlog
-from aiohttp import web
-
-from worker.metrics import CONTENT_TYPE, Metrics
 
 log = structlog.get_logger()
 
+Part = Literal[
+    "queue",
+    "lease",
+    "acknowledge",
+    "send",
+    "table",
+    "claim",
+    "checkpoint",
+    "settings",
+    "ages",
+    "reaper",
+    "credentials",
+    "connections",
+    "dead letters",
+]
+PARTS: Final[tuple[Part, ...]] = get_args(Part)
+
+_SUMMED_UP_SECONDS: Final = 60.0
+_WORKS_AGAIN_SECONDS: Final = 5.0
+"""A part that fails and works by turns is one failing part, not many lines."""
+
+
+@dataclass(slots=True)
+class _State:
+    trouble: str | None = None
+    failures: int = 0
+    failed_at: float = float("-inf")
+    failures_told: int = 0
+    told_at: float | None = None
+    """When it was last logged as failing; None while the log says that it works."""
+
 
 class Health:
-    """What stops deliveries, by part. A part that has never reported counts as trouble."""
+    """What stops deliveries. `must_report`: parts that count as trouble until they have worked once."""
 
-    def __init__(self, *parts: str) -> None:
-        self._troubles: dict[str, str | None] = dict.fromkeys(parts, "has not answered yet")
-        self._watched: dict[str, Callable[[], str | None]] = {}
+    def __init__(self, *must_report: Part, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._states = {part: _State() for part in PARTS}
+        self._watched: dict[Part, Callable[[], str | None]] = {}
+        for part in must_report:
+            self._states[part].trouble = "has not answered yet"
 
-    def watch(self, part: str, trouble: Callable[[], str | None]) -> None:
+    def watch(self, part: Part, trouble: Callable[[], str | None]) -> None:
         """Ask this part whenever somebody asks, beside what parts report."""
         self._watched[part] = trouble
-        self._troubles[part] = None
 
-    def ok(self, part: str) -> None:
-        if self._troubles.get(part) is not None:
-            self._troubles[part] = None
-            log.info("dependency.ok", part=part)
+    def ok(self, part: Part) -> None:
+        state = self._states[part]
+        if state.trouble is not None:
+            state.trouble = None
+            if state.told_at is None:
+                log.info("dependency.ok", part=part)
 
-    def failed(self, part: str, reason: str) -> None:
+    def failed(self, part: Part, reason: str) -> None:
         """It fails; the caller waits and tries again."""
-        before = self._troubles.get(part)
-        self._troubles[part] = reason
-        if before != reason:
-            log.warning("dependency.failing", part=part, reason=reason)
+        state = self._states[part]
+        now = self._clock()
+        state.trouble = reason
+        state.failures += 1
+        state.failed_at = now
+        if state.told_at is None or now - state.told_at >= _SUMMED_UP_SECONDS:
+            log.warning("dependency.failing", part=part, reason=reason, failures=state.failures - state.failures_told)
+            state.told_at = now
+            state.failures_told = state.failures
 
     def check(self) -> None:
-        """Let the watched parts report. Called about once a second, so that their changes are logged."""
+        """Let the watched parts report, and log what works again. Call it about once a second."""
         for part, trouble in self._watched.items():
             reason = trouble()
             if reason is None:
                 self.ok(part)
             else:
                 self.failed(part, reason)
+        now = self._clock()
+        for part, state in self._states.items():
+            if state.told_at is not None and state.trouble is None and now - state.failed_at >= _WORKS_AGAIN_SECONDS:
+                log.info("dependency.ok", part=part, failures=state.failures - state.failures_told)
+                state.told_at = None
+                state.failures_told = state.failures
 
     @property
-    def troubles(self) -> dict[str, str]:
-        self.check()
-        return {part: trouble for part, trouble in self._troubles.items() if trouble is not None}
+    def troubles(self) -> dict[Part, str]:
+        """By part, in an operator's words. Empty: ready."""
+        for part, trouble in self._watched.items():
+            self._states[part].trouble = trouble()
+        return {part: state.trouble for part, state in self._states.items() if state.trouble is not None}
 
-
-class HealthServer:
-    """Serves the three paths on `host`:`port` while it is open."""
-
-    def __init__(self, host: str, port: int, *, health: Health, metrics: Metrics) -> None:
-        self._health = health
-        self._metrics = metrics
-        self._host = host
-        self._port = port
-        app = web.Application()
-        app.router.add_get("/metrics", self._serve_metrics)
-        app.router.add_get("/livez", self._serve_livez)
-        app.router.add_get("/readyz", self._serve_readyz)
-        self._runner = web.AppRunner(app, access_log=None)
-
-    async def open(self) -> None:
-        """Raises OSError if the address cannot be bound."""
-        await self._runner.setup()
-        await web.TCPSite(self._runner, self._host, self._port).start()
-
-    async def close(self) -> None:
-        await self._runner.cleanup()
-
-    async def _serve_metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=self._metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
-
-    async def _serve_livez(self, _: web.Request) -> web.Response:
-        return web.Response(text="alive\n")
-
-    async def _serve_readyz(self, _: web.Request) -> web.Response:
-        troubles = self._health.troubles
-        if troubles:
-            return web.Response(status=503, text=json.dumps(troubles) + "\n", content_type="application/json")
-        return web.Response(text="ready\n")
+    @property
+    def failures(self) -> dict[Part, int]:
+        """Failed calls since the start, by part; for a watched part, seconds in which it was in trouble."""
+        return {part: state.failures for part, state in self._states.items()}

@@ -41,10 +41,12 @@ class LeaseState(Enum):
 class Lease:
     """The right to work on one message. `changed` is called, without arguments, when the state changes."""
 
-    __slots__ = ("changed", "ends_at", "extended_at", "extending", "message", "state", "taken_at")
+    __slots__ = ("broadcast_id", "changed", "ends_at", "extended_at", "extending", "message", "state", "taken_at")
 
     def __init__(self, message: Message, taken_at: float, visibility_seconds: float) -> None:
         self.message = message
+        self.broadcast_id = ""
+        """For the log, once the message has been read."""
         self.taken_at = taken_at
         self.extending = False
         self.extended(taken_at, visibility_seconds)
@@ -82,6 +84,10 @@ class LeaseKeeper:
         self._outcomes = outcomes
         self._clock = clock
         self._leases: set[Lease] = set()
+
+    def __len__(self) -> int:
+        """How many messages are in hand."""
+        return len(self._leases)
 
     def take(self, messages: Sequence[Message]) -> list[Lease]:
         """Leases on messages that have arrived just now."""
@@ -151,7 +157,7 @@ class LeaseKeeper:
 
     def _lose(self, lease: Lease, reason: str) -> None:
         self._outcomes["lost"] += 1
-        log.warning("lease.lost", message_id=lease.message.id, reason=reason)
+        log.warning("lease.lost", id=lease.broadcast_id, message_id=lease.message.id, reason=reason)
         lease.become(LeaseState.LOST)
 
 

@@ -4,6 +4,7 @@ import logging
 import sys
 from typing import Any
 
+import msgspec
 import structlog
 
 from worker.settings import LogFormat, LogLevel
@@ -15,13 +16,16 @@ def configure(level: LogLevel, log_format: LogFormat) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
     ]
-    renderer: Any = (
-        structlog.processors.JSONRenderer() if log_format == "json" else structlog.dev.ConsoleRenderer(pad_event_to=28)
-    )
-    if log_format == "console":
-        shared.pop()  # it renders tracebacks itself, and better
+    renderer: Any
+    if log_format == "json":
+        shared.append(structlog.processors.format_exc_info)
+        renderer = structlog.processors.JSONRenderer(serializer=_json)
+    else:
+        # Plain: the pretty tracebacks show local variables, and so payloads and credentials.
+        renderer = structlog.dev.ConsoleRenderer(
+            pad_event_to=28, exception_formatter=structlog.dev.plain_traceback, colors=sys.stdout.isatty()
+        )
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
@@ -36,3 +40,8 @@ def configure(level: LogLevel, log_format: LogFormat) -> None:
         )
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+
+
+def _json(event: dict[str, Any], **_: Any) -> str:
+    """One line a broadcast is written: with the standard library's encoder that costs twice as much."""
+    return msgspec.json.encode(event, enc_hook=repr).decode()

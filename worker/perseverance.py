@@ -10,7 +10,7 @@ from aiohttp import ClientError as HttpError
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-from worker.health import Health
+from worker.health import Health, Part
 from worker.ports import ServiceError
 from worker.retry import backoff_seconds
 
@@ -38,7 +38,7 @@ def describe(error: BaseException) -> str:
     return type(error).__name__
 
 
-async def persevere(part: str, health: Health, call: Callable[[], Awaitable[R]]) -> R:
+async def persevere(part: Part, health: Health, call: Callable[[], Awaitable[R]]) -> R:
     """What `call` returns once it succeeds. Other errors than DEPENDENCY_ERRORS come through; cancelling ends it."""
     tries = 0
     while True:

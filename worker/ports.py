@@ -87,6 +87,9 @@ class MessageQueue(Protocol):
     async def receive(self, most: int, *, visibility_seconds: int, wait: bool = True) -> list[Message]:
         """At most `most` (1 to 10) messages; waits a few seconds for the first if `wait`."""
 
+    async def count(self) -> dict[str, int]:
+        """About how many messages there are: visible, in_flight, delayed."""
+
     async def delete(self, receipts: Sequence[str]) -> list[str | None]: ...
 
     async def change_visibility(self, receipts: Sequence[str], seconds: int) -> list[str | None]: ...

@@ -42,6 +42,8 @@ class RateController:
     limit: float = field(init=False)
     account_share: float = field(init=False, default=0.0)
     """Share of posts that the account refuses, as now estimated."""
+    cuts: int = field(init=False, default=0)
+    """How often the limit was lowered."""
     _firsts: float = field(init=False, default=0.0)
     _firsts_throttled: float = field(init=False, default=0.0)
     _again: float = field(init=False, default=0.0)
@@ -87,7 +89,10 @@ class RateController:
         if self.account_share > _TOLERATED and self._throttled_since_adjusting:
             # What has got through is granted: a cut goes below that by a little, to find room, and not again and again.
             cut = self.limit * max(_DEEPEST_CUT, 1 - self.account_share)
-            self.limit = min(self.limit, max(cut, _BELOW_PASSED * passed_per_second, min(_FLOOR, self.ceiling)))
+            lowered = max(cut, _BELOW_PASSED * passed_per_second, min(_FLOOR, self.ceiling))
+            if lowered < self.limit:
+                self.limit = lowered
+                self.cuts += 1
         else:
             self.limit = min(self.ceiling, self.limit + self.ceiling * _INCREASE_SHARE_OF_CEILING)
         self._throttled_since_adjusting = 0

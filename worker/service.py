@@ -23,10 +23,11 @@ from worker.aws.queue import Queue
 from worker.aws.session import CredentialsKeeper, open_clients, tls_context
 from worker.aws.table import Table
 from worker.core import Core, Surroundings
-from worker.health import Health, HealthServer
+from worker.health import Health
 from worker.http.pool import Pool
 from worker.http.signing import Address, Signer
-from worker.metrics import Metrics
+from worker.metrics import Metrics, ServiceCalls
+from worker.server import HealthServer
 from worker.settings import Settings
 
 log = structlog.get_logger()
@@ -37,8 +38,8 @@ _LAG_SECONDS: Final = 0.05
 
 async def serve(settings: Settings, session: aioboto3.Session) -> None:
     """Runs one worker. Returns after a drain; raises InvalidSettings, or whatever else ends it."""
-    metrics = Metrics()
     health = Health("queue", "table", "credentials")
+    metrics = Metrics(health)
     stop = _stop_on_signals()
     tls = tls_context(session)
     async with AsyncExitStack() as stack:
@@ -48,8 +49,13 @@ async def serve(settings: Settings, session: aioboto3.Session) -> None:
         credentials = CredentialsKeeper(session, health)
         if not await _unless_stopped(credentials.find(), stop):
             return
-        around, hot = await stack.enter_async_context(_surroundings(settings, session, tls))
+        around, hot = await stack.enter_async_context(_surroundings(settings, session, tls, metrics.service_calls))
         core = Core(settings, around, health=health, metrics=metrics)
+        server.running = core.broadcaster.running
+        metrics.follow(
+            gatecast_draining=stop.is_set,
+            gatecast_credentials_expiry_timestamp_seconds=lambda: credentials.expires_at,
+        )
         # What is loaded by now stays: looked through at every full collection, it would stop the loop for 30 ms.
         gc.collect()
         gc.freeze()
@@ -65,10 +71,10 @@ async def serve(settings: Settings, session: aioboto3.Session) -> None:
 
 @asynccontextmanager
 async def _surroundings(
-    settings: Settings, session: aioboto3.Session, tls: ssl.SSLContext
+    settings: Settings, session: aioboto3.Session, tls: ssl.SSLContext, calls: ServiceCalls
 ) -> AsyncIterator[tuple[Surroundings, tuple[JsonService, JsonService]]]:
     address = Address.of(settings.connections_endpoint)
-    async with open_clients(session, connections=_HOT_CONNECTIONS, tls=tls) as clients:
+    async with open_clients(session, connections=_HOT_CONNECTIONS, tls=tls, calls=calls) as clients:
         dead_letter_url = settings.dead_letter_queue_url
         yield (
             Surroundings(

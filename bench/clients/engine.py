@@ -13,6 +13,7 @@ from worker.checkpoint import Checkpoint
 from worker.delivery.engine import DeliveryEngine
 from worker.delivery.outcome import Outcome
 from worker.fanout import Delivery, Fanout
+from worker.health import Health
 from worker.http.pool import Owner, Pool
 from worker.http.signing import Address, Credentials, Signer
 from worker.metrics import Metrics
@@ -77,7 +78,9 @@ class Bench(Generic[P]):
             self.pool = pool_type(address, size=arguments.concurrency, owner=owner, tls=tls())
             return self.pool
 
-        self.engine = DeliveryEngine(signer=signer, pool=make_pool, posts_per_second=arguments.rate, metrics=Metrics())
+        self.engine = DeliveryEngine(
+            signer=signer, pool=make_pool, posts_per_second=arguments.rate, metrics=Metrics(Health())
+        )
 
     async def warm_up(self) -> None:
         """Until every connection is open, or no more of them are needed."""

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,41 +12,10 @@ from gatecast import Broadcast, Publisher
 from gatecast import table as keys
 from local.resources import Queues
 from tests.connections_endpoint import ConnectionsEndpoint
+from tests.worker_fixtures import Launch
 from tests.worker_process import WorkerProcess, eventually
 
 HOUR_AGO_MS = int(time.time() * 1000) - 3_600_000
-
-Launch = Callable[..., WorkerProcess]
-
-
-@pytest.fixture
-async def endpoint() -> AsyncIterator[ConnectionsEndpoint]:
-    async with ConnectionsEndpoint.serving() as serving:
-        yield serving
-
-
-@pytest.fixture
-def launch(
-    aws: dict[str, str], table: str, queues: Queues, endpoint: ConnectionsEndpoint, tmp_path: Path
-) -> Iterator[Launch]:
-    workers: list[WorkerProcess] = []
-
-    def start(**overrides: str) -> WorkerProcess:
-        environment = {
-            **aws,
-            "GATECAST_QUEUE_URL": queues.url,
-            "GATECAST_DEAD_LETTER_QUEUE_URL": queues.dead_letter_url,
-            "GATECAST_TABLE": table,
-            "GATECAST_CONNECTIONS_ENDPOINT": endpoint.url,
-            "GATECAST_VISIBILITY_SECONDS": "5",
-            **overrides,
-        }
-        workers.append(WorkerProcess.launch(environment, tmp_path / f"worker-{len(workers)}.log"))
-        return workers[-1]
-
-    yield start
-    for worker in workers:
-        worker.kill()
 
 
 def write_members(

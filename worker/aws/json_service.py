@@ -17,11 +17,14 @@ from worker.http.answers import Answer
 from worker.http.pool import Pool
 from worker.http.resolving import keep_resolving
 from worker.http.signing import Address, Credentials, Signer
+from worker.metrics import ServiceCalls
 from worker.ports import ServiceError
 
 _SWEEP_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 0.002
 _OK: Final = 200
+CONDITION_FAILED: Final = "ConditionalCheckFailedException"
+"""An answer that callers ask for, and no failure."""
 
 
 class _Call:
@@ -46,12 +49,15 @@ class JsonService:
         json_version: str,
         connections: int,
         tls: ssl.SSLContext | None,
+        calls: ServiceCalls,
     ) -> None:
         address = Address.of(url)
         self._signer = Signer(address, region, service)
         self._pool: Pool[_Call] = Pool(
             address, size=connections, owner=self, tls=tls if address.scheme == "https" else None
         )
+        self._service = service
+        self._calls = calls
         self._prefix = prefix
         self._content_type = f"application/x-amz-json-{json_version}"
         self._waiting: deque[_Call] = deque()
@@ -119,16 +125,23 @@ class JsonService:
     # The pool's owner
 
     def answered(self, exchange: _Call, answer: Answer, started_at: float, now: float) -> None:
-        del started_at, now
+        error = None if answer.status == _OK else ServiceError(_code(answer), answer.body)
+        self._calls.answered(
+            self._service,
+            exchange.operation,
+            now - started_at,
+            error=error is not None and error.code != CONDITION_FAILED,
+        )
         if exchange.answer.done():
             return
-        if answer.status == _OK:
+        if error is None:
             exchange.answer.set_result(answer.body)
         else:
-            exchange.answer.set_exception(ServiceError(_code(answer), answer.body))
+            exchange.answer.set_exception(error)
 
     def failed(self, exchange: _Call, reason: str, started_at: float, now: float) -> None:
         del started_at, now
+        self._calls.failed(self._service, exchange.operation)
         if not exchange.answer.done():
             exchange.answer.set_exception(OSError(reason))
 

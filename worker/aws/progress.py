@@ -14,7 +14,7 @@ import msgspec
 from gatecast import table as keys
 from gatecast.broadcast import Broadcast
 from gatecast.table import Key
-from worker.aws.json_service import JsonService
+from worker.aws.json_service import CONDITION_FAILED, JsonService
 from worker.batching import Batcher
 from worker.checkpoint import Checkpoint
 from worker.ports import Claim, Claimant, NotClaimed, ServiceError
@@ -176,7 +176,7 @@ class Progress:
         try:
             answer = await self._service.call("UpdateItem", msgspec.json.encode(body))
         except ServiceError as error:
-            if error.code != _CONDITION_FAILED:
+            if error.code != CONDITION_FAILED:
                 raise
             raise _HeldBy(msgspec.json.decode(error.detail, type=_ConditionFailed).item) from None
         return msgspec.json.decode(answer, type=_UpdateAnswer).attributes
@@ -213,12 +213,11 @@ class Progress:
         try:
             await self._service.call("UpdateItem", msgspec.json.encode(body))
         except ServiceError as error:
-            if error.code == _CONDITION_FAILED:
+            if error.code == CONDITION_FAILED:
                 return False
             raise
         return True
 
 
 _AFRESH: Final = " REMOVE #cursor, pending, progressed_at_receive"
-_CONDITION_FAILED: Final = "ConditionalCheckFailedException"
 _INSERTED: Final = ("pk", "sk", "message_id", "claimed_by", "receives", "claimed_at", "expires_at")

@@ -37,6 +37,12 @@ class _BatchAnswer(msgspec.Struct):
 _receive_decoder: Final = msgspec.json.Decoder(_ReceiveAnswer)
 _batch_decoder: Final = msgspec.json.Decoder(_BatchAnswer)
 
+_COUNTS: Final = {
+    "visible": "ApproximateNumberOfMessages",
+    "in_flight": "ApproximateNumberOfMessagesNotVisible",
+    "delayed": "ApproximateNumberOfMessagesDelayed",
+}
+
 
 class Queue:
     """One queue. Every call raises what the SDK or `JsonService` raises; batches answer an error code an entry."""
@@ -57,6 +63,11 @@ class Queue:
         }
         answer = _receive_decoder.decode(await self._service.call("ReceiveMessage", msgspec.json.encode(request)))
         return [_message(received) for received in answer.messages or ()]
+
+    async def count(self) -> dict[str, int]:
+        """About how many messages there are: visible, in_flight, delayed."""
+        answer = await self._client.get_queue_attributes(QueueUrl=self.url, AttributeNames=list(_COUNTS.values()))
+        return {state: int(answer["Attributes"][attribute]) for state, attribute in _COUNTS.items()}
 
     async def delete(self, receipts: Sequence[str]) -> list[str | None]:
         """None for each that is deleted, else the code of its error."""

@@ -2,9 +2,11 @@
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, Protocol
 
 import aioboto3
@@ -15,6 +17,7 @@ from botocore.httpsession import get_cert_path
 from worker.aws.json_service import JsonService
 from worker.health import Health
 from worker.http.signing import Credentials
+from worker.metrics import ServiceCalls
 from worker.perseverance import DEPENDENCY_ERRORS, describe
 from worker.settings import InvalidSettings
 
@@ -23,6 +26,7 @@ LONG_POLL_SECONDS: Final = 5
 _CONNECTIONS: Final = 32
 _CREDENTIALS_SECONDS: Final = 10.0
 _CREDENTIALS_AGAIN_SECONDS: Final = 1.0
+_ERROR_STATUS: Final = 300
 
 
 def find_session(environ: Mapping[str, str]) -> aioboto3.Session:
@@ -47,8 +51,10 @@ class Clients:
 
 
 @asynccontextmanager
-async def open_clients(session: aioboto3.Session, *, connections: int, tls: ssl.SSLContext) -> AsyncIterator[Clients]:
-    """The SDK's retries are off: there is one retry layer, and it is ours."""
+async def open_clients(
+    session: aioboto3.Session, *, connections: int, tls: ssl.SSLContext, calls: ServiceCalls
+) -> AsyncIterator[Clients]:
+    """The SDK's retries are off: there is one retry layer, and it is ours. `calls` hears of every call."""
     config = AioConfig(
         connect_timeout=3, read_timeout=10, retries={"total_max_attempts": 1}, max_pool_connections=_CONNECTIONS
     )
@@ -58,6 +64,8 @@ async def open_clients(session: aioboto3.Session, *, connections: int, tls: ssl.
             dynamodb = await stack.enter_async_context(session.client("dynamodb", config=config))
         except ValueError as error:
             raise InvalidSettings(f"AWS_ENDPOINT_URL_SQS or AWS_ENDPOINT_URL_DYNAMODB is wrong: {error}") from None
+        for client in (sqs, dynamodb):
+            _tell(calls, client)
         hot = [
             JsonService(
                 client.meta.endpoint_url,
@@ -67,6 +75,7 @@ async def open_clients(session: aioboto3.Session, *, connections: int, tls: ssl.
                 json_version="1.0",
                 connections=connections,
                 tls=tls,
+                calls=calls,
             )
             for client, service, prefix in (
                 (sqs, "sqs", "AmazonSQS"),
@@ -74,6 +83,25 @@ async def open_clients(session: aioboto3.Session, *, connections: int, tls: ssl.
             )
         ]
         yield Clients(sqs, dynamodb, *hot)
+
+
+def _tell(calls: ServiceCalls, client: Any) -> None:
+    """Let `calls` hear of the calls of an SDK's client, by the SDK's own events."""
+    service = client.meta.service_model.service_name
+
+    def before(context: dict[str, Any], **_: Any) -> None:
+        context["gatecast_started_at"] = time.monotonic()
+
+    def after(http_response: Any, model: Any, context: dict[str, Any], **_: Any) -> None:
+        seconds = time.monotonic() - context["gatecast_started_at"]
+        calls.answered(service, model.name, seconds, error=http_response.status_code >= _ERROR_STATUS)
+
+    def failed(event_name: str, **_: Any) -> None:
+        calls.failed(service, event_name.rpartition(".")[2])
+
+    client.meta.events.register("before-call", before)
+    client.meta.events.register("after-call", after)
+    client.meta.events.register("after-call-error", failed)
 
 
 def tls_context(session: aioboto3.Session) -> ssl.SSLContext:
@@ -96,6 +124,8 @@ class CredentialsKeeper:
     """Keeps receivers of credentials up to date, well before the old ones expire (the SDK renews them when asked)."""
 
     def __init__(self, session: aioboto3.Session, health: Health) -> None:
+        self.expires_at: float | None = None
+        """When those found last expire, in seconds since the epoch; None if they do not."""
         self._session = session
         self._health = health
 
@@ -106,6 +136,7 @@ class CredentialsKeeper:
                 found = await self._session.get_credentials()
                 if found is not None:
                     frozen = await found.get_frozen_credentials()
+                    self.expires_at = _expiry(found)
                     self._health.ok("credentials")
                     return Credentials(frozen.access_key, frozen.secret_key, frozen.token or None)
                 self._health.failed("credentials", "the SDK finds none")
@@ -120,3 +151,9 @@ class CredentialsKeeper:
             for receiver in receivers:
                 receiver.use(credentials)
             await asyncio.sleep(_CREDENTIALS_SECONDS)
+
+
+def _expiry(credentials: Any) -> float | None:
+    """Only credentials that are renewed know it, and tell nobody else."""
+    expiry = getattr(credentials, "_expiry_time", None)
+    return expiry.timestamp() if isinstance(expiry, datetime) else None

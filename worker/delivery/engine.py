@@ -56,6 +56,8 @@ class PostMetrics(Protocol):
 
     def post_failed(self, seconds: float) -> None: ...
 
+    def throttled(self, *, account: bool) -> None: ...
+
 
 class DeliveryEngine:
     """Takes deliveries from the fan-outs that are `offer`ed and settles them, while `run` runs."""
@@ -93,6 +95,10 @@ class DeliveryEngine:
     @property
     def in_flight(self) -> int:
         return self._pool.in_flight
+
+    @property
+    def open_connections(self) -> int:
+        return self._pool.open_connections
 
     @property
     def delivers(self) -> bool:
@@ -269,6 +275,7 @@ class DeliveryEngine:
         match meaning(status):
             case Meaning.THROTTLED:
                 self.rate.throttled(after_throttle=delivery.throttled)
+                self._metrics.throttled(account=self.rate.account_throttles)
                 delivery.throttled = True
             case Meaning.REFUSED | Meaning.FAILED:
                 self.endpoint.failed(failure, now, first_attempt=delivery.tries == 1)

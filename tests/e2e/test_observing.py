@@ -1,0 +1,152 @@
+"""What an operator sees of a worker process: its log, its metrics, its broadcasts in hand."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gatecast import Broadcast, Publisher
+from local.resources import Queues
+from tests.chaos.rooms import connection_ids, write_members
+from tests.connections_endpoint import ConnectionsEndpoint
+from tests.worker_fixtures import Launch
+from tests.worker_process import eventually
+
+PAYLOAD = "canary-payload-7f3a"
+TOKEN = "canary-token-91bc"
+KEY = "canary-secret-5d20"
+
+
+def lines_of(log: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+async def test_the_log_names_broadcasts_and_holds_no_payload_token_or_credential(
+    sqs: Any,
+    dynamodb: Any,
+    table: str,
+    queues: Queues,
+    endpoint: ConnectionsEndpoint,
+    launch: Launch,
+    log_format: str,
+) -> None:
+    """Whatever goes wrong: poison, refusals, misses, a dead endpoint, a mistake of ours with a traceback."""
+    secrets = {"AWS_SECRET_ACCESS_KEY": KEY, "AWS_SESSION_TOKEN": TOKEN}
+    everyone = connection_ids(40)
+    refused = set(everyone[:3])
+    write_members(dynamodb, table, "lobby", everyone)
+    worker = launch(GATECAST_LOG_FORMAT=log_format, GATECAST_LOG_LEVEL="debug", **secrets)
+    await worker.ready()
+    publisher = Publisher(sqs, queues.url)
+
+    endpoint.answer = lambda connection_id, _nth: 403 if connection_id in refused else 200
+    publisher.publish(Broadcast(id="missed-1", room="lobby", data=PAYLOAD))
+    sqs.send_message(QueueUrl=queues.url, MessageBody=json.dumps({"v": 1, "id": "p", "data": PAYLOAD}))
+    sqs.send_message(QueueUrl=queues.url, MessageBody=f'{{"v": {PAYLOAD}')
+    publisher.publish(Broadcast(id="late-1", room="lobby", data=PAYLOAD, expires_at_ms=1))
+    await eventually(lambda: "missed-1" in worker.log.read_text() and "late-1" in worker.log.read_text())
+    # An item that nobody should have written: reading it fails in a way that only a defect does.
+    key = {"pk": {"S": f"settings#{PAYLOAD}"}, "sk": {"S": "room"}}
+    dynamodb.put_item(TableName=table, Item={**key, "shards": {"N": "-1.5"}})
+    publisher.publish(Broadcast(id="broken-1", room=PAYLOAD, data=PAYLOAD))
+    await eventually(lambda: "broadcast.failed" in worker.log.read_text())
+    endpoint.answer = lambda _id, _nth: 503
+    publisher.publish(Broadcast(id="held-1", room="lobby", data=PAYLOAD))
+    await eventually(lambda: "dependency.failing" in worker.log.read_text())
+    worker.terminate()
+    assert await worker.ended(seconds=40) == 0
+
+    text = worker.log.read_text()
+    assert not {secret for secret in (PAYLOAD, TOKEN, KEY) if secret in text}
+    if log_format == "json":
+        events = lines_of(worker.log)
+        assert all(event["event"] and event["level"] and event["timestamp"] for event in events)
+        about_broadcasts = [event for event in events if event["event"].startswith(("broadcast.", "lease."))]
+        poison = [event for event in about_broadcasts if event["event"] == "broadcast.poison"]
+        assert len(poison) == 2
+        assert all(event.get("id") for event in about_broadcasts if event not in poison)
+        completed = next(event for event in events if event["event"] == "broadcast.completed")
+        assert completed["id"] == "missed-1"
+        assert completed["delivered"] == len(everyone) - len(refused)
+        assert completed["rejected"] == len(refused)
+        assert completed["seconds"] >= 0
+
+
+async def test_a_dependency_that_fails_is_logged_once_and_when_it_works_again(
+    sqs: Any, dynamodb: Any, table: str, queues: Queues, endpoint: ConnectionsEndpoint, launch: Launch
+) -> None:
+    write_members(dynamodb, table, "lobby", connection_ids(60))
+    endpoint.answer = lambda _id, _nth: 403
+    worker = launch()
+    await worker.ready()
+    Publisher(sqs, queues.url).publish(Broadcast(id="held", room="lobby", data="x"))
+    await eventually(lambda: worker.events("dependency.failing"))
+    began = time.monotonic()
+    await eventually(lambda: time.monotonic() - began > 4)
+    assert len([each for each in worker.events("dependency.failing") if each["part"] == "connections"]) == 1
+    assert await worker.metric('gatecast_trouble{part="connections"}') == 1
+    assert await worker.metric("gatecast_ready") == 0
+
+    endpoint.answer = lambda _id, _nth: 200
+    await eventually(lambda: [each for each in worker.events("dependency.ok") if each.get("failures")], seconds=60)
+
+    assert await worker.metric('gatecast_trouble{part="connections"}') == 0
+    assert await worker.metric("gatecast_ready") == 1
+
+
+async def test_broadcasts_in_hand_are_shown_while_they_run(
+    sqs: Any, dynamodb: Any, table: str, queues: Queues, endpoint: ConnectionsEndpoint, launch: Launch
+) -> None:
+    write_members(dynamodb, table, "lobby", connection_ids(400))
+    worker = launch(GATECAST_MAX_POSTS_PER_SECOND="50")
+    await worker.ready()
+    assert json.loads((await worker.get("/broadcasts"))[1]) == {"total": 0, "broadcasts": []}
+    Publisher(sqs, queues.url).publish(Broadcast(id="long", room="lobby", data="x"))
+    await eventually(lambda: len(endpoint.delivered) > 20)
+
+    shown = json.loads((await worker.get("/broadcasts"))[1])
+
+    assert shown["total"] == 1
+    [broadcast] = shown["broadcasts"]
+    assert broadcast["id"] == "long"
+    assert broadcast["target"] == "room"
+    assert broadcast["all_read"] is True
+    assert broadcast["age_seconds"] >= broadcast["running_seconds"] > 0
+    known = broadcast["delivered"] + broadcast["in_flight"] + broadcast["waiting"] + broadcast["read_ahead"]
+    assert broadcast["delivered"] > 0
+    assert known == 400
+    assert await worker.metric("gatecast_broadcasts_in_hand") == 1
+    assert await worker.metric("gatecast_oldest_broadcast_age_seconds") > 0
+    assert await worker.metric("gatecast_post_rate_ceiling") == 50
+    assert await worker.metric('gatecast_queue_messages{queue="main",state="visible"}') == 0
+
+
+async def test_calls_to_services_are_counted_hot_ones_and_the_sdks(
+    sqs: Any, dynamodb: Any, table: str, queues: Queues, endpoint: ConnectionsEndpoint, launch: Launch
+) -> None:
+    everyone = connection_ids(5)
+    write_members(dynamodb, table, "lobby", everyone)
+    endpoint.answer = lambda connection_id, _nth: 410 if connection_id == everyone[0] else 200
+    worker = launch()
+    await worker.ready()
+    Publisher(sqs, queues.url).publish(Broadcast(id="one", room="lobby", data="x"))
+    await eventually(lambda: worker.events("broadcast.completed"))
+
+    async def calls(service: str, operation: str) -> float:
+        return await worker.metric(
+            f'gatecast_service_call_duration_seconds_count{{operation="{operation}",service="{service}"}}'
+        )
+
+    hot = (("sqs", "ReceiveMessage"), ("dynamodb", "Query"), ("dynamodb", "BatchExecuteStatement"))
+    sdks = (("sqs", "GetQueueAttributes"), ("dynamodb", "DeleteItem"), ("dynamodb", "BatchWriteItem"))
+    for service, operation in (*hot, *sdks):
+
+        async def counted(service: str = service, operation: str = operation) -> bool:
+            return await calls(service, operation) >= 1
+
+        await eventually(counted)
+    assert await worker.metric('gatecast_service_call_errors_total{operation="Query",service="dynamodb"}') == 0
+    assert await worker.metric("gatecast_memberships_reaped_total") == 1

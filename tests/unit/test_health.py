@@ -1,0 +1,70 @@
+"""What is logged of a part that fails, by a clock that the test holds."""
+
+import pytest
+from structlog.testing import capture_logs
+
+from worker.health import Health
+
+
+class Clock:
+    now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_parts_that_must_report_are_trouble_until_they_do() -> None:
+    health = Health("queue", "table")
+    assert set(health.troubles) == {"queue", "table"}
+    health.ok("queue")
+    health.ok("table")
+    assert not health.troubles
+
+
+def test_a_failing_part_is_logged_once_then_once_a_minute_with_a_sum(clock: Clock) -> None:
+    health = Health(clock=clock)
+    with capture_logs() as logs:
+        for _ in range(150):
+            health.failed("table", "ThrottlingException")
+            clock.now += 1
+            health.check()
+    assert [(entry["event"], entry["failures"]) for entry in logs] == [
+        ("dependency.failing", 1),
+        ("dependency.failing", 60),
+        ("dependency.failing", 60),
+    ]
+    assert health.failures["table"] == 150
+    assert health.troubles == {"table": "ThrottlingException"}
+
+
+def test_failing_and_working_by_turns_is_one_failing_part(clock: Clock) -> None:
+    health = Health(clock=clock)
+    with capture_logs() as logs:
+        for _ in range(20):
+            health.failed("table", "TimeoutError")
+            health.ok("table")
+            clock.now += 1
+            health.check()
+        clock.now += 10
+        health.check()
+        health.check()
+    assert [(entry["event"], entry["failures"]) for entry in logs] == [("dependency.failing", 1), ("dependency.ok", 19)]
+
+
+def test_a_watched_part_is_asked(clock: Clock) -> None:
+    health = Health(clock=clock)
+    trouble: str | None = "every post fails: status 403"
+    health.watch("connections", lambda: trouble)
+    assert health.troubles == {"connections": "every post fails: status 403"}
+    with capture_logs() as logs:
+        health.check()
+        trouble = None
+        assert not health.troubles
+        clock.now += 6
+        health.check()
+    assert [entry["event"] for entry in logs] == ["dependency.failing", "dependency.ok"]

@@ -1,0 +1,99 @@
+"""The table of metrics in docs/reference.md is held against the code; histograms against a plain count."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from worker.health import PARTS, Health
+from worker.metrics import _GAUGES, Metrics
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference.md"
+OPEN_ENDED = {"status", "version", "operation"}
+"""Labels whose values no table can list; what bounds them is said where they are made."""
+
+
+def documented() -> Iterator[tuple[str, str, dict[str, set[str]]]]:
+    """(name, type, values by label) of each row."""
+    section = REFERENCE.read_text().partition("## Metrics")[2].partition("\n## ")[0]
+    for row in section.splitlines():
+        if not row.startswith("| `gatecast_"):
+            continue
+        name, kind, labels = (cell.strip() for cell in row.strip("|").split("|")[:3])
+        values: dict[str, set[str]] = {}
+        for label in filter(None, labels.replace("`, `", "`; `").split("; ")):
+            label_name, _, listed = label.partition(":")
+            values[label_name.strip(" `")] = set(filter(None, re.split(r",\s*", listed.strip())))
+        yield name.strip("`"), kind, values
+
+
+@pytest.fixture
+def exported() -> dict[str, Metric]:
+    metrics = Metrics(Health())
+    metrics.follow(**dict.fromkeys(_GAUGES, lambda: 1.0))
+    for queue in ("main", "dead_letter"):
+        for state in ("visible", "in_flight", "delayed"):
+            metrics.queue_messages[queue, state] = 1
+    for service in ("sqs", "dynamodb"):
+        metrics.service_calls.answered(service, "Query", 0.1, error=True)
+    families = text_string_to_metric_families(metrics.exposition().decode())
+    return {
+        family.name + ("_total" if family.type == "counter" else ""): family
+        for family in families
+        if family.name.startswith("gatecast_")
+    }
+
+
+def test_the_table_lists_exactly_what_is_exported(exported: dict[str, Metric]) -> None:
+    assert {name: kind for name, kind, _ in documented()} == {name: family.type for name, family in exported.items()}
+
+
+@pytest.mark.parametrize(("name", "kind", "labels"), list(documented()))
+def test_labels_and_their_values_are_those_of_the_table(
+    exported: dict[str, Metric], name: str, kind: str, labels: dict[str, set[str]]
+) -> None:
+    del kind
+    samples = [sample for sample in exported[name].samples if not sample.name.endswith("_created")]
+    assert samples
+    found: dict[str, set[str]] = {}
+    for sample in samples:
+        for label, value in sample.labels.items():
+            if label != "le":
+                found.setdefault(label, set()).add(value)
+    assert found.keys() == labels.keys()
+    for label, values in found.items():
+        if label == "part":
+            assert values == set(PARTS)
+        elif label not in OPEN_ENDED and labels[label]:
+            assert values == labels[label]
+
+
+def test_a_gauge_that_nobody_knows_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="gatecast_nonsense"):
+        Metrics(Health()).follow(gatecast_nonsense=lambda: 1.0)
+
+
+def test_a_gauge_without_a_value_is_left_out() -> None:
+    metrics = Metrics(Health())
+    metrics.follow(gatecast_credentials_expiry_timestamp_seconds=lambda: None)
+    assert b"gatecast_credentials" not in metrics.exposition()
+
+
+def test_the_histogram_of_posts_counts_each_post_once() -> None:
+    metrics = Metrics(Health())
+    seconds = [0.0, 0.0025, 0.0026, 0.3, 9.9, 10.0, 10.1, 60.0]
+    for each in seconds[:-1]:
+        metrics.posted(200, each)
+    metrics.post_failed(seconds[-1])
+    families = {family.name: family for family in text_string_to_metric_families(metrics.exposition().decode())}
+    buckets = {
+        sample.labels["le"]: sample.value
+        for sample in families["gatecast_post_duration_seconds"].samples
+        if sample.name.endswith("_bucket")
+    }
+    assert buckets == {bound: sum(each <= float(bound) for each in seconds) for bound in buckets}
+    statuses = {sample.labels["status"]: sample.value for sample in families["gatecast_posts"].samples}
+    assert statuses == {"200": 7, "error": 1}

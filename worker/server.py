@@ -1,0 +1,53 @@
+"""What the worker tells others over HTTP: `/metrics`, `/livez`, `/readyz` and `/broadcasts`."""
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+from aiohttp import web
+
+from worker.health import Health
+from worker.metrics import CONTENT_TYPE, Metrics
+
+
+class HealthServer:
+    """Serves its paths on `host`:`port` while it is open."""
+
+    def __init__(self, host: str, port: int, *, health: Health, metrics: Metrics) -> None:
+        self.running: Callable[[], Mapping[str, object]] = lambda: {"total": 0, "broadcasts": []}
+        """Who knows the broadcasts in hand; nobody does before the worker runs."""
+        self._health = health
+        self._metrics = metrics
+        self._host = host
+        self._port = port
+        app = web.Application()
+        app.router.add_get("/metrics", self._serve_metrics)
+        app.router.add_get("/livez", self._serve_livez)
+        app.router.add_get("/readyz", self._serve_readyz)
+        app.router.add_get("/broadcasts", self._serve_broadcasts)
+        self._runner = web.AppRunner(app, access_log=None)
+
+    async def open(self) -> None:
+        """Raises OSError if the address cannot be bound."""
+        await self._runner.setup()
+        await web.TCPSite(self._runner, self._host, self._port).start()
+
+    async def close(self) -> None:
+        await self._runner.cleanup()
+
+    async def _serve_metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=self._metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def _serve_livez(self, _: web.Request) -> web.Response:
+        return web.Response(text="alive\n")
+
+    async def _serve_readyz(self, _: web.Request) -> web.Response:
+        if troubles := self._health.troubles:
+            return _json(troubles, status=503)
+        return web.Response(text="ready\n")
+
+    async def _serve_broadcasts(self, _: web.Request) -> web.Response:
+        return _json(self.running())
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    return web.Response(status=status, body=msgspec.json.encode(value) + b"\n", content_type="application/json")
