@@ -3,6 +3,7 @@
 import re
 from typing import Any, Final, Protocol
 
+from gatecast import tracing
 from gatecast.broadcast import Broadcast, InvalidBroadcast, encode
 
 _CHARACTERS_OF_AN_ID: Final = re.compile(r"[!-~]*")
@@ -18,14 +19,17 @@ def is_fifo(queue_url: str) -> bool:
     return queue_url.endswith(".fifo")
 
 
-def queue_message(broadcast: Broadcast, *, fifo: bool) -> dict[str, str]:
+def queue_message(broadcast: Broadcast, *, fifo: bool) -> dict[str, Any]:
     """The broadcast's part of a SendMessage call or of a SendMessageBatch entry. Raises InvalidBroadcast.
 
     The group makes a standard queue a fair one and is the order on a FIFO queue, where every part of a split room has a
-    group of its own. Standard queues take no deduplication id; there the worker's claim does the same.
+    group of its own. Standard queues take no deduplication id; there the worker's claim does the same. Where there is
+    a current OpenTelemetry span, its context goes along in message attributes.
     """
     group = broadcast.room or broadcast.id
-    message = {"MessageBody": encode(broadcast)}
+    message: dict[str, Any] = {"MessageBody": encode(broadcast)}
+    if context := tracing.message_attributes():
+        message["MessageAttributes"] = context
     if not fifo:
         return {**message, "MessageGroupId": group}
     if not _CHARACTERS_OF_AN_ID.fullmatch(broadcast.part):

@@ -6,6 +6,7 @@ import sys
 import structlog
 import uvloop
 
+from gatecast import tracing
 from worker import log
 from worker.aws.session import find_session
 from worker.service import serve
@@ -16,14 +17,17 @@ def main() -> int:
     try:
         settings = Settings.from_environ(os.environ)
         session = find_session(os.environ)
+        tracing.enable("gatecast-worker")
         log.configure(settings.log_level, settings.log_format)
         uvloop.run(serve(settings, session))
-    except InvalidSettings as error:
+    except (InvalidSettings, tracing.NotInstalled) as error:
         print(error, file=sys.stderr)  # noqa: T201 - a person reads this
         return 2
     except Exception:  # noqa: BLE001 - the last one to hear of it
         structlog.get_logger().exception("worker.failed")
         return 1
+    finally:
+        tracing.flush()
     return 0
 
 

@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable
 from enum import Enum, auto
 from heapq import nsmallest
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import structlog
 from msgspec import UNSET
 
+from gatecast import tracing
 from gatecast.broadcast import Broadcast
 from gatecast.publisher import is_fifo, queue_message
 from worker.dead_letters import DeadLetters, part_name, to_connections
@@ -153,7 +154,8 @@ class Broadcaster:
         if broadcast.published_at_ms is UNSET:
             broadcast = msgspec.structs.replace(broadcast, published_at_ms=lease.message.sent_at_ms)
         claimant = Claimant.of(lease.message)
-        claim = await persevere("claim", self._health, lambda: self._progress.claim(broadcast, claimant))
+        with tracing.span("claim"):
+            claim = await persevere("claim", self._health, lambda: self._progress.claim(broadcast, claimant))
         if isinstance(claim, NotClaimed):
             return Ending.DUPLICATE if claim.duplicate else Ending.LEFT
         if claim.fresh_receives > RECEIVES_WITHOUT_PROGRESS and self._dead_letters.exist:
@@ -162,7 +164,8 @@ class Broadcaster:
             settings = await persevere("settings", self._health, lambda: self._settings.of(str(broadcast.room)))
             if settings.shards > 1:
                 return await self._split(broadcast, settings.shards)
-        return await self._fan_out(broadcast, lease, claim)
+        with tracing.span("deliver"):
+            return await self._fan_out(broadcast, lease, claim)
 
     def _age_seconds(self, broadcast: Broadcast) -> float:
         return max(0.0, self._wall_clock() - int(broadcast.published_at_ms or 0) / 1000)
@@ -196,7 +199,7 @@ class Broadcaster:
     def _fifo(self) -> bool:
         return is_fifo(self._queue.url)
 
-    async def _send(self, messages: list[dict[str, str]], *, delay_seconds: int = 0) -> None:
+    async def _send(self, messages: list[dict[str, Any]], *, delay_seconds: int = 0) -> None:
         """Put broadcasts on the queue; returns when all are there."""
         entries = [{**message, **({"DelaySeconds": delay_seconds} if delay_seconds else {})} for message in messages]
 
@@ -237,6 +240,7 @@ class Broadcaster:
                     reading.cancel()
         finally:
             fanout.stop()
+            tracing.note(**{f"gatecast_{outcome}": count for outcome, count in fanout.counts.items() if count})
             lease.changed = None
             self._running.discard(fanout)
         if lease.state is LeaseState.LOST or not fanout.finished or fanout.missed:
@@ -252,7 +256,9 @@ class Broadcaster:
             fanout.add_page([Member(connection_id, None) for connection_id in ids], last=True)
         else:
             room, shard = str(broadcast.room), int(broadcast.shard or 0)
-            page = await persevere("table", self._health, lambda: self._table.page(room, shard, after))
+            with tracing.span("page"):
+                page = await persevere("table", self._health, lambda: self._table.page(room, shard, after))
+                tracing.note(gatecast_members=len(page.members))
             fanout.add_page(page.members, last=page.after is None, read_to=page.after or "")
         if fanout.available:
             self._engine.offer(fanout)
@@ -324,7 +330,8 @@ class Broadcaster:
         for outcome in (Outcome.UNDELIVERED, Outcome.REJECTED):
             ids = [delivery.connection_id for delivery, its in missed if its is outcome]
             if ids:
-                await self._dead_letters.missed(fanout.broadcast, ids, outcome)
+                with tracing.span("settle", gatecast_missed=len(ids)):
+                    await self._dead_letters.missed(fanout.broadcast, ids, outcome)
         fanout.missed_are_safe(missed)
 
     def _should_make_room(self, fanout: Fanout) -> bool:
@@ -372,9 +379,9 @@ def _unfinished(lease: Lease) -> Ending:
     return Ending.LEFT if lease.state is LeaseState.LOST else Ending.RELEASED
 
 
-def _fitting(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+def _fitting(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """As many of the first messages as fit in one batch call."""
-    batch: list[dict[str, str]] = []
+    batch: list[dict[str, Any]] = []
     size = 0
     for message in messages[:MAX_BATCH]:
         size += len(message["MessageBody"].encode())

@@ -16,6 +16,7 @@ from typing import Final
 
 import structlog
 
+from gatecast import tracing
 from gatecast.broadcast import InvalidBroadcast, decode
 from gatecast.publisher import is_fifo
 from worker.batching import Batcher
@@ -158,7 +159,9 @@ class Consumer:
         waiting = list(leases)
         try:
             while waiting:
-                if not await self._handle(waiting[0]):
+                with tracing.consuming(waiting[0].message.trace, waiting[0].message.sent_at_ms):
+                    done = await self._handle(waiting[0])
+                if not done:
                     break
                 self._let_go(waiting.pop(0))
             while len(waiting) > 1:
@@ -184,6 +187,7 @@ class Consumer:
             except InvalidBroadcast as error:
                 return await self._handle_poison(lease, str(error))
             lease.broadcast_id = broadcast.id
+            tracing.note(gatecast_id=broadcast.id, gatecast_part=broadcast.part)
             with structlog.contextvars.bound_contextvars(id=broadcast.id):
                 ending = await self._broadcaster.run(broadcast, lease)
         except Exception:
@@ -195,11 +199,13 @@ class Consumer:
             lease.become(LeaseState.LOST)
             return False
         self._metrics.broadcasts[_OUTCOMES[ending]] += 1
+        tracing.note(gatecast_outcome=_OUTCOMES[ending])
         if ending is Ending.RELEASED:
             return False
         if ending is not Ending.COMPLETED:
             log.info("broadcast.ended", id=broadcast.id, outcome=_OUTCOMES[ending])
-        return await self._acknowledge(lease)
+        with tracing.span("settle"):
+            return await self._acknowledge(lease)
 
     async def _handle_poison(self, lease: Lease, reason: str) -> bool:
         self._metrics.broadcasts["poison"] += 1

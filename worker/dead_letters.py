@@ -65,12 +65,15 @@ class DeadLetters:
         await self._send(body, reason)
         self._counts["poison"] += 1
 
-    async def _send(self, message: dict[str, str], reason: str) -> None:
+    async def _send(self, message: dict[str, Any], reason: str) -> None:
         queue = self._queue
         assert queue is not None  # noqa: S101
         entry: dict[str, Any] = {
             **message,
-            "MessageAttributes": {"reason": {"DataType": "String", "StringValue": printable(reason)}},
+            "MessageAttributes": {
+                **message.get("MessageAttributes", {}),
+                "reason": {"DataType": "String", "StringValue": printable(reason)},
+            },
         }
 
         async def send() -> None:

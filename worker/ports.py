@@ -3,8 +3,8 @@
 Every call may raise any of `perseverance.DEPENDENCY_ERRORS`; nothing else says that a call has failed.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 from uuid import uuid4
 
@@ -29,6 +29,8 @@ class Message:
     receives: int
     sent_at_ms: int
     group: str
+    trace: Mapping[str, str] = field(default_factory=dict)
+    """The publisher's trace context, if it sent one and traces are on."""
 
 
 class Page(NamedTuple):

@@ -43,7 +43,7 @@ def test_a_queue_message_is_within_the_limits_of_sqs(broadcast: Broadcast, fifo:
 def test_deduplication_ids_of_different_broadcasts_differ(room: str, one: str, part: str, other: str, its: str) -> None:
     def key(broadcast_id: str, part: str) -> str:
         broadcast = Broadcast(id=broadcast_id, room=room, data="x", part=part)
-        return queue_message(broadcast, fifo=True)["MessageDeduplicationId"]
+        return str(queue_message(broadcast, fifo=True)["MessageDeduplicationId"])
 
     assert (key(one, part) == key(other, its)) == ((one, part) == (other, its))
 

@@ -8,9 +8,14 @@ from typing import Any, Final
 
 import msgspec
 
+from gatecast import tracing
 from worker.aws.json_service import JsonService
 from worker.aws.session import LONG_POLL_SECONDS
 from worker.ports import Message
+
+
+class _Attribute(msgspec.Struct):
+    value: str = msgspec.field(name="StringValue", default="")
 
 
 class _Received(msgspec.Struct):
@@ -18,6 +23,7 @@ class _Received(msgspec.Struct):
     receipt: str = msgspec.field(name="ReceiptHandle")
     body: str = msgspec.field(name="Body", default="")
     attributes: dict[str, str] = msgspec.field(name="Attributes", default_factory=dict)
+    message_attributes: dict[str, _Attribute] = msgspec.field(name="MessageAttributes", default_factory=dict)
 
 
 class _ReceiveAnswer(msgspec.Struct):
@@ -54,13 +60,15 @@ class Queue:
 
     async def receive(self, most: int, *, visibility_seconds: int, wait: bool = True) -> list[Message]:
         """At most `most` (1 to 10) messages; waits LONG_POLL_SECONDS for the first if `wait`."""
-        request = {
+        request: dict[str, Any] = {
             "QueueUrl": self.url,
             "MaxNumberOfMessages": most,
             "WaitTimeSeconds": LONG_POLL_SECONDS if wait else 0,
             "VisibilityTimeout": visibility_seconds,
             "MessageSystemAttributeNames": ["ApproximateReceiveCount", "SentTimestamp", "MessageGroupId"],
         }
+        if tracing.enabled():
+            request["MessageAttributeNames"] = list(tracing.ATTRIBUTES)
         answer = _receive_decoder.decode(await self._service.call("ReceiveMessage", msgspec.json.encode(request)))
         return [_message(received) for received in answer.messages or ()]
 
@@ -112,4 +120,5 @@ def _message(received: _Received) -> Message:
         receives=int(received.attributes.get("ApproximateReceiveCount", "1")),
         sent_at_ms=int(received.attributes.get("SentTimestamp", "0")),
         group=received.attributes.get("MessageGroupId", ""),
+        trace={name: attribute.value for name, attribute in received.message_attributes.items()},
     )
