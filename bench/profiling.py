@@ -95,3 +95,36 @@ def _part(frames: list[_Frame]) -> tuple[str, _Frame]:
     if innermost.file in _MESSAGE_FILES:
         return _MESSAGES, innermost
     return (_BROADCASTS if innermost.file in _BROADCAST_FILES else _OTHER), innermost
+
+
+class Watched(msgspec.Struct):
+    """Shares of the CPU time that go to being watched, by what for."""
+
+    samples: int
+    shares: dict[str, float]
+
+    @property
+    def share(self) -> float:
+        return sum(self.shares.values())
+
+
+_WATCHING: Final = {
+    "exporter": ("worker/server.py", "prometheus_client/", "aiohttp/web"),
+    "counters": ("worker/metrics.py", "worker/backlog.py", "worker/health.py"),
+    "logger": ("structlog/", "worker/log.py"),
+}
+
+
+def watched(lines: Iterable[str]) -> Watched:
+    """Lines are as for `profile`. A sample belongs to the first of the three that is anywhere on its stack."""
+    counts = dict.fromkeys(_WATCHING, 0)
+    samples = 0
+    for line in lines:
+        stack, _, count = line.rpartition(" ")
+        samples += int(count)
+        files = [_frame(each).file for each in stack.split(";")]
+        for name, prefixes in _WATCHING.items():
+            if any(file.startswith(prefixes) for file in files):
+                counts[name] += int(count)
+                break
+    return Watched(samples, {name: count / samples for name, count in counts.items()})

@@ -9,5 +9,6 @@ from bench.cases.paced import Paced
 from bench.cases.room import Room
 from bench.cases.small_rooms import SmallRooms
 from bench.cases.turns import LoopTurns
+from bench.cases.watching import Watching
 
-CASES: tuple[Case[Any], ...] = (Clients(), Room(), SmallRooms(), Paced(), LoopTurns(), Memory())
+CASES: tuple[Case[Any], ...] = (Clients(), Room(), SmallRooms(), Paced(), LoopTurns(), Memory(), Watching())

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from worker.health import PARTS, Health
-from worker.metrics import _GAUGES, Metrics
+from worker.metrics import _GAUGES, Histogram, Metrics
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference.md"
 OPEN_ENDED = {"status", "version", "operation"}
@@ -85,7 +87,8 @@ def test_a_gauge_without_a_value_is_left_out() -> None:
 def test_the_histogram_of_posts_counts_each_post_once() -> None:
     metrics = Metrics(Health())
     seconds = [0.0, 0.0025, 0.0026, 0.3, 9.9, 10.0, 10.1, 60.0]
-    for each in seconds[:-1]:
+    metrics.delivered(seconds[4:1:-1])
+    for each in (*seconds[:2], *seconds[5:-1]):
         metrics.posted(200, each)
     metrics.post_failed(seconds[-1])
     families = {family.name: family for family in text_string_to_metric_families(metrics.exposition().decode())}
@@ -97,3 +100,14 @@ def test_the_histogram_of_posts_counts_each_post_once() -> None:
     assert buckets == {bound: sum(each <= float(bound) for each in seconds) for bound in buckets}
     statuses = {sample.labels["status"]: sample.value for sample in families["gatecast_posts"].samples}
     assert statuses == {"200": 7, "error": 1}
+
+
+@given(st.lists(st.lists(st.floats(0, 3) | st.sampled_from([0.5, 1.0, 2.0]))))
+def test_observing_all_at_once_is_observing_each(batches: list[list[float]]) -> None:
+    one_by_one, at_once = Histogram((0.5, 1.0, 2.0)), Histogram((0.5, 1.0, 2.0))
+    for batch in batches:
+        for seconds in batch:
+            one_by_one.observe(seconds)
+        at_once.observe_all(batch)
+    assert at_once.counts == one_by_one.counts
+    assert at_once.total == pytest.approx(one_by_one.total)

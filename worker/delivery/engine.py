@@ -52,6 +52,9 @@ class PostMetrics(Protocol):
 
     deliveries: dict[Outcome, int]
 
+    def delivered(self, seconds: list[float]) -> None:
+        """Posts that were answered with 200, by how long each took."""
+
     def posted(self, status: int, seconds: float) -> None: ...
 
     def post_failed(self, seconds: float) -> None: ...
@@ -88,6 +91,7 @@ class DeliveryEngine:
         self._swept_at = clock()
         self._delivered = [0, 0]
         """In this tick: at the first attempt or after other failures, and after a 429."""
+        self._delivered_seconds: list[float] = []
         self._failure: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._idle = True
@@ -169,6 +173,8 @@ class DeliveryEngine:
             self.endpoint.succeeded(now)
             self.rate.passed(firsts, again)
             self._metrics.deliveries[Outcome.DELIVERED] += firsts + again
+            self._metrics.delivered(self._delivered_seconds)
+            self._delivered_seconds.clear()
 
     def _seconds_to_next_tick(self, now: float) -> float:
         self._idle = False
@@ -253,7 +259,10 @@ class DeliveryEngine:
 
     def answered(self, exchange: Delivery, answer: Answer, started_at: float, now: float) -> None:
         status = answer.status
-        self._metrics.posted(status, now - started_at)
+        if status == _OK:
+            self._delivered_seconds.append(now - started_at)
+        else:
+            self._metrics.posted(status, now - started_at)
         fanout = exchange.fanout
         fanout.in_flight -= 1
         if _OK <= status < _OK_END:
