@@ -194,7 +194,8 @@ class DeliveryEngine:
             if pool.open_connections < _WARM_CONNECTIONS:
                 pool.want(_WARM_CONNECTIONS - pool.open_connections, now)
             return
-        permits = self._pacer.permits(_PROBES_PER_SECOND if self.endpoint.holding else self.rate.limit, now)
+        holding = self.endpoint.holding
+        permits = self._pacer.permits(_PROBES_PER_SECOND if holding else self.rate.limit, now)
         wall_clock = self._wall_clock()
         for_second = (int(wall_clock), self._signer.generation)
         started = 0
@@ -202,7 +203,7 @@ class DeliveryEngine:
             if not pool.idle:
                 pool.want(permits - started, now)
                 break
-            delivery = self._next(now, wall_clock * 1000)
+            delivery = self._next(now, wall_clock * 1000, holding)
             if delivery is None:
                 break
             fanout = delivery.fanout
@@ -221,15 +222,13 @@ class DeliveryEngine:
     def _prepare(self, fanout: Fanout, second: int) -> Prepared:
         return self._signer.prepare(f"{self._signer.address.path}/@connections/", {}, fanout.payload, second)
 
-    def _next(self, now: float, now_ms: float) -> Delivery | None:
+    def _next(self, now: float, now_ms: float, holding: bool) -> Delivery | None:
         """What waited and is due goes first; but while all fail, every other probe is one that has not failed yet."""
         while True:
-            fresh_first = self.endpoint.holding and self._fresh_probe
-            delivery = (
-                (self._rotation.take() or self._next_due(now))
-                if fresh_first
-                else (self._next_due(now) or self._rotation.take())
-            )
+            if holding and self._fresh_probe:
+                delivery = self._rotation.take() or self._next_due(now)
+            else:
+                delivery = (self._next_due(now) if self._due else None) or self._rotation.take()
             if delivery is None:
                 return None
             self._fresh_probe = not self._fresh_probe

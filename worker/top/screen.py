@@ -91,7 +91,7 @@ _POSTS: Final = (
     Row("  429 connection /s", lambda its: short(its.throttled_by_connection)),
     Row("5xx /s", lambda its: short(its.posts_5xx), ("posts_5xx",)),
     Row("no answer /s", lambda its: short(its.posts_without_answer), ("posts_without_answer",)),
-    Row("ms p50/p95/p99", lambda its: _three(its.post_seconds, _MILLI)),
+    Row("post, ms p50/p95/p99", lambda its: _three(its.post_seconds, _MILLI)),
     Row("limit / ceiling /s", lambda its: _pair(its.rate_limit, its.rate_ceiling), ("rate_limit",)),
     Row("in flight / limit", lambda its: _pair(its.in_flight, its.in_flight_limit), ("in_flight",)),
     Row("connections", lambda its: short(its.connections)),
@@ -105,7 +105,7 @@ _BROADCASTS: Final = (
     Row("backlog", lambda its: short(its.backlog)),
     Row("  and delayed", lambda its: short(its.delayed)),
     Row("dead letters queued", lambda its: short(its.dead_letters_queued), ("dead_letters_queued",)),
-    Row("  written since start", lambda its: short(its.dead_letters_written)),
+    Row("  written so far", lambda its: short(its.dead_letters_written)),
 )
 _PROCESS: Final = (
     Row("loop lag, ms p99", lambda its: short(its.loop_lag_p99_seconds, _MILLI), ("loop_lag_p99_seconds",)),
@@ -120,13 +120,15 @@ class Column(NamedTuple):
     heading: Text
     figures: Figures | None
     suspects: frozenset[str]
+    worker: bool = True
 
 
 def draw(view: View, console: Console, *, at: datetime) -> RenderableType:
     """As wide as it needs to be, and on a screen as high as that."""
     columns = list(_columns(view, console.width))
+    left_out = len(view.workers) - sum(column.worker for column in columns)
     top = Group(
-        _headline(view, at),
+        _headline(view, at, left_out),
         *_troubles(view),
         Text(),
         Columns(
@@ -144,13 +146,15 @@ def draw(view: View, console: Console, *, at: datetime) -> RenderableType:
     return Group(top, *_in_hand(view, room, console.width))
 
 
-def _headline(view: View, at: datetime) -> Text:
+def _headline(view: View, at: datetime, left_out: int) -> Text:
     every = len(view.workers)
     if every == 1:
         (worker,) = view.workers
         verdict, who = worker.state.upper(), _plain(worker.name)
     else:
         verdict, who = f"{view.ready} OF {every} READY", f"{every} workers"
+        if left_out:
+            who += f", {left_out} of them only in the total"
     style = "bold white on green" if view.ready == every else "bold white on red"
     return Text.assemble((f" {verdict} ", style), f"  {who}  ", (f"{at:%d %b %H:%M:%S %Z}", "dim"))
 
@@ -178,7 +182,7 @@ def _columns(view: View, width: int) -> Iterator[Column]:
     """The total where there are several workers, and as many of these as fit, those in trouble first."""
     workers = list(view.workers)
     if len(workers) > 1:
-        yield Column(Text("total", style="bold"), view.total, view.suspects)
+        yield Column(Text("total", style="bold"), view.total, view.suspects, worker=False)
         fitting = max(1, (width - _LABEL_WIDTH) // (_VALUE_WIDTH + _GAP) - 1)
         if len(workers) > fitting:
             workers.sort(key=lambda worker: (worker.state is State.READY, not worker.suspects))
