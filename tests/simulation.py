@@ -114,7 +114,9 @@ class World:
 class SimulatedWorker:
     """One worker of a world. After `kill` nothing that it does has an effect any more."""
 
-    def __init__(self, world: World, *, visibility_seconds: int = 30, drain_seconds: int = 25) -> None:
+    def __init__(
+        self, world: World, *, visibility_seconds: int = 30, drain_seconds: int = 25, max_broadcasts: int = 64
+    ) -> None:
         self.world = world
         self.alive = True
         self.stop = asyncio.Event()
@@ -126,6 +128,7 @@ class SimulatedWorker:
             connections_endpoint="http://127.0.0.1:1/live",
             visibility_seconds=visibility_seconds,
             drain_seconds=drain_seconds,
+            max_broadcasts=max_broadcasts,
         )
         around = Surroundings(
             queue=MemoryQueue(self, world.messages),

@@ -48,6 +48,9 @@ log = structlog.get_logger()
 RECEIVES_WITHOUT_PROGRESS: Final = 100
 _REMAINDER_DELAY_SECONDS: Final = 15
 _PULSE_SECONDS: Final = 0.25
+_HELD_SECONDS: Final = 60.0
+_PUT_BACK_EVERY_SECONDS: Final = 5.0
+_PUT_BACK_SECONDS: Final = 60
 _LONGEST_PART: Final = 24
 _MOST_SHOWN: Final = 50
 
@@ -98,7 +101,8 @@ class Broadcaster:
         self._metrics = metrics
         self._clock = clock
         self._wall_clock = wall_clock
-        self._running: set[Fanout] = set()
+        self._running: dict[Fanout, Lease] = {}
+        self._put_back_at = float("-inf")
         self._hurrying = False
 
     async def pulse(self) -> None:
@@ -107,6 +111,19 @@ class Broadcaster:
             await asyncio.sleep(_PULSE_SECONDS)
             for fanout in self._running:
                 fanout.changed.set()
+            self._put_one_back()
+
+    def _put_one_back(self) -> None:
+        """While nothing gets through, and what is in hand keeps others from being received, let one of it wait outside.
+
+        It may be these very broadcasts that fail, and not the endpoint: another one's success is what tells.
+        """
+        now = self._clock()
+        stuck = self._engine.endpoint.held_seconds(now) > _HELD_SECONDS and self._slots.full
+        if stuck and self._running and now - self._put_back_at > _PUT_BACK_EVERY_SECONDS:
+            self._put_back_at = now
+            oldest = min(self._running, key=lambda fanout: fanout.started_at)
+            self._running[oldest].put_back(_PUT_BACK_SECONDS)
 
     def hurry(self) -> None:
         """Stop waiting for answers under way: there is just time to write down how far each broadcast has come."""
@@ -227,7 +244,7 @@ class Broadcaster:
         lease.changed = fanout.stop
         if lease.state is not LeaseState.HELD:
             fanout.stop()
-        self._running.add(fanout)
+        self._running[fanout] = lease
         try:
             if fanout.available:
                 self._engine.offer(fanout)
@@ -242,7 +259,7 @@ class Broadcaster:
             fanout.stop()
             tracing.note(**{f"gatecast_{outcome}": count for outcome, count in fanout.counts.items() if count})
             lease.changed = None
-            self._running.discard(fanout)
+            del self._running[fanout]
         if lease.state is LeaseState.LOST or not fanout.finished or fanout.missed:
             return _unfinished(lease)
         self._completed(fanout)
@@ -338,7 +355,7 @@ class Broadcaster:
         """It only waits for a few to be tried again, and keeps others from being received."""
         return (
             fanout.only_waits
-            and not self._slots.free
+            and self._slots.full
             and not fanout.broadcast.part.startswith(REMAINDER_PREFIX)
             and self._engine.delivers
         )

@@ -131,13 +131,13 @@ class Consumer:
 
     async def _receive(self, *, wait: bool) -> list[Lease]:
         """One receive. Slots are taken before it, and those that stay empty given back."""
-        asked = self._slots.take(MAX_BATCH)
+        asked = self._slots.ask(MAX_BATCH)
         leases: list[Lease] = []
         try:
             messages = await self._queue.receive(asked, visibility_seconds=self._visibility_seconds, wait=wait)
             leases = self._leases.take(messages)
         finally:
-            self._slots.give_back(asked - len(leases))
+            self._slots.received(asked, len(leases))
         if len(leases) == asked:
             self._backlog.set()
         elif not self._stopping.is_set():
@@ -239,7 +239,7 @@ class Consumer:
     async def _release(self, lease: Lease) -> None:
         if self._stopping.is_set():
             await self._polls_ended.wait()
-        await self._change_visibility(lease, 0)
+        await self._change_visibility(lease, lease.release_seconds)
 
     async def _change_visibility(self, lease: Lease, seconds: int) -> None:
         """Best effort: otherwise the message comes back when its visibility ends."""

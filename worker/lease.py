@@ -41,7 +41,17 @@ class LeaseState(Enum):
 class Lease:
     """The right to work on one message. `changed` is called, without arguments, when the state changes."""
 
-    __slots__ = ("broadcast_id", "changed", "ends_at", "extended_at", "extending", "message", "state", "taken_at")
+    __slots__ = (
+        "broadcast_id",
+        "changed",
+        "ends_at",
+        "extended_at",
+        "extending",
+        "message",
+        "release_seconds",
+        "state",
+        "taken_at",
+    )
 
     def __init__(self, message: Message, taken_at: float, visibility_seconds: float) -> None:
         self.message = message
@@ -50,6 +60,8 @@ class Lease:
         self.taken_at = taken_at
         self.extending = False
         self.extended(taken_at, visibility_seconds)
+        self.release_seconds = 0
+        """For how long the message stays invisible when it is released."""
         self.state = LeaseState.HELD
         self.changed: Callable[[], None] | None = None
 
@@ -64,6 +76,11 @@ class Lease:
             self.state = state
             if self.changed is not None:
                 self.changed()
+
+    def put_back(self, seconds: int) -> None:
+        """Ask its broadcast to stop where it is, to be received again so much later."""
+        self.release_seconds = seconds
+        self.become(LeaseState.ENDING)
 
 
 class LeaseKeeper:

@@ -9,12 +9,24 @@ class Slots:
     def __init__(self, slots: int) -> None:
         self.free = slots
         self.freed = asyncio.Event()
+        self._asked = 0
 
-    def take(self, most: int) -> int:
-        """Takes as many as are free, `most` at most, and says how many."""
-        taken = min(most, self.free)
-        self.free -= taken
-        return taken
+    @property
+    def full(self) -> bool:
+        """Nothing is received any more until a broadcast leaves."""
+        return not self.free and not self._asked
+
+    def ask(self, most: int) -> int:
+        """Takes as many as are free, `most` at most, for what a receive may bring; says how many."""
+        asked = min(most, self.free)
+        self.free -= asked
+        self._asked += asked
+        return asked
+
+    def received(self, asked: int, broadcasts: int) -> None:
+        """So many came; the other slots that were asked for are free again."""
+        self._asked -= asked
+        self.give_back(asked - broadcasts)
 
     def give_back(self, slots: int) -> None:
         self.free += slots

@@ -132,6 +132,31 @@ def test_each_kill_repeats_no_more_than_the_window_and_what_is_in_flight(moment:
     assert set(world.delivered) == set(members_of(5_000))
 
 
+def test_broadcasts_that_can_never_succeed_keep_no_other_from_being_received() -> None:
+    """They fill every slot and fail for all, which looks as if the endpoint did; what they miss is a dead letter."""
+    world = World(members_of(50), answer=lambda each, _: 400 if each.startswith("bad") else 200, dice=random.Random(4))
+    bad = [tuple(f"bad{broadcast}-{number}" for number in range(15)) for broadcast in range(4)]
+
+    async def simulation() -> None:
+        for number, ids in enumerate(bad):
+            world.publish(Broadcast(id=f"bad-{number}", connections=ids, data="x"))
+        worker = SimulatedWorker(world, max_broadcasts=4)
+        await asyncio.sleep(30)
+        assert worker.core.engine.endpoint.holding
+        world.publish(Broadcast(id="good-0", room="room", data="x"))
+        for number in range(1, 10):
+            await asyncio.sleep(30)
+            world.publish(Broadcast(id=f"good-{number}", room="room", data="x"))
+        await until_empty(world)
+        await worker.terminate()
+
+    run(simulation())
+    assert world.delivered == dict.fromkeys(world.members, 10)
+    assert sorted(each for letter in world.dead_letters for each in decode(letter.body).connections or ()) == sorted(
+        each for ids in bad for each in ids
+    )
+
+
 def test_a_stop_repeats_nothing_whenever_it_comes() -> None:
     world = World(members_of(5_000), dice=random.Random(2))
 
