@@ -37,18 +37,18 @@ redrive: .venv/.local ## Send dead letters again; `DRY_RUN=1` only says which. Q
 ##@ Ill-treating it
 
 .PHONY: chaos
-chaos: .venv/.test .venv-ministack/.installed ## Kill, cut, stall and flood at full size, about half an hour: docs/chaos-results.md
+chaos: .venv/.test .venv-ministack/.installed ## Kill, cut, stall and flood at full size, about half an hour: docs/failure-modes.md
 	@rm -f .local/chaos-full.jsonl
 	@status=0; GATECAST_CHAOS=full GATECAST_CHAOS_RESULTS=.local/chaos-full.jsonl \
 		$(BIN)/python -m pytest tests/chaos --ignore tests/chaos/test_soak.py --timeout 1800 || status=$$?; \
-		$(BIN)/python -m tests.chaos.results .local/chaos-full.jsonl .local/soak.jsonl > docs/chaos-results.md; exit $$status
+		$(BIN)/python -m tests.chaos.results docs/failure-modes.md .local/chaos-full.jsonl; exit $$status
 
 .PHONY: soak
 soak: .venv/.test .venv-ministack/.installed ## Ten minutes of everything at a low rate: does it grow?
 	@rm -f .local/soak.jsonl
 	@status=0; GATECAST_SOAK_SECONDS=600 GATECAST_CHAOS_RESULTS=.local/soak.jsonl \
 		$(BIN)/python -m pytest tests/chaos/test_soak.py --timeout 1800 || status=$$?; \
-		$(BIN)/python -m tests.chaos.results .local/chaos-full.jsonl .local/soak.jsonl > docs/chaos-results.md; exit $$status
+		$(BIN)/python -m tests.chaos.results docs/failure-modes.md .local/soak.jsonl; exit $$status
 
 ##@ Measuring
 

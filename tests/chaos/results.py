@@ -1,4 +1,5 @@
-"""What the runs have shown: each test records its figures, `python -m tests.chaos.results FILE…` makes a table of them.
+"""What the runs have shown: each test records its figures, `python -m tests.chaos.results DOCUMENT FILE…`
+puts them into its table.
 
 A file has one JSON object a line (GATECAST_CHAOS_RESULTS says which is written). The last line of each run counts.
 """
@@ -11,9 +12,9 @@ from typing import Final
 
 import msgspec
 
-from tests.chaos.sizes import SEED
-
 _DEFAULT_FILE: Final = Path(__file__).parents[2] / ".local" / "chaos.jsonl"
+_BEGIN: Final = "<!-- chaos: written by the tests -->"
+_END: Final = "<!-- chaos: end -->"
 _HEAD: Final = ("run", "members", "missing", "repeated", "allowed", "dead letters", "seconds", "what else")
 
 
@@ -42,25 +43,28 @@ def record(figures: Figures) -> None:
         lines.write(msgspec.json.encode(figures) + b"\n")
 
 
-def table(files: Iterable[Path]) -> str:
-    """The figures as a Markdown table, in the order in which they were recorded."""
-    lines = [line for file in files if file.exists() for line in file.read_bytes().splitlines()]
-    latest = {figures.run: figures for figures in (msgspec.json.decode(line, type=Figures) for line in lines)}
-    rows = (_HEAD, ["---"] * len(_HEAD), *(figures.cells() for figures in latest.values()))
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+def with_results(document: str, files: Iterable[Path]) -> str:
+    """The document, with these figures in its table: runs that are in it are replaced, the others stay."""
+    before, begin, rest = document.partition(_BEGIN)
+    old_table, end, after = rest.partition(_END)
+    rows = {_run_of(row): row for row in old_table.splitlines() if row.startswith("| ")}
+    rows = {run: row for run, row in rows.items() if run not in (_HEAD[0], "---")}
+    for file in files:
+        for line in file.read_bytes().splitlines() if file.exists() else ():
+            figures = msgspec.json.decode(line, type=Figures)
+            rows[figures.run] = _row(figures.cells())
+    table = "\n".join((_row(_HEAD), _row(["---"] * len(_HEAD)), *rows.values()))
+    return f"{before}{begin}\n{table}\n{end}{after}"
 
 
-_DOCUMENT: Final = """\
-# Chaos: the figures
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
-Written by the tests: `make chaos` repeats all but the soak, which is `make soak`. Moments, connections and calls are
-chosen by dice; `GATECAST_CHAOS_SEED={seed}` makes them fall as here.
 
-A member is *missing* if none of its posts was answered with 200. *Repeated* are deliveries beyond the first of each
-connection, counted where they arrive, and *allowed* is the bound that the test asserts.
+def _run_of(row: str) -> str:
+    return row.split("|")[1].strip()
 
-{table}
-"""
 
 if __name__ == "__main__":
-    sys.stdout.write(_DOCUMENT.format(seed=SEED, table=table(map(Path, sys.argv[1:]))))
+    document = Path(sys.argv[1])
+    document.write_text(with_results(document.read_text(), map(Path, sys.argv[2:])))
