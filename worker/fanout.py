@@ -48,6 +48,7 @@ class Delivery:
         "fanout",
         "first_tried_at",
         "joined_at_ms",
+        "refusals",
         "throttled",
         "tries",
         "waiting",
@@ -59,6 +60,7 @@ class Delivery:
         self.joined_at_ms = joined_at_ms
         self.tries = 0
         self.attempts = 0
+        self.refusals = 0
         self.first_tried_at = 0.0
         self.throttled = throttled
         self.waiting = False

@@ -20,6 +20,7 @@ def decide(
     *,
     tries: int = 1,
     attempts: int = 1,
+    refusals: int = 1,
     first_tried_at: float = NOW - 1,
     age: float | None = 3600,
     endpoint: EndpointHealth | None = None,
@@ -27,7 +28,7 @@ def decide(
 ) -> Outcome | Retry:
     return judge(
         status,
-        Tried(tries, attempts, first_tried_at, age),
+        Tried(tries, attempts, refusals, first_tried_at, age),
         rate=rate or RateController(10_000),
         endpoint=endpoint or endpoint_with_success(),
         now=NOW,
@@ -106,7 +107,12 @@ def test_a_throttled_account_uses_up_no_attempt() -> None:
 @pytest.mark.parametrize("status", [400, 403, 404])
 def test_a_refusal_is_asked_again_and_then_final_while_others_succeed(status: int) -> None:
     assert isinstance(decide(status), Retry)
-    assert decide(status, tries=2) is Outcome.REJECTED
+    assert decide(status, tries=2, refusals=2) is Outcome.REJECTED
+
+
+@pytest.mark.parametrize("status", [400, 403, 404])
+def test_a_refusal_after_failures_of_another_kind_is_the_first_one(status: int) -> None:
+    assert isinstance(decide(status, tries=5, attempts=5, refusals=1), Retry)
 
 
 def test_a_refusal_of_all_is_never_final() -> None:
@@ -114,10 +120,10 @@ def test_a_refusal_of_all_is_never_final() -> None:
     for _ in range(FAILURES_BEFORE_HOLDING):
         endpoint.failed("status 403", NOW, first_attempt=True)
     assert endpoint.holding
-    assert isinstance(decide(403, tries=9, endpoint=endpoint), Retry)
+    assert isinstance(decide(403, tries=9, refusals=9, endpoint=endpoint), Retry)
     endpoint.succeeded(NOW)
     assert not endpoint.holding
-    assert decide(403, tries=9, endpoint=endpoint) is Outcome.REJECTED
+    assert decide(403, tries=9, refusals=9, endpoint=endpoint) is Outcome.REJECTED
 
 
 def test_a_410_proves_nothing_of_an_endpoint_that_delivers_nothing() -> None:

@@ -285,7 +285,8 @@ class DeliveryEngine:
                 self.rate.throttled(after_throttle=delivery.throttled)
                 self._metrics.throttled(account=self.rate.account_throttles)
                 delivery.throttled = True
-            case Meaning.REFUSED | Meaning.FAILED:
+            case Meaning.REFUSED | Meaning.FAILED as what:
+                delivery.refusals += what is Meaning.REFUSED
                 self.endpoint.failed(failure, now, first_attempt=delivery.tries == 1)
                 return
             case what:
@@ -302,6 +303,7 @@ class DeliveryEngine:
             return
         tried = Tried(
             tries=delivery.tries,
+            refusals=delivery.refusals,
             attempts=delivery.attempts + 1,
             first_tried_at=delivery.first_tried_at,
             age_seconds=None if joined_at_ms is None else self._wall_clock() - joined_at_ms / 1000,

@@ -54,6 +54,8 @@ class Tried:
     """Posts in all, counted against it or not."""
     attempts: int
     """Posts that count against it, if this one does."""
+    refusals: int
+    """Answers in all that refused it, such as 403, this one included."""
     first_tried_at: float
     age_seconds: float | None
     """How long it has been a member by now; None where it is not one at all, so that nothing can still be running."""
@@ -90,7 +92,7 @@ def judge(status: int, tried: Tried, *, rate: RateController, endpoint: Endpoint
             return _judge_gone(tried, now)
         case Meaning.REFUSED:
             others_succeed = endpoint.others_succeed(tried.first_tried_at)
-            if tried.tries > 1 and others_succeed:
+            if tried.refusals > 1 and others_succeed:
                 return Outcome.REJECTED
             return Retry(max(_REFUSED_AGAIN_SECONDS, backoff_seconds(tried.tries, dice)), counted=False)
         case Meaning.THROTTLED | Meaning.FAILED:
