@@ -9,6 +9,7 @@
 | progress    | broadcast#{room or empty} {id} | part#{part}    |
 
 A shard is a plain number and the last component of its key, so no room's name can reach another room's keys.
+The routes' counters (`limit#…`) are their own: see `routes/limits.py`.
 An item whose `expires_at` (seconds since the epoch) has passed counts as absent: TTL deletes lag by up to 48 hours.
 """
 

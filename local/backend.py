@@ -11,6 +11,7 @@ import boto3
 from local.ministack import Ministack
 from local.resources import Queues, create_queues, create_table
 from local.sdk import CREDENTIALS, REGION, without_aws
+from routes.environment import OPEN_ACCESS
 
 TABLE = "gatecast"
 QUEUE = "gatecast-broadcasts"
@@ -24,12 +25,20 @@ class Backend(NamedTuple):
     queues: Queues
 
     def environment(self) -> dict[str, str]:
-        """The variables of the routes and, but for its connections endpoint, of the worker."""
+        """The variables of the routes and, but for its connections endpoint, of the worker.
+
+        Anyone may connect and is not limited: this is for loads and for trying things by hand, on this machine alone.
+        Nobody reads CloudWatch here.
+        """
         return {
             **self.ministack.environment(),
             "GATECAST_TABLE": self.table,
             "GATECAST_QUEUE_URL": self.queues.url,
             "GATECAST_DEAD_LETTER_QUEUE_URL": self.queues.dead_letter_url,
+            "GATECAST_AUTHORIZER": OPEN_ACCESS,
+            "GATECAST_JOINS_PER_SECOND": "0",
+            "GATECAST_PUBLISHES_PER_SECOND": "0",
+            "POWERTOOLS_METRICS_DISABLED": "true",
         }
 
     @contextmanager

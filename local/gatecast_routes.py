@@ -1,10 +1,11 @@
-"""Gatecast's own routes, as the gateway takes them. Importing this imports the Lambda handlers."""
+"""Gatecast's own routes and authorizer, as the gateway takes them. Importing this imports the Lambda handlers."""
 
 from collections.abc import Mapping
 from typing import Final
 
+from local.gateway.authorizer import Authorizer
 from local.gateway.integration import Route
-from routes import handlers
+from routes import authorizer, handlers
 
 ROUTES: Final[Mapping[str, Route]] = {
     "$connect": Route(handlers.connect),
@@ -14,3 +15,4 @@ ROUTES: Final[Mapping[str, Route]] = {
     "leave": Route(handlers.leave, response=True),
     "publish": Route(handlers.publish, response=True),
 }
+AUTHORIZER: Final = Authorizer(authorizer.handler)

@@ -16,6 +16,7 @@ from typing import Self
 
 from local.backend import Backend, backend, environment
 from local.gatecast_routes import ROUTES
+from local.gateway.authorizer import Authorizer
 from local.gateway.faults import Faults
 from local.gateway.limits import Limits
 from local.gateway.server import Gateway
@@ -39,6 +40,8 @@ class Stack:
         *,
         workers: int = 1,
         worker_settings: Mapping[str, str] | None = None,
+        route_settings: Mapping[str, str] | None = None,
+        authorizer: Authorizer | None = None,
         fifo: bool = False,
         port: int = 0,
         limits: Limits | None = None,
@@ -48,16 +51,20 @@ class Stack:
     ) -> AsyncIterator[Self]:
         """Runs the stack for the length of the block; its workers are ready when it begins.
 
+        `route_settings` are variables of the routes besides the usual ones, which let anyone in who gets past
+        `authorizer`.
         `on` is a backend that runs already and goes on afterwards; otherwise one is started.
         """
         with ExitStack() as cleanup:
             directory = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="gatecast-")))
             cleanup.enter_context(environment({}))  # nothing of the user's own AWS configuration gets in
             base = on or cleanup.enter_context(backend(fifo=fifo, log=directory / "ministack.log"))
-            cleanup.enter_context(environment(base.environment()))
+            cleanup.enter_context(environment({**base.environment(), **(route_settings or {})}))
             cleanup.callback(dependencies.reset)
             dependencies.reset()
-            async with Gateway(ROUTES, port=port, limits=limits, faults=faults, seed=seed) as gateway:
+            async with Gateway(
+                ROUTES, port=port, limits=limits, faults=faults, authorizer=authorizer, seed=seed
+            ) as gateway:
                 stack = cls(base, gateway, directory)
                 try:
                     for _ in range(workers):

@@ -1,18 +1,22 @@
 """What the handlers work with, made from the environment at first use and kept for the life of the process.
 
-GATECAST_TABLE and GATECAST_QUEUE_URL name the table and the queue; the AWS SDK's own variables are honoured.
+GATECAST_TABLE and GATECAST_QUEUE_URL name the table and the queue, GATECAST_JOINS_PER_SECOND and
+GATECAST_PUBLISHES_PER_SECOND limit clients; the AWS SDK's own variables are honoured.
 """
 
-import os
 import threading
 from functools import cache
-from typing import Any, Final
+from typing import Final
 
-import boto3
 from botocore.config import Config
 
-from gatecast import Publisher
+from gatecast import Publisher, tracing
+from routes import environment
+from routes.limits import MOST_PER_SECOND, Limits
+from routes.log import logger
 from routes.memberships import Memberships
+
+DEFAULT_PER_SECOND: Final = 10
 
 _SDK: Final = Config(
     # API Gateway waits 29 s for an answer: a call that fails for good does so within 9 s
@@ -21,11 +25,14 @@ _SDK: Final = Config(
     retries={"mode": "standard", "total_max_attempts": 2},
     max_pool_connections=64,  # Lambda needs one; the local gateway runs the handlers on many threads
 )
+_COUNTING: Final = Config(
+    # one that is slow is not waited for, and none is repeated: it might be counted twice
+    connect_timeout=1,
+    read_timeout=1,
+    retries={"mode": "standard", "total_max_attempts": 1},
+    max_pool_connections=64,
+)
 _making: Final = threading.RLock()  # boto3 makes clients on one thread at a time
-
-
-class ConfigurationError(Exception):
-    """An environment variable is missing. The message names it and holds nothing secret."""
 
 
 def memberships() -> Memberships:
@@ -38,31 +45,38 @@ def publisher() -> Publisher:
         return _publisher()
 
 
+def limits() -> Limits:
+    with _making:
+        return _limits()
+
+
 def reset() -> None:
     """Forgets what was made, for a process whose environment changes: tests."""
     _memberships.cache_clear()
     _publisher.cache_clear()
+    _limits.cache_clear()
 
 
 @cache
 def _memberships() -> Memberships:
-    table_name = _required("GATECAST_TABLE")
-    return Memberships(_client("dynamodb"), table_name)
+    table_name = environment.required("GATECAST_TABLE")
+    return Memberships(environment.client("dynamodb", _SDK), table_name)
 
 
 @cache
 def _publisher() -> Publisher:
-    queue_url = _required("GATECAST_QUEUE_URL")
-    return Publisher(_client("sqs"), queue_url)
+    queue_url = environment.required("GATECAST_QUEUE_URL")
+    try:
+        tracing.enable("gatecast-routes")
+    except tracing.NotInstalled as missing:
+        logger.error("traces.unavailable", extra={"reason": str(missing)})
+    return Publisher(environment.client("sqs", _SDK), queue_url)
 
 
-def _required(name: str) -> str:
-    value = os.environ.get(name)
-    if not value:
-        raise ConfigurationError(f"{name} is not set")
-    return value
-
-
-def _client(service: str) -> Any:
-    # boto3 itself reads AWS_DEFAULT_REGION only
-    return boto3.session.Session(region_name=os.environ.get("AWS_REGION")).client(service, config=_SDK)
+@cache
+def _limits() -> Limits:
+    per_second = {
+        action: environment.integer(name, MOST_PER_SECOND, default=DEFAULT_PER_SECOND)
+        for action, name in (("join", "GATECAST_JOINS_PER_SECOND"), ("publish", "GATECAST_PUBLISHES_PER_SECOND"))
+    }
+    return Limits(environment.client("dynamodb", _COUNTING), environment.required("GATECAST_TABLE"), per_second)

@@ -4,43 +4,37 @@ Each takes the event of a Lambda proxy integration and always answers: nothing t
 dependency does, ends in an exception. Logs name what failed, never what was sent.
 """
 
-import traceback
 import uuid
 from collections.abc import Callable, Mapping
 from functools import wraps
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any, Final
 
-from aws_lambda_powertools import Logger
-from botocore.exceptions import ClientError
-
-from routes import answers, dependencies
+from gatecast import tracing
+from routes import answers, dependencies, environment
 from routes.answers import Answer, Code, Refused
-from routes.dependencies import ConfigurationError
+from routes.environment import ConfigurationError
+from routes.log import Handler, lambda_handler, log_failure
+from routes.metrics import measured
 from routes.requests import (
     Caller,
     PublishRequest,
     RoomRequest,
     broadcast_of,
-    offered_subprotocol,
+    chosen_subprotocol,
     read,
+    refuse_expired,
+    refuse_join,
+    refuse_publish,
     room_for_clients,
     system_rooms,
     why_unknown,
 )
 
 Event = dict[str, Any]
-Handler = Callable[[Event, Any], Answer]
 
-_HERE: Final = Path(__file__).parent
-logger: Final = Logger(service="gatecast-routes")
-
-
-def _lambda_handler(handler: Handler) -> Handler:
-    # said here, because an environment variable can switch it on: an event holds what clients sent, tokens included
-    injected: Handler = logger.inject_lambda_context(handler, log_event=False)
-    return injected
+_STATUSES: Final = {Code.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE, Code.TOKEN_EXPIRED: HTTPStatus.UNAUTHORIZED}
+"""What `$connect` answers; any other code is a 400."""
 
 
 def _answers_client(action: str) -> Callable[[Callable[[Caller, str | None], Mapping[str, str]]], Handler]:
@@ -49,17 +43,22 @@ def _answers_client(action: str) -> Callable[[Callable[[Caller, str | None], Map
     def decorate(route: Callable[[Caller, str | None], Mapping[str, str]]) -> Handler:
         @wraps(route)
         def handle(event: Event, _context: Any) -> Answer:
-            try:
-                return answers.ok(action, route(Caller.of(event), event.get("body")))
-            except Refused as refused:
-                if refused.code is Code.UNAVAILABLE:
-                    _log_failure(action, refused)
-                return answers.error(action, refused)
-            except Exception as error:  # noqa: BLE001 - the client is answered, whatever happened
-                _log_failure(action, error)
-                return answers.error(action, Refused(Code.UNAVAILABLE, "not now: try again"))
+            with measured(action or "$default") as invocation:
+                try:
+                    return answers.ok(action, route(_caller(event), event.get("body")))
+                except Refused as refused:
+                    if refused.code is Code.UNAVAILABLE:
+                        invocation.failed()
+                        log_failure("route.failed", refused, action=action)
+                    else:
+                        invocation.rejected()
+                    return answers.error(action, refused)
+                except Exception as error:  # noqa: BLE001 - the client is answered, whatever happened
+                    invocation.failed()
+                    log_failure("route.failed", error, action=action)
+                    return answers.error(action, Refused(Code.UNAVAILABLE, "not now: try again"))
 
-        return _lambda_handler(handle)
+        return lambda_handler(handle)
 
     return decorate
 
@@ -70,14 +69,19 @@ def _answers_gateway(action: str) -> Callable[[Callable[[Event], Mapping[str, st
     def decorate(route: Callable[[Event], Mapping[str, str] | None]) -> Handler:
         @wraps(route)
         def handle(event: Event, _context: Any) -> Answer:
-            try:
-                return answers.status(HTTPStatus.OK, route(event))
-            except Exception as error:  # noqa: BLE001 - as above
-                _log_failure(action, error)
-                refused = isinstance(error, Refused) and error.code is not Code.UNAVAILABLE
-                return answers.status(HTTPStatus.BAD_REQUEST if refused else HTTPStatus.SERVICE_UNAVAILABLE)
+            with measured(action) as invocation:
+                try:
+                    return answers.status(HTTPStatus.OK, route(event))
+                except Exception as error:  # noqa: BLE001 - as above
+                    log_failure("route.failed", error, action=action)
+                    code = error.code if isinstance(error, Refused) else Code.UNAVAILABLE
+                    if code is Code.UNAVAILABLE:
+                        invocation.failed()
+                    else:
+                        invocation.rejected()
+                    return answers.status(_STATUSES.get(code, HTTPStatus.BAD_REQUEST))
 
-        return _lambda_handler(handle)
+        return lambda_handler(handle)
 
     return decorate
 
@@ -86,11 +90,13 @@ def _answers_gateway(action: str) -> Callable[[Callable[[Event], Mapping[str, st
 def connect(event: Event) -> Mapping[str, str] | None:
     """Lets a client in as a member of `@all` and, where its user is known, of `@user/{user}`.
 
-    A user whose name fits in no room's is refused with 400, a client that cannot be written down now with 503.
+    A user whose name fits in no room's is refused with 400, a token that expired on the way with 401, and a client that
+    cannot be written down now, or that no authorizer let in though one is demanded, with 503.
     """
-    caller = Caller.of(event)
+    caller = _caller(event)
+    refuse_expired(caller)
     dependencies.memberships().connect(caller, system_rooms(caller))
-    subprotocol = offered_subprotocol(event.get("headers"))
+    subprotocol = chosen_subprotocol(event)
     return {"Sec-WebSocket-Protocol": subprotocol} if subprotocol else None
 
 
@@ -104,13 +110,15 @@ def disconnect(event: Event) -> None:
 def join(caller: Caller, body: str | None) -> Mapping[str, str]:
     """`{"action": "join", "room": "lobby"}`: from now on the client receives what is broadcast to the room."""
     room = room_for_clients(read(body, RoomRequest).room)
+    refuse_join(caller, room)
+    dependencies.limits().count("join", caller)
     dependencies.memberships().join(caller, room)
     return {"room": room}
 
 
 @_answers_client("leave")
 def leave(caller: Caller, body: str | None) -> Mapping[str, str]:
-    """`{"action": "leave", "room": "lobby"}`: ok as well where the client was no member."""
+    """`{"action": "leave", "room": "lobby"}`: ok as well where it was no member, and whatever its token says."""
     room = room_for_clients(read(body, RoomRequest).room)
     dependencies.memberships().leave(caller, room)
     return {"room": room}
@@ -124,9 +132,14 @@ def publish(caller: Caller, body: str | None) -> Mapping[str, str]:
     """
     broadcast = broadcast_of(read(body, PublishRequest), caller, made_up_id=uuid.uuid4().hex)
     room = str(broadcast.room)
+    refuse_publish(caller, room)
+    dependencies.limits().count("publish", caller)
     if not dependencies.memberships().is_member(caller, room):
         raise Refused(Code.NOT_A_MEMBER, "room: join it before you publish to it")
-    dependencies.publisher().publish(broadcast)
+    publisher = dependencies.publisher()
+    with tracing.publishing(gatecast_id=broadcast.id):
+        publisher.publish(broadcast)
+    tracing.flush()  # Lambda stops the process when it has answered
     return {"room": room, "id": broadcast.id}
 
 
@@ -136,14 +149,12 @@ def default(_caller: Caller, body: str | None) -> Mapping[str, str]:
     raise why_unknown(body)
 
 
-def _log_failure(action: str, error: Exception) -> None:
-    """One line that tells what failed and where, without the messages of others, which may quote what was sent."""
-    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent == _HERE]
-    where = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
-    details = {"action": action, "error": type(error).__name__, "where": where}
-    match error:
-        case ClientError():
-            details |= {"code": error.response["Error"]["Code"], "operation": error.operation_name}
-        case Refused() | ConfigurationError():
-            details["reason"] = str(error)
-    logger.error("route.failed", extra=details)
+def _caller(event: Event) -> Caller:
+    """Raises ConfigurationError for a connection that came in past the authorizer."""
+    caller = Caller.of(event)
+    if caller.access is None and not environment.open_access():
+        raise ConfigurationError(
+            "no authorizer has said what this connection may do: attach the authorizer to $connect,"
+            f" or set GATECAST_AUTHORIZER to {environment.OPEN_ACCESS!r}"
+        )
+    return caller

@@ -2,6 +2,7 @@
 
 Always true: a membership and its joined-room item come and go together, and come only while the connection item is
 there, so a join that loses the race with `$disconnect` leaves nothing behind. Doing anything twice is as good as once.
+All of a connection expires at one moment, with its token if it has one: from then on workers do not post to it.
 Errors of the SDK pass through; what stays contended is refused as unavailable.
 """
 
@@ -43,9 +44,10 @@ class Memberships:
     def connect(self, caller: Caller, rooms: Sequence[str]) -> None:
         """Writes the connection and joins it to these rooms, all or nothing."""
         tries = self._backoff.start()
-        connection = table.connection_item(
-            caller.connection_id, connected_at_ms=caller.connected_at_ms, user=caller.user
-        )
+        connection = {
+            **table.connection_item(caller.connection_id, connected_at_ms=caller.connected_at_ms, user=caller.user),
+            "expires_at": {"N": str(caller.expires_at)},
+        }
         items = [connection, *(item for room in rooms for item in self._joining(caller, room))]
         actions = [self._action("Put", Item=item) for item in items]
         for _ in tries:
@@ -117,16 +119,15 @@ class Memberships:
 
     def _joining(self, caller: Caller, room: str) -> tuple[Item, Item]:
         shard = table.shard_of(caller.connection_id, self._join_shards.of(room))
-        expires_at = table.expires_at(caller.connected_at_ms)
         membership = table.membership_item(
             room,
             shard,
             caller.connection_id,
             joined_at_ms=caller.requested_at_ms,
-            expires_at=expires_at,
+            expires_at=caller.expires_at,
             user=caller.user,
         )
-        return membership, table.joined_room_item(caller.connection_id, room, shard, expires_at=expires_at)
+        return membership, table.joined_room_item(caller.connection_id, room, shard, expires_at=caller.expires_at)
 
     def _action(self, kind: str, **arguments: Any) -> dict[str, Any]:
         return {kind: {"TableName": self._table, **arguments}}

@@ -1,7 +1,13 @@
-"""Events as API Gateway gives them to a route, and the context that Lambda gives with them."""
+"""Events as API Gateway gives them to a route, the context that Lambda gives with them, and what is logged."""
 
+import io
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+from routes.log import logger
 
 CONNECTION_ID = "L0SM9cOFvHcCIhw="
 CONNECTED_AT_MS = 1_700_000_000_123
@@ -15,6 +21,11 @@ class LambdaContext:
     memory_limit_in_mb: int = 128
     invoked_function_arn: str = "arn:aws:lambda:eu-west-1:123456789012:function:gatecast-routes"
     aws_request_id: str = "52fdfc07-2182-154f-163f-5f0f9a621d72"
+
+
+def token_context(expires_at: int = EXPIRES_AT, **grants: str) -> dict[str, Any]:
+    """What the authorizer says of alice, who has a token with these grants, in `requestContext.authorizer`."""
+    return {"principalId": "alice", "user": "alice", "expiresAt": str(expires_at), "integrationLatency": 9, **grants}
 
 
 def event(
@@ -48,3 +59,16 @@ def event(
         **({"body": body} if body is not None else {}),
         "isBase64Encoded": False,
     }
+
+
+@contextmanager
+def captured_log() -> Iterator[io.StringIO]:
+    """What the routes log until the end of the block."""
+    stream = io.StringIO()
+    handler = logger.registered_handler
+    assert isinstance(handler, logging.StreamHandler)
+    usual = handler.setStream(stream)
+    try:
+        yield stream
+    finally:
+        handler.setStream(usual)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -10,7 +11,19 @@ from gatecast import decode
 from gatecast.table import room_pk, shard_of
 from local.resources import Queues
 from routes import dependencies, handlers
-from tests.routes_events import CONNECTED_AT_MS, CONNECTION_ID, EXPIRES_AT, REQUESTED_AT_MS, LambdaContext, event
+from routes.answers import Refused
+from routes.environment import OPEN_ACCESS
+from routes.limits import Limits
+from routes.requests import Caller
+from tests.routes_events import (
+    CONNECTED_AT_MS,
+    CONNECTION_ID,
+    EXPIRES_AT,
+    REQUESTED_AT_MS,
+    LambdaContext,
+    event,
+    token_context,
+)
 
 Item = dict[str, Any]
 Handler = Callable[[dict[str, Any], Any], dict[str, Any]]
@@ -20,6 +33,8 @@ Handler = Callable[[dict[str, Any], Any], dict[str, Any]]
 def deployed(monkeypatch: pytest.MonkeyPatch, table: str, queues: Queues) -> Iterator[None]:
     monkeypatch.setenv("GATECAST_TABLE", table)
     monkeypatch.setenv("GATECAST_QUEUE_URL", queues.url)
+    monkeypatch.setenv("GATECAST_AUTHORIZER", OPEN_ACCESS)
+    monkeypatch.setenv("GATECAST_JOINS_PER_SECOND", "0")
     dependencies.reset()
     yield
     dependencies.reset()
@@ -68,6 +83,46 @@ def test_disconnecting_leaves_nothing_however_many_rooms(dynamodb: Any, table: s
 def test_joining_without_a_connection_changes_nothing(dynamodb: Any, table: str) -> None:
     assert answer(handlers.join, room="lobby")["code"] == "not_connected"
     assert items(dynamodb, table) == {}
+
+
+def test_all_that_is_written_of_a_connection_expires_with_its_token(dynamodb: Any, table: str) -> None:
+    expires_at = REQUESTED_AT_MS // 1000 + 60
+    token = token_context(expires_at, join="lobby", publish="lobby")
+    opened(authorizer=token)
+    body = '{"room":"lobby","data":"hi"}'
+    for handler in (handlers.join, handlers.publish):
+        result = handler(event(body=body, authorizer=token), LambdaContext())
+        assert json.loads(result["body"])["type"] == "ok"
+    written = {key: item["expires_at"]["N"] for key, item in items(dynamodb, table).items() if "limit#" not in key[0]}
+    assert len(written) == 7
+    assert set(written.values()) == {str(expires_at)}
+
+
+def test_a_counter_grants_its_limit_once_however_many_count_at_a_time(dynamodb: Any, table: str) -> None:
+    caller = Caller.of(event(authorizer=token_context()))
+
+    def passes(limits: Limits) -> bool:
+        try:
+            limits.count("publish", caller)
+        except Refused:
+            return False
+        return True
+
+    everywhere = [Limits(dynamodb, table, {"publish": 2}) for _ in range(60)]
+    with ThreadPoolExecutor(8) as threads:
+        assert sum(threads.map(passes, everywhere)) == 20
+    start = REQUESTED_AT_MS // 10_000 * 10
+    assert items(dynamodb, table) == {
+        ("limit#user#alice", f"publish#{start}"): {"used": {"N": "20"}, "expires_at": {"N": str(start + 70)}}
+    }
+
+
+def test_limits_are_kept_through_the_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATECAST_JOINS_PER_SECOND", "1")
+    dependencies.reset()
+    opened()
+    codes = [answer(handlers.join, room=f"room-{number}").get("code") for number in range(12)]
+    assert codes == [None] * 10 + ["rate_limited"] * 2
 
 
 def test_joining_with_an_expired_connection_changes_nothing(dynamodb: Any, table: str) -> None:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,8 +11,17 @@ from botocore.exceptions import ClientError, ConnectTimeoutError
 from gatecast import Broadcast, Publisher, decode
 from routes import dependencies, handlers
 from routes.answers import Code, Refused
+from routes.environment import OPEN_ACCESS, ConfigurationError
+from routes.limits import Limits
 from routes.requests import Caller
-from tests.routes_events import CONNECTION_ID, LambdaContext, event
+from tests.routes_events import (
+    CONNECTION_ID,
+    REQUESTED_AT_MS,
+    LambdaContext,
+    captured_log,
+    event,
+    token_context,
+)
 
 SECRET = "the-client's-own-text"
 
@@ -72,20 +80,42 @@ def queue(monkeypatch: pytest.MonkeyPatch) -> FakeQueue:
     return fake
 
 
+class Counter:
+    """Stands where `Limits` expects DynamoDB: refuses the update after so many."""
+
+    def __init__(self) -> None:
+        self.left = 1_000_000
+
+    def update_item(self, **_arguments: Any) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise ClientError({"Error": {"Code": "ConditionalCheckFailedException", "Message": SECRET}}, "UpdateItem")
+
+
+@pytest.fixture(autouse=True)
+def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
+    counter = Counter()
+    limits = Limits(counter, "gatecast", {"join": 10, "publish": 10})
+    monkeypatch.setattr(dependencies, "limits", lambda: limits)
+    return counter
+
+
+@pytest.fixture(autouse=True)
+def access(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATECAST_AUTHORIZER", OPEN_ACCESS)
+
+
 @pytest.fixture
 def log() -> Iterator[io.StringIO]:
-    stream = io.StringIO()
-    handler = handlers.logger.registered_handler
-    assert isinstance(handler, logging.StreamHandler)
-    usual = handler.setStream(stream)
-    yield stream
-    handler.setStream(usual)
+    with captured_log() as stream:
+        yield stream
 
 
 @pytest.fixture
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("GATECAST_TABLE", "GATECAST_QUEUE_URL"):
-        monkeypatch.delenv(name, raising=False)
+    names = ("TABLE", "QUEUE_URL", "JOINS_PER_SECOND", "PUBLISHES_PER_SECOND")
+    for name in names:
+        monkeypatch.delenv(f"GATECAST_{name}", raising=False)
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
     dependencies.reset()
     yield
@@ -158,10 +188,20 @@ def test_connect_joins_all_and_the_user(memberships: FakeTable) -> None:
     assert memberships.rooms == {}
 
 
-def test_connect_takes_the_first_subprotocol(memberships: FakeTable) -> None:
-    headers = {"Sec-WebSocket-Protocol": "chat.v2, chat.v1"}
-    opened = handlers.connect(event("$connect", headers=headers), LambdaContext())
-    assert opened == {"statusCode": 200, "headers": {"Sec-WebSocket-Protocol": "chat.v2"}}
+@pytest.mark.parametrize(
+    ("offered", "headers"),
+    [
+        ("gatecast.v1, a.b.c", {"Sec-WebSocket-Protocol": "gatecast.v1"}),
+        ("a.b.c, gatecast.v1", {"Sec-WebSocket-Protocol": "gatecast.v1"}),
+        ("a.b.c", None),
+        ("chat", None),
+    ],
+)
+def test_connect_answers_its_own_subprotocol_and_nothing_that_a_client_made_up(
+    offered: str, headers: dict[str, str] | None, memberships: FakeTable
+) -> None:
+    opened = handlers.connect(event("$connect", headers={"Sec-WebSocket-Protocol": offered}), LambdaContext())
+    assert opened == {"statusCode": 200, **({"headers": headers} if headers else {})}
     assert memberships.rooms == {CONNECTION_ID: {"@all"}}
 
 
@@ -248,5 +288,133 @@ def test_clients_are_made_once_and_only_for_what_is_needed(monkeypatch: pytest.M
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "local")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "local")
     assert dependencies.memberships() is dependencies.memberships()
-    with pytest.raises(dependencies.ConfigurationError, match="GATECAST_QUEUE_URL"):
+    with pytest.raises(ConfigurationError, match="GATECAST_QUEUE_URL"):
         dependencies.publisher()
+
+
+def test_a_token_opens_its_rooms_and_no_others(memberships: FakeTable, queue: FakeQueue) -> None:
+    token = token_context(join="lobby chat/*", publish="chat/* news")
+    rooms = ["lobby", "chat/1", "chat/", "chat", "lobby2", "@all", "@user/bob"]
+    codes = [answer(handlers.join, {"room": room}, authorizer=token).get("code") for room in rooms]
+    assert codes == [None, None, *["forbidden_room"] * 5]
+    assert memberships.rooms == {CONNECTION_ID: {"lobby", "chat/1"}}
+    rooms = ["chat/1", "lobby", "news", "@all"]
+    codes = [answer(handlers.publish, {"room": room, "data": "hi"}, authorizer=token).get("code") for room in rooms]
+    assert codes == [None, "forbidden_room", "not_a_member", "forbidden_room"]
+    assert [broadcast.room for broadcast in queue.broadcasts] == ["chat/1"]
+
+
+@pytest.mark.usefixtures("memberships", "queue")
+def test_a_token_without_grants_opens_nothing() -> None:
+    for handler in (handlers.join, handlers.publish):
+        refused = answer(handler, {"room": "lobby", "data": "hi"}, authorizer=token_context())
+        assert refused["code"] == "forbidden_room"
+        assert refused["message"].startswith("room: the token does not allow to ")
+
+
+def test_after_its_token_a_client_can_only_leave(memberships: FakeTable, queue: FakeQueue) -> None:
+    now = REQUESTED_AT_MS // 1000 + 1
+    memberships.rooms[CONNECTION_ID] = {"lobby"}
+
+    def code(handler: Callable[..., dict[str, Any]], requested_at_ms: int) -> str | None:
+        token = token_context(now, join="lobby", publish="lobby")
+        body = {"room": "lobby", "data": "hi"}
+        said = answer(handler, body, authorizer=token, requested_at_ms=requested_at_ms).get("code")
+        return str(said) if said else None
+
+    assert [code(handler, now * 1000 - 1) for handler in (handlers.join, handlers.publish)] == [None, None]
+    expired = [code(handler, now * 1000) for handler in (handlers.join, handlers.publish)]
+    assert expired == ["token_expired", "token_expired"]
+    assert len(queue.broadcasts) == 1
+    assert code(handlers.leave, now * 1000) is None
+    assert memberships.rooms == {CONNECTION_ID: set()}
+
+
+@pytest.mark.usefixtures("log")
+def test_a_token_that_expired_on_the_way_is_not_let_in(memberships: FakeTable) -> None:
+    late = event("$connect", authorizer=token_context(REQUESTED_AT_MS // 1000))
+    assert handlers.connect(late, LambdaContext()) == {"statusCode": 401}
+    assert memberships.rooms == {}
+
+
+@pytest.mark.parametrize("value", [None, "required"])
+@pytest.mark.parametrize("context", [None, {}, {"principalId": "alice"}, {"user": "alice", "join": "lobby"}])
+def test_nobody_gets_past_an_authorizer_that_is_demanded(
+    value: str | None,
+    context: dict[str, Any] | None,
+    memberships: FakeTable,
+    queue: FakeQueue,
+    log: io.StringIO,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if value is None:
+        monkeypatch.delenv("GATECAST_AUTHORIZER")
+    else:
+        monkeypatch.setenv("GATECAST_AUTHORIZER", value)
+    memberships.rooms[CONNECTION_ID] = {"lobby"}
+    assert handlers.connect(event("$connect", authorizer=context), LambdaContext()) == {"statusCode": 503}
+    for handler in (handlers.join, handlers.publish, handlers.leave):
+        assert answer(handler, {"room": "lobby", "data": "hi"}, authorizer=context)["code"] == "unavailable"
+    assert memberships.rooms == {CONNECTION_ID: {"lobby"}}
+    assert queue.broadcasts == []
+    assert "attach the authorizer to $connect" in log.getvalue()
+    assert handlers.disconnect(event("$disconnect"), LambdaContext()) == {"statusCode": 200}
+
+
+@pytest.mark.usefixtures("memberships")
+@pytest.mark.parametrize("value", ["", "none", "open", "None, anyone may connect", "false"])
+def test_nothing_but_plain_words_opens_access(value: str, log: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATECAST_AUTHORIZER", value)
+    assert handlers.connect(event("$connect"), LambdaContext()) == {"statusCode": 503}
+    assert "it takes 'required' or 'none, anyone may connect'" in json.loads(log.getvalue())["reason"]
+
+
+@pytest.mark.usefixtures("log")
+@pytest.mark.parametrize("expires_at", ["soon", "1e9", 1_700_000_000, None, [], "9" * 5_000])
+def test_a_context_that_no_authorizer_of_ours_wrote_opens_nothing(
+    expires_at: object, memberships: FakeTable, queue: FakeQueue
+) -> None:
+    context = {"user": "alice", "expiresAt": expires_at, "join": "lobby", "publish": "lobby"}
+    assert handlers.connect(event("$connect", authorizer=context), LambdaContext()) == {"statusCode": 503}
+    assert answer(handlers.join, {"room": "lobby"}, authorizer=context)["code"] == "unavailable"
+    assert memberships.rooms == {}
+    assert queue.broadcasts == []
+
+
+@pytest.mark.parametrize("handler", [handlers.join, handlers.publish])
+def test_whoever_asks_too_often_is_told_when_to_ask_again(
+    handler: Callable[..., dict[str, Any]], memberships: FakeTable, queue: FakeQueue, counter: Counter
+) -> None:
+    memberships.rooms[CONNECTION_ID] = {"lobby"}
+    counter.left = 1
+    body = {"room": "lobby", "data": "hi"}
+    assert answer(handler, body)["type"] == "ok"
+    assert answer(handler, body) == {
+        "type": "error",
+        "action": handler.__name__,
+        "code": "rate_limited",
+        "message": "at most 100 in 10 s",
+        "retry_after_seconds": 10 - REQUESTED_AT_MS // 1000 % 10,
+    }
+    assert len(queue.broadcasts) <= 1
+    assert answer(handlers.leave, body)["type"] == "ok"
+
+
+@pytest.mark.usefixtures("memberships")
+def test_what_is_refused_anyway_is_not_counted(counter: Counter) -> None:
+    before = counter.left
+    for body in ("{", {"room": "@all"}, {"room": "two words"}):
+        answer(handlers.join, body)
+    answer(handlers.join, {"room": "lobby"}, authorizer=token_context())
+    answer(handlers.join, {"room": "lobby"}, authorizer=token_context(1, join="lobby"))
+    assert counter.left == before
+
+
+@pytest.mark.usefixtures("no_environment")
+@pytest.mark.parametrize("value", ["", "-1", "1.5", "1001", "ten", "9" * 20])
+def test_a_limit_that_is_none_is_named(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv("GATECAST_TABLE", "gatecast")
+    monkeypatch.setenv("GATECAST_PUBLISHES_PER_SECOND", value)
+    with pytest.raises(ConfigurationError, match=r"^GATECAST_PUBLISHES_PER_SECOND is .* from 0 to 1,000"):
+        dependencies.limits()

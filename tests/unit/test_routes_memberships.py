@@ -13,7 +13,7 @@ from routes.backoff import Backoff
 from routes.join_shards import CACHE_SECONDS, JoinShards
 from routes.memberships import Memberships
 from routes.requests import Caller
-from tests.routes_events import CONNECTION_ID, EXPIRES_AT, event
+from tests.routes_events import CONNECTION_ID, EXPIRES_AT, event, token_context
 
 CALLER = Caller.of(event())
 CONFLICT = "TransactionConflict"
@@ -127,6 +127,25 @@ def test_connecting_is_one_transaction() -> None:
         (f"connection#{CONNECTION_ID}", "room#@user/alice"),
     ]
     assert {put["Put"]["Item"]["expires_at"]["N"] for put in transaction["TransactItems"]} == {str(EXPIRES_AT)}
+
+
+@pytest.mark.parametrize(("expires_at", "written"), [(EXPIRES_AT - 1, EXPIRES_AT - 1), (EXPIRES_AT + 1, EXPIRES_AT)])
+def test_all_of_a_connection_expires_with_its_token_and_no_later_than_it_would_without(
+    expires_at: int, written: int
+) -> None:
+    dynamodb = Scripted()
+    caller = Caller.of(event(authorizer=token_context(expires_at, join="lobby")))
+    memberships(dynamodb).connect(caller, ["@all", "@user/alice"])
+    memberships(dynamodb).join(caller, "lobby")
+    items = [
+        action["Put"]["Item"]
+        for operation, arguments in dynamodb.calls
+        if operation == "transact_write_items"
+        for action in arguments["TransactItems"]
+        if "Put" in action
+    ]
+    assert len(items) == 7
+    assert {item["expires_at"]["N"] for item in items} == {str(written)}
 
 
 def test_leaving_looks_again_when_the_membership_moved_to_another_shard() -> None:

@@ -10,19 +10,21 @@ from msgspec import UNSET
 from gatecast import decode, encode
 from routes.answers import Code, Refused
 from routes.requests import (
+    MAX_BODY_BYTES,
     MAX_PUBLISHER_LENGTH,
     Caller,
     PublishRequest,
     RoomRequest,
     broadcast_of,
-    offered_subprotocol,
+    chosen_subprotocol,
+    offered_subprotocols,
     publisher_label,
     read,
     room_for_clients,
     system_rooms,
     why_unknown,
 )
-from tests.routes_events import CONNECTED_AT_MS, CONNECTION_ID, REQUESTED_AT_MS, event
+from tests.routes_events import CONNECTED_AT_MS, CONNECTION_ID, REQUESTED_AT_MS, event, token_context
 
 MADE_UP = "8c6f0f8a2d6e4a0f9b1c3d5e7f9a1b3c"
 
@@ -56,6 +58,13 @@ def test_user_is_what_the_authorizer_calls_so_or_else_its_principal(
     authorizer: dict[str, Any] | None, user: str | None
 ) -> None:
     assert Caller.of(event(authorizer=authorizer)).user == user
+
+
+def test_a_callers_access_is_what_its_token_says() -> None:
+    assert Caller.of(event(authorizer={"user": "alice"})).access is None
+    access = Caller.of(event(authorizer=token_context(7, join="a b/*"))).access
+    assert access
+    assert (access.join, access.publish, access.expires_at) == (("a", "b/*"), (), 7)
 
 
 def test_an_event_of_another_kind_is_no_callers() -> None:
@@ -104,7 +113,7 @@ def test_system_rooms_are_not_for_clients(room: str) -> None:
         ('{"room":"a","data":"x"} {}', "not valid JSON"),
         ('{"room":"a","x":NaN}', "not valid JSON"),
         ('{"x":' + "[" * 100_000, "not valid JSON"),
-        ('{"room":"a","x":' + '{"y":' * 50_000, "not valid JSON"),
+        ('{"room":"a","x":' + '{"y":' * 20_000, "not valid JSON"),
         ('"\ud800"', "not valid UTF-8"),
         ("null", "Expected `object`"),
         ("[]", "Expected `object`"),
@@ -130,6 +139,15 @@ def test_text_that_is_no_request_is_refused_with_the_field_at_fault(body: str | 
         read(body, PublishRequest)
     assert refused.value.code is Code.BAD_REQUEST
     assert message in refused.value.message
+
+
+@pytest.mark.parametrize("filler", ["x", "é", "\ud800", "["])
+def test_what_is_longer_than_any_message_is_not_looked_into(filler: str) -> None:
+    most = MAX_BODY_BYTES // len(filler.encode("utf-8", "surrogatepass"))
+    for length, code in ((most, Code.BAD_REQUEST), (most + 1, Code.TOO_LARGE)):
+        with pytest.raises(Refused) as refused:
+            read(filler * length, PublishRequest)
+        assert refused.value.code is code
 
 
 def test_unknown_fields_are_ignored_and_the_last_of_equal_ones_counts() -> None:
@@ -223,17 +241,22 @@ def test_what_no_route_takes(body: str | None, code: Code) -> None:
     assert why_unknown(body).code is code
 
 
+HEADER = "Sec-WebSocket-Protocol"
+
+
 @pytest.mark.parametrize(
-    ("headers", "offered"),
+    ("fields", "offered"),
     [
-        (None, None),
-        ({}, None),
-        ({"Host": "x"}, None),
-        ({"Sec-WebSocket-Protocol": "chat"}, "chat"),
-        ({"sec-websocket-protocol": "chat.v2, chat.v1"}, "chat.v2"),
-        ({"Sec-WebSocket-Protocol": "chat.v2,chat.v1"}, "chat.v2"),
-        ({"Sec-WebSocket-Protocol": " "}, None),
+        ({}, []),
+        ({"headers": None, "multiValueHeaders": None}, []),
+        ({"headers": {"Host": "x"}}, []),
+        ({"headers": {HEADER: "chat"}}, ["chat"]),
+        ({"headers": {"sec-websocket-protocol": "gatecast.v1,a.b.c"}}, ["gatecast.v1", "a.b.c"]),
+        ({"headers": {HEADER: " , gatecast.v1 ,, "}}, ["gatecast.v1"]),
+        ({"headers": {HEADER: "b"}, "multiValueHeaders": {HEADER: ["a", "b"]}}, ["a", "b"]),
+        ({"multiValueHeaders": {HEADER: ["a, b", "c"]}}, ["a", "b", "c"]),
     ],
 )
-def test_the_first_subprotocol_offered(headers: dict[str, str] | None, offered: str | None) -> None:
-    assert offered_subprotocol(headers) == offered
+def test_the_subprotocols_offered(fields: dict[str, Any], offered: list[str]) -> None:
+    assert offered_subprotocols(fields) == offered
+    assert chosen_subprotocol(fields) == ("gatecast.v1" if "gatecast.v1" in offered else None)

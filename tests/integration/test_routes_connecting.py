@@ -1,0 +1,227 @@
+"""Who may connect, end to end: real clients, the gateway, the authorizer and the routes, keys over https."""
+
+import asyncio
+import json
+import ssl
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import trustme
+import websockets
+
+from local.backend import Backend, prepared
+from local.gatecast_routes import AUTHORIZER
+from local.ministack import Ministack
+from local.stack import Stack
+from routes import authorizer
+from tests.gateway_doubles import ask, until
+from tests.tokens import AUDIENCE, ISSUER, PREVIOUS_SECRET, SECRET, hs256, rs256, rsa_jwk
+
+REQUIRED = {
+    "GATECAST_AUTHORIZER": "required",
+    "GATECAST_TOKEN_ISSUER": ISSUER,
+    "GATECAST_TOKEN_AUDIENCE": AUDIENCE,
+}
+
+
+class Issuer:
+    """Serves a JWKS over https on 127.0.0.1."""
+
+    def __init__(self, directory: Path) -> None:
+        self.requests = 0
+        self.keys = [rsa_jwk("rsa")]
+        issuer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                issuer.requests += 1
+                if self.path != "/jwks.json":
+                    self.send_response(302)
+                    self.send_header("Location", "/jwks.json")
+                    self.end_headers()
+                    return
+                body = json.dumps({"keys": issuer.keys}).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(str(directory / "authority.pem"))
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.1").configure_cert(tls)
+        self.authority = str(directory / "authority.pem")
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
+        self.url = f"https://127.0.0.1:{self.server.server_port}/jwks.json"
+
+
+@pytest.fixture
+def issuer(tmp_path: Path) -> Iterator[Issuer]:
+    issuer = Issuer(tmp_path)
+    thread = threading.Thread(target=issuer.server.serve_forever)
+    thread.start()
+    yield issuer
+    issuer.server.shutdown()
+    issuer.server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def backend(ministack: Ministack, unique_name: str) -> Backend:
+    return prepared(ministack, table=unique_name, queue=unique_name)
+
+
+@asynccontextmanager
+async def guarded(
+    backend: Backend, variables: Mapping[str, str] | None = None, *, workers: int = 0
+) -> AsyncIterator[Stack]:
+    settings = {**REQUIRED, **(variables or {})}
+    authorizer.reset()
+    async with Stack.running(on=backend, workers=workers, authorizer=AUTHORIZER, route_settings=settings) as stack:
+        yield stack
+    authorizer.reset()
+
+
+def by_jwks(issuer: Issuer) -> dict[str, str]:
+    return {"GATECAST_TOKEN_JWKS_URL": issuer.url, "SSL_CERT_FILE": issuer.authority}
+
+
+def connect(stack: Stack, token: str, *more: str) -> Any:
+    protocols: list[Any] = ["gatecast.v1", token, *more]
+    return websockets.connect(stack.gateway.url, subprotocols=protocols)
+
+
+async def status(connecting: Any) -> int:
+    with pytest.raises(websockets.InvalidStatus) as refused:
+        await connecting
+    return int(refused.value.response.status_code)
+
+
+async def test_a_client_with_a_token_gets_what_the_token_grants(backend: Backend, issuer: Issuer) -> None:
+    async with guarded(backend, by_jwks(issuer)) as stack, connect(stack, rs256()) as client:
+        assert client.subprotocol == "gatecast.v1"
+        assert client.response.headers.get_all("Sec-WebSocket-Protocol") == ["gatecast.v1"]
+        for room in ("lobby", "chat/1"):
+            assert (await ask(client, action="join", room=room))["type"] == "ok"
+        for room in ("other", "chat/", "@all", "@user/bob"):
+            assert (await ask(client, action="join", room=room))["code"] == "forbidden_room"
+        published = await ask(client, action="publish", room="chat/1", data="hi", id="1")
+        assert published == {"type": "ok", "action": "publish", "room": "chat/1", "id": "@alice/1"}
+        assert (await ask(client, action="publish", room="lobby", data="hi"))["code"] == "forbidden_room"
+        assert issuer.requests == 1
+
+
+async def test_a_token_in_the_query_will_do(backend: Backend, issuer: Issuer) -> None:
+    async with (
+        guarded(backend, by_jwks(issuer)) as stack,
+        websockets.connect(f"{stack.gateway.url}?token={rs256()}") as client,
+    ):
+        assert client.subprotocol is None
+        assert (await ask(client, action="join", room="lobby"))["type"] == "ok"
+
+
+async def test_nobody_else_gets_in(backend: Backend, issuer: Issuer) -> None:
+    async with guarded(backend, by_jwks(issuer)) as stack:
+        unauthorized = [
+            websockets.connect(stack.gateway.url),
+            websockets.connect(f"{stack.gateway.url}?token="),
+            websockets.connect(f"{stack.gateway.url}?token={rs256()}&token={rs256()}"),
+            websockets.connect(f"{stack.gateway.url}?token={rs256(exp=1)}"),
+            connect(stack, rs256("unknown")),
+            connect(stack, rs256(), rs256()),
+            connect(stack, hs256()),
+        ]
+        assert [await status(each) for each in unauthorized] == [401] * len(unauthorized)
+        forbidden = [connect(stack, rs256(sub="alice smith")), connect(stack, rs256(gatecast={"join": ["@all"]}))]
+        assert [await status(each) for each in forbidden] == [403, 403]
+        assert stack.gateway.counters.routes == {}
+        with backend.client("dynamodb") as dynamodb:
+            assert dynamodb.scan(TableName=backend.table)["Items"] == []
+
+
+@pytest.mark.parametrize("wrong", ["address", "authority", "redirect"])
+async def test_without_keys_nobody_gets_in_and_it_is_a_500(backend: Backend, issuer: Issuer, wrong: str) -> None:
+    variables = by_jwks(issuer)
+    if wrong == "authority":
+        variables["SSL_CERT_FILE"] = "/dev/null"
+    else:
+        variables["GATECAST_TOKEN_JWKS_URL"] = {
+            "address": "https://127.0.0.1:9/jwks.json",
+            "redirect": issuer.url.replace("/jwks.json", "/moved"),
+        }[wrong]
+    async with guarded(backend, variables) as stack:
+        assert await status(connect(stack, rs256())) == 500
+    assert issuer.requests == (1 if wrong == "redirect" else 0)
+
+
+async def test_a_wrong_configuration_lets_nobody_in(backend: Backend) -> None:
+    async with guarded(backend) as stack:
+        assert await status(connect(stack, rs256())) == 500
+
+
+async def test_without_the_authorizer_that_is_demanded_nobody_gets_in(backend: Backend) -> None:
+    async with Stack.running(on=backend, workers=0, route_settings=REQUIRED) as stack:
+        assert await status(connect(stack, rs256())) == 503
+        assert await status(websockets.connect(stack.gateway.url)) == 503
+
+
+async def test_when_its_token_has_expired_a_client_does_and_receives_nothing_more(
+    backend: Backend, issuer: Issuer
+) -> None:
+    async with guarded(backend, by_jwks(issuer), workers=1) as stack:
+        grants = {"join": ["lobby"], "publish": ["lobby"]}
+        exp = int(time.time()) - 5  # with the leeway that is five seconds from now
+        async with (
+            connect(stack, rs256(exp=exp, gatecast=grants)) as short,
+            connect(stack, rs256(sub="bob", gatecast=grants)) as other,
+        ):
+            for client in (short, other):
+                assert (await ask(client, action="join", room="lobby"))["type"] == "ok"
+            assert (await ask(other, action="publish", room="lobby", data='"first"', echo=False))["type"] == "ok"
+            assert await short.recv() == '"first"'
+
+            while (answer := await ask(short, action="join", room="lobby"))["type"] == "ok":  # noqa: ASYNC110 - time is waited for
+                await asyncio.sleep(0.1)
+            assert answer["code"] == "token_expired"
+            refused = await ask(short, action="publish", room="lobby", data="x")
+            assert refused["code"] == "token_expired"
+            await other.send(json.dumps({"action": "publish", "room": "lobby", "data": '"second"'}))
+            assert '"second"' in {await other.recv(), await other.recv()}
+            await until(lambda: stack.workers[0].metric("gatecast_broadcasts_total", outcome="completed") == 2)
+            assert stack.workers[0].metric("gatecast_deliveries_total") == 2
+            assert (await ask(short, action="leave", room="lobby"))["type"] == "ok"
+
+
+async def test_a_secret_can_be_rotated(backend: Backend, ministack: Ministack, unique_name: str) -> None:
+    secrets = boto3.session.Session(region_name="us-east-1").client(
+        "secretsmanager", endpoint_url=ministack.url, aws_access_key_id="local", aws_secret_access_key="local"
+    )
+    arn = secrets.create_secret(Name=unique_name, SecretString=PREVIOUS_SECRET)["ARN"]
+    variables = {"GATECAST_TOKEN_SECRET_ARN": arn, "AWS_ENDPOINT_URL_SECRETS_MANAGER": ministack.url}
+
+    async def admitted(stack: Stack, token: str) -> bool:
+        try:
+            async with connect(stack, token):
+                return True
+        except websockets.InvalidStatus as refused:
+            assert refused.response.status_code == 401  # noqa: PT017 - only one answer is right
+            return False
+
+    async with guarded(backend, variables) as stack:
+        assert [await admitted(stack, hs256(secret)) for secret in (PREVIOUS_SECRET, SECRET)] == [True, False]
+        secrets.put_secret_value(SecretId=arn, SecretString=SECRET)
+        authorizer.reset()  # as in an environment that starts after the rotation
+        assert [await admitted(stack, hs256(secret)) for secret in (PREVIOUS_SECRET, SECRET)] == [True, True]
+        assert not await admitted(stack, hs256("x" * 32))
+    secrets.close()

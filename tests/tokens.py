@@ -1,0 +1,149 @@
+"""An issuer of tokens, and stand-ins for where its keys are: tokens as they should be, for tests to spoil."""
+
+import base64
+import json
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+
+ISSUER = "https://issuer.example/"
+AUDIENCE = "gatecast"
+SECRET = "the secret of this issuer, 32 bytes or more"
+PREVIOUS_SECRET = "the secret before that, 32 bytes or more, too"
+
+
+@cache
+def rsa_key(kid: str, bits: int = 2_048) -> rsa.RSAPrivateKey:  # noqa: ARG001 - one key for each kid
+    return rsa.generate_private_key(65_537, bits)
+
+
+@cache
+def ec_key(kid: str) -> ec.EllipticCurvePrivateKey:  # noqa: ARG001 - as above
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def rsa_jwk(kid: str, **fields: Any) -> dict[str, Any]:
+    return {**RSAAlgorithm.to_jwk(rsa_key(kid).public_key(), as_dict=True), "kid": kid, "use": "sig", **fields}
+
+
+def ec_jwk(kid: str, **fields: Any) -> dict[str, Any]:
+    return {**ECAlgorithm.to_jwk(ec_key(kid).public_key(), as_dict=True), "kid": kid, "use": "sig", **fields}
+
+
+def public_pem(kid: str) -> bytes:
+    return rsa_key(kid).public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def claims(**changed: Any) -> dict[str, Any]:
+    """Good claims; a changed one that is `...` is left out."""
+    now = int(time.time())
+    good = {
+        "iss": ISSUER,
+        "aud": AUDIENCE,
+        "sub": "alice",
+        "iat": now,
+        "exp": now + 600,
+        "gatecast": {"join": ["lobby", "chat/*"], "publish": ["chat/*"]},
+    }
+    return {name: value for name, value in {**good, **changed}.items() if value is not ...}
+
+
+def signed(
+    payload: Mapping[str, Any] | bytes,
+    key: Any,
+    alg: str,
+    header: Mapping[str, Any] | bytes | None = None,
+) -> str:
+    """A token of exactly this header (besides `typ` and `alg`) and payload, which bytes give as they are."""
+    head = header if isinstance(header, bytes) else _json({"typ": "JWT", "alg": alg, **(header or {})})
+    body = payload if isinstance(payload, bytes) else _json(payload)
+    text = f"{encoded(head)}.{encoded(body)}"
+    return f"{text}.{encoded(jwt.get_algorithm_by_name(alg).sign(text.encode(), key))}"
+
+
+def rs256(kid: str = "rsa", **changed: Any) -> str:
+    return signed(claims(**changed), rsa_key(kid), "RS256", {"kid": kid})
+
+
+def es256(kid: str = "ec", **changed: Any) -> str:
+    return signed(claims(**changed), ec_key(kid), "ES256", {"kid": kid})
+
+
+def hs256(secret: str = SECRET, **changed: Any) -> str:
+    return signed(claims(**changed), secret.encode(), "HS256")
+
+
+def encoded(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value).encode()
+
+
+class Answer:
+    def __init__(self, status: int, body: bytes) -> None:
+        self.status = status
+        self._body = body
+
+    def read(self, length: int) -> bytes:
+        return self._body[:length]
+
+    def close(self) -> None:
+        pass
+
+
+class JwksEndpoint:
+    """Stands where `PublicKeys` expects urllib3. `answer` gives status and body, or raises."""
+
+    def __init__(self, *keys: dict[str, Any]) -> None:
+        self.requests = 0
+        self.answer: Callable[[], tuple[int, bytes]] = lambda: (200, b"")
+        self.serve(*keys)
+
+    def serve(self, *keys: dict[str, Any]) -> None:
+        body = _json({"keys": list(keys)})
+        self.answer = lambda: (200, body)
+
+    def go_down(self) -> None:
+        def fail() -> tuple[int, bytes]:
+            raise TimeoutError
+
+        self.answer = fail
+
+    def request(self, method: str, url: str, *, redirect: bool, preload_content: bool) -> Answer:
+        assert (method, url[:8], redirect, preload_content) == ("GET", "https://", False, False)
+        self.requests += 1
+        return Answer(*self.answer())
+
+
+class SecretsManager:
+    """Stands where `SharedSecret` expects boto3's client: versions by stage."""
+
+    class exceptions:  # noqa: N801 - boto3's name
+        class ResourceNotFoundException(Exception):  # noqa: N818 - as above
+            pass
+
+    def __init__(self, current: str | bytes, previous: str | bytes | None = None, *, rotated_at: float = 0.0) -> None:
+        self.versions = {"AWSCURRENT": current, "AWSPREVIOUS": previous}
+        self.rotated_at = rotated_at
+        self.failure: Exception | None = None
+        self.requests = 0
+
+    def get_secret_value(self, *, SecretId: str, VersionStage: str) -> dict[str, Any]:  # noqa: N803 - boto3's names
+        assert SecretId == "arn:secret"
+        self.requests += 1
+        if self.failure:
+            raise self.failure
+        value = self.versions[VersionStage]
+        if value is None:
+            raise self.exceptions.ResourceNotFoundException
+        created = datetime.fromtimestamp(self.rotated_at, UTC)
+        return {"SecretString" if isinstance(value, str) else "SecretBinary": value, "CreatedDate": created}

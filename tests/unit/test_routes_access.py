@@ -1,0 +1,88 @@
+"""What is a grant, and which rooms it covers."""
+
+import pytest
+
+from routes.access import Access, AuthorizerContext, covers, is_grant, user_room
+
+
+@pytest.mark.parametrize("text", ["lobby", "a/*", "a/b/*", "!", "#", "a@b", "a/", "//*", "r" * 100, "p" * 98 + "/*"])
+def test_grants(text: str) -> None:
+    assert is_grant(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "*", "a*", "a/**", "*/b", "a/*/b", "/*", "**", "@", "@all", "@*", "@/*", "@user/*", "@user/bob"),
+        *("two words", "zoë", "a\0b", "lobby\n", " lobby", "r" * 101, "p" * 99 + "/*", "\ud800"),
+    ],
+)
+def test_no_grants(text: str) -> None:
+    assert not is_grant(text)
+
+
+@pytest.mark.parametrize(
+    ("grant", "room", "covered"),
+    [
+        ("lobby", "lobby", True),
+        ("lobby", "lobby2", False),
+        ("lobby", "Lobby", False),
+        ("lobby", "lobb", False),
+        ("a/*", "a/b", True),
+        ("a/*", "a/b/c", True),
+        ("a/*", "a//", True),
+        ("a/*", "a/*", True),
+        ("a/*", "a/", False),
+        ("a/*", "a", False),
+        ("a/*", "ab", False),
+        ("a/*", "ab/c", False),
+        ("a/*", "A/b", False),
+        ("a/b/*", "a/b", False),
+        ("a/b/*", "a/c", False),
+        ("a/", "a/b", False),
+        ("@all", "@all", False),
+        ("@user/*", "@user/bob", False),
+        ("*", "lobby", False),
+        ("*", "@all", False),
+    ],
+)
+def test_what_a_grant_covers(grant: str, room: str, covered: bool) -> None:
+    assert covers([grant], room) is covered
+    assert covers(["other", grant], room) is covered
+
+
+def test_without_grants_nothing_is_covered() -> None:
+    assert not covers([], "lobby")
+
+
+@pytest.mark.parametrize("user", ["", "alice smith", "zoë", "u" * 95, "a\0", "a\n", "\ud800"])
+def test_users_without_a_room(user: str) -> None:
+    assert user_room(user) is None
+
+
+def test_a_users_room() -> None:
+    assert user_room("u" * 94) == "@user/" + "u" * 94
+
+
+def test_a_context_is_flat_and_says_the_same_when_it_is_read() -> None:
+    access = Access(join=("lobby", "chat/*"), publish=("chat/*",), expires_at=1_700_000_000)
+    context = AuthorizerContext.of("alice", access)
+    assert context.flat() == {
+        "user": "alice",
+        "join": "lobby chat/*",
+        "publish": "chat/*",
+        "expiresAt": "1700000000",
+    }
+    assert context.access() == access
+
+
+def test_without_grants_their_keys_are_left_out() -> None:
+    context = AuthorizerContext.of("alice", Access(join=(), publish=(), expires_at=1))
+    assert context.flat() == {"user": "alice", "expiresAt": "1"}
+    assert context.access() == Access(join=(), publish=(), expires_at=1)
+
+
+def test_a_context_without_an_end_grants_and_forbids_nothing() -> None:
+    assert AuthorizerContext(user="alice", join="lobby").access() is None
+    with pytest.raises(ValueError, match="invalid literal"):
+        AuthorizerContext(user="alice", expires_at="soon").access()

@@ -1,0 +1,264 @@
+"""Keys are kept, asked for anew, and outlive their source, each for so long."""
+
+import io
+import json
+from collections.abc import Iterator
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+
+from routes.environment import ConfigurationError
+from routes.keys import Cached, KeysUnavailable, PublicKeys, SharedSecret
+from tests.routes_events import captured_log
+from tests.tokens import (
+    PREVIOUS_SECRET,
+    SECRET,
+    JwksEndpoint,
+    SecretsManager,
+    ec_jwk,
+    public_pem,
+    rsa_jwk,
+    rsa_key,
+)
+
+DAY = 24 * 3600.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def log() -> Iterator[io.StringIO]:
+    with captured_log() as stream:
+        yield stream
+
+
+def public_keys(endpoint: JwksEndpoint, clock: Clock) -> PublicKeys:
+    return PublicKeys("https://issuer.example/jwks.json", endpoint, clock)  # type: ignore[arg-type]  # a stand-in
+
+
+def test_what_is_fetched_is_kept_for_five_minutes(clock: Clock) -> None:
+    fetched = iter(range(10))
+    cached = Cached(lambda: next(fetched), clock)
+    assert [cached.get(), cached.get()] == [0, 0]
+    clock.now += 299
+    assert cached.get() == 0
+    clock.now += 1
+    assert cached.get() == 1
+
+
+def test_it_is_refreshed_at_most_every_half_minute(clock: Clock) -> None:
+    fetched = iter(range(10))
+    cached = Cached(lambda: next(fetched), clock)
+    assert cached.get() == 0
+    clock.now += 29
+    assert not cached.refresh()
+    clock.now += 1
+    assert cached.refresh()
+    assert not cached.refresh()
+    assert cached.get() == 1
+
+
+def test_a_clock_that_goes_back_makes_nothing_last(clock: Clock) -> None:
+    fetched = iter(range(10))
+    cached = Cached(lambda: next(fetched), clock)
+    cached.get()
+    clock.now -= DAY
+    assert cached.get() == 1
+
+
+def test_while_the_source_is_down_what_is_held_counts_for_a_day(clock: Clock, log: io.StringIO) -> None:
+    tries = 0
+
+    def fetch() -> str:
+        nonlocal tries
+        tries += 1
+        if tries > 1:
+            raise TimeoutError("what-the-source-said")
+        return "key"
+
+    cached = Cached(fetch, clock)
+    assert cached.get() == "key"
+    clock.now += 300
+    assert [cached.get(), cached.get(), cached.refresh()] == ["key", "key", False]
+    assert tries == 2
+    clock.now += 30
+    assert cached.get() == "key"
+    assert tries == 3
+    clock.now += DAY - 330
+    with pytest.raises(KeysUnavailable):
+        cached.get()
+    lines = [json.loads(line) for line in log.getvalue().splitlines()]
+    assert {(line["message"], line["error"]) for line in lines} == {("keys.not_fetched", "TimeoutError")}
+    assert "what-the-source-said" not in log.getvalue()
+
+
+@pytest.mark.usefixtures("log")
+def test_without_any_keys_the_source_is_asked_again_after_a_second(clock: Clock) -> None:
+    tries = 0
+
+    def fetch() -> str:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise TimeoutError
+        return "key"
+
+    cached = Cached(fetch, clock)
+    for _ in range(5):
+        with pytest.raises(KeysUnavailable):
+            cached.get()
+    assert tries == 1
+    clock.now += 1
+    with pytest.raises(KeysUnavailable):
+        cached.get()
+    clock.now += 1
+    assert cached.get() == "key"
+    assert tries == 3
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://issuer.example/jwks", "file:///etc/passwd", "https:///jwks", "jwks", "https://me@issuer.example/", ""],
+)
+def test_keys_come_over_https_alone(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="https"):
+        PublicKeys(url)
+
+
+def test_keys_are_found_by_their_id(clock: Clock) -> None:
+    keys = public_keys(JwksEndpoint(rsa_jwk("rsa"), ec_jwk("ec"), ec_jwk("rsa")), clock)
+    assert [key.algorithm_name for key in keys.candidates("rsa")] == ["RS256", "ES256"]
+    assert [key.algorithm_name for key in keys.candidates("ec")] == ["ES256"]
+    assert [*keys.candidates("other"), *keys.candidates(""), *keys.candidates(None)] == []
+
+
+def test_keys_that_are_not_for_us_are_left_out(clock: Clock) -> None:
+    secret = jwt.algorithms.HMACAlgorithm.to_jwk(SECRET, as_dict=True)
+    private = RSAAlgorithm.to_jwk(rsa_key("private"), as_dict=True)
+    p384 = ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP384R1()).public_key(), as_dict=True)
+    short = RSAAlgorithm.to_jwk(rsa_key("short", 1_024).public_key(), as_dict=True)
+    nameless = rsa_jwk("nameless")
+    del nameless["kid"]
+    useless = [
+        {**secret, "kid": "oct"},
+        {**private, "kid": "private"},
+        {**p384, "kid": "p384"},
+        {**p384, "kid": "p384 with a wrong alg", "alg": "ES256"},
+        {**short, "kid": "short"},
+        rsa_jwk("enc", use="enc"),
+        rsa_jwk("rs512", alg="RS512"),
+        rsa_jwk("ps256", alg="PS256"),
+        rsa_jwk("none", alg="none"),
+        rsa_jwk("number") | {"kid": 7},
+        rsa_jwk("empty") | {"kid": ""},
+        nameless,
+        {"kty": "RSA", "kid": "broken", "n": "!", "e": "AQAB"},
+        {"kid": "no type"},
+        {},
+    ]
+    keys = public_keys(JwksEndpoint(*useless, rsa_jwk("good")), clock)
+    assert len(keys.candidates("good")) == 1
+    for kid in (str(each.get("kid")) for each in useless):
+        assert keys.candidates(kid) == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (404, b""),
+        (302, b""),
+        (500, json.dumps({"keys": [rsa_jwk("another")]}).encode()),
+        (200, b""),
+        (200, b"<html>"),
+        (200, b"[]"),
+        (200, b"{}"),
+        (200, b'{"keys": []}'),
+        (200, b'{"keys": 7}'),
+        (200, b'{"keys": [{"kty": "oct", "k": "c2VjcmV0", "kid": "a"}]}'),
+        (200, b'{"keys": [{"kty": "RSA", "alg": []}]}'),
+        (200, b"\xff\xfe"),
+        (200, b"[" * 60_000),
+        (200, b'{"keys": []}' + b" " * 65_536),
+    ],
+)
+def test_an_answer_without_keys_changes_nothing(answer: tuple[int, bytes], clock: Clock, log: io.StringIO) -> None:
+    endpoint = JwksEndpoint(rsa_jwk("rsa"))
+    keys = public_keys(endpoint, clock)
+    assert keys.candidates("rsa")
+    endpoint.answer = lambda: answer
+    clock.now += 301
+    assert keys.candidates("rsa")
+    assert endpoint.requests == 2
+    assert json.loads(log.getvalue())["message"] == "keys.not_fetched"
+
+
+def test_keys_that_are_withdrawn_are_gone(clock: Clock) -> None:
+    endpoint = JwksEndpoint(rsa_jwk("old"), rsa_jwk("new"))
+    keys = public_keys(endpoint, clock)
+    assert keys.candidates("old")
+    endpoint.serve(rsa_jwk("new"))
+    clock.now += 301
+    assert keys.candidates("old") == []
+
+
+def shared_secret(manager: SecretsManager, clock: Clock) -> SharedSecret:
+    return SharedSecret(manager, "arn:secret", clock)
+
+
+def test_a_secret_that_was_never_rotated(clock: Clock) -> None:
+    manager = SecretsManager(SECRET, rotated_at=clock.now)
+    assert shared_secret(manager, clock).candidates(None) == (SECRET.encode(),)
+
+
+def test_the_secret_before_counts_for_a_day(clock: Clock) -> None:
+    secret = shared_secret(SecretsManager(SECRET, PREVIOUS_SECRET, rotated_at=clock.now), clock)
+    assert secret.candidates("any") == (SECRET.encode(), PREVIOUS_SECRET.encode())
+    clock.now += DAY - 1
+    assert len(secret.candidates("any")) == 2
+    clock.now += 301
+    assert secret.candidates("any") == (SECRET.encode(),)
+
+
+def test_a_secret_may_be_bytes(clock: Clock) -> None:
+    assert shared_secret(SecretsManager(b"\xff" * 32), clock).candidates(None) == (b"\xff" * 32,)
+
+
+BAD_SECRETS = ["", "x" * 31, public_pem("rsa").decode(), json.dumps(rsa_jwk("rsa"))]
+
+
+@pytest.mark.parametrize("bad", BAD_SECRETS)
+def test_what_must_not_be_a_secret_is_none(bad: str, clock: Clock, log: io.StringIO) -> None:
+    with pytest.raises(KeysUnavailable):
+        shared_secret(SecretsManager(bad), clock).candidates(None)
+    line = json.loads(log.getvalue())
+    assert line["reason"].startswith("the secret is ")
+    assert not bad or bad not in log.getvalue()
+
+
+@pytest.mark.parametrize("bad", BAD_SECRETS)
+def test_a_bad_secret_can_be_rotated_away(bad: str, clock: Clock) -> None:
+    secret = shared_secret(SecretsManager(SECRET, bad, rotated_at=clock.now), clock)
+    assert secret.candidates(None) == (SECRET.encode(),)
+
+
+@pytest.mark.usefixtures("log")
+def test_a_secrets_manager_that_fails_changes_nothing(clock: Clock) -> None:
+    manager = SecretsManager(SECRET)
+    secret = shared_secret(manager, clock)
+    assert secret.candidates(None) == (SECRET.encode(),)
+    manager.failure = PermissionError()
+    clock.now += 301
+    assert secret.candidates(None) == (SECRET.encode(),)

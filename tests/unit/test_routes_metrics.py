@@ -1,0 +1,114 @@
+"""What CloudWatch reads in the routes' log: counts by route, and nothing of what clients send."""
+
+import json
+from typing import Any
+
+import pytest
+
+from gatecast import Publisher
+from routes import authorizer, dependencies, handlers
+from routes.answers import Code, Refused
+from routes.environment import OPEN_ACCESS
+from tests.routes_events import CONNECTION_ID, LambdaContext, event
+
+SECRET = "the-clients-own-text"
+
+
+class Table:
+    """Memberships and limits that do as they are told."""
+
+    def __init__(self) -> None:
+        self.failure: Exception | None = None
+
+    def __getattr__(self, _: str) -> Any:
+        def call(*_arguments: Any) -> bool:
+            if self.failure:
+                raise self.failure
+            return True
+
+        return call
+
+    def send_message(self, **_: Any) -> None: ...
+
+
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch) -> Table:
+    monkeypatch.setenv("GATECAST_AUTHORIZER", OPEN_ACCESS)
+    monkeypatch.delenv("POWERTOOLS_METRICS_DISABLED", raising=False)
+    table = Table()
+    for name in ("memberships", "limits"):
+        monkeypatch.setattr(dependencies, name, lambda: table)
+    monkeypatch.setattr(dependencies, "publisher", lambda: Publisher(table, "https://queue"))
+    return table
+
+
+def invoke(capsys: pytest.CaptureFixture[str], handler: Any, **arguments: Any) -> dict[str, Any]:
+    """The metrics of one invocation, with their dimensions."""
+    capsys.readouterr()
+    handler(event(**arguments), LambdaContext())
+    printed = capsys.readouterr().out
+    assert SECRET not in printed
+    assert CONNECTION_ID not in printed
+    [line] = [json.loads(line) for line in printed.splitlines() if "_aws" in line]
+    [directive] = line["_aws"]["CloudWatchMetrics"]
+    assert directive["Namespace"] == "Gatecast"
+    assert [sorted(dimensions) for dimensions in directive["Dimensions"]] == [["route", "service"]]
+    metrics = {metric["Name"]: line[metric["Name"]] for metric in directive["Metrics"]}
+    found = {name: value[0] if isinstance(value, list) else value for name, value in metrics.items()}
+    assert found.pop("Latency") >= 0
+    return {"route": line["route"], **found}
+
+
+def test_what_is_done_is_counted(table: Table, capsys: pytest.CaptureFixture[str]) -> None:
+    del table
+    publish = json.dumps({"action": "publish", "room": "lobby", "data": SECRET})
+    join = json.dumps({"action": "join", "room": SECRET})
+    fine = {"Rejected": 0, "Errors": 0}
+    opened = {"route": "$connect", "ConnectionsOpened": 1, **fine}
+    assert invoke(capsys, handlers.connect, route="$connect") == opened
+    assert invoke(capsys, handlers.join, body=join) == {"route": "join", **fine}
+    assert invoke(capsys, handlers.publish, body=publish) == {"route": "publish", "MessagesPublished": 1, **fine}
+    closed = {"route": "$disconnect", "ConnectionsClosed": 1, **fine}
+    assert invoke(capsys, handlers.disconnect, route="$disconnect") == closed
+
+
+def test_a_refusal_is_the_clients_and_a_failure_is_ours(table: Table, capsys: pytest.CaptureFixture[str]) -> None:
+    body = json.dumps({"action": "publish", "room": "lobby", "data": SECRET})
+    rejected = {"route": "publish", "MessagesPublished": 0, "Rejected": 1, "Errors": 0}
+    failed = {"route": "publish", "MessagesPublished": 0, "Rejected": 0, "Errors": 1}
+    assert invoke(capsys, handlers.publish, body=SECRET) == rejected
+    table.failure = Refused(Code.UNAVAILABLE, "busy: try again")
+    assert invoke(capsys, handlers.publish, body=body) == failed
+    table.failure = KeyError(SECRET)
+    assert invoke(capsys, handlers.publish, body=body) == failed
+    opened = {"route": "$connect", "ConnectionsOpened": 0, "Rejected": 0, "Errors": 1}
+    assert invoke(capsys, handlers.connect, route="$connect") == opened
+    unknown = json.dumps({"action": SECRET})
+    assert invoke(capsys, handlers.default, body=unknown) == {"route": "$default", "Rejected": 1, "Errors": 0}
+
+
+def test_whom_the_authorizer_sends_away_is_counted(
+    table: Table, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del table
+    monkeypatch.setenv("GATECAST_TOKEN_ISSUER", "https://issuer.example")
+    monkeypatch.setenv("GATECAST_TOKEN_AUDIENCE", "gatecast")
+    monkeypatch.setenv("GATECAST_TOKEN_JWKS_URL", "https://issuer.example/keys")
+    authorizer.reset()
+
+    def without_a_token(request: dict[str, Any], context: Any) -> None:
+        with pytest.raises(Exception, match="Unauthorized"):
+            authorizer.handler(request, context)
+
+    sent_away = {"route": "authorizer", "Rejected": 1, "Errors": 0}
+    assert invoke(capsys, without_a_token, route="$connect") == sent_away
+    authorizer.reset()
+
+
+def test_they_can_be_left_out(
+    table: Table, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del table
+    monkeypatch.setenv("POWERTOOLS_METRICS_DISABLED", "true")
+    handlers.connect(event(route="$connect"), LambdaContext())
+    assert "_aws" not in capsys.readouterr().out

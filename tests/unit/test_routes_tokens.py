@@ -1,0 +1,376 @@
+"""One row a token: what becomes of it."""
+
+import hmac
+import json
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+
+from gatecast.table import CONNECTION_TTL_SECONDS
+from routes.access import Access
+from routes.keys import KeysUnavailable, PublicKeys, SharedSecret
+from routes.tokens import LEEWAY_SECONDS, RefusedToken, Verifier
+from tests.tokens import (
+    AUDIENCE,
+    ISSUER,
+    PREVIOUS_SECRET,
+    SECRET,
+    JwksEndpoint,
+    SecretsManager,
+    claims,
+    ec_jwk,
+    ec_key,
+    encoded,
+    es256,
+    hs256,
+    public_pem,
+    rs256,
+    rsa_jwk,
+    rsa_key,
+    signed,
+)
+
+
+class Granted(NamedTuple):
+    user: str = "alice"
+    join: tuple[str, ...] = ("lobby", "chat/*")
+    publish: tuple[str, ...] = ("chat/*",)
+
+
+NO_ROOMS = Granted(join=(), publish=())
+NOT_A_TOKEN = (401, "not a token")
+ALGORITHM = (401, "another algorithm")
+CRITICAL = (401, "a critical extension")
+SIGNATURE = (401, "signed with no key of the issuer's")
+EXPIRED = (401, "ExpiredSignatureError")
+TOO_EARLY = (401, "ImmatureSignatureError")
+MISSING = (401, "MissingRequiredClaimError")
+ISSUED_BY = (401, "InvalidIssuerError")
+MEANT_FOR = (401, "InvalidAudienceError")
+DECODING = (401, "DecodeError")
+INVALID = (401, "InvalidTokenError")
+TYPES = (403, "claims of the wrong type")
+USER = (403, "sub fits in no room's name")
+GRANTS = (403, "gatecast grants what is no grant")
+
+DETACHED = b'{"alg":"RS256","kid":"rsa","b64":false,"crit":["b64"]}'
+
+Expected = Granted | tuple[int, str]
+NOW = int(time.time())
+
+
+def grants(*join: Any) -> str:
+    return rs256(gatecast={"join": list(join)})
+
+
+def headed(header: dict[str, Any], key: Any = None, alg: str = "RS256") -> str:
+    """Signed with the issuer's key, unless another is given, under this header."""
+    return signed(claims(), key or rsa_key("rsa"), alg, {"kid": "rsa", **header})
+
+
+def paid(payload: bytes) -> str:
+    return signed(payload, rsa_key("rsa"), "RS256", {"kid": "rsa"})
+
+
+def with_claims(text: str) -> str:
+    """The good claims with some JSON before their closing brace: names twice, numbers as nobody writes them."""
+    return paid(json.dumps(claims()).removesuffix("}").encode() + f",{text}}}".encode())
+
+
+def unsigned(alg: str, signature: str = "") -> str:
+    header = json.dumps({"alg": alg, "kid": "rsa"})
+    return f"{encoded(header.encode())}.{encoded(json.dumps(claims()).encode())}.{signature}"
+
+
+def attackers(**header: Any) -> str:
+    return headed(header, key=rsa_key("attacker's own"))
+
+
+def parts(make: Callable[[list[str]], str]) -> str:
+    return make(rs256().split("."))
+
+
+JWKS: dict[str, tuple[Callable[[], str], Expected]] = {
+    # good ones
+    "RS256": (rs256, Granted()),
+    "ES256": (es256, Granted()),
+    "several audiences": (lambda: rs256(aud=["other", AUDIENCE]), Granted()),
+    "no claim of ours": (lambda: rs256(gatecast=...), NO_ROOMS),
+    "an empty claim of ours": (lambda: rs256(gatecast={}), NO_ROOMS),
+    "only to join": (lambda: rs256(gatecast={"join": ["lobby"]}), Granted(join=("lobby",), publish=())),
+    "only to publish": (lambda: rs256(gatecast={"publish": ["a"]}), Granted(join=(), publish=("a",))),
+    "a grant twice": (lambda: grants("a", "b", "a"), Granted(join=("a", "b"), publish=())),
+    "claims that mean nothing here": (lambda: rs256(admin=True, gatecast={"ban": ["x"]}), NO_ROOMS),
+    "without typ": (lambda: headed({"typ": None}), Granted()),
+    # time
+    "expired": (lambda: rs256(exp=NOW - 60), EXPIRED),
+    "expired at the epoch": (lambda: rs256(exp=0), EXPIRED),
+    "expired before the epoch": (lambda: rs256(exp=-1), EXPIRED),
+    "expired within the leeway": (lambda: rs256(exp=int(time.time()) - 2), Granted()),
+    "not yet valid": (lambda: rs256(nbf=NOW + 600), TOO_EARLY),
+    "not valid for a moment": (lambda: rs256(nbf=int(time.time()) + 5), Granted()),
+    "issued in the future": (lambda: rs256(iat=NOW + 600), TOO_EARLY),
+    "exp missing": (lambda: rs256(exp=...), MISSING),
+    "exp null": (lambda: rs256(exp=None), MISSING),
+    "exp true": (lambda: rs256(exp=True), EXPIRED),
+    "exp a list": (lambda: rs256(exp=[NOW + 600]), DECODING),
+    "exp a word": (lambda: rs256(exp="tomorrow"), DECODING),
+    "exp a number in quotes": (lambda: rs256(exp=str(NOW + 600)), TYPES),
+    "exp infinite": (lambda: with_claims('"exp":1e999'), DECODING),
+    "exp not a number": (lambda: with_claims('"exp":NaN'), DECODING),
+    "exp a fraction": (lambda: rs256(exp=NOW + 600.5), Granted()),
+    "exp very far": (lambda: rs256(exp=10**30), Granted()),
+    "exp of 5,000 digits": (lambda: with_claims('"exp":' + "9" * 5_000), DECODING),
+    "nbf null": (lambda: rs256(nbf=None), DECODING),
+    # who made it, and whom for
+    "another issuer": (lambda: rs256(iss="https://evil.example/"), ISSUED_BY),
+    "nearly the issuer": (lambda: rs256(iss=ISSUER.rstrip("/")), ISSUED_BY),
+    "iss missing": (lambda: rs256(iss=...), MISSING),
+    "iss a list with it": (lambda: rs256(iss=[ISSUER]), ISSUED_BY),
+    "another audience": (lambda: rs256(aud="other"), MEANT_FOR),
+    "nearly the audience": (lambda: rs256(aud=AUDIENCE + "2"), MEANT_FOR),
+    "aud missing": (lambda: rs256(aud=...), MISSING),
+    "aud empty": (lambda: rs256(aud=[]), MISSING),
+    "aud an object": (lambda: rs256(aud={AUDIENCE: 1}), MEANT_FOR),
+    "aud with a number in it": (lambda: rs256(aud=[AUDIENCE, 7]), MEANT_FOR),
+    # the user
+    "sub missing": (lambda: rs256(sub=...), MISSING),
+    "sub null": (lambda: rs256(sub=None), MISSING),
+    "sub a number": (lambda: rs256(sub=7), (401, "InvalidSubjectError")),
+    "sub empty": (lambda: rs256(sub=""), USER),
+    "sub with a space": (lambda: rs256(sub="alice smith"), USER),
+    "sub not ASCII": (lambda: rs256(sub="zoë"), USER),
+    "sub with a null": (lambda: rs256(sub="alice\0"), USER),
+    "sub with a line break": (lambda: rs256(sub="alice\n"), USER),
+    "sub with half a surrogate pair": (lambda: rs256(sub="\ud800"), USER),
+    "sub as long as it may be": (lambda: rs256(sub="u" * 94), Granted(user="u" * 94)),
+    "sub longer": (lambda: rs256(sub="u" * 95), USER),
+    "sub of many characters": (lambda: rs256(sub="auth0|a+b#/0@x"), Granted(user="auth0|a+b#/0@x")),
+    "sub twice": (lambda: with_claims('"sub":"bob"'), Granted(user="bob")),
+    "exp twice": (lambda: with_claims('"exp":1'), EXPIRED),
+    # the rooms
+    "claim a list": (lambda: rs256(gatecast=["lobby"]), TYPES),
+    "claim null": (lambda: rs256(gatecast=None), TYPES),
+    "claim a string": (lambda: rs256(gatecast="lobby"), TYPES),
+    "join a string": (lambda: rs256(gatecast={"join": "lobby"}), TYPES),
+    "join null": (lambda: rs256(gatecast={"join": None}), TYPES),
+    "join an object": (lambda: rs256(gatecast={"join": {"lobby": True}}), TYPES),
+    "join with a number": (lambda: grants("lobby", 7), TYPES),
+    "publish a string": (lambda: rs256(gatecast={"publish": "lobby"}), TYPES),
+    "a prefix": (lambda: grants("a/*", "a/b/*"), Granted(join=("a/*", "a/b/*"), publish=())),
+    "a star alone": (lambda: grants("*"), GRANTS),
+    "a star after a name": (lambda: grants("a*"), GRANTS),
+    "a star in front": (lambda: grants("*/a"), GRANTS),
+    "a star in the middle": (lambda: grants("a/*/b"), GRANTS),
+    "a star after a slash alone": (lambda: grants("/*"), GRANTS),
+    "a room of the system": (lambda: grants("@all"), GRANTS),
+    "another user's room": (lambda: grants("lobby", "@user/bob"), GRANTS),
+    "all rooms of the system": (lambda: grants("@user/*"), GRANTS),
+    "to publish to everyone": (lambda: rs256(gatecast={"publish": ["@all"]}), GRANTS),
+    "two rooms in one grant": (lambda: grants("lobby @all"), GRANTS),
+    "no room": (lambda: grants(""), GRANTS),
+    "a room not ASCII": (lambda: grants("zoë"), GRANTS),
+    "a room with a null": (lambda: grants("a\0b"), GRANTS),
+    "a room too long": (lambda: grants("r" * 101), GRANTS),
+    # algorithms
+    "none without a signature": (lambda: unsigned("none"), NOT_A_TOKEN),
+    "none with one": (lambda: unsigned("none", "AAAA"), ALGORITHM),
+    "nOnE": (lambda: unsigned("nOnE", "AAAA"), ALGORITHM),
+    "no alg": (lambda: signed(claims(), rsa_key("rsa"), "RS256", b'{"kid":"rsa"}'), ALGORITHM),
+    "alg a list": (lambda: signed(claims(), rsa_key("rsa"), "RS256", b'{"kid":"rsa","alg":["RS256"]}'), ALGORITHM),
+    "alg in small letters": (lambda: headed({"alg": "rs256"}), ALGORITHM),
+    "HS256 with the public key as its secret": (
+        lambda: _by_hand({"alg": "HS256", "kid": "rsa"}, public_pem("rsa")),
+        ALGORITHM,
+    ),
+    "HS256 with the secret that stands in the JWKS": (
+        lambda: signed(claims(), SECRET.encode(), "HS256", {"kid": "oct"}),
+        ALGORITHM,
+    ),
+    "RS256 in the header, an HMAC behind it": (
+        lambda: _by_hand({"alg": "RS256", "kid": "rsa"}, public_pem("rsa")),
+        SIGNATURE,
+    ),
+    "RS512 with the right key": (lambda: headed({}, alg="RS512"), ALGORITHM),
+    "PS256 with the right key": (lambda: headed({}, alg="PS256"), ALGORITHM),
+    # keys
+    "no kid": (lambda: signed(claims(), rsa_key("rsa"), "RS256"), SIGNATURE),
+    "kid empty": (lambda: headed({"kid": ""}), SIGNATURE),
+    "kid a number": (lambda: headed({"kid": 7}), INVALID),
+    "kid a path": (lambda: headed({"kid": "../../dev/null"}), SIGNATURE),
+    "kid unknown": (lambda: rs256("unknown"), SIGNATURE),
+    "kid of a key for another algorithm": (lambda: headed({"kid": "ec"}), SIGNATURE),
+    "kid of a key for encryption": (lambda: rs256("enc"), SIGNATURE),
+    "another's key under our kid": (attackers, SIGNATURE),
+    "another's key in jwk": (lambda: attackers(jwk=rsa_jwk("attacker's own")), SIGNATURE),
+    "another's keys at jku": (lambda: attackers(jku="https://evil.example/jwks.json"), SIGNATURE),
+    "another's certificate at x5u": (lambda: attackers(x5u="https://evil.example/x5u"), SIGNATURE),
+    "another's certificate in x5c": (lambda: attackers(x5c=["AAAA"]), SIGNATURE),
+    "the right key, and a jku that nobody follows": (lambda: headed({"jku": "https://evil.example/"}), Granted()),
+    "another EC key": (lambda: signed(claims(), ec_key("another"), "ES256", {"kid": "ec"}), SIGNATURE),
+    "an EC signature of zeros": (
+        lambda: ".".join([*es256().split(".")[:2], encoded(bytes(64))]),
+        SIGNATURE,
+    ),
+    # critical extensions
+    "crit that nobody knows": (lambda: headed({"crit": ["exp"], "exp": 1}), INVALID),
+    "crit empty": (lambda: headed({"crit": []}), INVALID),
+    "crit b64": (lambda: headed({"crit": ["b64"], "b64": True}), CRITICAL),
+    "payload left out by b64": (
+        lambda: parts(lambda part: f"{encoded(DETACHED)}.AAAA.{part[2]}"),
+        DECODING,
+    ),
+    # form
+    "empty": (lambda: "", NOT_A_TOKEN),
+    "two parts": (lambda: parts(lambda part: ".".join(part[:2])), NOT_A_TOKEN),
+    "four parts": (lambda: rs256() + ".AAAA", NOT_A_TOKEN),
+    "encrypted": (lambda: "a.b.c.d.e", NOT_A_TOKEN),
+    "padded": (lambda: rs256() + "==", NOT_A_TOKEN),
+    "a space behind it": (lambda: rs256() + " ", NOT_A_TOKEN),
+    "a line break behind it": (lambda: rs256() + "\n", NOT_A_TOKEN),
+    "a null in it": (lambda: rs256().replace(".", ".\0", 1), NOT_A_TOKEN),
+    "not ASCII": (lambda: rs256() + "é", NOT_A_TOKEN),
+    "digits of another script": (lambda: rs256() + "٣", NOT_A_TOKEN),
+    "half a surrogate pair": (lambda: rs256() + "\ud800", NOT_A_TOKEN),
+    "a word in front": (lambda: "Bearer " + rs256(), NOT_A_TOKEN),
+    "very large": (lambda: rs256(blob="x" * 8_192), NOT_A_TOKEN),
+    "a megabyte of dots": (lambda: "." * 1_000_000, NOT_A_TOKEN),
+    "large, and within the limit": (lambda: rs256(blob="x" * 5_000), Granted()),
+    "three letters": (lambda: "a.b.c", DECODING),
+    "another payload": (
+        lambda: parts(lambda part: f"{part[0]}.{encoded(json.dumps(claims(sub='root')).encode())}.{part[2]}"),
+        SIGNATURE,
+    ),
+    "bits that base64 leaves unused": (lambda: parts(lambda part: f"{part[0]}.{part[1]}.{_bits(part[2])}"), DECODING),
+    "header no JSON": (lambda: signed(claims(), rsa_key("rsa"), "RS256", b"{"), DECODING),
+    "header a list": (lambda: signed(claims(), rsa_key("rsa"), "RS256", b"[]"), DECODING),
+    "header deeper than the stack": (lambda: signed(claims(), rsa_key("rsa"), "RS256", b"[" * 5_000), DECODING),
+    "payload no JSON": (lambda: paid(b"{"), DECODING),
+    "payload a list": (lambda: paid(b"[]"), DECODING),
+    "payload empty": (lambda: paid(b""), NOT_A_TOKEN),
+    "payload no UTF-8": (lambda: paid(b"\xff"), DECODING),
+    "payload deeper than the stack": (lambda: paid(b'{"a":' * 1_000), DECODING),
+}
+
+SHARED: dict[str, tuple[Callable[[], str], Expected]] = {
+    "HS256": (hs256, Granted()),
+    "HS256 with the secret before": (lambda: hs256(PREVIOUS_SECRET), Granted()),
+    "HS256 with another secret": (lambda: hs256("x" * 32), SIGNATURE),
+    "HS256 with no secret": (lambda: _by_hand({"alg": "HS256"}, b""), SIGNATURE),
+    "HS256 that names a key": (lambda: signed(claims(), SECRET.encode(), "HS256", {"kid": "any"}), Granted()),
+    "HS256, expired": (lambda: hs256(exp=NOW - 60), EXPIRED),
+    "HS512 with the secret": (lambda: signed(claims(), (SECRET * 2).encode(), "HS512"), ALGORITHM),
+    "none": (lambda: unsigned("none", "AAAA"), ALGORITHM),
+    "RS256": (rs256, ALGORITHM),
+    "ES256": (es256, ALGORITHM),
+    "a system room": (lambda: hs256(gatecast={"join": ["@all"]}), GRANTS),
+}
+
+
+def _by_hand(header: dict[str, Any], secret: bytes) -> str:
+    """HMAC with whatever secret: PyJWT refuses to sign with some."""
+    text = f"{encoded(json.dumps(header).encode())}.{encoded(json.dumps(claims()).encode())}"
+    return f"{text}.{encoded(hmac.digest(secret, text.encode(), 'sha256'))}"
+
+
+def _bits(signature: str) -> str:
+    """The same bytes in another spelling: 256 bytes leave four bits of the last character unused."""
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    return signature[:-1] + alphabet[alphabet.index(signature[-1]) ^ 1]
+
+
+def from_jwks() -> Verifier:
+    oct_key = {"kty": "oct", "kid": "oct", "k": encoded(SECRET.encode())}
+    endpoint = JwksEndpoint(rsa_jwk("rsa"), ec_jwk("ec"), rsa_jwk("enc", use="enc"), oct_key)
+    keys = PublicKeys("https://issuer.example/jwks.json", endpoint)  # type: ignore[arg-type]  # a stand-in
+    return Verifier(keys, issuer=ISSUER, audience=AUDIENCE)
+
+
+def from_secret() -> Verifier:
+    manager = SecretsManager(SECRET, PREVIOUS_SECRET, rotated_at=time.time())
+    return Verifier(SharedSecret(manager, "arn:secret"), issuer=ISSUER, audience=AUDIENCE)
+
+
+def outcome(verifier: Verifier, token: str) -> Expected:
+    try:
+        user, access = verifier.verify(token)
+    except RefusedToken as refused:
+        return int(refused.status), refused.reason
+    return Granted(user, access.join, access.publish)
+
+
+@pytest.mark.parametrize(("make", "expected"), JWKS.values(), ids=JWKS.keys())
+def test_tokens_signed_with_public_keys(make: Callable[[], str], expected: Expected) -> None:
+    assert outcome(from_jwks(), make()) == expected
+
+
+@pytest.mark.parametrize(("make", "expected"), SHARED.values(), ids=SHARED.keys())
+def test_tokens_signed_with_a_secret(make: Callable[[], str], expected: Expected) -> None:
+    assert outcome(from_secret(), make()) == expected
+
+
+@pytest.mark.parametrize(
+    ("exp", "expires_at"),
+    [
+        (1_700_000_600, 1_700_000_600 + LEEWAY_SECONDS),
+        (1_700_000_600.9, 1_700_000_600 + LEEWAY_SECONDS),
+        (1_700_000_000 + CONNECTION_TTL_SECONDS, 1_700_000_000 + CONNECTION_TTL_SECONDS),
+        (10**30, 1_700_000_000 + CONNECTION_TTL_SECONDS),
+    ],
+)
+def test_access_ends_with_the_token_or_when_every_connection_does(exp: float, expires_at: int) -> None:
+    verifier = from_jwks()
+    verifier._clock = lambda: 1_700_000_000.5
+    assert verifier._identity({"sub": "alice", "exp": exp}).access == Access(join=(), publish=(), expires_at=expires_at)
+
+
+def test_a_key_that_is_new_is_fetched_once_and_unknown_ones_not_again_and_again() -> None:
+    now = time.time()
+    endpoint = JwksEndpoint(rsa_jwk("rsa"))
+    keys = PublicKeys("https://issuer.example/jwks.json", endpoint, lambda: now)  # type: ignore[arg-type]  # as above
+    verifier = Verifier(keys, issuer=ISSUER, audience=AUDIENCE)
+    assert outcome(verifier, rs256()) == Granted()
+    endpoint.serve(rsa_jwk("rsa"), rsa_jwk("rotated"))
+    for _ in range(100):
+        assert outcome(verifier, rs256("rotated")) == SIGNATURE
+    assert endpoint.requests == 1
+    now += 30
+    assert outcome(verifier, rs256("rotated")) == Granted()
+    for number in range(100):
+        assert outcome(verifier, headed({"kid": f"made up {number}"})) == SIGNATURE
+    assert endpoint.requests == 2
+
+
+def test_while_the_keys_address_is_down_known_keys_count_and_nobody_else_gets_in() -> None:
+    now = time.time()
+    endpoint = JwksEndpoint(rsa_jwk("rsa"))
+    keys = PublicKeys("https://issuer.example/jwks.json", endpoint, lambda: now)  # type: ignore[arg-type]  # as above
+    verifier = Verifier(keys, issuer=ISSUER, audience=AUDIENCE)
+    assert outcome(verifier, rs256()) == Granted()
+    endpoint.go_down()
+    now += 600
+    assert outcome(verifier, rs256()) == Granted()
+    assert outcome(verifier, rs256("rotated")) == SIGNATURE
+    now += 24 * 3600
+    with pytest.raises(KeysUnavailable):
+        verifier.verify(rs256())
+
+
+def test_a_rotated_secret_is_fetched_when_the_old_one_does_not_fit() -> None:
+    now = time.time()
+    manager = SecretsManager(PREVIOUS_SECRET, rotated_at=now - 10**6)
+    verifier = Verifier(SharedSecret(manager, "arn:secret", lambda: now), issuer=ISSUER, audience=AUDIENCE)
+    assert outcome(verifier, hs256(PREVIOUS_SECRET)) == Granted()
+    manager.versions = {"AWSCURRENT": SECRET, "AWSPREVIOUS": PREVIOUS_SECRET}
+    manager.rotated_at = now
+    asked = manager.requests
+    assert outcome(verifier, hs256()) == SIGNATURE
+    assert manager.requests == asked
+    now += 30
+    assert outcome(verifier, hs256()) == Granted()
+    assert outcome(verifier, hs256(PREVIOUS_SECRET)) == Granted()
+    now += 24 * 3600
+    assert outcome(verifier, hs256()) == Granted()
+    assert outcome(verifier, hs256(PREVIOUS_SECRET)) == SIGNATURE
