@@ -24,6 +24,7 @@ from worker.broadcaster import Broadcaster, Ending
 from worker.dead_letters import DeadLetters, Refused
 from worker.health import Health
 from worker.lease import Lease, LeaseKeeper, LeaseState, is_too_late
+from worker.log import broadcast_id
 from worker.metrics import Metrics
 from worker.perseverance import DEPENDENCY_ERRORS, describe, persevere
 from worker.ports import MAX_BATCH, MessageQueue
@@ -180,6 +181,7 @@ class Consumer:
     async def _handle(self, lease: Lease) -> bool:
         """Work on one message; true if it is done with, false if it must stay on the queue."""
         message = lease.message
+        broadcast_id.set("")  # of the one before, on a FIFO queue
         try:
             self._metrics.queue_lag.observe(max(0.0, self._wall_clock() - message.sent_at_ms / 1000))
             try:
@@ -188,11 +190,11 @@ class Consumer:
                 return await self._handle_poison(lease, str(error))
             lease.broadcast_id = broadcast.id
             tracing.note(gatecast_id=broadcast.id, gatecast_part=broadcast.part)
-            with structlog.contextvars.bound_contextvars(id=broadcast.id):
-                ending = await self._broadcaster.run(broadcast, lease)
+            broadcast_id.set(broadcast.id)
+            ending = await self._broadcaster.run(broadcast, lease)
         except Exception:
             # A mistake of ours: the message comes back after its visibility, and is dead-lettered if it always fails.
-            log.exception("broadcast.failed", id=lease.broadcast_id, message_id=message.id)
+            log.exception("broadcast.failed", message_id=message.id)
             lease.become(LeaseState.LOST)
             return False
         if ending is Ending.LEFT:
@@ -203,7 +205,7 @@ class Consumer:
         if ending is Ending.RELEASED:
             return False
         if ending is not Ending.COMPLETED:
-            log.info("broadcast.ended", id=broadcast.id, outcome=_OUTCOMES[ending])
+            log.info("broadcast.ended", outcome=_OUTCOMES[ending])
         with tracing.span("settle"):
             return await self._acknowledge(lease)
 
@@ -229,7 +231,7 @@ class Consumer:
             if code is None:
                 return True
             if is_too_late(code):
-                log.warning("acknowledge.too_late", id=lease.broadcast_id, message_id=lease.message.id, code=code)
+                log.warning("acknowledge.too_late", message_id=lease.message.id, code=code)
                 lease.become(LeaseState.LOST)
                 return False
             raise OSError(code)
