@@ -1,4 +1,4 @@
-# Everything happens inside the checkout: the virtual environments are .venv and .venv-ministack.
+# Everything happens inside the checkout: the virtual environments are .venv, .venv-ministack and .venv-checks.
 .DEFAULT_GOAL := help
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -13,6 +13,8 @@ ROOMS ?= 20
 MESSAGES ?= 200
 KEEP ?=
 export CLIENTS ROOMS MESSAGES KEEP
+
+PARAMETERS ?= deploy/ecs/parameters.toml
 
 ##@ The two that matter
 
@@ -33,6 +35,16 @@ local: .venv/.local .venv-ministack/.installed ## The embedded stack, to connect
 .PHONY: redrive
 redrive: .venv/.local ## Send dead letters again; `DRY_RUN=1` only says which. Queues and credentials: the environment's
 	@$(BIN)/python -m worker.redrive $(if $(DRY_RUN),--dry-run)
+
+##@ On AWS
+
+.PHONY: deploy
+deploy: .venv/.local ## All of Gatecast into an AWS account, as deploy/ecs/parameters.toml says: docs/deploy.md
+	@$(BIN)/python -m deploy.ecs deploy $(PARAMETERS)
+
+.PHONY: destroy
+destroy: .venv/.local ## And out of it again; asks first
+	@$(BIN)/python -m deploy.ecs destroy $(PARAMETERS)
 
 ##@ Ill-treating it
 
@@ -77,6 +89,11 @@ lint: .venv/.tools ## ruff and mypy
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+.PHONY: checks
+checks: .venv-checks/.installed ## cfn-lint and checkov on the CloudFormation templates
+	@.venv-checks/bin/cfn-lint deploy/ecs/*.yaml
+	@.venv-checks/bin/checkov --config-file deploy/ecs/.checkov.yaml
+
 .PHONY: format
 format: .venv/.tools ## Let ruff put things in order
 	@$(BIN)/ruff check --fix .
@@ -84,15 +101,15 @@ format: .venv/.tools ## Let ruff put things in order
 
 .PHONY: lock
 lock: .venv/.tools ## Resolve the locks in requirements/ anew (needs uv on the PATH)
-	@cd requirements && for name in tools worker routes local test bench ministack; do \
+	@cd requirements && for name in tools worker routes lambda local otel test bench ministack checks; do \
 		uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-			--no-annotate --no-header $$([[ $$name =~ tools|ministack ]] || echo "-c tools.txt") \
+			--no-annotate --no-header $$([[ $$name =~ tools|ministack|checks ]] || echo "-c tools.txt") \
 			$$name.in -o $$name.txt; \
 	done
 
 .PHONY: clean
 clean: ## Remove what was installed and built
-	@rm -rf .venv .venv-ministack .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist bench/build bench/sink/build
+	@rm -rf .venv .venv-ministack .venv-checks .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist bench/build bench/sink/build
 
 .PHONY: help
 help: ## This list
@@ -128,4 +145,10 @@ help: ## This list
 	@echo "Installing SQS and DynamoDB for laptops (.venv-ministack) …"
 	@[ -x .venv-ministack/bin/python ] || $(PYTHON) -m venv .venv-ministack
 	@.venv-ministack/bin/python $(PIP) -r $<
+	@touch $@
+
+.venv-checks/.installed: requirements/checks.txt
+	@echo "Installing what checks templates and images (.venv-checks) …"
+	@[ -x .venv-checks/bin/python ] || $(PYTHON) -m venv .venv-checks
+	@.venv-checks/bin/python $(PIP) -r $<
 	@touch $@

@@ -1,0 +1,1 @@
+"""What brings Gatecast to where it runs."""

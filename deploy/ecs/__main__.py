@@ -1,0 +1,201 @@
+"""`python -m deploy.ecs deploy|destroy PARAMETERS`: the whole of Gatecast in an AWS account, or out of it.
+
+PARAMETERS is a TOML file of names and values: Region, and whatever parameters the templates beside this file have. What
+one stack puts out is the parameter of the same name of the stacks after it. May be repeated: what is as it should be is
+left alone. Exit code 0: done; 1: not, and why; 2: wrong arguments.
+"""
+
+import argparse
+import contextlib
+import difflib
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+
+from deploy.ecs import artifacts
+from deploy.ecs.stacks import POLL_SECONDS, DeployError, Parameter, Stacks
+
+ORDER: Final = ("foundation", "account", "data", "api", "network", "observe", "worker")
+"""Who comes later needs what those before put out."""
+STAYS: Final = "account"
+"""Belongs to every API of the account."""
+EXAMPLE: Final = "deploy/ecs/parameters.example.toml"
+
+_NOT_SIGNED_IN: Final = {"ExpiredToken", "InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch"}
+
+
+class Deployment:
+    """One Gatecast in one Region. `values` are the parameters that a person gave."""
+
+    def __init__(self, session: Any, values: Mapping[str, str], *, poll_seconds: float = POLL_SECONDS) -> None:
+        self._session = session
+        self.name = values.get("Name", "gatecast")
+        self.stacks = Stacks(session.client("cloudformation"), self.name, say=say, poll_seconds=poll_seconds)
+        self.values = dict(values)
+        """Grows by what each stack puts out; what a person gave wins."""
+
+    def deploy(self) -> None:
+        """Raises DeployError, and what the SDK raises."""
+        for name in ORDER:
+            self.deploy_one(name)
+        say(f"\nClients connect to {self.values['WebSocketUrl']}")
+
+    def deploy_one(self, name: str) -> None:
+        """One stack, after those that come before it in ORDER."""
+        match name:
+            case "account" if self._session.client("apigateway").get_account().get("cloudwatchRoleArn"):
+                return  # somebody has set it, perhaps for other APIs: let it be
+            case "network" if self.values.get("VpcId"):
+                return  # the worker runs in a VPC that is there
+            case "api":
+                self.values["CodeKey"] = self._code()
+            case "worker":
+                self._make_service_role()
+                self.values["Image"] = self.values.get("Image") or self._image()
+        try:
+            self.values = {**self.stacks.deploy(name, self.values), **self.values}
+        except DeployError as error:
+            reasons = self._why_tasks_stopped() if name == "worker" else ()
+            raise DeployError("\n".join([str(error), *reasons])) from None
+
+    def destroy(self) -> None:
+        """Removes everything, what is on the queues and in the table included."""
+        foundation = self.stacks.outputs("foundation")
+        for name in reversed(ORDER):
+            if name == "foundation" and foundation:
+                self._empty(foundation["CodeBucket"])
+            if name != STAYS:
+                self.stacks.destroy(name)
+
+    def _code(self) -> str:
+        s3, bucket = self._session.client("s3"), self.values["CodeBucket"]
+        return artifacts.upload_routes(s3, bucket, self._architecture, say=say)
+
+    def _image(self) -> str:
+        name, uri = self.values["RepositoryName"], self.values["RepositoryUri"]
+        return artifacts.push_image(self._session.client("ecr"), name, uri, self._architecture, say=say)
+
+    def _make_service_role(self) -> None:
+        """ECS's own role, which an account has from its first cluster on: that first one would fail for want of it."""
+        iam = self._session.client("iam")
+        with contextlib.suppress(iam.exceptions.InvalidInputException):  # it is there
+            iam.create_service_linked_role(AWSServiceName="ecs.amazonaws.com")
+
+    @property
+    def _architecture(self) -> str:
+        return self.values.get("Architecture", "arm64")
+
+    def _empty(self, bucket: str) -> None:
+        pages = self._session.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket)
+        for page in pages:
+            if objects := [{"Key": each["Key"]} for each in page.get("Contents", [])]:
+                self._session.client("s3").delete_objects(Bucket=bucket, Delete={"Objects": objects})
+
+    def _why_tasks_stopped(self) -> Sequence[str]:
+        """What ECS says of the worker's tasks that ended lately: no such image, wrong architecture, exit code 2 …"""
+        ecs, cluster = self._session.client("ecs"), self.values.get("Cluster") or self.name
+        try:
+            arns = ecs.list_tasks(cluster=cluster, family=f"{self.name}-worker", desiredStatus="STOPPED")["taskArns"]
+            tasks = ecs.describe_tasks(cluster=cluster, tasks=arns[:3])["tasks"] if arns else []
+        except ClientError:
+            return ()
+        lines = [_ending(task) for task in tasks]
+        return [*lines, f"  their log: /{self.name}/worker"] if lines else ()
+
+
+def _ending(task: Mapping[str, Any]) -> str:
+    codes = [f"{each['name']} ended with {each['exitCode']}" for each in task["containers"] if "exitCode" in each]
+    return "; ".join([f"  task {task['taskArn'].rpartition('/')[2]}: {task.get('stoppedReason', '')}", *codes])
+
+
+def read_parameters(path: Path) -> dict[str, str]:
+    """Raises DeployError."""
+    try:
+        read = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise DeployError(f"There is no {path}: copy {EXAMPLE} to it, and fill it in") from None
+    except tomllib.TOMLDecodeError as error:
+        raise DeployError(f"{path} is no valid TOML: {error}") from None
+    for name, value in read.items():
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise DeployError(f"{path}: {name} must be a text or a whole number")
+    return {name: str(value) for name, value in read.items()}
+
+
+def check(values: Mapping[str, str], known: Mapping[str, Sequence[Parameter]]) -> None:
+    """Are these parameters of the templates, and such as go together? Raises DeployError."""
+    names = {"Region"} | {parameter.name for parameters in known.values() for parameter in parameters}
+    for name in values.keys() - names:
+        alike = difflib.get_close_matches(name, names, n=1)
+        raise DeployError(f"No template has a parameter {name}" + (f"; is it {alike[0]}?" if alike else ""))
+    if bool(values.get("VpcId")) != bool(values.get("SubnetIds")):
+        raise DeployError("VpcId and SubnetIds go together: give both, or neither for a VPC of its own")
+
+
+def deploy(session: Any, values: Mapping[str, str]) -> None:
+    deployment = Deployment(session, values)
+    check(values, {name: deployment.stacks.parameters(name) for name in ORDER})
+    deployment.deploy()
+
+
+def destroy(session: Any, values: Mapping[str, str], *, confirmed: bool) -> None:
+    deployment = Deployment(session, values)
+    if not confirmed:
+        say(f"This removes {deployment.name} in {session.region_name}: API, workers, table, queues, dead letters.")
+        say("Nothing of it can be brought back.")
+        if input(f"Type {deployment.name} to go on: ") != deployment.name:
+            raise DeployError("Nothing was removed")
+    deployment.destroy()
+
+
+def say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201 - a person reads this
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m deploy.ecs", description=__doc__)
+    parser.add_argument("command", choices=["deploy", "destroy"])
+    parser.add_argument("parameters", type=Path, help="a file such as deploy/ecs/parameters.example.toml")
+    parser.add_argument("--yes", action="store_true", help="destroy without asking")
+    options = parser.parse_args(arguments)
+    try:
+        _run(options.command, read_parameters(options.parameters), confirmed=options.yes)
+    except DeployError as error:
+        return _failed(str(error))
+    except NoCredentialsError:
+        return _failed("No AWS credentials: sign in (`aws sso login`, `aws configure`) or set AWS_PROFILE")
+    except ClientError as error:
+        if error.response["Error"]["Code"] in _NOT_SIGNED_IN:
+            return _failed(f"AWS does not accept the credentials: {error.response['Error']['Message']}. Sign in again")
+        return _failed(str(error))
+    except BotoCoreError as error:
+        return _failed(str(error))
+    except KeyboardInterrupt:
+        return _failed("Interrupted. CloudFormation goes on with what it has begun; running this again joins in")
+    return 0
+
+
+def _run(command: str, values: Mapping[str, str], *, confirmed: bool) -> None:
+    session = boto3.session.Session(region_name=values.get("Region"))
+    if session.region_name is None:
+        raise DeployError("No Region: set Region in the parameters")
+    identity = session.client("sts").get_caller_identity()
+    say(f"Account {identity['Account']}, Region {session.region_name}, as {identity['Arn'].rpartition('/')[2]}")
+    if command == "deploy":
+        deploy(session, values)
+    else:
+        destroy(session, values, confirmed=confirmed)
+
+
+def _failed(reason: str) -> int:
+    print(reason, file=sys.stderr)  # noqa: T201
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

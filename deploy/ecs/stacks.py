@@ -1,0 +1,161 @@
+"""CloudFormation stacks: made or changed until they are as their templates say, and removed.
+
+Everything here may be repeated, and goes on where an earlier run was interrupted.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from botocore.exceptions import ClientError
+
+TEMPLATES: Final = Path(__file__).parent
+POLL_SECONDS: Final = 3.0
+_NEVER_WORKED: Final = {"CREATE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "REVIEW_IN_PROGRESS", "DELETE_FAILED"}
+_BEGINNINGS: Final = {"CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS", "DELETE_IN_PROGRESS"}
+_CAME_THROUGH: Final = {"CREATE_COMPLETE", "UPDATE_COMPLETE"}
+
+
+class DeployError(Exception):
+    """It cannot go on. The message is for a person: what is wrong, and what to do."""
+
+
+class Parameter(NamedTuple):
+    """A parameter of a template; without a default it has to be given."""
+
+    name: str
+    default: str | None
+
+
+class Stacks:
+    """The stacks of one deployment, through a boto3 CloudFormation client. `say` tells a person what is done."""
+
+    def __init__(
+        self,
+        cloudformation: Any,
+        name: str,
+        *,
+        say: Callable[[str], None],
+        poll_seconds: float = POLL_SECONDS,
+    ) -> None:
+        self._cloudformation = cloudformation
+        self._name = name
+        self._say = say
+        self._poll_seconds = poll_seconds
+
+    def parameters(self, template: str) -> list[Parameter]:
+        """What the template of that name takes."""
+        summary = self._cloudformation.get_template_summary(TemplateBody=_body(template))
+        return [Parameter(each["ParameterKey"], each.get("DefaultValue")) for each in summary["Parameters"]]
+
+    def deploy(self, template: str, values: Mapping[str, str]) -> dict[str, str]:
+        """Makes the stack what its template says, with those of the values that it takes. Returns its outputs.
+
+        Raises DeployError with what CloudFormation says of each resource that failed.
+        """
+        arguments = {
+            "StackName": self._stack(template),
+            "TemplateBody": _body(template),
+            "Capabilities": ["CAPABILITY_IAM"],
+            "Tags": [{"Key": "gatecast", "Value": self._name}],
+            "Parameters": [
+                {"ParameterKey": name, "ParameterValue": self._value(template, name, default, values)}
+                for name, default in self.parameters(template)
+            ],
+        }
+        before = self._settled(template)
+        if before in _NEVER_WORKED:
+            self._say(f"{template}: removing what an earlier attempt left ({before})")
+            self._delete(template)
+            before = None
+        started_at = time.monotonic()
+        if before is None:
+            # what failed stays for a look; the next attempt removes it
+            self._cloudformation.create_stack(**arguments, OnFailure="DO_NOTHING")
+        elif not self._update(arguments):
+            self._say(f"{template}: unchanged")
+            return self.outputs(template)
+        status = self._settled(template)
+        if status not in _CAME_THROUGH:
+            raise DeployError("\n".join([f"{template}: {status}", *self._failures(template)]))
+        done = "created" if before is None else "updated"
+        self._say(f"{template}: {done} in {time.monotonic() - started_at:.0f} s")
+        return self.outputs(template)
+
+    def outputs(self, template: str) -> dict[str, str]:
+        """The stack's outputs; none if it is not there."""
+        description = self._describe(template) or {}
+        return {output["OutputKey"]: output["OutputValue"] for output in description.get("Outputs", [])}
+
+    def destroy(self, template: str) -> None:
+        """Removes the stack and all that is in it, if it is there."""
+        if self._settled(template) is None:
+            return
+        self._say(f"{template}: removing")
+        self._delete(template)
+
+    def _value(self, template: str, name: str, default: str | None, values: Mapping[str, str]) -> str:
+        value = values.get(name, default)
+        if value is None:
+            raise DeployError(f"{template}: the parameter {name} is missing")
+        return value
+
+    def _update(self, arguments: dict[str, Any]) -> bool:
+        try:
+            self._cloudformation.update_stack(**arguments)
+        except ClientError as error:
+            if "No updates are to be performed" in error.response["Error"]["Message"]:
+                return False
+            raise
+        return True
+
+    def _delete(self, template: str) -> None:
+        stack = self._stack(template)
+        self._cloudformation.delete_stack(StackName=stack)
+        status = self._settled(template)
+        if status is not None:
+            raise DeployError("\n".join([f"{template}: {status}", *self._failures(template)]))
+
+    def _settled(self, template: str) -> str | None:
+        """The stack's status once nothing is under way any more; None if there is no such stack."""
+        while True:
+            description = self._describe(template)
+            if description is None:
+                return None
+            status: str = description["StackStatus"]
+            if not status.endswith("_IN_PROGRESS") or status == "REVIEW_IN_PROGRESS":
+                return status
+            time.sleep(self._poll_seconds)
+
+    def _describe(self, template: str) -> dict[str, Any] | None:
+        try:
+            stacks = self._cloudformation.describe_stacks(StackName=self._stack(template))["Stacks"]
+        except ClientError as error:
+            if "does not exist" in error.response["Error"]["Message"]:
+                return None
+            raise
+        description: dict[str, Any] = stacks[0]
+        return description
+
+    def _failures(self, template: str) -> Iterable[str]:
+        """What went wrong since the last change began, the first thing first."""
+        stack = self._stack(template)
+        lines: list[str] = []
+        # the latest comes first
+        for event in self._cloudformation.describe_stack_events(StackName=stack)["StackEvents"]:
+            name, status = event["LogicalResourceId"], event["ResourceStatus"]
+            reason = event.get("ResourceStatusReason", "")
+            if name == stack:
+                if status in _BEGINNINGS:
+                    break
+            elif status.endswith("_FAILED") and "cancelled" not in reason:
+                lines.append(f"  {name} ({event['ResourceType']}): {reason}")
+        return reversed(lines)
+
+    def _stack(self, template: str) -> str:
+        return f"{self._name}-{template}"
+
+
+def _body(template: str) -> str:
+    return (TEMPLATES / f"{template}.yaml").read_text()

@@ -1,0 +1,301 @@
+"""Each role allows what its code calls, and nothing else.
+
+Real handlers and real processes run against ministack through a proxy that notes what is called on what. The main flows
+call all that the code has: so what was noted and what the templates allow must be the same, in both directions.
+"""
+
+import asyncio
+import json
+import re
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import boto3
+import pytest
+from aiohttp import web
+
+from gatecast import Broadcast, Publisher
+from local.ministack import Ministack
+from local.processes import Process
+from local.resources import Queues
+from routes import authorizer, dependencies, handlers
+from routes.environment import OPEN_ACCESS
+from tests.chaos.rooms import connection_ids, write_members
+from tests.chaos.service_proxy import ServiceProxy
+from tests.connections_endpoint import ConnectionsEndpoint
+from tests.routes_events import CONNECTED_AT_MS, LambdaContext, event
+from tests.templates import Template
+from tests.tokens import AUDIENCE, ISSUER, SECRET, hs256
+from tests.worker_process import WorkerProcess, eventually
+
+CHECKOUT = Path(__file__).parents[2]
+Use = tuple[str, str]
+"""An IAM action and the ARN of what it is done to."""
+CONNECTIONS_ARN = "arn:aws:execute-api:us-east-1:000000000000:abcdef1234/live/POST/@connections/*"
+
+# What IAM calls an operation; the rest have the operation's own name. Service Authorization Reference of SQS, DynamoDB.
+_BATCHES_OF: Final = {
+    "SendMessageBatch": "SendMessage",
+    "DeleteMessageBatch": "DeleteMessage",
+    "ChangeMessageVisibilityBatch": "ChangeMessageVisibility",
+}
+_IN_TRANSACTIONS: Final = {
+    "Put": "PutItem",
+    "Update": "UpdateItem",
+    "Delete": "DeleteItem",
+    "ConditionCheck": "ConditionCheckItem",
+}
+_STATEMENTS: Final = {"INSERT": "Insert", "UPDATE": "Update", "DELETE": "Delete", "SELECT": "Select"}
+
+
+def used(operation: str, body: Mapping[str, Any]) -> Iterator[Use]:
+    """What a call of SQS, DynamoDB or Secrets Manager takes of its caller's rights."""
+    match body:
+        case {"QueueUrl": str(url)}:
+            yield f"sqs:{_BATCHES_OF.get(operation, operation)}", _queue_arn(url)
+        case {"SecretId": arn}:
+            yield f"secretsmanager:{operation}", arn
+        case {"TransactItems": items}:
+            for kind, action in ((kind, action) for item in items for kind, action in item.items()):
+                yield f"dynamodb:{_IN_TRANSACTIONS[kind]}", _table_arn(action["TableName"])
+        case {"Statements": statements}:
+            for text in (each["Statement"] for each in statements):
+                found = re.search(r'^(\w+)[^"]* "([^"]+)"', text)
+                assert found
+                yield f"dynamodb:PartiQL{_STATEMENTS[found[1]]}", _table_arn(found[2])
+        case {"RequestItems": tables}:
+            yield from ((f"dynamodb:{operation}", _table_arn(table)) for table in tables)
+        case _:
+            yield f"dynamodb:{operation}", _table_arn(body["TableName"])
+
+
+def _queue_arn(url: str) -> str:
+    return f"arn:aws:sqs:us-east-1:000000000000:{url.rpartition('/')[2]}"
+
+
+def _table_arn(name: str) -> str:
+    return f"arn:aws:dynamodb:us-east-1:000000000000:table/{name}"
+
+
+class Recorder(ServiceProxy):
+    """A proxy to ministack. `noted` has what was called through it."""
+
+    noted: set[Use]
+
+    @classmethod
+    @asynccontextmanager
+    async def recording(cls, target: str) -> AsyncIterator["Recorder"]:
+        async with cls.serving(target) as recorder:
+            recorder.noted = set()
+            yield recorder
+
+    async def _forward(self, request: web.Request, body: bytes) -> web.Response:
+        self.noted.update(used(request.headers["X-Amz-Target"].rpartition(".")[2], json.loads(body)))
+        return await super()._forward(request, body)
+
+
+@pytest.fixture
+async def recorder(ministack: Ministack) -> AsyncIterator[Recorder]:
+    async with Recorder.recording(ministack.url) as recording:
+        yield recording
+
+
+@pytest.fixture
+def parameters(table: str, queues: Queues) -> dict[str, str]:
+    """What the templates' parameters would be for these resources."""
+    return {
+        "TableArn": _table_arn(table),
+        "QueueArn": _queue_arn(queues.url),
+        "DeadLetterQueueArn": _queue_arn(queues.dead_letter_url),
+        "ConnectionsArn": CONNECTIONS_ARN,
+    }
+
+
+def allowed(template: Template, owner: str) -> set[Use]:
+    """What the role or managed policy called `owner` allows, by the policies that are its own.
+
+    Not counted: the managed policy by which Lambda writes logs, and what the collector beside the worker may do.
+    """
+    own = template.properties(owner)
+    documents = [own["PolicyDocument"]] if "PolicyDocument" in own else []
+    documents += [policy["PolicyDocument"] for policy in own.get("Policies", [])]
+    attached = template.of_type("AWS::IAM::Policy").values()
+    documents += [policy["PolicyDocument"] for policy in attached if f"${{{owner}}}" in policy["Roles"]]
+    return {
+        (action, resource)
+        for document in documents
+        for statement in document["Statement"]
+        if not statement["Sid"].startswith("Collector")
+        for action in _each(statement["Action"])
+        for resource in _each(statement["Resource"])
+    }
+
+
+def _each(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+# The routes
+
+
+def call(route: str, body: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Calls a route as Lambda does, in a process that has just started."""
+    dependencies.reset()
+    handler: Callable[..., dict[str, Any]] = getattr(handlers, route.removeprefix("$"))
+    text = None if body is None else json.dumps({"action": route, **body})
+    return handler(event(route, text, requested_at_ms=CONNECTED_AT_MS), LambdaContext())
+
+
+BEFORE: dict[str, list[tuple[str, dict[str, str] | None]]] = {
+    "$connect": [],
+    "$disconnect": [("$connect", None), ("join", {"room": "lobby"})],
+    "$default": [],
+    "join": [("$connect", None)],
+    "leave": [("$connect", None), ("join", {"room": "lobby"})],
+    "publish": [("$connect", None), ("join", {"room": "lobby"})],
+}
+BODIES = {"join": {"room": "lobby"}, "leave": {"room": "lobby"}, "publish": {"room": "lobby", "data": "x"}}
+
+
+@pytest.mark.parametrize("route", BEFORE)
+async def test_a_route(
+    route: str,
+    recorder: Recorder,
+    parameters: dict[str, str],
+    table: str,
+    queues: Queues,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    variables = {
+        "GATECAST_TABLE": table,
+        "GATECAST_QUEUE_URL": queues.url,
+        "GATECAST_AUTHORIZER": OPEN_ACCESS,
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    for earlier, body in BEFORE[route]:
+        assert _succeeded(await asyncio.to_thread(call, earlier, body))
+    for name, value in recorder.environment().items():
+        monkeypatch.setenv(name, value)
+
+    answer = await asyncio.to_thread(call, route, BODIES.get(route))
+
+    assert _succeeded(answer) or route == "$default", answer
+    template = Template("api", {**parameters, "Authorizer": OPEN_ACCESS})
+    assert recorder.noted == allowed(template, f"{route.removeprefix('$').capitalize()}Role")
+
+
+def _succeeded(answer: Mapping[str, Any]) -> bool:
+    return answer["statusCode"] == 200 and '"type": "error"' not in answer.get("body", "")
+
+
+async def test_the_authorizer(
+    ministack: Ministack, recorder: Recorder, aws: dict[str, str], unique_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = boto3.session.Session(region_name=aws["AWS_REGION"]).client("secretsmanager", endpoint_url=ministack.url)
+    arn = secrets.create_secret(Name=unique_name, SecretString=SECRET)["ARN"]
+    secrets.close()
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", recorder.environment()["AWS_ENDPOINT_URL_SQS"])
+    monkeypatch.setenv("GATECAST_TOKEN_ISSUER", ISSUER)
+    monkeypatch.setenv("GATECAST_TOKEN_AUDIENCE", AUDIENCE)
+    monkeypatch.setenv("GATECAST_TOKEN_SECRET_ARN", arn)
+    authorizer.reset()
+    request = {**event("$connect"), "methodArn": "arn:x", "queryStringParameters": {"token": hs256()}}
+
+    answer = await asyncio.to_thread(authorizer.handler, request, LambdaContext())
+
+    authorizer.reset()
+    assert answer["policyDocument"]["Statement"][0]["Effect"] == "Allow"
+    tokens = {"TokenIssuer": ISSUER, "TokenAudience": AUDIENCE, "TokenSecretArn": arn}
+    assert recorder.noted == allowed(Template("api", tokens), "AuthorizeRole")
+
+
+# The worker and the tools
+
+
+async def test_the_worker(
+    recorder: Recorder,
+    parameters: dict[str, str],
+    sqs: Any,
+    dynamodb: Any,
+    table: str,
+    queues: Queues,
+    aws: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    """Split rooms, gone and refusing clients, poison, checkpoints, extended leases, and a stop in mid-broadcast."""
+    gone, refusing, well = connection_ids(3, "gone"), connection_ids(3, "refusing"), connection_ids(30)
+    many = connection_ids(3_000, "many")  # half a minute of posts
+    write_members(dynamodb, table, "split", [*gone, *refusing, *well], shards=3)
+    write_members(dynamodb, table, "large", many, memberships_only=True)
+    publisher = Publisher(sqs, queues.url)
+    async with ConnectionsEndpoint.serving() as endpoint:
+        answers = dict.fromkeys(gone, 410) | dict.fromkeys(refusing, 413)
+        endpoint.answer = lambda connection_id, _nth: answers.get(connection_id, 200)
+        variables = {
+            **aws,
+            **recorder.environment(),
+            "GATECAST_QUEUE_URL": queues.url,
+            "GATECAST_DEAD_LETTER_QUEUE_URL": queues.dead_letter_url,
+            "GATECAST_TABLE": table,
+            "GATECAST_CONNECTIONS_ENDPOINT": endpoint.url,
+            "GATECAST_VISIBILITY_SECONDS": "5",
+            "GATECAST_MAX_POSTS_PER_SECOND": "100",
+        }
+        with WorkerProcess.launch(variables, tmp_path / "worker.log") as worker:
+            await worker.ready()
+            counted = {("sqs:GetQueueAttributes", parameters[queue]) for queue in ("QueueArn", "DeadLetterQueueArn")}
+            await eventually(lambda: counted <= recorder.noted)
+            sqs.send_message(QueueUrl=queues.url, MessageBody="no broadcast")
+            publisher.publish(Broadcast(id="split", room="split", data="x"))
+            publisher.publish(Broadcast(id="one", connections=(well[0],), data="x"))
+            publisher.publish(Broadcast(id="large", room="large", data="x"))
+            await eventually(lambda: _metric_is(worker, 'gatecast_lease_extensions_total{outcome="extended"}', 1))
+            await eventually(lambda: _metric_is(worker, "gatecast_memberships_reaped_total", 3))
+            await eventually(lambda: _metric_is(worker, 'gatecast_broadcasts_total{outcome="completed"}', 4))
+            worker.terminate()
+            assert await worker.ended(seconds=30) == 0, worker.log_tail()
+        assert set(well) <= set(endpoint.delivered)
+        assert 0 < len(set(many) & set(endpoint.delivered)) < len(many), "it was stopped in mid-broadcast"
+
+    posted = {("execute-api:ManageConnections", CONNECTIONS_ARN)}  # the endpoint serves nothing but POST
+    assert recorder.noted | posted == allowed(Template("worker", parameters), "TaskRole")
+
+
+async def _metric_is(worker: WorkerProcess, sample: str, at_least: float) -> bool:
+    return await worker.metric(sample) >= at_least
+
+
+def data_template(queues: Queues) -> Template:
+    arns = {"Broadcasts.Arn": _queue_arn(queues.url), "DeadLetters.Arn": _queue_arn(queues.dead_letter_url)}
+    return Template("data", attributes=arns)
+
+
+async def test_redrive(recorder: Recorder, sqs: Any, queues: Queues, aws: dict[str, str], tmp_path: Path) -> None:
+    reason = {"reason": {"DataType": "String", "StringValue": "undelivered"}}
+    letter = '{"v":1,"id":"b","connections":["c="],"data":"x","part":"u-1"}'
+    for body in (letter, "what cannot be sent again is put back"):
+        sqs.send_message(QueueUrl=queues.dead_letter_url, MessageBody=body, MessageAttributes=reason)
+    variables = {
+        **aws,
+        **recorder.environment(),
+        "GATECAST_QUEUE_URL": queues.url,
+        "GATECAST_DEAD_LETTER_QUEUE_URL": queues.dead_letter_url,
+    }
+    command = [sys.executable, "-m", "worker.redrive"]
+    with Process.start(command, environment=variables, log=tmp_path / "log", directory=CHECKOUT) as redrive:
+        assert await asyncio.to_thread(redrive.wait, 60) == 0, redrive.log_tail()
+    assert "1 sent again" in redrive.log_tail()
+    assert recorder.noted == allowed(data_template(queues), "RedrivePolicy")
+
+
+async def test_a_publisher(recorder: Recorder, queues: Queues, aws: dict[str, str]) -> None:
+    url = recorder.environment()["AWS_ENDPOINT_URL_SQS"]
+    client = boto3.session.Session(region_name=aws["AWS_REGION"]).client("sqs", endpoint_url=url)
+    broadcast = Broadcast(id="b", room="lobby", data="x")
+    await asyncio.to_thread(Publisher(client, queues.url).publish, broadcast)
+    client.close()
+    assert recorder.noted == allowed(data_template(queues), "PublisherPolicy")

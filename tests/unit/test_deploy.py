@@ -1,0 +1,177 @@
+"""The script that deploys: what it takes, what it builds, and what it says when it cannot go on."""
+
+import base64
+import re
+import tomllib
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from deploy.ecs import __main__ as script
+from deploy.ecs import artifacts
+from deploy.ecs.__main__ import check, read_parameters
+from deploy.ecs.stacks import DeployError, Parameter, Stacks
+from tests.templates import FOLDER, NAMES, Template
+
+
+def known() -> dict[str, list[Parameter]]:
+    return {
+        name: [Parameter(key, each.get("Default")) for key, each in Template(name).parameters.items()] for name in NAMES
+    }
+
+
+def test_the_example_is_good_and_names_what_there_is() -> None:
+    path = FOLDER / "parameters.example.toml"
+    check(read_parameters(path), known())
+    commented = re.sub(r"^# (?=\w+ = )", "", path.read_text(), flags=re.MULTILINE)
+    check({name: str(value) for name, value in tomllib.loads(commented).items()}, known())
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("MinTask = 3", "No template has a parameter MinTask; is it MinTasks?"),
+        ('VpcId = "vpc-1"', "VpcId and SubnetIds go together"),
+        ("Spot = true", "Spot must be a text or a whole number"),
+        ("Spot = ", "is no valid TOML"),
+        (None, "copy deploy/ecs/parameters.example.toml"),
+    ],
+)
+def test_wrong_parameters_are_named(text: str | None, complaint: str, tmp_path: Path) -> None:
+    path = tmp_path / "parameters.toml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(DeployError, match=re.escape(complaint)):
+        check(read_parameters(path), known())
+
+
+def test_the_same_contents_make_the_same_zip(tmp_path: Path) -> None:
+    packages = tmp_path / "packages"
+    (packages / "dependency" / "__pycache__").mkdir(parents=True)
+    (packages / "dependency" / "__init__.py").write_text("x = 1\n")
+    (packages / "dependency" / "__pycache__" / "__init__.pyc").write_bytes(b"never")
+    for name in ("one.zip", "two.zip"):
+        artifacts.write_zip(tmp_path / name, packages)
+    assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
+    names = zipfile.ZipFile(tmp_path / "one.zip").namelist()
+    assert {"routes/handlers.py", "routes/authorizer.py", "gatecast/table.py", "dependency/__init__.py"} <= set(names)
+    assert not [name for name in names if "__pycache__" in name or name.startswith(("worker", "local", "tests"))]
+
+
+def test_what_is_built_is_named_by_what_it_is_built_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert artifacts.routes_key("arm64") != artifacts.routes_key("x86_64")
+    monkeypatch.setattr(artifacts, "CHECKOUT", tmp_path)
+    (tmp_path / "routes").mkdir()
+    (tmp_path / "routes" / "a.py").write_text("1")
+    first = artifacts.digest(["routes"])
+    assert artifacts.digest(["routes"]) == first
+    (tmp_path / "routes" / "a.py").rename(tmp_path / "routes" / "b.py")
+    assert artifacts.digest(["routes"]) != first
+
+
+# The worker's image
+
+
+class Registry:
+    """ECR, whose images come by way of `docker push`."""
+
+    def __init__(self, pushed: Path) -> None:
+        self._pushed = pushed
+        self.exceptions = SimpleNamespace(ImageNotFoundException=KeyError)
+
+    def describe_images(self, *, repositoryName: str, imageIds: list[dict[str, str]]) -> dict[str, Any]:  # noqa: N803
+        assert repositoryName == "gatecast"
+        if f":{imageIds[0]['imageTag']}\n" not in self._pushed.read_text():
+            raise KeyError
+        return {"imageDetails": [{"imageDigest": "sha256:abc"}]}
+
+    def get_authorization_token(self) -> dict[str, Any]:
+        token = base64.b64encode(b"AWS:the password").decode()
+        return {"authorizationData": [{"authorizationToken": token}]}
+
+
+@pytest.fixture
+def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A `docker` that only writes down what it is told; the file with it."""
+    calls, program = tmp_path / "calls", tmp_path / "docker"
+    calls.touch()
+    program.write_text(
+        f'#!/bin/sh\necho "$@" >> {calls}\n[ "$1" = login ] && cat >> {calls} && echo >> {calls}\nexit "${{FAIL:-0}}"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    return calls
+
+
+def push(calls: Path) -> str:
+    uri = "000000000000.dkr.ecr.eu-west-1.amazonaws.com/gatecast"
+    return artifacts.push_image(Registry(calls), "gatecast", uri, "arm64", say=lambda _: None)
+
+
+def test_the_image_is_built_and_pushed_once(docker: Path) -> None:
+    assert push(docker) == "000000000000.dkr.ecr.eu-west-1.amazonaws.com/gatecast@sha256:abc"
+    build, login, password, pushed = docker.read_text().splitlines()
+    assert build.startswith("build --target worker --platform linux/arm64 --tag ")
+    assert login == "login --username AWS --password-stdin 000000000000.dkr.ecr.eu-west-1.amazonaws.com"
+    assert password == "the password"
+    assert re.fullmatch(r"push --quiet \S+/gatecast:worker-[0-9a-f]{16}-arm64", pushed)
+    push(docker)
+    assert len(docker.read_text().splitlines()) == 4
+
+
+def test_an_image_that_cannot_be_built_is_explained(docker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAIL", "1")
+    with pytest.raises(DeployError, match="set Architecture to this machine's"):
+        push(docker)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(DeployError, match=r"no docker on this machine(?s:.*)docker build --target worker"):
+        push(docker)
+
+
+# What it says
+
+
+def test_a_parameter_without_a_value_is_named() -> None:
+    class CloudFormation:
+        def get_template_summary(self, **_: str) -> dict[str, Any]:
+            return {"Parameters": [{"ParameterKey": "Name", "DefaultValue": "x"}, {"ParameterKey": "TableArn"}]}
+
+    with pytest.raises(DeployError, match="worker: the parameter TableArn is missing"):
+        Stacks(CloudFormation(), "x", say=lambda _: None).deploy("worker", {})
+
+
+@pytest.mark.parametrize(
+    ("parameters", "complaint"),
+    [
+        ('Region = "eu-west-1"', "No AWS credentials: sign in"),
+        ("", "No Region: set Region"),
+        (None, "There is no"),
+    ],
+)
+def test_whoever_cannot_deploy_is_told_why(
+    parameters: str | None,
+    complaint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, "/nowhere")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_DEFAULT_REGION", "AWS_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    path = tmp_path / "parameters.toml"
+    if parameters is not None:
+        path.write_text(parameters)
+    assert script.main(["deploy", str(path)]) == 1
+    assert complaint in capsys.readouterr().err
+
+
+def test_nothing_is_destroyed_before_its_name_is_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = SimpleNamespace(client=lambda _name: None, region_name="eu-west-1")
+    monkeypatch.setattr("builtins.input", lambda _prompt: "gatecasts")
+    with pytest.raises(DeployError, match="Nothing was removed"):
+        script.destroy(session, {"Name": "gatecast"}, confirmed=False)

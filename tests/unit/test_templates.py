@@ -1,0 +1,323 @@
+"""The CloudFormation templates fit each other, the code and docker-compose.yml."""
+
+import ast
+import importlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy.ecs import artifacts
+from deploy.ecs.__main__ import ORDER
+from local.gatecast_routes import ROUTES
+from local.resources import MAX_RECEIVE_COUNT
+from routes.environment import OPEN_ACCESS
+from tests.compose import services
+from tests.templates import FOLDER, NAMES, Template
+from worker.health import Health
+from worker.metrics import _GAUGES, Metrics
+from worker.settings import Settings
+
+CHECKOUT = Path(__file__).parents[2]
+FROM_THE_SCRIPT = {"CodeKey", "Image"}
+"""Parameters that are neither a person's nor a stack's: what is built."""
+COLLECTING = {"CollectorConfigArn": "arn:aws:ssm:us-east-1:000000000000:parameter/gatecast/collector"}
+OPEN = {"Authorizer": OPEN_ACCESS}
+WITH_TOKENS = {"TokenIssuer": "https://issuer.example/", "TokenAudience": "gatecast", "TokenSecretArn": "arn:secret"}
+
+
+def worker_container(**parameters: str) -> dict[str, Any]:
+    containers = Template("worker", parameters).properties("Task")["ContainerDefinitions"]
+    return next(each for each in containers if each["Name"] == "worker")
+
+
+def variables(container: Mapping[str, Any]) -> dict[str, str]:
+    return {each["Name"]: str(each["Value"]) for each in container["Environment"]}
+
+
+def statements(template: Template) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Of all identity policies: whose, and what."""
+    for name, resource in template.resources.items():
+        properties = resource.get("Properties", {})
+        documents = [policy["PolicyDocument"] for policy in properties.get("Policies", [])]
+        if resource["Type"] in {"AWS::IAM::Policy", "AWS::IAM::ManagedPolicy"}:
+            documents.append(properties["PolicyDocument"])
+        for document in documents:
+            yield from ((name, statement) for statement in document["Statement"])
+
+
+def as_list(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+# The templates and each other
+
+
+def test_whatever_a_stack_needs_comes_from_one_before_it_or_has_a_default() -> None:
+    assert set(ORDER) == set(NAMES)
+    known = set(FROM_THE_SCRIPT)
+    for name in ORDER:
+        template = Template(name)
+        needed = {key for key, each in template.parameters.items() if "Default" not in each}
+        assert needed <= known, f"{name} needs {needed - known}"
+        known |= template.outputs.keys()
+
+
+def test_a_parameter_of_several_templates_is_the_same_everywhere() -> None:
+    seen: dict[str, dict[str, Any]] = {}
+    for name in NAMES:
+        for key, each in Template(name).parameters.items():
+            facts = {fact: each.get(fact) for fact in ("Default", "AllowedValues")}
+            assert seen.setdefault(key, facts) == facts, f"{key} of {name}"
+
+
+def test_one_stack_names_what_another_one_made() -> None:
+    observe, worker, api = Template("observe", COLLECTING), Template("worker", COLLECTING), Template("api", WITH_TOKENS)
+    (few_tasks,) = (
+        each for each in observe.of_type("AWS::CloudWatch::Alarm").values() if each.get("Namespace") == "AWS/ECS"
+    )
+    names = {each["Name"]: each["Value"] for each in few_tasks["Dimensions"]}
+    assert names["ServiceName"] == worker.properties("Service")["ServiceName"]
+    assert names["ClusterName"] == worker.properties("OwnedCluster")["ClusterName"]
+    group = observe.properties("MetricsLogs")["LogGroupName"]
+    assert worker.properties("CollectorPolicy")["PolicyDocument"]["Statement"][0]["Resource"].endswith(
+        f":log-group:{group}:*"
+    )
+    functions = {each["FunctionName"] for each in api.of_type("AWS::Lambda::Function").values()}
+    watched = observe.properties("FunctionErrors")["Metrics"][1:]
+    assert {each["MetricStat"]["Metric"]["Dimensions"][0]["Value"] for each in watched} == functions
+
+
+# The templates and the code
+
+
+REQUIRED_BY_THE_WORKER = {"GATECAST_QUEUE_URL", "GATECAST_TABLE", "GATECAST_CONNECTIONS_ENDPOINT"}
+
+
+def test_the_worker_starts_with_what_its_task_says() -> None:
+    given = {
+        "QueueUrl": "https://sqs.us-east-1.amazonaws.com/000000000000/gatecast-broadcasts",
+        "DeadLetterQueueUrl": "https://sqs.us-east-1.amazonaws.com/000000000000/gatecast-dead-letters",
+        "TableName": "gatecast",
+        "ConnectionsEndpoint": "https://abc.execute-api.us-east-1.amazonaws.com/live",
+    }
+    container = worker_container(**given)
+    settings = Settings.from_environ(variables(container))
+    assert settings.queue_url == given["QueueUrl"]
+    assert settings.dead_letter_queue_url == given["DeadLetterQueueUrl"]
+    assert settings.table == given["TableName"]
+    assert settings.connections_endpoint == given["ConnectionsEndpoint"]
+    defaults = Settings.from_environ(
+        {name: value for name, value in variables(container).items() if name in REQUIRED_BY_THE_WORKER}
+    )
+    differ = {name for name in Settings.__slots__ if getattr(settings, name) != getattr(defaults, name)}
+    assert differ == {"dead_letter_queue_url", "drain_seconds"}
+    assert settings.drain_seconds + 5 <= container["StopTimeout"] <= 120
+
+
+@pytest.mark.parametrize("where", ["ECS", "Compose"])
+def test_the_worker_has_no_variable_that_it_does_not_know(where: str) -> None:
+    environment = variables(worker_container()) if where == "ECS" else services()["worker"].environment
+    known = {f"GATECAST_{name.upper()}" for name in Settings.__slots__}
+    given = {name for name in environment if name.startswith("GATECAST_")}
+    assert given <= known
+    assert given >= REQUIRED_BY_THE_WORKER
+    if where == "ECS":
+        assert given == known, "what an operator may want to set is in the template"
+    assert {name for name in environment if not name.startswith(("GATECAST_", "AWS_"))} <= set(
+        services()["worker"].image.environment
+    )
+
+
+def test_the_functions_have_the_variables_that_their_code_reads() -> None:
+    read: dict[str, set[str]] = {}
+    for path in (CHECKOUT / "routes").glob("*.py"):
+        constants = (node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
+        names = {each for each in constants if isinstance(each, str) and re.fullmatch(r"GATECAST_[A-Z_]+", each)}
+        read.setdefault("authorizer" if path.name == "authorizer.py" else "handlers", set()).update(names)
+    given: dict[str, set[str]] = {"authorizer": set(), "handlers": set()}
+    for secret in ({}, {"TokenSecretArn": "", "TokenJwksUrl": "https://issuer.example/jwks"}):
+        functions = Template("api", {**WITH_TOKENS, **secret}).of_type("AWS::Lambda::Function").values()
+        for function in functions:
+            module = function["Handler"].split(".")[1]
+            given[module] |= function.get("Environment", {}).get("Variables", {}).keys()
+    assert given == read
+
+
+def test_each_route_has_a_function_that_is_there_and_answers_where_it_should() -> None:
+    api = Template("api", WITH_TOKENS)
+    functions, integrations = api.of_type("AWS::Lambda::Function"), api.of_type("AWS::ApiGatewayV2::Integration")
+    answered = {each["RouteId"] for each in api.of_type("AWS::ApiGatewayV2::RouteResponse").values()}
+    routes = api.of_type("AWS::ApiGatewayV2::Route")
+    assert {route["RouteKey"] for route in routes.values()} == set(ROUTES)
+    for name, route in routes.items():
+        integration = integrations[re.sub(r"integrations/\$\{(.*)\}", r"\1", route["Target"])]
+        (function,) = re.findall(r"functions/\$\{(\w+)\.Arn\}/invocations", integration["IntegrationUri"])
+        module, _, handler = functions[function]["Handler"].rpartition(".")
+        ours = ROUTES[route["RouteKey"]]
+        assert getattr(importlib.import_module(module), handler) is ours.handler
+        assert (f"${{{name}}}" in answered) == (route.get("RouteResponseSelectionExpression") == "$default")
+        assert (f"${{{name}}}" in answered) == ours.response
+    allowed = {each["SourceArn"].rpartition("/")[2] for each in api.of_type("AWS::Lambda::Permission").values()}
+    assert allowed == {*ROUTES, "${TokenAuthorizer}"}
+    for function in functions.values():
+        assert function["Runtime"] == f"python{artifacts.PYTHON}"
+    authorizer = importlib.import_module("routes.authorizer")
+    assert functions["Authorize"]["Handler"] == f"{authorizer.__name__}.handler"
+    assert callable(authorizer.handler)
+
+
+def test_nobody_connects_without_a_token_unless_it_is_said_in_words() -> None:
+    template = Template("api", WITH_TOKENS)
+    assert template.properties("ConnectRoute")["AuthorizationType"] == "CUSTOM"
+    assert template.properties("ConnectRoute")["AuthorizerId"] == "${TokenAuthorizer}"
+    assert template.properties("TokenAuthorizer")["IdentitySource"] == []
+    assert "      IdentitySource: []\n" in template.text
+    assert template.parameters["Authorizer"]["AllowedValues"] == ["required", OPEN_ACCESS]
+    assert template.parameters["Authorizer"]["Default"] == "required"
+    opened = Template("api", OPEN)
+    assert opened.properties("ConnectRoute")["AuthorizationType"] == "NONE"
+    assert "TokenAuthorizer" not in opened.resources
+    assert opened.properties("Connect")["Environment"]["Variables"]["GATECAST_AUTHORIZER"] == OPEN_ACCESS
+
+
+@pytest.mark.parametrize("queue", ["standard", "fifo"])
+def test_the_data_is_what_the_contract_says(queue: str) -> None:
+    data = Template("data", {"Queue": queue})
+    table = data.properties("Table")
+    assert [(key["AttributeName"], key["KeyType"]) for key in table["KeySchema"]] == [("pk", "HASH"), ("sk", "RANGE")]
+    assert table["TimeToLiveSpecification"] == {"AttributeName": "expires_at", "Enabled": True}
+    assert table["BillingMode"] == "PAY_PER_REQUEST"
+    broadcasts, dead_letters = data.properties("Broadcasts"), data.properties("DeadLetters")
+    assert broadcasts["RedrivePolicy"] == {
+        "deadLetterTargetArn": "${DeadLetters.Arn}",
+        "maxReceiveCount": MAX_RECEIVE_COUNT,
+    }
+    for each in (broadcasts, dead_letters):
+        assert each["MessageRetentionPeriod"] == 14 * 24 * 3600
+        assert each["SqsManagedSseEnabled"] is True
+        assert each["QueueName"].endswith(".fifo") == (queue == "fifo") == ("FifoQueue" in each)
+        assert each.get("DeduplicationScope") == ("messageGroup" if queue == "fifo" else None)
+
+
+def test_the_worker_is_confined() -> None:
+    worker = Template("worker", COLLECTING)
+    container = worker_container()
+    assert container["ReadonlyRootFilesystem"] is True
+    assert container["User"] == services()["worker"].image.user
+    assert container["HealthCheck"]["Command"][0] == "CMD"
+    compile(container["HealthCheck"]["Command"][-1], "health check", "exec")
+    assert "SecurityGroupIngress" not in worker.properties("NothingIn")
+    assert worker.properties("Service")["DeploymentConfiguration"]["DeploymentCircuitBreaker"] == {
+        "Enable": True,
+        "Rollback": True,
+    }
+
+
+# What roles may do; tests/integration/test_least_privilege.py holds it against what the code does
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_action_has_a_reason_and_every_resource_a_name(name: str) -> None:
+    template = Template(name, {**WITH_TOKENS, **COLLECTING, "PrometheusWorkspaceArn": "arn:workspace"})
+    for _, statement in statements(template):
+        assert not [action for action in as_list(statement["Action"]) if "*" in action]
+        if "*" in as_list(statement["Resource"]):
+            assert statement["Action"] == "ecr:GetAuthorizationToken"
+    assert not re.findall(r"^ +- [a-z-]+:[A-Z][A-Za-z]+$", template.text, re.MULTILINE), "an action without its reason"
+
+
+def test_every_check_that_is_skipped_has_its_reason() -> None:
+    skips = re.findall(r"^ +- (CKV\w+)(.*)$", (FOLDER / ".checkov.yaml").read_text(), re.MULTILINE)
+    assert skips
+    assert all(re.match(r" # \w+", reason) for _, reason in skips)
+
+
+# Metrics and the dashboard
+
+
+def exported() -> set[str]:
+    metrics = Metrics(Health())
+    metrics.follow(**dict.fromkeys(_GAUGES, lambda: 1.0))
+    return set(re.findall(r"^# TYPE (gatecast_\w+) ", metrics.exposition().decode(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("where", ["cloudwatch", "cloudwatch and prometheus"])
+def test_the_collector_takes_what_the_worker_exports_and_all_that_is_looked_at(where: str) -> None:
+    observe = Template("observe", {"Metrics": where, "Name": "mine"})
+    text = observe.properties("CollectorConfig")["Value"]
+    assert len(text.encode()) <= 4096, "the most that a parameter of the standard tier takes"
+    config = yaml.safe_load(text)
+    pipelines = config["service"]["pipelines"].values()
+    for kind in ("receivers", "processors", "exporters"):
+        assert {name for pipeline in pipelines for name in pipeline[kind]} <= config[kind].keys()
+    assert (len(pipelines), len(config["exporters"])) == ((1, 1) if where == "cloudwatch" else (2, 2))
+    assert config["service"]["extensions"] == [] or config["service"]["extensions"] == ["sigv4auth"]
+
+    (job,) = config["receivers"]["prometheus/chosen"]["config"]["scrape_configs"]
+    container = variables(worker_container())
+    assert job["static_configs"][0]["targets"] == [
+        f"{container['GATECAST_HTTP_HOST']}:{container['GATECAST_HTTP_PORT']}"
+    ]
+    kept = re.compile(job["metric_relabel_configs"][0]["regex"])
+    chosen = {name for name in exported() if kept.fullmatch(name)}
+    assert len(chosen) == kept.pattern.count("|") + 1, "every name is one that the worker exports"
+    dimensions = dict(declared(config, chosen))
+    assert dimensions.keys() == chosen, "every metric that is taken becomes one of CloudWatch's"
+    for name, given in looked_at(observe):
+        assert tuple(given) == dimensions[name]
+
+
+def declared(config: Mapping[str, Any], names: set[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for declaration in config["exporters"]["awsemf"]["metric_declarations"]:
+        for name in names:
+            if any(re.search(selector, name) for selector in declaration["metric_name_selectors"]):
+                yield name, tuple(declaration["dimensions"][0])
+
+
+def looked_at(observe: Template) -> Iterator[tuple[str, list[str]]]:
+    """What alarms, the dashboard and scaling look at of the worker's own metrics: names and dimensions."""
+    worker = Template("worker", {**COLLECTING, "Name": "mine"})
+    for alarm in observe.of_type("AWS::CloudWatch::Alarm").values():
+        if alarm.get("Namespace") == "Gatecast":
+            yield alarm["MetricName"], [each["Name"] for each in alarm["Dimensions"]]
+    for widget in json.loads(observe.properties("Dashboard")["DashboardBody"])["widgets"]:
+        for namespace, name, *rest in widget["properties"]["metrics"]:
+            if namespace == "Gatecast":
+                yield name, [each for each in rest if isinstance(each, str)][::2]
+    policy = worker.properties("ByAge")["TargetTrackingScalingPolicyConfiguration"]
+    for each in policy["CustomizedMetricSpecification"]["Metrics"]:
+        metric = each.get("MetricStat", {}).get("Metric", {})
+        if metric.get("Namespace") == "Gatecast":
+            assert metric["Dimensions"][0]["Value"] == "mine"
+            yield metric["MetricName"], [dimension["Name"] for dimension in metric["Dimensions"]]
+
+
+@pytest.mark.parametrize(
+    ("cuts", "waiting", "age", "expected"),
+    [
+        (0, 5, 12, 12),
+        (0, 5, 300, 60),  # at most twice the target: at most twice the tasks
+        (0, 0, 300, 0),  # nothing waits: an old one that is in hand is no reason
+        (3, 5, 300, 30),  # the account throttles: leave it as it is
+        (None, 5, 300, 30),  # nobody knows whether it does
+        (None, 0, 0, 30),
+    ],
+)
+def test_age_adds_tasks_only_where_tasks_help(cuts: int | None, waiting: int, age: int, expected: int) -> None:
+    """The expression, worked out as CloudWatch does."""
+    policy = Template("worker", COLLECTING).properties("ByAge")["TargetTrackingScalingPolicyConfiguration"]
+    (expression,) = (
+        each["Expression"] for each in policy["CustomizedMetricSpecification"]["Metrics"] if "Expression" in each
+    )
+    functions: dict[str, Any] = {
+        "IF": lambda condition, then, otherwise: then if condition else otherwise,
+        "FILL": lambda value, filler: filler if value is None else value,
+    }
+    values = {"cuts": cuts, "waiting": waiting, "age": age}
+    assert eval(" ".join(expression.split()), {"__builtins__": {}}, {**functions, **values}) == expected  # noqa: S307 - ours
+    assert int(policy["TargetValue"]) == 30
