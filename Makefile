@@ -32,6 +32,10 @@ test: .venv/.test .venv-ministack/.installed ## All tests, about three minutes
 local: .venv/.local .venv-ministack/.installed ## The embedded stack, to connect to by hand
 	@$(BIN)/python -m local
 
+.PHONY: top
+top: .venv/.local ## A live view of workers; `make top URLS="10.0.0.1:9090 10.0.0.2:9090"`
+	@$(BIN)/python -m worker.top $(URLS)
+
 .PHONY: redrive
 redrive: .venv/.local ## Send dead letters again; `DRY_RUN=1` only says which. Queues and credentials: the environment's
 	@$(BIN)/python -m worker.redrive $(if $(DRY_RUN),--dry-run)

@@ -11,7 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from worker.health import Health, Part
-from worker.ports import ServiceError
+from worker.ports import NoAnswer, ServiceError
 from worker.retry import backoff_seconds
 
 R = TypeVar("R")
@@ -30,11 +30,13 @@ DEPENDENCY_ERRORS: Final = (
 
 
 def describe(error: BaseException) -> str:
-    """The error's code or class: no message, which may hold what nobody should log."""
+    """The error's code, our own few words, or its class: no message of others, which may hold what nobody should log."""
     if isinstance(error, ClientError):
         return str(error.response.get("Error", {}).get("Code", "ClientError"))
     if isinstance(error, ServiceError):
         return error.code
+    if isinstance(error, NoAnswer):
+        return str(error)
     return type(error).__name__
 
 

@@ -80,6 +80,10 @@ class ServiceError(Exception):
         self.detail = detail
 
 
+class NoAnswer(OSError):  # noqa: N818 - it says what happened
+    """No answer came, or none that can be read; the call may have worked. The argument says why, in a few words."""
+
+
 class MessageQueue(Protocol):
     """Batches answer an error code an entry, or None where it went well."""
 

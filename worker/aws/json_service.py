@@ -18,7 +18,7 @@ from worker.http.pool import Pool
 from worker.http.resolving import keep_resolving
 from worker.http.signing import Address, Credentials, Signer
 from worker.metrics import ServiceCalls
-from worker.ports import ServiceError
+from worker.ports import NoAnswer, ServiceError
 
 _SWEEP_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 0.002
@@ -68,7 +68,7 @@ class JsonService:
         self._start()
 
     async def call(self, operation: str, body: bytes) -> bytes:
-        """The answer's body. Raises ServiceError, or OSError where no answer came; then it may have worked."""
+        """The answer's body. Raises ServiceError or NoAnswer."""
         call = _Call(operation, body, asyncio.get_running_loop().create_future())
         self._waiting.append(call)
         self._start()
@@ -143,7 +143,7 @@ class JsonService:
         del started_at, now
         self._calls.failed(self._service, exchange.operation)
         if not exchange.answer.done():
-            exchange.answer.set_exception(OSError(reason))
+            exchange.answer.set_exception(NoAnswer(reason))
 
 
 class _Error(msgspec.Struct):

@@ -27,7 +27,7 @@ try:
 except ModuleNotFoundError as missing:
     if missing.name is None or missing.name.partition(".")[0] != "rich":
         raise
-    sys.exit("python -m worker.top needs the package rich: pip install rich")
+    sys.exit("python -m worker.top needs rich (pip install rich), which the worker itself and its image do without")
 
 _WIDTH_ELSEWHERE: Final = 100
 """Where there is no terminal that has one."""

@@ -5,10 +5,9 @@ from typing import Final, NamedTuple
 
 from worker.top.samples import Reading
 
-_LITTLE_SUCCESS: Final = 0.999
+_LITTLE_SUCCESS: Final = 0.99
 _LATE_SECONDS: Final = 10.0
-"""Queue lag: the worker receives as soon as it can start something."""
-_OLD_SECONDS: Final = 60.0
+"""The objective is to complete a broadcast within these."""
 _SLOW_LOOP_SECONDS: Final = 0.1
 _BUSY_SHARE: Final = 0.9
 """Of one core, which is all that an event loop can use."""
@@ -31,10 +30,11 @@ class Figures:
 
     delivered: float | None
     gone: float | None
+    expired: float | None
     missed: float | None
-    """Expired, rejected and undelivered."""
+    """Rejected and undelivered."""
     success_share: float | None
-    """Of deliveries that ended; a gone connection is no failure and counts neither way."""
+    """Delivered, of what was delivered or missed: who is gone, or for whom it came too late, counts neither way."""
     waiting: float | None
     posts_2xx: float | None
     posts_4xx: float | None
@@ -68,16 +68,17 @@ class Figures:
 
 
 def figures(reading: Reading) -> Figures:
-    outcome = reading.rates_by("gatecast_deliveries_total", "outcome")
-    delivered = gone = missed = None
-    if outcome is not None:
-        delivered, gone = outcome.get("delivered", 0.0), outcome.get("gone", 0.0)
-        missed = sum(rate for name, rate in outcome.items() if name not in ("delivered", "gone"))
+    delivered, gone, expired, rejected, undelivered = (
+        reading.rate("gatecast_deliveries_total", outcome=outcome)
+        for outcome in ("delivered", "gone", "expired", "rejected", "undelivered")
+    )
+    missed = None if rejected is None or undelivered is None else rejected + undelivered
     posts = _by_class(reading.rates_by("gatecast_posts_total", "status"))
     versions = {series.label("version") for series in reading.gauges if series.name == "gatecast_build_info"}
     return Figures(
         delivered=delivered,
         gone=gone,
+        expired=expired,
         missed=missed,
         success_share=_share(delivered, missed),
         waiting=reading.gauge("gatecast_deliveries_waiting"),
@@ -141,8 +142,9 @@ def suspects(of: Figures) -> frozenset[str]:
         "throttled_by_account": _above(of.throttled_by_account, 0),
         "rate_limit": _above(of.rate_ceiling, of.rate_limit),
         "in_flight": of.in_flight_limit is not None and _above(of.in_flight, of.in_flight_limit - 1),
+        "completion_seconds": _above(of.completion_seconds.p99, _LATE_SECONDS),
         "queue_lag_seconds": _above(of.queue_lag_seconds.p99, _LATE_SECONDS),
-        "oldest_age_seconds": _above(of.oldest_age_seconds, _OLD_SECONDS),
+        "oldest_age_seconds": _above(of.oldest_age_seconds, _LATE_SECONDS),
         "dead_letters_queued": _above(of.dead_letters_queued, 0),
         "loop_lag_p99_seconds": _above(of.loop_lag_p99_seconds, _SLOW_LOOP_SECONDS),
         "cores": _above(of.cores, _BUSY_SHARE),

@@ -96,13 +96,13 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """`broadcasts` are the oldest first, of `in_hand` in all. `total` is None if no worker answers."""
+    """`broadcasts` are the oldest first, of `in_hand` in all. That and `total` are None if no worker says."""
 
     workers: tuple[Worker, ...]
     total: Figures | None
     suspects: frozenset[str]
     broadcasts: tuple[Progress, ...]
-    in_hand: int
+    in_hand: int | None
 
     @property
     def ready(self) -> int:
@@ -114,7 +114,7 @@ def view(before: Mapping[str, Poll], now: Mapping[str, Poll]) -> View:
     workers: list[Worker] = []
     readings: list[Reading] = []
     broadcasts: list[Progress] = []
-    in_hand = 0
+    totals: list[int] = []
     names = _short_names(now)
     for address, poll in now.items():
         name = names[address]
@@ -129,13 +129,14 @@ def view(before: Mapping[str, Poll], now: Mapping[str, Poll]) -> View:
         troubles = poll.reasons or dict.fromkeys(poll.samples.parts_in_trouble, "")
         workers.append(Worker(name, _state(reading, ready=poll.samples.ready), troubles, its, suspects(its)))
         broadcasts += _progress(name, last, poll)
-        in_hand += poll.in_hand.total if poll.in_hand else 0
+        if poll.in_hand is not None:
+            totals.append(poll.in_hand.total)
     return View(
         workers=tuple(workers),
         total=figures(together(readings)) if readings else None,
         suspects=frozenset[str]().union(*(worker.suspects for worker in workers)),
         broadcasts=_oldest_first(broadcasts),
-        in_hand=in_hand,
+        in_hand=sum(totals) if totals else None,
     )
 
 

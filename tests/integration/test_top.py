@@ -1,0 +1,253 @@
+"""`python -m worker.top` as people start it, against servers that answer as workers do."""
+
+import asyncio
+import os
+import pty
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from worker.top.fetch import address, poll_all, session
+from worker.top.view import Scrape, Unreachable
+
+CHECKOUT = Path(__file__).parents[2]
+BROADCAST = {
+    "id": "news-1", "part": "", "target": "room", "age_seconds": 3.5, "running_seconds": 2.0, "delivered": 700,
+    "gone": 10, "expired": 0, "rejected": 0, "undelivered": 0, "in_flight": 20, "waiting": 5, "read_ahead": 250,
+    "all_read": False,
+}  # fmt: skip
+
+
+class FakeWorker:
+    """Delivers 1,000 between any two polls. `troubles` make it not ready."""
+
+    def __init__(self, troubles: dict[str, str] | None = None) -> None:
+        self.troubles = troubles or {}
+        self.delivered = 0
+        self.url = ""
+        self.polled = asyncio.Event()
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        self.delivered += 1_000
+        if self.delivered > 2_000:
+            self.polled.set()
+        lines = [
+            "# TYPE gatecast_build_info gauge",
+            'gatecast_build_info{version="1.2.3"} 1.0',
+            "# TYPE gatecast_ready gauge",
+            f"gatecast_ready {float(not self.troubles)}",
+            "# TYPE gatecast_trouble gauge",
+            *(f'gatecast_trouble{{part="{part}"}} {float(part in self.troubles)}' for part in ("queue", "table")),
+            "# TYPE gatecast_deliveries_total counter",
+            f'gatecast_deliveries_total{{outcome="delivered"}} {self.delivered}',
+        ]
+        return web.Response(text="\n".join(lines) + "\n")
+
+    async def broadcasts(self, _: web.Request) -> web.Response:
+        return web.json_response({"broadcasts": [BROADCAST], "total": 7})
+
+    async def readyz(self, _: web.Request) -> web.Response:
+        return web.json_response(self.troubles, status=503)
+
+
+@asynccontextmanager
+async def serving(worker: FakeWorker, *paths: str) -> AsyncIterator[FakeWorker]:
+    """On a free port. The other paths are 404."""
+    app = web.Application()
+    for path in paths or ("metrics", "broadcasts", "readyz"):
+        app.router.add_get(f"/{path}", getattr(worker, path))
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0][:2]
+    worker.url = f"{host}:{port}"
+    try:
+        yield worker
+    finally:
+        await runner.cleanup()
+
+
+async def start(*arguments: str, out: int = asyncio.subprocess.PIPE) -> asyncio.subprocess.Process:
+    environment = {"PATH": os.environ["PATH"], "TERM": "xterm"}
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "worker.top", *arguments, cwd=CHECKOUT, env=environment,
+        stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+
+
+async def run(*arguments: str) -> tuple[int | None, str, str]:
+    process = await start(*arguments)
+    out, errors = await process.communicate()
+    return process.returncode, out.decode(), errors.decode()
+
+
+async def test_a_snapshot_has_rates(tmp_path: Path) -> None:
+    picture = tmp_path / "top.svg"
+    async with serving(FakeWorker()) as worker:
+        code, printed, errors = await run(worker.url, "--interval", "0.2", "--svg", str(picture))
+    assert (code, errors) == (0, "")
+    assert worker.delivered == 2_000
+    assert printed.startswith(f" READY   {worker.url}")
+    (delivered,) = (line.split()[2] for line in printed.splitlines() if "delivered /s" in line)
+    assert int(delivered.replace(",", "")) > 0
+    assert "news-1" in printed
+    assert "Oldest of 7 in hand" in printed
+    assert "news-1" in picture.read_text()
+
+
+async def test_workers_that_are_not_ready_or_not_there() -> None:
+    troubled = FakeWorker({"queue": "AccessDenied"})
+    async with serving(troubled), serving(FakeWorker()) as good:
+        code, printed, errors = await run(
+            "--once", "--interval", "0.1", f"http://{troubled.url}/metrics", good.url, "127.0.0.1:1"
+        )
+    assert (code, errors) == (1, "")
+    assert printed.startswith(" 1 OF 3 READY   3 workers")
+    assert f":{troubled.url.rpartition(':')[2]}  NOT READY    queue: AccessDenied" in printed
+    assert re.search(r"^:1 +UNREACHABLE  Connection refused", printed, re.MULTILINE)
+
+
+async def test_ctrl_c_ends_a_pipe_quietly() -> None:
+    async with serving(FakeWorker()) as worker:
+        process = await start(worker.url, "--interval", "0.1")
+        await worker.polled.wait()
+        process.send_signal(signal.SIGINT)
+        out, errors = await process.communicate()
+    assert (process.returncode, errors) == (0, b"")
+    assert out.count(b" READY ") >= 2
+    assert b"\x1b" not in out
+
+
+async def test_ctrl_c_leaves_the_last_view_on_a_terminal() -> None:
+    outer, inner = pty.openpty()
+    async with serving(FakeWorker()) as worker:
+        process = await start(worker.url, "--interval", "0.1", out=inner)
+        os.close(inner)
+        reading = asyncio.create_task(asyncio.to_thread(_read_all, outer))
+        await worker.polled.wait()
+        process.send_signal(signal.SIGINT)
+        _, errors = await process.communicate()
+        out = await reading
+    os.close(outer)
+    assert (process.returncode, errors) == (0, b"")
+    during, _, after = out.rpartition(b"\x1b[?1049l")
+    assert b"\x1b[?1049h" in during
+    assert b"READY" in during
+    assert b"READY" in after
+
+
+def _read_all(terminal: int) -> bytes:
+    read = b""
+    while True:
+        try:
+            piece = os.read(terminal, 65_536)
+        except OSError:  # its other end is closed
+            return read
+        if not piece:
+            return read
+        read += piece
+
+
+@pytest.mark.parametrize(
+    "arguments", [["ftp://a"], ["a:port"], ["http://a/livez"], ["--interval", "0"], ["--interval", "nan"]]
+)
+async def test_wrong_arguments(arguments: list[str]) -> None:
+    code, printed, errors = await run(*arguments)
+    assert (code, printed) == (2, "")
+    assert "invalid" in errors
+
+
+async def test_a_picture_that_cannot_be_saved(tmp_path: Path) -> None:
+    code, _, errors = await run("127.0.0.1:1", "--interval", "0.1", "--svg", str(tmp_path))
+    assert code == 1
+    assert str(tmp_path) in errors
+    assert "Traceback" not in errors
+
+
+async def test_it_says_what_to_install() -> None:
+    """Where rich is missing, as in the worker's image."""
+    code = "import runpy, sys; sys.modules['rich'] = None; runpy.run_module('worker.top', run_name='__main__')"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, cwd=CHECKOUT, stderr=asyncio.subprocess.PIPE
+    )
+    _, errors = await process.communicate()
+    assert process.returncode == 1
+    assert errors.startswith(b"python -m worker.top needs rich (pip install rich)")
+    assert errors.count(b"\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:9090"),
+        ("worker-1:80", "http://worker-1:80"),
+        ("http://worker-1:80/", "http://worker-1:80"),
+        ("https://worker-1/metrics", "https://worker-1:9090"),
+        ("[::1]:8080", "http://[::1]:8080"),
+    ],
+)
+def test_addresses(given: str, expected: str) -> None:
+    assert address(given) == expected
+
+
+async def _polled(url: str) -> Scrape | Unreachable:
+    async with session() as asking:
+        polls = await poll_all(asking, [address(url)])
+    return polls[url]
+
+
+async def test_other_servers_are_no_workers() -> None:
+    async with serving(FakeWorker(), "broadcasts") as other:
+        assert await _polled(other.url) == Unreachable("/metrics answers 404")
+
+    async def hello(_: web.Request) -> web.Response:
+        return web.Response(text="hello")
+
+    strange = FakeWorker()
+    strange.metrics = hello  # type: ignore[method-assign] # it shall serve something else
+    async with serving(strange):
+        assert await _polled(strange.url) == Unreachable("what it serves are no metrics")
+
+
+async def test_an_older_worker_without_broadcasts_has_its_figures() -> None:
+    async with serving(FakeWorker({"queue": "AccessDenied"}), "metrics") as worker:
+        poll = await _polled(worker.url)
+    assert isinstance(poll, Scrape)
+    assert (poll.in_hand, poll.reasons) == (None, {})
+    assert poll.samples.parts_in_trouble == ["queue"]
+
+
+async def test_one_that_hangs_is_given_up_and_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = asyncio.Event()
+
+    async def hang(_: web.Request) -> web.Response:
+        await released.wait()
+        raise web.HTTPGone
+
+    hanging = FakeWorker()
+    hanging.metrics = hang  # type: ignore[method-assign] # it shall not answer
+    monkeypatch.setattr("worker.top.fetch.TIMEOUT_SECONDS", 0.2)
+    async with serving(hanging), serving(FakeWorker()) as good, session() as asking:
+        polls = await poll_all(asking, [address(hanging.url), address(good.url)])
+        released.set()
+    assert polls[hanging.url] == Unreachable("no answer within 0.2 s")
+    assert isinstance(polls[good.url], Scrape)
+
+
+async def test_an_answer_that_is_cut_off_is_no_answer() -> None:
+    async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n# TYPE")
+        writer.close()
+
+    server = await asyncio.start_server(cut, "127.0.0.1", 0)
+    async with server:
+        host, port = server.sockets[0].getsockname()
+        poll = await _polled(f"{host}:{port}")
+    assert isinstance(poll, Unreachable)
