@@ -1,4 +1,5 @@
 """The embedded stack: an emulator of an API Gateway WebSocket API, SQS and DynamoDB by ministack, workers, the demo.
 
-Everything here listens on loopback addresses only and ends with the process that started it.
+Everything here listens on loopback addresses only, unless it is told otherwise (in a container), and ends with the
+process that started it.
 """

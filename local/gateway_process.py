@@ -2,7 +2,8 @@
 
 `python -m local.gateway_process --port 8080` serves until SIGTERM or Ctrl-C. The routes find the table and the queue by
 their usual variables; `@connections` calls must be signed with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY (and
-AWS_SESSION_TOKEN) for AWS_REGION. `GatewayProcess` starts one and speaks to its control interface.
+AWS_SESSION_TOKEN) for AWS_REGION. `GatewayProcess` starts one; `GatewayControl` speaks to the control interface of one
+that runs.
 """
 
 import argparse
@@ -32,32 +33,13 @@ STAGE: Final = "local"
 _READY_SECONDS: Final = 30.0
 
 
-class GatewayProcess:
-    """A gateway in another process. Its methods block for the length of one HTTP request."""
+class GatewayControl:
+    """A gateway that runs elsewhere, at `endpoint`. Its methods block for the length of one HTTP request."""
 
-    def __init__(self, process: Process, port: int) -> None:
-        self.process = process
-        self.url = f"ws://{LOOPBACK}:{port}/{STAGE}"
-        self.endpoint = f"http://{LOOPBACK}:{port}/{STAGE}"
-        self._control = f"http://{LOOPBACK}:{port}{PREFIX}"
-
-    @classmethod
-    def start(cls, environment: Mapping[str, str], *, log: Path, limits: Limits | None = None) -> Self:
-        """Returns when it answers. `environment` is the routes'. Raises ProcessFailed."""
-        port = free_port()
-        command = [sys.executable, "-m", "local.gateway_process", "--port", str(port)]
-        if limits:
-            command += ["--limits", msgspec.json.encode(limits).decode()]
-        process = Process.start(
-            command, environment={**without_aws(os.environ), **environment}, log=log, directory=ROOT
-        )
-        gateway = cls(process, port)
-        try:
-            process.wait_until_answering(f"{gateway._control}counters", timeout_seconds=_READY_SECONDS)
-        except BaseException:
-            process.stop()
-            raise
-        return gateway
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self.url = f"ws{endpoint.removeprefix('http')}"
+        self._control = f"{endpoint.rpartition('/')[0]}{PREFIX}"
 
     def counters(self) -> dict[str, Any]:
         """The Counters as JSON has them: keys are strings."""
@@ -79,9 +61,35 @@ class GatewayProcess:
 
     def _call(self, method: str, name: str, body: Any = None) -> Any:
         data = None if body is None else msgspec.json.encode(body)
-        request = urllib.request.Request(f"{self._control}{name}", data, method=method)  # noqa: S310 - http, loopback
+        request = urllib.request.Request(f"{self._control}{name}", data, method=method)  # noqa: S310 - http only
         with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
             return json.loads(answer.read() or "null")
+
+
+class GatewayProcess(GatewayControl):
+    """A gateway in a child process. A context manager that stops it."""
+
+    def __init__(self, process: Process, port: int) -> None:
+        super().__init__(f"http://{LOOPBACK}:{port}/{STAGE}")
+        self.process = process
+
+    @classmethod
+    def start(cls, environment: Mapping[str, str], *, log: Path, limits: Limits | None = None) -> Self:
+        """Returns when it answers. `environment` is the routes'. Raises ProcessFailed."""
+        port = free_port()
+        command = [sys.executable, "-m", "local.gateway_process", "--port", str(port)]
+        if limits:
+            command += ["--limits", msgspec.json.encode(limits).decode()]
+        process = Process.start(
+            command, environment={**without_aws(os.environ), **environment}, log=log, directory=ROOT
+        )
+        gateway = cls(process, port)
+        try:
+            process.wait_until_answering(f"{gateway._control}counters", timeout_seconds=_READY_SECONDS)
+        except BaseException:
+            process.stop()
+            raise
+        return gateway
 
     def __enter__(self) -> Self:
         return self
@@ -92,14 +100,17 @@ class GatewayProcess:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m local.gateway_process", description=__doc__)
+    parser.add_argument(
+        "--host", default=LOOPBACK, help="the address to listen on; in a container 0.0.0.0 (default %(default)s)"
+    )
     parser.add_argument("--port", type=int, default=0, help="default: a free one")
     parser.add_argument("--limits", default="{}", help="the Limits that differ from their defaults, as JSON")
     options = parser.parse_args()
     allow_many_files()
-    uvloop.run(_serve(options.port, msgspec.json.decode(options.limits, type=Limits)))
+    uvloop.run(_serve(options.host, options.port, msgspec.json.decode(options.limits, type=Limits)))
 
 
-async def _serve(port: int, limits: Limits) -> None:
+async def _serve(host: str, port: int, limits: Limits) -> None:
     from local.gatecast_routes import ROUTES  # noqa: PLC0415 - `GatewayProcess` itself needs no routes
 
     stopped = asyncio.Event()
@@ -111,7 +122,8 @@ async def _serve(port: int, limits: Limits) -> None:
         os.environ.get("AWS_SESSION_TOKEN"),
     )
     region = os.environ.get("AWS_REGION", REGION)
-    async with Gateway(ROUTES, stage=STAGE, port=port, region=region, credentials=[trusted], limits=limits) as gateway:
+    gateway = Gateway(ROUTES, stage=STAGE, host=host, port=port, region=region, credentials=[trusted], limits=limits)
+    async with gateway:
         sys.stdout.write(f"{gateway.url}\n")
         sys.stdout.flush()
         await stopped.wait()

@@ -1,7 +1,19 @@
-"""The table and the queues, as a deployment has them. Creating what is there already changes nothing."""
+"""The table and the queues, as a deployment has them. Creating what is there already changes nothing.
 
+`python -m local.resources http://127.0.0.1:4566` creates what GATECAST_TABLE and GATECAST_QUEUE_URL name in the
+stand-in at that address.
+"""
+
+import argparse
 import json
+import os
+import sys
+from contextlib import closing, suppress
 from typing import Any, Final, NamedTuple
+
+import boto3
+
+from local.sdk import REGION
 
 MAX_RECEIVE_COUNT: Final = 1_000
 """The queue's own redrive is a last resort: every release and every deployment is a receive."""
@@ -17,19 +29,19 @@ class Queues(NamedTuple):
 
 def create_table(dynamodb: Any, name: str) -> str:
     """Creates the table through a boto3 DynamoDB client, waits until it can be used and returns its name."""
-    try:
+    with suppress(dynamodb.exceptions.ResourceInUseException):
         dynamodb.create_table(
             TableName=name,
             AttributeDefinitions=[{"AttributeName": key, "AttributeType": "S"} for key in ("pk", "sk")],
             KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
             BillingMode="PAY_PER_REQUEST",
         )
-    except dynamodb.exceptions.ResourceInUseException:
-        return name
     dynamodb.get_waiter("table_exists").wait(TableName=name, WaiterConfig={"Delay": 1})
-    dynamodb.update_time_to_live(
-        TableName=name, TimeToLiveSpecification={"Enabled": True, "AttributeName": "expires_at"}
-    )
+    expiry = dynamodb.describe_time_to_live(TableName=name)["TimeToLiveDescription"]["TimeToLiveStatus"]
+    if expiry not in {"ENABLED", "ENABLING"}:  # enabling it twice is an error
+        dynamodb.update_time_to_live(
+            TableName=name, TimeToLiveSpecification={"Enabled": True, "AttributeName": "expires_at"}
+        )
     return name
 
 
@@ -46,3 +58,25 @@ def create_queues(sqs: Any, name: str, *, fifo: bool = False) -> Queues:
     attributes = {**common, "VisibilityTimeout": "30", "RedrivePolicy": json.dumps(redrive)}
     url = sqs.create_queue(QueueName=f"{name}{suffix}", Attributes=attributes)["QueueUrl"]
     return Queues(url, dead_letter_url)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m local.resources", description=__doc__)
+    parser.add_argument("endpoint", help="where the stand-in of SQS and DynamoDB is; there is no default")
+    endpoint = parser.parse_args().endpoint
+    table, queue_url = os.environ.get("GATECAST_TABLE"), os.environ.get("GATECAST_QUEUE_URL")
+    if not table or not queue_url:
+        parser.error("GATECAST_TABLE and GATECAST_QUEUE_URL name what to create")
+    queue = queue_url.rpartition("/")[2]
+    session = boto3.session.Session(region_name=os.environ.get("AWS_REGION", REGION))
+    with (
+        closing(session.client("dynamodb", endpoint_url=endpoint)) as dynamodb,
+        closing(session.client("sqs", endpoint_url=endpoint)) as sqs,
+    ):
+        create_table(dynamodb, table)
+        queues = create_queues(sqs, queue.removesuffix(".fifo"), fifo=queue.endswith(".fifo"))
+    sys.stdout.write(f"table {table}\nqueue {queues.url}\ndead-letter queue {queues.dead_letter_url}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -38,6 +38,7 @@ from worker.ports import (
     MessageQueue,
     NotClaimed,
     ProgressStore,
+    ServiceError,
 )
 from worker.reaper import Reaper
 from worker.room_settings import RoomSettingsCache
@@ -225,7 +226,7 @@ class Broadcaster:
             codes = await self._queue.send(entries)
             entries = [entry for entry, code in zip(entries, codes, strict=True) if code is not None]
             if entries:
-                raise OSError(next(code for code in codes if code is not None))
+                raise ServiceError(next(code for code in codes if code is not None))
 
         await persevere("send", self._health, send)
 

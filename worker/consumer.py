@@ -27,7 +27,7 @@ from worker.lease import Lease, LeaseKeeper, LeaseState, is_too_late
 from worker.log import broadcast_id
 from worker.metrics import Metrics
 from worker.perseverance import DEPENDENCY_ERRORS, describe, persevere
-from worker.ports import MAX_BATCH, MessageQueue
+from worker.ports import MAX_BATCH, MessageQueue, ServiceError
 from worker.retry import backoff_seconds
 from worker.slots import Slots
 
@@ -234,7 +234,7 @@ class Consumer:
                 log.warning("acknowledge.too_late", message_id=lease.message.id, code=code)
                 lease.become(LeaseState.LOST)
                 return False
-            raise OSError(code)
+            raise ServiceError(code)
 
         return await persevere("acknowledge", self._health, delete)
 

@@ -20,7 +20,7 @@ from worker.delivery.outcome import Outcome
 from worker.fanout import REJECTED_PREFIX, UNDELIVERED_PREFIX
 from worker.health import Health
 from worker.perseverance import DEPENDENCY_ERRORS, describe, persevere
-from worker.ports import Message, MessageQueue
+from worker.ports import Message, MessageQueue, ServiceError
 
 log = structlog.get_logger()
 
@@ -84,7 +84,7 @@ class DeadLetters:
                     raise Refused(describe(error)) from None
                 raise
             if code is not None:
-                raise Refused(code) if is_refusal(code) else OSError(code)
+                raise Refused(code) if is_refusal(code) else ServiceError(code)
 
         await persevere("dead letters", self._health, send)
 

@@ -30,7 +30,7 @@ DEPENDENCY_ERRORS: Final = (
 
 
 def describe(error: BaseException) -> str:
-    """The error's code, our own few words, or its class: no message of others, which may hold what nobody should log."""
+    """The error's code, our own few words, or its class; no others' messages, which may hold what nobody should log."""
     if isinstance(error, ClientError):
         return str(error.response.get("Error", {}).get("Code", "ClientError"))
     if isinstance(error, ServiceError):

@@ -1,8 +1,11 @@
 """`python -m local.demo`: exit code 0 if nothing is missing, 1 if something is or the demo failed, 2 for a bad setting.
 
 CLIENTS, ROOMS, MESSAGES change its size; KEEP=1 leaves everything running afterwards, until Ctrl-C.
+`python -m local.demo http://127.0.0.1:4510/local` starts nothing: its clients go to the gateway at that address, one
+demo at a time. Where that gateway's table and queue are is said by the environment, as for the routes.
 """
 
+import argparse
 import asyncio
 import os
 import random
@@ -22,7 +25,7 @@ from local.demo.report import invitation, summary
 from local.demo.scenario import Result, Scenario
 from local.demo.screen import Screen
 from local.demo.settings import InvalidSetting, Settings
-from local.demo.system import System, running
+from local.demo.system import EmbeddedSystem, System, attached, running
 from local.processes import ProcessFailed
 
 SEED: Final = 1
@@ -32,23 +35,29 @@ INTERRUPTED: Final = 130
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m local.demo", description=__doc__)
+    parser.add_argument("endpoint", nargs="?", help="a gateway that runs already, such as http://127.0.0.1:4510/local")
+    endpoint = parser.parse_args().endpoint
     console = Console(highlight=False)
     try:
         settings = Settings.from_environ(os.environ)
         _make_room_for_files(settings.clients + SPARE_FILES)
+        with ExitStack() as cleanup:
+            system = cleanup.enter_context(attached(endpoint)) if endpoint else _started(cleanup, console)
+            return uvloop.run(_demo(settings, system, console))
     except InvalidSetting as error:
         print(error, file=sys.stderr)
         return 2
-    try:
-        with ExitStack() as cleanup:
-            with console.status("starting ministack, the gateway and a worker"):
-                system = cleanup.enter_context(running())
-            return uvloop.run(_demo(settings, system, console))
     except (FileNotFoundError, ProcessFailed) as error:
         print(error, file=sys.stderr)
         return 1
     except (KeyboardInterrupt, asyncio.CancelledError):
         return INTERRUPTED
+
+
+def _started(cleanup: ExitStack, console: Console) -> System:
+    with console.status("starting ministack, the gateway and a worker"):
+        return cleanup.enter_context(running())
 
 
 async def _demo(settings: Settings, system: System, console: Console) -> int:
@@ -79,7 +88,7 @@ async def _run(settings: Settings, system: System, console: Console) -> Result:
             result = await scenario.run(clients)
             screen.stop()
             console.print(summary(result))
-            if settings.keep:
+            if settings.keep and isinstance(system, EmbeddedSystem):
                 console.print(invitation(system), soft_wrap=True)
                 await _interrupted()
                 console.print("stopping")

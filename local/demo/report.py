@@ -7,7 +7,7 @@ from typing import Final
 from rich.table import Table
 
 from local.demo.scenario import Result
-from local.demo.system import System
+from local.demo.system import EmbeddedSystem
 from local.gateway.control import PREFIX
 
 _INVITATION: Final = """
@@ -61,7 +61,7 @@ def summary(result: Result) -> Table:
     return table
 
 
-def invitation(system: System) -> str:
+def invitation(system: EmbeddedSystem) -> str:
     """How to look into what runs."""
     python = Path(sys.executable)
     return _INVITATION.format(
@@ -71,7 +71,7 @@ def invitation(system: System) -> str:
         room="lobby",
         counters=f"{system.gateway.endpoint.rpartition('/')[0]}{PREFIX}counters",
         aws=system.backend.ministack.url,
-        table=system.backend.table,
+        table=system.table,
         queue=system.backend.queues.url,
         logs=system.directory,
     )

@@ -6,6 +6,7 @@ Nothing is assumed: what was received is counted at the clients, what was cleane
 import asyncio
 import json
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from functools import partial
@@ -136,7 +137,7 @@ class Scenario:
     async def _publish_to_all(self) -> None:
         """The last one, made by a server: it finds out everyone that has vanished."""
         number = len(self._plan.messages)
-        broadcast = Broadcast(id=str(number), room="@all", data=_data(number))
+        broadcast = Broadcast(id=uuid.uuid4().hex, room="@all", data=_data(number))  # new in every run on one table
         self._ledger.published(number, self._plan.clients, time.monotonic())
         await asyncio.to_thread(self._system.publisher.publish, broadcast)
 

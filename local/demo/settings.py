@@ -12,7 +12,7 @@ MIN_CLIENTS: Final = 10
 
 
 class InvalidSetting(ValueError):  # noqa: N818 - it says what the input is
-    """A variable has a value that the demo cannot work with; the message names it."""
+    """A variable is missing or has a value that the demo cannot work with; the message names it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

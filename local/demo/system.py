@@ -1,18 +1,22 @@
-"""What the demo runs on: ministack, a gateway and a worker, each a process, and what is seen of them from outside."""
+"""What the demo runs on, seen from outside: an embedded stack of its own, or a system that runs already."""
 
 import asyncio
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import boto3
+
 from gatecast import Publisher
 from gatecast.table import connection_pk
 from local.backend import Backend, backend, environment
-from local.gateway_process import GatewayProcess
+from local.demo.settings import InvalidSetting
+from local.gateway_process import GatewayControl, GatewayProcess
 from local.processes import Process
 from local.worker_process import WorkerProcess
 
@@ -21,22 +25,17 @@ _LOOK_SECONDS: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """Every method but `watch` blocks for the length of its calls."""
+    """A system that others look after. Every method but `watch` blocks for the length of its calls."""
 
-    backend: Backend
-    gateway: GatewayProcess
-    worker: WorkerProcess
-    directory: Path
+    gateway: GatewayControl
+    table: str
     dynamodb: Any
     publisher: Publisher
 
     @property
     def processes(self) -> Mapping[str, Process]:
-        return {
-            "the worker": self.worker.process,
-            "the gateway": self.gateway.process,
-            "ministack": self.backend.ministack.process,
-        }
+        """The processes that must not end, by name."""
+        return {}
 
     async def watch(self) -> None:
         """Runs until cancelled. Raises ProcessFailed, with the end of its log, when one of the processes has ended."""
@@ -56,19 +55,51 @@ class System:
 
     def still_in_table(self, connection_ids: Iterable[str]) -> set[str]:
         """Those of the connections of which any item is left: a connection, a joined room or a membership."""
-        keys = [(item["pk"]["S"], item["sk"]["S"]) for item in _scan(self.dynamodb, self.backend.table)]
+        keys = [(item["pk"]["S"], item["sk"]["S"]) for item in _scan(self.dynamodb, self.table)]
         known = {pk for pk, _ in keys} | {sk for _, sk in keys}
         return {
             connection_id for connection_id in connection_ids if {connection_id, connection_pk(connection_id)} & known
         }
 
-    def posts(self) -> float:
-        """How many posts the worker has made so far."""
-        return self.worker.metric("gatecast_posts_total")
+    def posts(self) -> int:
+        """How many posts the gateway has been sent so far."""
+        return sum(self.gateway.counters()["posts"].values())
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedSystem(System):
+    """A system of the demo's own."""
+
+    gateway: GatewayProcess
+    backend: Backend
+    worker: WorkerProcess
+    directory: Path
+
+    @property
+    def processes(self) -> Mapping[str, Process]:
+        return {
+            "the worker": self.worker.process,
+            "the gateway": self.gateway.process,
+            "ministack": self.backend.ministack.process,
+        }
 
 
 @contextmanager
-def running() -> Iterator[System]:
+def attached(endpoint: str) -> Iterator[System]:
+    """The system behind the gateway at `endpoint`, whose table and queue the environment names, as for the routes.
+
+    Raises InvalidSetting if it does not.
+    """
+    table, queue_url = os.environ.get("GATECAST_TABLE"), os.environ.get("GATECAST_QUEUE_URL")
+    if not table or not queue_url:
+        raise InvalidSetting("GATECAST_TABLE and GATECAST_QUEUE_URL must name the gateway's table and queue")
+    session = boto3.session.Session(region_name=os.environ.get("AWS_REGION"))
+    with closing(session.client("dynamodb")) as dynamodb, closing(session.client("sqs")) as sqs:
+        yield System(GatewayControl(endpoint), table, dynamodb, Publisher(sqs, queue_url))
+
+
+@contextmanager
+def running() -> Iterator[EmbeddedSystem]:
     """Starts everything, and stops it at the end of the block. Call it on the main thread. Raises ProcessFailed.
 
     The user's own AWS variables are out of effect meanwhile. Logs are kept if a process has ended by itself.
@@ -84,7 +115,8 @@ def running() -> Iterator[System]:
         worker = WorkerProcess.start(base, gateway.endpoint, log=directory / "worker.log")
         with worker.process:
             worker.wait_until_ready()
-            system = System(base, gateway, worker, directory, dynamodb, Publisher(sqs, base.queues.url))
+            publisher = Publisher(sqs, base.queues.url)
+            system = EmbeddedSystem(gateway, base.table, dynamodb, publisher, base, worker, directory)
             try:
                 yield system
             finally:

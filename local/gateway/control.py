@@ -24,7 +24,7 @@ PREFIX: Final = "/_emulator/"
 
 
 class Control:
-    """Answers the requests above, from anyone: the gateway listens on the loopback address only."""
+    """Answers the requests above, from anyone: that is why the gateway listens on the loopback address."""
 
     def __init__(self, clients: Clients, counters: Counters, faults: Faults) -> None:
         self._clients = clients

@@ -7,7 +7,7 @@
 It behaves as its AWS counterpart is documented or was observed to behave: the module docstrings of `wire`, `clients`,
 `routing`, `management`, `sigv4` and `limits` say in what. What it does not do: TLS, compression (AWS is not known to
 negotiate it), API keys, models, mapping templates, custom domains; clients' own connects and messages are not
-throttled. It listens on 127.0.0.1 only.
+throttled. It listens on 127.0.0.1 unless `host` says otherwise: whoever reaches it may use its control interface.
 """
 
 import random
@@ -54,6 +54,7 @@ class Gateway:
         routes: Mapping[str, Route],
         *,
         stage: str = "local",
+        host: str = LOOPBACK,
         port: int = 0,
         region: str = REGION,
         credentials: Iterable[Credentials] = (CREDENTIALS,),
@@ -68,6 +69,7 @@ class Gateway:
         self.faults: Final = faults or Faults()
         self.credentials: Final = {each.access_key_id: each for each in credentials}
         self._stage = stage
+        self._host = host
         self._port = port
         self._limits = limits = limits or Limits()
         self._runner: web.ServerRunner | None = None
@@ -109,12 +111,12 @@ class Gateway:
     @property
     def url(self) -> str:
         """Where WebSocket clients connect."""
-        return f"ws://{LOOPBACK}:{self._port}/{self._stage}"
+        return f"ws://{self._host}:{self._port}/{self._stage}"
 
     @property
     def endpoint(self) -> str:
         """The endpoint of the management API, without `/@connections`."""
-        return f"http://{LOOPBACK}:{self._port}/{self._stage}"
+        return f"http://{self._host}:{self._port}/{self._stage}"
 
     @property
     def connections(self) -> Mapping[str, Client]:
@@ -127,7 +129,7 @@ class Gateway:
 
     async def start(self) -> None:
         """Returns when clients can connect. Raises OSError if the port is taken."""
-        listener = socket.create_server((LOOPBACK, self._port), backlog=_BACKLOG)
+        listener = socket.create_server((self._host, self._port), backlog=_BACKLOG)
         self._port = listener.getsockname()[1]
         limits = self._limits
         server = GuardedServer(
