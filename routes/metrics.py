@@ -5,6 +5,7 @@ POWERTOOLS_METRICS_DISABLED=true leaves them out. How many connections are open 
 ConnectionsClosed, summed up: an estimate, for `$disconnect` may never come.
 """
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 
 _NAMESPACE: Final = "Gatecast"
 _SERVICE: Final = "gatecast-routes"
+"""Unless POWERTOOLS_SERVICE_NAME says another name."""
 _DONE: Final = {"$connect": "ConnectionsOpened", "$disconnect": "ConnectionsClosed", "publish": "MessagesPublished"}
 """What an invocation of these routes counts when it did what was asked."""
 
@@ -47,7 +49,7 @@ def measured(route: str) -> Iterator[Invocation]:
     started_at = time.monotonic()
     invocation = Invocation()
     yield invocation
-    metrics = EphemeralMetrics(namespace=_NAMESPACE, service=_SERVICE)
+    metrics = EphemeralMetrics(namespace=_NAMESPACE, service=os.environ.get("POWERTOOLS_SERVICE_NAME") or _SERVICE)
     metrics.add_dimension("route", route)
     for name, count in invocation.counts(route).items():
         metrics.add_metric(name, MetricUnit.Count, count)

@@ -16,6 +16,7 @@ from deploy.ecs.__main__ import ORDER
 from local.gatecast_routes import ROUTES
 from local.resources import MAX_RECEIVE_COUNT
 from routes.environment import OPEN_ACCESS
+from routes.metrics import Invocation
 from tests.compose import services
 from tests.templates import FOLDER, NAMES, Template
 from worker.health import Health
@@ -144,7 +145,9 @@ def test_the_functions_have_the_variables_that_their_code_reads() -> None:
         functions = Template("api", {**WITH_TOKENS, **secret}).of_type("AWS::Lambda::Function").values()
         for function in functions:
             module = function["Handler"].split(".")[1]
-            given[module] |= function.get("Environment", {}).get("Variables", {}).keys()
+            variables = function.get("Environment", {}).get("Variables", {})
+            assert {"POWERTOOLS_METRICS_DISABLED", "POWERTOOLS_SERVICE_NAME"} <= variables.keys()
+            given[module] |= {name for name in variables if name.startswith("GATECAST_")}
     assert given == read
 
 
@@ -272,6 +275,24 @@ def test_the_collector_takes_what_the_worker_exports_and_all_that_is_looked_at(w
         assert tuple(given) == dimensions[name]
 
 
+def test_the_dashboard_looks_at_what_the_routes_count() -> None:
+    dashboard = json.loads(Template("observe", {"Name": "mine"}).properties("Dashboard")["DashboardBody"])
+    rows = [row for widget in dashboard["widgets"] for row in widget["properties"]["metrics"]]
+    of_routes = [row for row in rows if row[0] == "Gatecast" and not row[1].startswith("gatecast_")]
+    services = {
+        function["Environment"]["Variables"]["POWERTOOLS_SERVICE_NAME"]
+        for function in Template("api", {**WITH_TOKENS, "Name": "mine"}).of_type("AWS::Lambda::Function").values()
+    }
+    assert {row[1] for row in of_routes} == {
+        "ConnectionsOpened", "ConnectionsClosed", "MessagesPublished", "Errors", "Rejected"
+    }  # fmt: skip
+    for _, name, *dimensions in of_routes:
+        assert dimensions[:2] == ["service", *services]
+        assert dimensions[2] == "route"
+        assert dimensions[3] in {*ROUTES, "authorizer"}
+        assert name in Invocation().counts(dimensions[3])
+
+
 def declared(config: Mapping[str, Any], names: set[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
     for declaration in config["exporters"]["awsemf"]["metric_declarations"]:
         for name in names:
@@ -286,9 +307,9 @@ def looked_at(observe: Template) -> Iterator[tuple[str, list[str]]]:
         if alarm.get("Namespace") == "Gatecast":
             yield alarm["MetricName"], [each["Name"] for each in alarm["Dimensions"]]
     for widget in json.loads(observe.properties("Dashboard")["DashboardBody"])["widgets"]:
-        for namespace, name, *rest in widget["properties"]["metrics"]:
-            if namespace == "Gatecast":
-                yield name, [each for each in rest if isinstance(each, str)][::2]
+        for row in widget["properties"]["metrics"]:
+            if row[0] == "Gatecast" and row[1].startswith("gatecast_"):
+                yield row[1], [each for each in row[2:] if isinstance(each, str)][::2]
     policy = worker.properties("ByAge")["TargetTrackingScalingPolicyConfiguration"]
     for each in policy["CustomizedMetricSpecification"]["Metrics"]:
         metric = each.get("MetricStat", {}).get("Metric", {})
