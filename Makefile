@@ -111,9 +111,25 @@ lock: .venv/.tools ## Resolve the locks in requirements/ anew (needs uv on the P
 			$$name.in -o $$name.txt; \
 	done
 
+.PHONY: sbom
+sbom: .venv-checks/.installed .venv-shipped/.installed ## What is shipped, with versions: dist/gatecast.cdx.json (CycloneDX)
+	@mkdir -p dist
+	@.venv-checks/bin/cyclonedx-py environment --output-reproducible \
+		-o dist/gatecast.cdx.json .venv-shipped/bin/python
+
+.PHONY: licences
+licences: .venv-checks/.installed .venv-shipped/.installed ## Write docs/licences.md anew
+	@{ echo "# Licences of what is shipped"; echo; \
+		echo "In the images of the worker and of the routes, and by the extra \`otel\`. Written by \`make licences\`."; echo; \
+		.venv-checks/bin/pip-licenses --python=.venv-shipped/bin/python --no-version --format=markdown; } > docs/licences.md
+
+.PHONY: audit
+audit: .venv-checks/.installed ## Are there known vulnerabilities in what is shipped? Asks the internet
+	@.venv-checks/bin/pip-audit --require-hashes --disable-pip $(foreach name,worker lambda otel,-r requirements/$(name).txt)
+
 .PHONY: clean
 clean: ## Remove what was installed and built
-	@rm -rf .venv .venv-ministack .venv-checks .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist bench/build bench/sink/build
+	@rm -rf .venv .venv-ministack .venv-checks .venv-shipped .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist bench/build bench/sink/build
 
 .PHONY: help
 help: ## This list
@@ -155,4 +171,11 @@ help: ## This list
 	@echo "Installing what checks templates and images (.venv-checks) …"
 	@[ -x .venv-checks/bin/python ] || $(PYTHON) -m venv .venv-checks
 	@.venv-checks/bin/python $(PIP) -r $<
+	@touch $@
+
+.venv-shipped/.installed: requirements/worker.txt requirements/lambda.txt requirements/otel.txt | .venv/bin/python
+	@echo "Installing what is shipped (.venv-shipped) …"
+	@[ -x .venv-shipped/bin/python ] || $(PYTHON) -m venv --without-pip .venv-shipped
+	@$(BIN)/python -m pip --python .venv-shipped/bin/python --disable-pip-version-check --quiet install --require-hashes \
+		$(foreach lock,$^,-r $(lock))
 	@touch $@
