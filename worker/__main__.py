@@ -1,16 +1,22 @@
 """`python -m worker`: exit code 0 after a drain, 2 for a wrong configuration, 1 for anything else."""
 
-import os
+import signal
 import sys
 
-import structlog
-import uvloop
+# Until the service has handlers of its own there is nothing in hand, and a stop is just an end.
+for _signal in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(_signal, lambda *_: sys.exit(0))
 
-from gatecast import tracing
-from worker import log
-from worker.aws.session import find_session
-from worker.service import serve
-from worker.settings import InvalidSettings, Settings
+import os  # noqa: E402 - what takes a moment to import comes after the handlers
+
+import structlog  # noqa: E402
+import uvloop  # noqa: E402
+
+from gatecast import tracing  # noqa: E402
+from worker import log  # noqa: E402
+from worker.aws.session import find_session  # noqa: E402
+from worker.service import serve  # noqa: E402
+from worker.settings import InvalidSettings, Settings  # noqa: E402
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,22 @@ async def test_sigterm_in_mid_broadcast_and_another_worker_finishes_it(
     await eventually(lambda: depth(sqs, queues.url) == 0)
     assert set(endpoint.delivered.values()) == {1}
     assert await second.metric('gatecast_deliveries_total{outcome="delivered"}') == len(everyone) - reached
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+async def test_a_stop_before_the_worker_is_up_is_an_end(launch: Launch) -> None:
+    """From the first moment on: in a container, where it is process 1, an uncaught SIGTERM would be ignored."""
+    worker = launch()
+    caught = 1 << (signal.SIGTERM - 1)
+
+    def catches_sigterm() -> bool:
+        status = Path(f"/proc/{worker.pid}/status").read_text()
+        return bool(int(status.partition("SigCgt:")[2].split()[0], 16) & caught)
+
+    await eventually(catches_sigterm)
+    worker.terminate()
+    assert await worker.ended(seconds=20) == 0, worker.log_tail()
+    assert "worker.started" not in worker.log.read_text()
 
 
 async def test_poison_goes_to_the_dead_letters_and_stops_nobody(
