@@ -10,10 +10,10 @@ of a publish. A token bucket would be smoother, but takes a second write wheneve
 back. The price of fixed windows is that twice the limit may pass around the moment where two of them meet.
 
 Whom a window's counter has refused is remembered here until the window ends: requests over the limit then cost nothing
-and cannot throttle the counter's partition. So it is not a flood's own doing when a counter cannot be written, but
-trouble of the whole table, such as a wave of clients that connect. Then requests are let through, uncounted: publishing
-takes no other write, and a counter that guards against a few must not stop all. A counter that nobody may write, or a
-table that is not there, is a mistake of whoever set it up, and stops them.
+and cannot throttle the counter's partition. So it is not a flood's own doing, but for a moment of a window, when a
+counter cannot be written, but trouble of the whole table, such as a wave of clients that connect. Then requests are let
+through, uncounted: publishing takes no other write, and a counter that guards against a few must not stop all. A
+counter that nobody may write, or a table that is not there, is a mistake of whoever set it up, and stops them.
 
 The item: pk `limit#user#{user}` or `limit#connection#{connection_id}`, sk `{action}#{window's start in seconds}`, with
 `used` N and `expires_at` N. No other item's key begins with `limit#`, and no user's name makes a counter of another's.
@@ -31,8 +31,8 @@ from routes.log import logger
 from routes.requests import Caller
 
 WINDOW_SECONDS: Final = 10
-MOST_PER_SECOND: Final = 1_000
-"""As many writes a second as one partition takes."""
+MOST_PER_SECOND: Final = 100
+"""A partition takes 1,000 writes a second. A flood over the limit is refused after ten times as many of them."""
 MAX_REMEMBERED: Final = 10_000
 
 _KEPT_SECONDS: Final = 60

@@ -94,6 +94,7 @@ class World:
     """What fails now: "queue", "table", "lease" (extensions only)."""
     clock_offset: float = 0.0
     dice: random.Random = field(default_factory=random.Random)
+    fifo: bool = False
 
     def now(self) -> float:
         return asyncio.get_running_loop().time()
@@ -102,7 +103,7 @@ class World:
         return EPOCH + self.now() + self.clock_offset
 
     def publish(self, broadcast: Broadcast) -> None:
-        message = queue_message(broadcast, fifo=False)
+        message = queue_message(broadcast, fifo=self.fifo)
         self._store(self.messages, message, 0)
 
     def _store(self, messages: list[Stored], message: dict[str, Any], delay: float) -> None:
@@ -140,7 +141,7 @@ class SimulatedWorker:
             clock=world.now,
             wall_clock=world.wall_clock,
         )
-        self.health = Health("queue", "table")
+        self.health = Health("queue", "table", clock=world.now)
         self.metrics = Metrics(self.health)
         self.core = Core(settings, around, health=self.health, metrics=self.metrics)
         self.task = asyncio.create_task(self.core.run(self.stop))
@@ -173,9 +174,8 @@ async def _end(task: asyncio.Task[None]) -> None:
 
 
 class MemoryQueue:
-    url = "http://queue/broadcasts"
-
     def __init__(self, worker: SimulatedWorker, messages: list[Stored]) -> None:
+        self.url = f"http://queue/broadcasts{'.fifo' if worker.world.fifo else ''}"
         self._worker = worker
         self._messages = messages
 
@@ -190,7 +190,11 @@ class MemoryQueue:
     def _receive(self, most: int, visibility_seconds: int) -> list[Message]:
         now = self._worker.world.now()
         received = []
-        for stored in [each for each in self._messages if each.visible_at <= now][:most]:
+        visible = [each for each in self._messages if each.visible_at <= now]
+        if self._worker.world.fifo:
+            blocked = {each.group for each in self._messages if each.visible_at > now}
+            visible = [each for each in visible if each.group not in blocked]
+        for stored in visible[:most]:
             stored.receives += 1
             stored.visible_at = now + visibility_seconds
             stored.receipt = f"{stored.id}/{stored.receives}"
@@ -301,7 +305,10 @@ class MemoryProgress:
             if holder is not None and item["receives"] >= claimant.receives and item["token"] != claimant.token:
                 return NotClaimed(duplicate=False)
             item.update(message_id=claimant.message_id, receives=claimant.receives, token=claimant.token)
-            start, progressed = item.get("checkpoint", Checkpoint()), item.get("progressed", 0)
+            start, progressed = (
+                item.get("checkpoint", Checkpoint()),
+                item.setdefault("progressed", claimant.receives - 1),
+            )
             return Claim(cast(Any, key), claimant.token, claimant.receives, start, claimant.receives - progressed)
 
         return await self._call(claim)

@@ -49,10 +49,13 @@ log = structlog.get_logger()
 RECEIVES_WITHOUT_PROGRESS: Final = 100
 _REMAINDER_DELAY_SECONDS: Final = 15
 _PULSE_SECONDS: Final = 0.25
-_HELD_SECONDS: Final = 60.0
+_STUCK_SECONDS: Final = 60.0
 _PUT_BACK_EVERY_SECONDS: Final = 5.0
-_PUT_BACK_SECONDS: Final = 60
+_SHORTEST_PUT_BACK_SECONDS: Final = 60
+_LONGEST_PUT_BACK_SECONDS: Final = 900
 _LONGEST_PART: Final = 24
+_ATTRIBUTES_BYTES: Final = 1024
+"""More than a trace context takes, which counts like the body."""
 _MOST_SHOWN: Final = 50
 
 
@@ -103,6 +106,8 @@ class Broadcaster:
         self._clock = clock
         self._wall_clock = wall_clock
         self._running: dict[Fanout, Lease] = {}
+        self._full_since: float | None = None
+        self._stuck_since: float | None = None
         self._put_back_at = float("-inf")
         self._hurrying = False
 
@@ -117,14 +122,26 @@ class Broadcaster:
     def _put_one_back(self) -> None:
         """While nothing gets through, and what is in hand keeps others from being received, let one of it wait outside.
 
-        It may be these very broadcasts that fail, and not the endpoint: another one's success is what tells.
+        It may be these very broadcasts that fail, and not the endpoint: another one's success is what tells. The longer
+        it lasts the longer they wait, so that an outage takes few of the receives that the queue allows.
         """
-        now = self._clock()
-        stuck = self._engine.endpoint.held_seconds(now) > _HELD_SECONDS and self._slots.full
-        if stuck and self._running and now - self._put_back_at > _PUT_BACK_EVERY_SECONDS:
+        now, endpoint = self._clock(), self._engine.endpoint
+        if not self._slots.full:
+            self._full_since = None
+            return
+        if self._full_since is None:
+            self._full_since = now
+        stuck = endpoint.fails_since(self._full_since, now) > _STUCK_SECONDS
+        if not stuck or now - self._put_back_at < _PUT_BACK_EVERY_SECONDS:
+            return
+        if self._stuck_since is None or endpoint.last_success_at > self._stuck_since:
+            self._stuck_since = now
+        held = [fanout for fanout, lease in self._running.items() if lease.state is LeaseState.HELD]
+        if held:
             self._put_back_at = now
-            oldest = min(self._running, key=lambda fanout: fanout.started_at)
-            self._running[oldest].put_back(_PUT_BACK_SECONDS)
+            oldest = min(held, key=lambda fanout: fanout.started_at)
+            seconds = max(_SHORTEST_PUT_BACK_SECONDS, int(now - self._stuck_since))
+            self._running[oldest].put_back(min(seconds, _LONGEST_PUT_BACK_SECONDS))
 
     def hurry(self) -> None:
         """Stop waiting for answers under way: there is just time to write down how far each broadcast has come."""
@@ -137,16 +154,11 @@ class Broadcaster:
         """Deliveries that wait to be tried again."""
         return sum(fanout.waiting for fanout in self._running)
 
-    @property
-    def oldest_age_seconds(self) -> float:
-        """Since published; 0 if nothing is in hand."""
-        return max((self._age_seconds(fanout.broadcast) for fanout in self._running), default=0.0)
-
-    def running(self) -> dict[str, object]:
-        """How many broadcasts are in hand, and, for people to look at, the oldest `_MOST_SHOWN` of them."""
+    def running(self) -> list[dict[str, object]]:
+        """The oldest of those that are being delivered, `_MOST_SHOWN` at most, for people to look at."""
         now = self._clock()
         oldest = nsmallest(_MOST_SHOWN, self._running, key=lambda fanout: fanout.started_at)
-        shown = [
+        return [
             {
                 "id": fanout.broadcast.id,
                 "part": fanout.broadcast.part,
@@ -161,7 +173,6 @@ class Broadcaster:
             }
             for fanout in oldest
         ]
-        return {"total": len(self._running), "broadcasts": shown}
 
     async def run(self, broadcast: Broadcast, lease: Lease) -> Ending:
         """Returns when nothing more is to be done here. Dependencies that fail are waited for."""
@@ -402,7 +413,7 @@ def _fitting(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     batch: list[dict[str, Any]] = []
     size = 0
     for message in messages[:MAX_BATCH]:
-        size += len(message["MessageBody"].encode())
+        size += len(message["MessageBody"].encode()) + _ATTRIBUTES_BYTES
         if batch and size > MAX_BATCH_BYTES:
             break
         batch.append(message)

@@ -189,6 +189,7 @@ class Consumer:
             except InvalidBroadcast as error:
                 return await self._handle_poison(lease, str(error))
             lease.broadcast_id = broadcast.id
+            lease.published_at_ms = int(broadcast.published_at_ms or lease.published_at_ms)
             tracing.note(gatecast_id=broadcast.id, gatecast_part=broadcast.part)
             broadcast_id.set(broadcast.id)
             ending = await self._broadcaster.run(broadcast, lease)

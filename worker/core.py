@@ -59,6 +59,7 @@ class Core:
 
     def __init__(self, settings: Settings, around: Surroundings, *, health: Health, metrics: Metrics) -> None:
         self._drain_seconds = settings.drain_seconds
+        self._wall_clock = around.wall_clock
         clock, wall_clock = around.clock, around.wall_clock
         self.engine = DeliveryEngine(
             signer=around.signer,
@@ -78,7 +79,7 @@ class Core:
         )
         slots = Slots(settings.max_broadcasts)
         dead_letters = DeadLetters(around.dead_letter_queue, health, metrics.dead_letters)
-        self.broadcaster = Broadcaster(
+        self._broadcaster = Broadcaster(
             queue=around.queue,
             slots=slots,
             table=around.table,
@@ -95,7 +96,7 @@ class Core:
         self._consumer = Consumer(
             queue=around.queue,
             leases=self._leases,
-            broadcaster=self.broadcaster,
+            broadcaster=self._broadcaster,
             dead_letters=dead_letters,
             health=health,
             metrics=metrics,
@@ -113,6 +114,10 @@ class Core:
         self._follow(settings)
         health.watch("connections", self.engine.trouble)
 
+    def in_hand(self) -> dict[str, object]:
+        """How many queue messages are in hand, and the oldest broadcasts that are being delivered."""
+        return {"total": len(self._leases), "broadcasts": self._broadcaster.running()}
+
     def _follow(self, settings: Settings) -> None:
         """Let the metrics ask the parts for what they count anyway."""
         self._metrics.rate_cuts = lambda: self.engine.rate.cuts
@@ -122,10 +127,10 @@ class Core:
             gatecast_post_rate_limit=lambda: self.engine.rate.limit,
             gatecast_post_rate_ceiling=lambda: self.engine.rate.ceiling,
             gatecast_http_connections=lambda: self.engine.open_connections,
-            gatecast_deliveries_waiting=lambda: self.broadcaster.waiting,
+            gatecast_deliveries_waiting=lambda: self._broadcaster.waiting,
             gatecast_broadcasts_in_hand=lambda: len(self._leases),
             gatecast_broadcasts_in_hand_limit=lambda: settings.max_broadcasts,
-            gatecast_oldest_broadcast_age_seconds=lambda: self.broadcaster.oldest_age_seconds,
+            gatecast_oldest_broadcast_age_seconds=lambda: self._leases.oldest_age_seconds(self._wall_clock() * 1000),
             gatecast_unproven_gone=lambda: self._reaper.unproven,
         )
 
@@ -139,7 +144,7 @@ class Core:
                     self.engine.run(),
                     self._leases.run(),
                     self._reaper.run(),
-                    self.broadcaster.pulse(),
+                    self._broadcaster.pulse(),
                 )
             ]
             beside.append(group.create_task(self._ask_the_table()))
@@ -156,7 +161,7 @@ class Core:
 
     async def _drain(self, consuming: asyncio.Task[None]) -> None:
         seconds = self._drain_seconds
-        hurry = asyncio.get_running_loop().call_later(seconds * _SHARE_FOR_ANSWERS, self.broadcaster.hurry)
+        hurry = asyncio.get_running_loop().call_later(seconds * _SHARE_FOR_ANSWERS, self._broadcaster.hurry)
         self._consumer.stop()
         _, unfinished = await asyncio.wait({consuming}, timeout=seconds * _SHARE_FOR_WRITING)
         hurry.cancel()

@@ -31,6 +31,8 @@ Part = Literal[
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
 
 _SUMMED_UP_SECONDS: Final = 60.0
+_LONGEST_SILENCE_SECONDS: Final = 40.0
+"""Longer than any pause between two tries, with the time-outs of a call."""
 _WORKS_AGAIN_SECONDS: Final = 5.0
 """A part that fails and works by turns is one failing part, not many lines."""
 
@@ -80,6 +82,7 @@ class Health:
 
     def check(self) -> None:
         """Let the watched parts report, and log what works again. Call it about once a second."""
+        self._forget_old_troubles()
         for part, trouble in self._watched.items():
             reason = trouble()
             if reason is None:
@@ -96,9 +99,17 @@ class Health:
     @property
     def troubles(self) -> dict[Part, str]:
         """By part, in an operator's words. Empty: ready."""
+        self._forget_old_troubles()
         for part, trouble in self._watched.items():
             self._states[part].trouble = trouble()
         return {part: state.trouble for part, state in self._states.items() if state.trouble is not None}
+
+    def _forget_old_troubles(self) -> None:
+        """Whoever still waits for a part tries again sooner than that; perhaps nobody does any more."""
+        now = self._clock()
+        for state in self._states.values():
+            if state.failures and now - state.failed_at >= _LONGEST_SILENCE_SECONDS:
+                state.trouble = None
 
     @property
     def failures(self) -> dict[Part, int]:

@@ -42,21 +42,16 @@ class Lease:
     """The right to work on one message. `changed` is called, without arguments, when the state changes."""
 
     __slots__ = (
-        "broadcast_id",
-        "changed",
-        "ends_at",
-        "extended_at",
-        "extending",
-        "message",
-        "release_seconds",
-        "state",
-        "taken_at",
-    )
+        "broadcast_id", "changed", "ends_at", "extended_at", "extending", "message", "published_at_ms",
+        "release_seconds", "state", "taken_at"
+    )  # fmt: skip
 
     def __init__(self, message: Message, taken_at: float, visibility_seconds: float) -> None:
         self.message = message
         self.broadcast_id = ""
         """For the log, once the message has been read."""
+        self.published_at_ms = message.sent_at_ms
+        """The broadcast's own, once it has been read: a part may be older than its message."""
         self.taken_at = taken_at
         self.extending = False
         self.extended(taken_at, visibility_seconds)
@@ -105,6 +100,11 @@ class LeaseKeeper:
     def __len__(self) -> int:
         """How many messages are in hand."""
         return len(self._leases)
+
+    def oldest_age_seconds(self, now_ms: float) -> float:
+        """Since the oldest in hand was published; 0 without any. `now_ms` is milliseconds since the epoch."""
+        published_at_ms = min((lease.published_at_ms for lease in self._leases), default=now_ms)
+        return max(0.0, (now_ms - published_at_ms) / 1000)
 
     def take(self, messages: Sequence[Message]) -> list[Lease]:
         """Leases on messages that have arrived just now."""

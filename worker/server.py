@@ -13,7 +13,7 @@ class HealthServer:
     """Serves its paths on `host`:`port` while it is open."""
 
     def __init__(self, host: str, port: int, *, health: Health, metrics: Metrics) -> None:
-        self.running: Callable[[], Mapping[str, object]] = lambda: {"total": 0, "broadcasts": []}
+        self.in_hand: Callable[[], Mapping[str, object]] = lambda: {"total": 0, "broadcasts": []}
         """Who knows the broadcasts in hand; nobody does before the worker runs."""
         self._health = health
         self._metrics = metrics
@@ -46,7 +46,7 @@ class HealthServer:
         return web.Response(text="ready\n")
 
     async def _serve_broadcasts(self, _: web.Request) -> web.Response:
-        return _json(self.running())
+        return _json(self.in_hand())
 
 
 def _json(value: object, status: int = 200) -> web.Response:

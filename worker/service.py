@@ -51,7 +51,7 @@ async def serve(settings: Settings, session: aioboto3.Session) -> None:
             return
         around, hot = await stack.enter_async_context(_surroundings(settings, session, tls, metrics.service_calls))
         core = Core(settings, around, health=health, metrics=metrics)
-        server.running = core.broadcaster.running
+        server.in_hand = core.in_hand
         metrics.follow(
             gatecast_draining=stop.is_set,
             gatecast_credentials_expiry_timestamp_seconds=lambda: credentials.expires_at,

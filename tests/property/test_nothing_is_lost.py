@@ -111,6 +111,67 @@ def test_whatever_happens_every_member_is_reached_or_a_dead_letter(
         assert repeated == 0
 
 
+def test_one_410_does_not_hide_that_nothing_succeeds() -> None:
+    """Single bad connections in every slot, and a gone one among them: nothing looks as if all failed alike."""
+    answers = {"bad": 400, "gon": 410}
+    world = World(members_of(5), answer=lambda each, _: answers.get(each[:3], 200), dice=random.Random(5))
+    named = [f"bad{number}" for number in range(63)] + ["gone", "bad64"]
+
+    async def simulation() -> None:
+        for connection_id in named:
+            world.publish(Broadcast(id=connection_id, connections=(connection_id,), data="x"))
+        worker = SimulatedWorker(world)
+        await asyncio.sleep(30)
+        world.publish(Broadcast(id="good", room="room", data="x"))
+        await asyncio.sleep(300)
+        await worker.kill()
+
+    run(simulation())
+    assert world.delivered == dict.fromkeys(world.members, 1)
+
+
+def test_an_outage_dead_letters_nothing_on_a_fifo_queue() -> None:
+    """Messages that wait for their turn are released and received again and again, without ever being tried."""
+    down = True
+    world = World(members_of(30), answer=lambda _id, _nth: 503 if down else 200, dice=random.Random(6), fifo=True)
+
+    async def simulation() -> None:
+        nonlocal down
+        for number in range(10):
+            world.publish(Broadcast(id=f"b{number}", room="room", data="x"))
+            world.messages[-1].receives = 150
+        worker = SimulatedWorker(world, max_broadcasts=10)
+        await asyncio.sleep(600)
+        assert max(message.receives for message in world.messages) > 151
+        down = False
+        await until_empty(world)
+        await worker.terminate()
+
+    run(simulation())
+    assert world.delivered == dict.fromkeys(world.members, 10)
+    assert not world.dead_letters
+
+
+def test_after_an_outage_nothing_is_in_trouble_any_more() -> None:
+    world = World(members_of(3), dice=random.Random(7))
+
+    async def simulation() -> None:
+        worker = SimulatedWorker(world, visibility_seconds=5)
+        for number in range(20):
+            world.publish(Broadcast(id=f"b{number}", room="room", data="x"))
+            if number == 5:
+                world.broken.update({"queue", "table", "lease"})
+            await asyncio.sleep(3)
+        assert worker.health.troubles
+        world.broken.clear()
+        await until_empty(world)
+        await asyncio.sleep(30)
+        assert not worker.health.troubles
+        await worker.terminate()
+
+    run(simulation())
+
+
 @pytest.mark.parametrize("moment", [0.01, 0.05, 0.1, 0.2, 0.35, 0.5, 0.8])
 def test_each_kill_repeats_no_more_than_the_window_and_what_is_in_flight(moment: float) -> None:
     world = World(members_of(5_000), dice=random.Random(1))

@@ -42,6 +42,16 @@ def test_a_failing_part_is_logged_once_then_once_a_minute_with_a_sum(clock: Cloc
     assert health.troubles == {"table": "ThrottlingException"}
 
 
+def test_a_trouble_of_which_nobody_speaks_any_more_is_over(clock: Clock) -> None:
+    """Whoever waited for that part has been cancelled, and nobody asks again."""
+    health = Health("queue", clock=clock)
+    health.failed("lease", "TimeoutError")
+    clock.now += 39
+    assert health.troubles == {"queue": "has not answered yet", "lease": "TimeoutError"}
+    clock.now += 1
+    assert health.troubles == {"queue": "has not answered yet"}
+
+
 def test_failing_and_working_by_turns_is_one_failing_part(clock: Clock) -> None:
     health = Health(clock=clock)
     with capture_logs() as logs:

@@ -96,11 +96,11 @@ class Progress:
         now = int(self._wall_clock())
         if claimant.receives == 1:
             values = (pk, sk, claimant.message_id, claimant.token)
-            numbers = (claimant.receives, now, now + TTL_SECONDS)
+            numbers = (claimant.receives, now, now + TTL_SECONDS, claimant.receives - 1)
             row = [*({"S": value} for value in values), *({"N": str(number)} for number in numbers)]
             code = await self._insertions.ask(row)
             if code is None:
-                return Claim(keys.key(pk, sk), claimant.token, claimant.receives, Checkpoint(), claimant.receives)
+                return Claim(keys.key(pk, sk), claimant.token, claimant.receives, Checkpoint(), fresh_receives=1)
             if "DuplicateItem" not in code:
                 raise ServiceError(code)
         return await self._take_over(keys.key(pk, sk), claimant, now)
@@ -130,7 +130,8 @@ class Progress:
         start = Checkpoint()
         if before.cursor is not None and before.pending is not None:
             start = Checkpoint.decode(before.cursor.S, before.pending.B)
-        progressed_at = int(before.progressed_at_receive.N) if before.progressed_at_receive else 0
+        # Receives before its first claim do not count: on a FIFO queue it may have waited for others.
+        progressed_at = int(before.progressed_at_receive.N) if before.progressed_at_receive else claimant.receives - 1
         return Claim(key, claimant.token, claimant.receives, start, claimant.receives - progressed_at)
 
     async def _start_afresh(self, key: Key, claimant: Claimant, now: int, holder: str) -> Claim | NotClaimed:
@@ -142,22 +143,23 @@ class Progress:
                 now,
                 condition="message_id = :holder",
                 values={":holder": {"S": holder}},
-                update=_AFRESH,
+                afresh=True,
             )
         except _HeldBy:
             return NotClaimed(duplicate=True)
-        return Claim(key, claimant.token, claimant.receives, Checkpoint(), claimant.receives)
+        return Claim(key, claimant.token, claimant.receives, Checkpoint(), fresh_receives=1)
 
     async def _write_claim(
-        self, key: Key, claimant: Claimant, now: int, *, condition: str, values: dict[str, Any], update: str = ""
+        self, key: Key, claimant: Claimant, now: int, *, condition: str, values: dict[str, Any], afresh: bool = False
     ) -> _Item:
         """The item as it was before. Raises _HeldBy if the condition does not hold."""
         body = {
             "TableName": self._table,
             "Key": key,
             "UpdateExpression": (
-                "SET message_id = :message_id, receives = :receives, claimed_by = :claimed_by,"
-                f" claimed_at = :now, expires_at = :expires{update}"
+                "SET message_id = :message_id, receives = :receives, claimed_by = :claimed_by, claimed_at = :now,"
+                " expires_at = :expires, progressed_at_receive = "
+                + (_AFRESH if afresh else "if_not_exists(progressed_at_receive, :before)")
             ),
             "ConditionExpression": condition,
             "ExpressionAttributeValues": {
@@ -165,13 +167,14 @@ class Progress:
                 ":receives": {"N": str(claimant.receives)},
                 ":claimed_by": {"S": claimant.token},
                 ":now": {"N": str(now)},
+                ":before": {"N": str(claimant.receives - 1)},
                 ":expires": {"N": str(now + TTL_SECONDS)},
                 **values,
             },
             "ReturnValues": "ALL_OLD",
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
-        if update:
+        if afresh:
             body["ExpressionAttributeNames"] = {"#cursor": "cursor"}
         try:
             answer = await self._service.call("UpdateItem", msgspec.json.encode(body))
@@ -219,5 +222,14 @@ class Progress:
         return True
 
 
-_AFRESH: Final = " REMOVE #cursor, pending, progressed_at_receive"
-_INSERTED: Final = ("pk", "sk", "message_id", "claimed_by", "receives", "claimed_at", "expires_at")
+_AFRESH: Final = ":before REMOVE #cursor, pending"
+_INSERTED: Final = (
+    "pk",
+    "sk",
+    "message_id",
+    "claimed_by",
+    "receives",
+    "claimed_at",
+    "expires_at",
+    "progressed_at_receive",
+)

@@ -75,7 +75,8 @@ class Queue:
     async def count(self) -> dict[str, int]:
         """About how many messages there are: visible, in_flight, delayed."""
         answer = await self._client.get_queue_attributes(QueueUrl=self.url, AttributeNames=list(_COUNTS.values()))
-        return {state: int(answer["Attributes"][attribute]) for state, attribute in _COUNTS.items()}
+        counts = answer.get("Attributes", {})
+        return {state: int(counts[attribute]) for state, attribute in _COUNTS.items() if attribute in counts}
 
     async def delete(self, receipts: Sequence[str]) -> list[str | None]:
         """None for each that is deleted, else the code of its error."""

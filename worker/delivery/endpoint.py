@@ -64,9 +64,10 @@ class EndpointHealth:
         """It fails for all: probe, start nothing else."""
         return self._fresh_failures >= FAILURES_BEFORE_HOLDING
 
-    def held_seconds(self, now: float) -> float:
-        """How long nothing has got through; 0 while something does."""
-        return now - self._failing_since if self.holding and self._failing_since is not None else 0.0
+    def fails_since(self, since: float, now: float) -> float:
+        """For how many seconds, of those from `since` on, posts have failed and none has succeeded."""
+        fails = now - self._last_failure_at < _FAILURE_MEMORY_SECONDS
+        return now - max(since, self.last_success_at) if fails else 0.0
 
     def trouble(self, now: float) -> str | None:
         """Does nothing get through? Then what an operator should read."""
