@@ -94,9 +94,17 @@ lint: .venv/.tools ## ruff and mypy
 	@$(BIN)/mypy
 
 .PHONY: checks
-checks: .venv-checks/.installed ## cfn-lint and checkov on the CloudFormation templates
+checks: .venv-checks/.installed ## Linters of templates, images and compose
 	@.venv-checks/bin/cfn-lint deploy/ecs/*.yaml
 	@.venv-checks/bin/checkov --config-file deploy/ecs/.checkov.yaml
+	@.venv-checks/bin/hadolint Dockerfile
+	@.venv-checks/bin/checkov --framework dockerfile --file Dockerfile --compact --quiet --skip-download
+	@.venv-checks/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.ministack.yml
+	@.venv-checks/bin/compose-lint check --strict-config --skip-suppressed --fail-on low docker-compose.yml
+
+.PHONY: image-check
+image-check: .venv/.test ## Build every image and run it where there is no container engine; needs root
+	@deploy/image/check.sh
 
 .PHONY: format
 format: .venv/.tools ## Let ruff put things in order

@@ -1,0 +1,26 @@
+#!/bin/sh
+# In the build: `install.sh "LOCK…" [SERVICE…]` installs what the locks name, by hash and from wheels alone, into the
+# virtual environment /opt/gatecast, which has no pip of its own. Of the AWS SDK's models, which are half of the whole,
+# only those of the services named stay.
+set -eu
+
+requirements=
+for lock in $1; do
+    requirements="$requirements --requirement $lock.txt"
+done
+shift
+# shellcheck disable=SC2086 # several words
+pip/bin/pip --python /opt/gatecast/bin/python3 install --disable-pip-version-check --no-cache-dir --no-compile \
+    --require-hashes --only-binary :all: $requirements
+
+if [ $# -gt 0 ]; then
+    for model in /opt/gatecast/lib/python3*/site-packages/botocore/data/*/; do
+        case " $* " in
+            *" $(basename "$model") "*) ;;
+            *) rm -r "$model" ;;
+        esac
+    done
+fi
+
+python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/gatecast/lib
+chmod -R go=u-w /opt/gatecast
