@@ -21,17 +21,16 @@ from msgspec import UNSET
 from gatecast import tracing
 from gatecast.broadcast import Broadcast
 from gatecast.publisher import is_fifo, queue_message
-from worker.dead_letters import DeadLetters, part_name, to_connections
+from worker.dead_letters import DeadLetters
 from worker.delivery.engine import DeliveryEngine
 from worker.delivery.outcome import Outcome
-from worker.fanout import MOST_MISSED, MOST_WAITING, REMAINDER_PREFIX, Delivery, Fanout, Member
+from worker.fanout import MOST_MISSED, MOST_WAITING, Delivery, Fanout, Member
 from worker.health import Health
 from worker.lease import Lease, LeaseState
 from worker.metrics import Metrics
+from worker.parts import REMAINDER_PREFIX, batches, to_connections, to_shards
 from worker.perseverance import persevere
 from worker.ports import (
-    MAX_BATCH,
-    MAX_BATCH_BYTES,
     Claim,
     Claimant,
     MemberTable,
@@ -43,19 +42,13 @@ from worker.ports import (
 from worker.reaper import Reaper
 from worker.room_settings import RoomSettingsCache
 from worker.slots import Slots
+from worker.standstill import Standstill
 
 log = structlog.get_logger()
 
 RECEIVES_WITHOUT_PROGRESS: Final = 100
 _REMAINDER_DELAY_SECONDS: Final = 15
 _PULSE_SECONDS: Final = 0.25
-_STUCK_SECONDS: Final = 60.0
-_PUT_BACK_EVERY_SECONDS: Final = 5.0
-_SHORTEST_PUT_BACK_SECONDS: Final = 60
-_LONGEST_PUT_BACK_SECONDS: Final = 900
-_LONGEST_PART: Final = 24
-_ATTRIBUTES_BYTES: Final = 1024
-"""More than a trace context takes, which counts like the body."""
 _MOST_SHOWN: Final = 50
 
 
@@ -106,9 +99,7 @@ class Broadcaster:
         self._clock = clock
         self._wall_clock = wall_clock
         self._running: dict[Fanout, Lease] = {}
-        self._full_since: float | None = None
-        self._stuck_since: float | None = None
-        self._put_back_at = float("-inf")
+        self._standstill = Standstill()
         self._hurrying = False
 
     async def pulse(self) -> None:
@@ -120,28 +111,10 @@ class Broadcaster:
             self._put_one_back()
 
     def _put_one_back(self) -> None:
-        """While nothing gets through, and what is in hand keeps others from being received, let one of it wait outside.
-
-        It may be these very broadcasts that fail, and not the endpoint: another one's success is what tells. The longer
-        it lasts the longer they wait, so that an outage takes few of the receives that the queue allows.
-        """
-        now, endpoint = self._clock(), self._engine.endpoint
-        if not self._slots.full:
-            self._full_since = None
-            return
-        if self._full_since is None:
-            self._full_since = now
-        stuck = endpoint.fails_since(self._full_since, now) > _STUCK_SECONDS
-        if not stuck or now - self._put_back_at < _PUT_BACK_EVERY_SECONDS:
-            return
-        if self._stuck_since is None or endpoint.last_success_at > self._stuck_since:
-            self._stuck_since = now
+        seconds = self._standstill.put_back_seconds(self._clock(), self._engine.endpoint, full=self._slots.full)
         held = [fanout for fanout, lease in self._running.items() if lease.state is LeaseState.HELD]
-        if held:
-            self._put_back_at = now
-            oldest = min(held, key=lambda fanout: fanout.started_at)
-            seconds = max(_SHORTEST_PUT_BACK_SECONDS, int(now - self._stuck_since))
-            self._running[oldest].put_back(min(seconds, _LONGEST_PUT_BACK_SECONDS))
+        if seconds is not None and held:
+            self._running[min(held, key=lambda fanout: fanout.started_at)].put_back(seconds)
 
     def hurry(self) -> None:
         """Stop waiting for answers under way: there is just time to write down how far each broadcast has come."""
@@ -212,15 +185,7 @@ class Broadcaster:
 
     async def _split(self, broadcast: Broadcast, shards: int) -> Ending:
         """One part a shard, under fixed names: splitting twice does no harm."""
-        parts = []
-        for shard in range(shards):
-            part = f"s{shard}" if not broadcast.part else f"{broadcast.part}.s{shard}"
-            if len(part) > _LONGEST_PART:
-                part = part_name("s-", broadcast.part, str(shard))
-            parts.append(queue_message(msgspec.structs.replace(broadcast, shard=shard, part=part), fifo=self._fifo))
-        while parts:
-            batch = _fitting(parts)
-            parts = parts[len(batch) :]
+        for batch in batches([queue_message(part, fifo=self._fifo) for part in to_shards(broadcast, shards)]):
             await self._send(batch)
         return Ending.SPLIT
 
@@ -406,15 +371,3 @@ class Broadcaster:
 
 def _unfinished(lease: Lease) -> Ending:
     return Ending.LEFT if lease.state is LeaseState.LOST else Ending.RELEASED
-
-
-def _fitting(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """As many of the first messages as fit in one batch call."""
-    batch: list[dict[str, Any]] = []
-    size = 0
-    for message in messages[:MAX_BATCH]:
-        size += len(message["MessageBody"].encode()) + _ATTRIBUTES_BYTES
-        if batch and size > MAX_BATCH_BYTES:
-            break
-        batch.append(message)
-    return batch

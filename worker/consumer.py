@@ -26,8 +26,9 @@ from worker.health import Health
 from worker.lease import Lease, LeaseKeeper, LeaseState, is_too_late
 from worker.log import broadcast_id
 from worker.metrics import Metrics
+from worker.parts import MAX_BATCH
 from worker.perseverance import DEPENDENCY_ERRORS, describe, persevere
-from worker.ports import MAX_BATCH, MessageQueue, ServiceError
+from worker.ports import MessageQueue, ServiceError
 from worker.retry import backoff_seconds
 from worker.slots import Slots
 

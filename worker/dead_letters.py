@@ -5,20 +5,16 @@ that are no broadcast go there as they are; a `reason` attribute says why. Witho
 Nothing here gives up: a broadcast waits until its misses are safe.
 """
 
-import hashlib
-from base64 import b32encode
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import structlog
-from msgspec import UNSET
 
 from gatecast.broadcast import Broadcast
 from gatecast.publisher import is_fifo, queue_message
 from worker.delivery.outcome import Outcome
-from worker.fanout import REJECTED_PREFIX, UNDELIVERED_PREFIX
 from worker.health import Health
+from worker.parts import REJECTED_PREFIX, UNDELIVERED_PREFIX, to_connections
 from worker.perseverance import DEPENDENCY_ERRORS, describe, persevere
 from worker.ports import Message, MessageQueue, ServiceError
 
@@ -97,17 +93,3 @@ def is_refusal(code: str) -> bool:
 def printable(text: str) -> str:
     """At most 250 characters that a message attribute may hold."""
     return "".join(character if character.isprintable() else "?" for character in text[:250]) or "?"
-
-
-def to_connections(broadcast: Broadcast, connection_ids: Sequence[str], prefix: str) -> Broadcast:
-    """The same broadcast to these connections only, under a part of its own that follows from all that it is."""
-    part = part_name(prefix, broadcast.room or "", broadcast.part, *sorted(connection_ids))
-    return msgspec.structs.replace(
-        broadcast, room=UNSET, shard=UNSET, except_=UNSET, connections=tuple(connection_ids), part=part
-    )
-
-
-def part_name(prefix: str, *identity: str) -> str:
-    """A part that is the same whenever it is made of the same: at most 24 characters that ids may hold."""
-    digest = hashlib.sha256("\0".join((prefix, *identity)).encode("utf-8", "surrogatepass")).digest()
-    return f"{prefix}{b32encode(digest[:12]).decode().rstrip('=').lower()}"

@@ -19,17 +19,12 @@ from gatecast.broadcast import Broadcast
 from worker.checkpoint import SNAPSHOT_AFTER, WINDOW, Checkpoint, Pace
 from worker.delivery.outcome import Outcome
 from worker.http.signing import Prepared
+from worker.parts import REMAINDER_PREFIX, UNDELIVERED_PREFIX
 
 PAGES_LOW: Final = 1_000
 """Members in hand below which the next page is wanted."""
 MOST_MISSED: Final = 500
 MOST_WAITING: Final = 500
-
-
-REMAINDER_PREFIX: Final = "r-"
-UNDELIVERED_PREFIX: Final = "u-"
-REJECTED_PREFIX: Final = "x-"
-"""What the names of parts begin with that are made of some members only: see `dead_letters.to_connections`."""
 
 
 class Member(NamedTuple):

@@ -16,8 +16,9 @@ from typing import Final
 import structlog
 
 from worker.health import Health
+from worker.parts import MAX_BATCH
 from worker.perseverance import DEPENDENCY_ERRORS, describe
-from worker.ports import MAX_BATCH, Message, MessageQueue
+from worker.ports import Message, MessageQueue
 
 log = structlog.get_logger()
 

@@ -13,9 +13,6 @@ from gatecast.table import Item, Key, RoomSettings
 from worker.checkpoint import Checkpoint
 from worker.fanout import Member
 
-MAX_BATCH: Final = 10
-"""Messages that one call of the queue takes, and bytes of their bodies together."""
-MAX_BATCH_BYTES: Final = 1024 * 1024
 MAX_BATCH_GET: Final = 100
 
 

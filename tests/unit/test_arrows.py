@@ -14,7 +14,17 @@ MAY_IMPORT = {
     "worker": {"worker", "gatecast"},
     "local": {"local", "gatecast", "routes"},  # nothing of the worker: it must not share the worker's mistakes
 }
-PURE = ("retry", "rate", "checkpoint", "fairness", "delivery/outcome", "delivery/endpoint", "delivery/pacing")
+PURE = (
+    "retry",
+    "rate",
+    "checkpoint",
+    "fairness",
+    "parts",
+    "standstill",
+    "delivery/outcome",
+    "delivery/endpoint",
+    "delivery/pacing",
+)
 DOES_IO = {"asyncio", "socket", "ssl", "select", "time", "random", "aiohttp", "aioboto3", "botocore", "structlog"}
 
 

@@ -1,0 +1,48 @@
+"""Parts of a broadcast: their names, and the calls that they fit into."""
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gatecast import Broadcast
+from worker.parts import MAX_BATCH, MAX_BATCH_BYTES, REMAINDER_PREFIX, batches, to_connections, to_shards
+
+PARTS = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=24)
+SIZES = st.sampled_from([1, 1_000, 104_764, 131_072, MAX_BATCH_BYTES - 8 * 1024])
+
+
+@given(st.lists(SIZES, max_size=40))
+def test_batches_hold_every_message_once_in_order_and_fit_with_their_attributes(sizes: list[int]) -> None:
+    messages: list[dict[str, Any]] = [
+        {"MessageBody": "x" * size, "MessageGroupId": str(number)} for number, size in enumerate(sizes)
+    ]
+    made = list(batches(messages))
+    assert [message for batch in made for message in batch] == messages
+    traced = len("traceparent") + len("String") + 55 + len("tracestate") + len("String") + 512
+    for batch in made:
+        assert 1 <= len(batch) <= MAX_BATCH
+        assert sum(len(message["MessageBody"]) + traced for message in batch) <= MAX_BATCH_BYTES
+
+
+@given(PARTS, st.integers(1, 200))
+def test_shards_have_names_of_their_own_that_are_always_the_same(part: str, shards: int) -> None:
+    broadcast = Broadcast(id="one", room="hall", data="x", part=part)
+    parts = list(to_shards(broadcast, shards))
+    names = [each.part for each in parts]
+    assert [each.shard for each in parts] == list(range(shards))
+    assert len(set(names)) == shards
+    assert all(0 < len(name) <= 24 for name in names)
+    assert names == [each.part for each in to_shards(broadcast, shards)]
+
+
+@given(st.lists(st.text(min_size=1), min_size=1, unique=True), st.randoms())
+def test_some_members_are_the_same_part_in_whatever_order(ids: list[str], dice: Any) -> None:
+    broadcast = Broadcast(id="one", room="hall", data="x", shard=3, except_=("c",))
+    shuffled = dice.sample(ids, len(ids))
+    part = to_connections(broadcast, ids, REMAINDER_PREFIX)
+    assert part.part == to_connections(broadcast, shuffled, REMAINDER_PREFIX).part
+    assert part.part != to_connections(broadcast, [*ids, ids[0] + "x"], REMAINDER_PREFIX).part
+    assert len(part.part) <= 24
+    assert part.connections == tuple(ids)
+    assert not part.room
