@@ -4,7 +4,7 @@ from worker.delivery.endpoint import EndpointHealth
 from worker.standstill import Standstill
 
 
-def failing(seconds: float, *, full: bool = True, start: float = 1_000.0) -> list[tuple[float, int]]:
+def failing(seconds: float, *, full: bool = True, start: float = 1_000.0) -> list[tuple[int, int]]:
     """(second, for how long) of every put-back while posts fail once a second."""
     endpoint, standstill = EndpointHealth(), Standstill()
     found = []
