@@ -220,7 +220,7 @@ class Metrics(Collector):
         yield trouble
         yield _counter("gatecast_dependency_failures", "Failed calls by part.", "part", self._health.failures)
         calls = self.service_calls
-        labels = ["service", "operation"]
+        labels = ["api", "operation"]  # `service` is what whoever scrapes calls an installation
         durations = HistogramMetricFamily(
             "gatecast_service_call_duration_seconds", "Calls to SQS and DynamoDB that were answered.", labels=labels
         )

@@ -135,18 +135,18 @@ async def test_calls_to_services_are_counted_hot_ones_and_the_sdks(
     Publisher(sqs, queues.url).publish(Broadcast(id="one", room="lobby", data="x"))
     await eventually(lambda: worker.events("broadcast.completed"))
 
-    async def calls(service: str, operation: str) -> float:
+    async def calls(api: str, operation: str) -> float:
         return await worker.metric(
-            f'gatecast_service_call_duration_seconds_count{{operation="{operation}",service="{service}"}}'
+            f'gatecast_service_call_duration_seconds_count{{api="{api}",operation="{operation}"}}'
         )
 
     hot = (("sqs", "ReceiveMessage"), ("dynamodb", "Query"), ("dynamodb", "BatchExecuteStatement"))
     sdks = (("sqs", "GetQueueAttributes"), ("dynamodb", "DeleteItem"), ("dynamodb", "BatchWriteItem"))
-    for service, operation in (*hot, *sdks):
+    for api, operation in (*hot, *sdks):
 
-        async def counted(service: str = service, operation: str = operation) -> bool:
-            return await calls(service, operation) >= 1
+        async def counted(api: str = api, operation: str = operation) -> bool:
+            return await calls(api, operation) >= 1
 
         await eventually(counted)
-    assert await worker.metric('gatecast_service_call_errors_total{operation="Query",service="dynamodb"}') == 0
+    assert await worker.metric('gatecast_service_call_errors_total{api="dynamodb",operation="Query"}') == 0
     assert await worker.metric("gatecast_memberships_reaped_total") == 1

@@ -13,15 +13,17 @@ from prometheus_client.parser import text_string_to_metric_families
 from worker.health import PARTS, Health
 from worker.metrics import _GAUGES, Histogram, Metrics
 
-REFERENCE = Path(__file__).parents[2] / "docs" / "reference.md"
+CHECKOUT = Path(__file__).parents[2]
+FOLDER = CHECKOUT / "deploy" / "observability"
+SECTION = (CHECKOUT / "docs" / "reference.md").read_text().partition("## Metrics")[2].partition("\n## ")[0]
+BOARDS = {"O": "overview", "D": "delivery", "S": "dependencies"}
 OPEN_ENDED = {"status", "version", "operation"}
 """Labels whose values no table can list; what bounds them is said where they are made."""
 
 
 def documented() -> Iterator[tuple[str, str, dict[str, set[str]]]]:
     """(name, type, values by label) of each row."""
-    section = REFERENCE.read_text().partition("## Metrics")[2].partition("\n## ")[0]
-    for row in section.splitlines():
+    for row in SECTION.splitlines():
         if not row.startswith("| `gatecast_"):
             continue
         name, kind, labels = (cell.strip() for cell in row.strip("|").split("|")[:3])
@@ -39,8 +41,8 @@ def exported() -> dict[str, Metric]:
     for queue in ("main", "dead_letter"):
         for state in ("visible", "in_flight", "delayed"):
             metrics.queue_messages[queue, state] = 1
-    for service in ("sqs", "dynamodb"):
-        metrics.service_calls.answered(service, "Query", 0.1, error=True)
+    for api in ("sqs", "dynamodb"):
+        metrics.service_calls.answered(api, "Query", 0.1, error=True)
     families = text_string_to_metric_families(metrics.exposition().decode())
     return {
         family.name + ("_total" if family.type == "counter" else ""): family
@@ -111,3 +113,21 @@ def test_observing_all_at_once_is_observing_each(batches: list[list[float]]) -> 
         at_once.observe_all(batch)
     assert at_once.counts == one_by_one.counts
     assert at_once.total == pytest.approx(one_by_one.total)
+
+
+def test_where_each_metric_is_used_is_true() -> None:
+    sources = {
+        **{letter: [FOLDER / "grafana" / "dashboards" / f"{name}.json"] for letter, name in BOARDS.items()},
+        "A": list((FOLDER / "prometheus" / "rules").glob("*.yml")),
+        "T": list((CHECKOUT / "worker" / "top").glob("*.py")),
+    }
+    named = {
+        letter: {name for path in paths for name in re.findall(r"gatecast_[a-z_]+", path.read_text())}
+        for letter, paths in sources.items()
+    }
+    found = {}
+    for name, kind, _ in documented():
+        series = {name, *(f"{name}_{part}" for part in ("bucket", "sum", "count") if kind == "histogram")}
+        found[name] = " ".join(letter for letter, names in named.items() if names & series)
+    assert dict(re.findall(r"^\| `(gatecast_\w+)` .*\| ([ODSAT ]*\w) \|$", SECTION, re.MULTILINE)) == found
+    assert all(found.values()), "a metric that nobody looks at"
