@@ -11,8 +11,11 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from gatecast import Broadcast, Publisher, queue_message, tracing
 from local.resources import Queues
+from routes import dependencies, handlers
+from routes.environment import OPEN_ACCESS
 from tests.chaos.rooms import connection_ids, write_members
 from tests.connections_endpoint import ConnectionsEndpoint
+from tests.routes_events import LambdaContext, event
 from tests.worker_fixtures import Launch
 from tests.worker_process import eventually
 
@@ -149,3 +152,30 @@ def test_without_a_span_nothing_is_added_to_a_message() -> None:
     assert not tracing.enable("nobody", {})
     with tracing.span("nothing"), tracing.publishing(), tracing.consuming({}, 0):
         tracing.note(gatecast_id="a")
+
+
+@pytest.mark.usefixtures("publisher_traces")
+def test_a_route_publishes_within_a_span_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[dict[str, Any]] = []
+
+    class Fake:
+        def __getattr__(self, _: str) -> Any:
+            return lambda *_arguments: True
+
+        def send_message(self, **message: Any) -> None:
+            sent.append(message)
+
+    monkeypatch.setenv("GATECAST_AUTHORIZER", OPEN_ACCESS)
+    for name in ("memberships", "limits"):
+        monkeypatch.setattr(dependencies, name, Fake)
+    monkeypatch.setattr(dependencies, "publisher", lambda: Publisher(Fake(), "https://queue"))
+    body = '{"action": "publish", "room": "lobby", "data": "x"}'
+
+    with tracing.span("invocation"):
+        outside = tracing.message_attributes()["traceparent"]["StringValue"]
+        assert '"ok"' in handlers.publish(event(body=body), LambdaContext())["body"]
+
+    [message] = sent
+    inside = message["MessageAttributes"]["traceparent"]["StringValue"]
+    assert inside.split("-")[1] == outside.split("-")[1], "the trace of the invocation"
+    assert inside.split("-")[2] != outside.split("-")[2], "and the span of the publication"
