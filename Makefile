@@ -1,4 +1,4 @@
-# Everything happens inside the checkout: the virtual environments are .venv, .venv-ministack and .venv-checks.
+# Everything happens inside the checkout: the virtual environments are .venv, .venv-ministack, .venv-checks and .venv-shipped.
 .DEFAULT_GOAL := help
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c

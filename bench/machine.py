@@ -41,7 +41,7 @@ def describe() -> Machine:
     return Machine(
         cpu=_cpu_model(),
         cores=os.cpu_count() or 1,
-        kernel=platform.release(),
+        kernel=platform.release().partition("-")[0],
         python=platform.python_version(),
         openssl=ssl.OPENSSL_VERSION.split()[1],
         versions={name: version(name) for name in _PACKAGES} | dict(_tool_versions()) | _node_sdk(),

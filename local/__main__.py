@@ -38,7 +38,7 @@ and type, line by line:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m local", description=__doc__)
     parser.add_argument("--workers", type=int, default=1, help="how many workers (default 1)")
-    parser.add_argument("--port", type=int, default=0, help="the gateway's port (default: a free one)")
+    parser.add_argument("--port", type=int, default=4510, help="the gateway's port (default 4510; 0: a free one)")
     parser.add_argument("--fifo", action="store_true", help="a FIFO queue instead of a standard one")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")

@@ -108,7 +108,7 @@ def test_environment_is_replaced_and_restored(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_the_command_serves_until_it_is_stopped(tmp_path: Path, number: signal.Signals) -> None:
-    command = [sys.executable, "-m", "local", "--workers", "1"]
+    command = [sys.executable, "-m", "local", "--workers", "1", "--port", "0"]
     with Process.start(command, environment=os.environ, log=tmp_path / "log", directory=ROOT) as stack:
 
         def text() -> str:

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[2]
-ROOMS = ("gatecast", "routes", "worker", "local")
+ROOMS = ("gatecast", "routes", "worker", "local", "deploy")
 MAY_IMPORT = {
     "gatecast": {"gatecast"},
     "routes": {"routes", "gatecast"},
     "worker": {"worker", "gatecast"},
+    "deploy": {"deploy"},
     "local": {"local", "gatecast", "routes"},  # nothing of the worker: it must not share the worker's mistakes
 }
 PURE = (
