@@ -56,8 +56,16 @@ destroy: .venv/.local ## And out of it again; asks first
 chaos: .venv/.test .venv-ministack/.installed ## Kill, cut, stall and flood at full size, about half an hour: docs/failure-modes.md
 	@rm -f .local/chaos-full.jsonl
 	@status=0; GATECAST_CHAOS=full GATECAST_CHAOS_RESULTS=.local/chaos-full.jsonl \
-		$(BIN)/python -m pytest tests/chaos --ignore tests/chaos/test_soak.py --timeout 1800 || status=$$?; \
+		$(BIN)/python -m pytest tests/chaos --ignore tests/chaos/test_soak.py --ignore tests/chaos/test_seen.py --timeout 1800 || status=$$?; \
 		$(BIN)/python -m tests.chaos.results docs/failure-modes.md .local/chaos-full.jsonl; exit $$status
+
+.PHONY: faults-seen
+faults-seen: .venv/.test .venv-ministack/.installed ## What each fault shows in, about half an hour: docs/operations.md
+	@deploy/observability/fetch_tools.sh
+	@rm -f .local/seen-full.jsonl
+	@status=0; GATECAST_CHAOS=full GATECAST_SEEN_RESULTS=.local/seen-full.jsonl \
+		$(BIN)/python -m pytest tests/chaos/test_seen.py || status=$$?; \
+		$(BIN)/python -m tests.chaos.seen docs/operations.md .local/seen-full.jsonl; exit $$status
 
 .PHONY: soak
 soak: .venv/.test .venv-ministack/.installed ## Ten minutes of everything at a low rate: does it grow?
@@ -110,6 +118,10 @@ image-check: .venv/.test ## Build every image and run it where there is no conta
 format: .venv/.tools ## Let ruff put things in order
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+.PHONY: dashboards
+dashboards: .venv/.test ## Write the dashboards' JSON anew
+	@$(BIN)/python -m deploy.observability.dashboards
 
 .PHONY: lock
 lock: .venv/.tools ## Resolve the locks in requirements/ anew (needs uv on the PATH)
