@@ -23,7 +23,7 @@ demo: .venv/.local .venv-ministack/.installed ## The whole system on this machin
 	@$(BIN)/python -m local.demo
 
 .PHONY: test
-test: .venv/.test .venv-ministack/.installed ## All tests, about three minutes
+test: .venv/.test .venv-ministack/.installed ## All tests, about five minutes
 	@$(BIN)/python -m pytest
 
 ##@ Running
