@@ -164,7 +164,8 @@ class Pool(Generic[E]):
 
     def poll(self, now: float) -> None:
         """Read all that has arrived, tell the owner, and go on with what is half written or half open."""
-        connections, buffer = self._connections, self._buffer
+        connections, buffer, size = self._connections, self._buffer, _READ_BYTES
+        idle, answered = self._idle.append, self._owner.answered
         for fd, events in self._poller.poll(0):
             connection = connections[fd]
             exchange = connection.exchange
@@ -172,7 +173,7 @@ class Pool(Generic[E]):
                 self._poll_other(connection, events, now)
                 continue
             try:
-                length = connection.read(_READ_BYTES, buffer)
+                length = connection.read(size, buffer)
             except (BlockingIOError, ssl.SSLWantReadError):
                 continue
             except OSError as error:
@@ -183,8 +184,8 @@ class Pool(Generic[E]):
                 continue
             connection.exchange = None
             self.in_flight -= 1
-            self._idle.append(connection)
-            self._owner.answered(exchange, ORDINARY, connection.started_at, now)
+            idle(connection)
+            answered(exchange, ORDINARY, connection.started_at, now)
 
     def _poll_other(self, connection: _Connection[E], events: int, now: float) -> None:
         """What is rarer than an answer: opening, the rest of a request, an error, or something while idle."""
