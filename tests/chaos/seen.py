@@ -5,22 +5,16 @@ place of those with the same name. GATECAST_SEEN_RESULTS says which file is writ
 """
 
 import math
-import os
 import re
-import sys
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from tests.chaos.tables import Table
 from tests.observability import DASHBOARDS, Query, dashboard_title, panels
 from tests.prometheus import Prometheus
 
-_DEFAULT_FILE: Final = Path(__file__).parents[2] / ".local" / "seen.jsonl"
-_BEGIN: Final = "<!-- seen: written by the tests -->"
-_END: Final = "<!-- seen: end -->"
-_HEAD: Final = ("fault", "panel: before → while it lasts", "alerts", "who must act")
 _RUNBOOK: Final = "failure-modes.md"
 _RATE_INTERVAL: Final = "5s"
 _CLEARLY: Final = 1.5
@@ -101,28 +95,6 @@ def alerts_in(prometheus: Prometheus, window: Window) -> Mapping[str, float]:
     return dict(sorted(fired.items(), key=lambda alert: alert[1]))
 
 
-def record(row: Row) -> None:
-    """Append to the file."""
-    file = Path(os.environ.get("GATECAST_SEEN_RESULTS") or _DEFAULT_FILE)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("ab") as lines:
-        lines.write(msgspec.json.encode(row) + b"\n")
-
-
-def with_rows(document: str, files: Iterable[Path]) -> str:
-    """The document, with these rows in its table: faults that are in it are replaced, the others stay."""
-    before, begin, rest = document.partition(_BEGIN)
-    table, end, after = rest.partition(_END)
-    assert end, "the document has no place for the table"
-    rows = {line.split(" | ")[0]: line for line in table.strip().splitlines()[2:]}
-    for file in files:
-        for line in file.read_bytes().splitlines():
-            cells = msgspec.json.decode(line, type=Row).cells()
-            rows[f"| {cells[0]}"] = f"| {' | '.join(cells)} |"
-    head = [f"| {' | '.join(cells)} |" for cells in (_HEAD, ["---"] * len(_HEAD))]
-    return "\n".join((before + begin, *head, *rows.values(), end + after))
-
-
 def _extreme(prometheus: Prometheus, sight: Sight, panel: Any, window: Window) -> float:
     """0 where there is no such line: that is what an empty panel looks like."""
     values = [
@@ -153,6 +125,8 @@ def _shown(value: float, unit: str) -> str:
             return f"{value:,.3g}" if value < 1_000 else f"{value:,.0f}"
 
 
+TABLE: Final = Table("seen", ("fault", "panel: before → while it lasts", "alerts", "who must act"), Row)
+record: Final = TABLE.record
+
 if __name__ == "__main__":
-    document = Path(sys.argv[1])
-    document.write_text(with_rows(document.read_text(), map(Path, sys.argv[2:])))
+    TABLE.main()

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from deploy.observability.dashboards.frame import RUNBOOKS
-from tests.chaos.seen import Row, with_rows
+from tests.chaos.seen import TABLE, Row
 from tests.chaos.test_seen import FAULTS
 from tests.observability import (
     CHECKOUT,
@@ -139,7 +139,7 @@ def test_a_run_replaces_its_row_and_leaves_the_others(tmp_path: Path) -> None:
     for fault, alert in (("one", ""), ("two", "GatecastThrottled, after 9 s"), ("one", "GatecastQueueLag, after 5 s")):
         row = Row(fault=fault, panels=["Overview: Rate: 1 → 2"], alerts=[alert] if alert else [], must_act="Nobody")
         runs.write_bytes(msgspec.json.encode(row))
-        document = with_rows(document, [runs])
+        document = TABLE.put_into(document, [runs])
     assert document.splitlines() == [
         "before",
         "<!-- seen: written by the tests -->",
