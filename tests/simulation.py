@@ -350,8 +350,8 @@ class MemoryPool:
         self._answers: deque[tuple[float, float, Delivery, int | None]] = deque()
 
     @property
-    def idle(self) -> bool:
-        return self.in_flight < CONNECTIONS
+    def idle(self) -> int:
+        return CONNECTIONS - self.in_flight
 
     @property
     def busy(self) -> bool:
@@ -374,13 +374,20 @@ class MemoryPool:
         self._answers.append((now + world.latency, now, exchange, status))
 
     def poll(self, now: float) -> None:
+        ordinary: list[Delivery] = []
+        seconds: list[float] = []
         while self._answers and self._answers[0][0] <= now:
             _, started_at, exchange, status = self._answers.popleft()
             self.in_flight -= 1
             if status is None:
-                self._owner.failed(exchange, "reset", started_at, now)
+                self._owner.failed(exchange, "reset", now - started_at, now)
+            elif status == 200:
+                ordinary.append(exchange)
+                seconds.append(now - started_at)
             else:
-                self._owner.answered(exchange, Answer(status, {}, b"", reusable=True), started_at, now)
+                self._owner.answered(exchange, Answer(status, {}, b"", reusable=True), now - started_at, now)
+        if ordinary:
+            self._owner.answered_ordinarily(ordinary, seconds, now)
 
     def sweep(self, now: float) -> None: ...
 

@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Final, NamedTuple
 
+import msgspec
+
 from gatecast.broadcast import Broadcast
 from worker.checkpoint import SNAPSHOT_AFTER, WINDOW, Checkpoint, Pace
 from worker.delivery.outcome import Outcome
@@ -35,31 +37,18 @@ class Member(NamedTuple):
     joined_at_ms: int | None
 
 
-class Delivery:
+class Delivery(msgspec.Struct, eq=False):
     """Reaching one connection. Times are monotonic seconds."""
 
-    __slots__ = (
-        "attempts",
-        "connection_id",
-        "fanout",
-        "first_tried_at",
-        "joined_at_ms",
-        "refusals",
-        "throttled",
-        "tries",
-        "waiting",
-    )
-
-    def __init__(self, fanout: "Fanout", connection_id: str, joined_at_ms: int | None, *, throttled: bool) -> None:
-        self.fanout = fanout
-        self.connection_id = connection_id
-        self.joined_at_ms = joined_at_ms
-        self.tries = 0
-        self.attempts = 0
-        self.refusals = 0
-        self.first_tried_at = 0.0
-        self.throttled = throttled
-        self.waiting = False
+    fanout: "Fanout"
+    connection_id: str
+    joined_at_ms: int | None
+    throttled: bool
+    tries: int = 0
+    attempts: int = 0
+    refusals: int = 0
+    first_tried_at: float = 0.0
+    waiting: bool = False
 
 
 class Fanout:
@@ -104,7 +93,7 @@ class Fanout:
         self._missed_before = broadcast.part.startswith((REMAINDER_PREFIX, UNDELIVERED_PREFIX))
         self._resumed: deque[Delivery] = deque()
         for connection_id, joined_at_ms in start.pending:
-            delivery = Delivery(self, connection_id, joined_at_ms, throttled=self._missed_before)
+            delivery = Delivery(self, connection_id, joined_at_ms, self._missed_before)
             self.unsettled[connection_id] = delivery
             self._resumed.append(delivery)
 
@@ -165,7 +154,7 @@ class Fanout:
                 self.page_wanted.set()
             if self._except and connection_id in self._except:
                 continue
-            delivery = Delivery(self, connection_id, joined_at_ms, throttled=self._missed_before)
+            delivery = Delivery(self, connection_id, joined_at_ms, self._missed_before)
             self.unsettled[connection_id] = delivery
             return delivery
         self.page_wanted.set()

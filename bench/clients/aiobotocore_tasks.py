@@ -7,7 +7,7 @@ import uvloop
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 
-from bench.clients.section import Arguments, connection_id, measured
+from bench.clients.section import Arguments, connection_ids, measured
 
 
 async def main() -> None:
@@ -20,13 +20,14 @@ async def main() -> None:
         config=AioConfig(max_pool_connections=arguments.concurrency),
     ) as client:
 
-        async def post(number: int) -> None:
+        async def post(connection_id: str) -> None:
             async with semaphore:
-                await client.post_to_connection(ConnectionId=connection_id(number), Data=arguments.body)
+                await client.post_to_connection(ConnectionId=connection_id, Data=arguments.body)
 
-        await asyncio.gather(*map(post, range(arguments.warm_up)))
+        await asyncio.gather(*map(post, connection_ids(arguments.warm_up)))
+        members = connection_ids(arguments.posts)
         with measured(arguments.posts):
-            await asyncio.gather(*map(post, range(arguments.posts)))
+            await asyncio.gather(*map(post, members))
 
 
 if __name__ == "__main__":

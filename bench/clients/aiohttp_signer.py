@@ -11,7 +11,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from yarl import URL
 
-from bench.clients.section import Arguments, connection_id, measured, tls
+from bench.clients.section import Arguments, connection_ids, measured, tls
 
 
 async def main() -> None:
@@ -24,9 +24,9 @@ async def main() -> None:
     connector = aiohttp.TCPConnector(limit=arguments.concurrency, ssl=tls())
     async with aiohttp.ClientSession(connector=connector) as session:
 
-        async def post(number: int) -> None:
+        async def post(connection_id: str) -> None:
             async with semaphore:
-                url = f"{arguments.url}/@connections/{quote(connection_id(number), safe='')}"
+                url = f"{arguments.url}/@connections/{quote(connection_id, safe='')}"
                 request = AWSRequest("POST", url, data=arguments.body)
                 signer.add_auth(request)
                 async with session.post(
@@ -34,9 +34,10 @@ async def main() -> None:
                 ) as answer:
                     answer.raise_for_status()
 
-        await asyncio.gather(*map(post, range(arguments.warm_up)))
+        await asyncio.gather(*map(post, connection_ids(arguments.warm_up)))
+        members = connection_ids(arguments.posts)
         with measured(arguments.posts):
-            await asyncio.gather(*map(post, range(arguments.posts)))
+            await asyncio.gather(*map(post, members))
 
 
 if __name__ == "__main__":

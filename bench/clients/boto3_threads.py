@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import boto3
 from botocore.config import Config
 
-from bench.clients.section import Arguments, connection_id, measured
+from bench.clients.section import Arguments, connection_ids, measured
 
 
 def main() -> None:
@@ -18,13 +18,14 @@ def main() -> None:
         config=Config(max_pool_connections=arguments.concurrency),
     )
 
-    def post(number: int) -> None:
-        client.post_to_connection(ConnectionId=connection_id(number), Data=arguments.body)
+    def post(connection_id: str) -> None:
+        client.post_to_connection(ConnectionId=connection_id, Data=arguments.body)
 
     with ThreadPoolExecutor(arguments.concurrency) as pool:
-        list(pool.map(post, range(arguments.warm_up)))
+        list(pool.map(post, connection_ids(arguments.warm_up)))
+        members = connection_ids(arguments.posts)
         with measured(arguments.posts):
-            list(pool.map(post, range(arguments.posts)))
+            list(pool.map(post, members))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 import uvloop
 
-from bench.clients.section import Arguments, connection_id, measured, tls
+from bench.clients.section import Arguments, connection_ids, measured, tls
 from gatecast.broadcast import Broadcast
 from worker.checkpoint import Checkpoint
 from worker.delivery.engine import DeliveryEngine
@@ -32,19 +32,16 @@ class Members(Fanout):
             totals=dict.fromkeys(Outcome, 0),
             gone=lambda _: None,
         )
-        self.left = posts
+        self.left = connection_ids(posts)
         self.unanswered = posts
         self.done = asyncio.Event()
 
     @property
     def available(self) -> bool:
-        return self.left > 0
+        return bool(self.left)
 
     def take(self) -> Delivery | None:
-        if not self.left:
-            return None
-        self.left -= 1
-        return Delivery(self, connection_id(self.left), 0, throttled=False)
+        return Delivery(self, self.left.pop(), 0, False) if self.left else None
 
     def delivered(self, delivery: Delivery) -> None:
         del delivery

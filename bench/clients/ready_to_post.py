@@ -16,7 +16,7 @@ from typing import Final
 import uvloop
 
 from bench.clients.engine import Bench, Members
-from bench.clients.section import Arguments, connection_id, wait_for_start
+from bench.clients.section import Arguments, wait_for_start
 from worker.fanout import Delivery
 from worker.http.pool import Pool
 
@@ -25,11 +25,7 @@ _PERCENTILES: Final = (50.0, 90.0, 99.0, 99.9)
 
 
 class _Timed(Delivery):
-    __slots__ = ("ready_at",)
-
-    def __init__(self, fanout: Members, number: int, ready_at: float) -> None:
-        super().__init__(fanout, connection_id(number), 0, throttled=False)
-        self.ready_at = ready_at
+    ready_at: float = 0.0
 
 
 class _Arriving(Members):
@@ -43,14 +39,13 @@ class _Arriving(Members):
 
     @property
     def available(self) -> bool:
-        return self.left > 0 and time.monotonic() >= self._ready_at
+        return bool(self.left) and time.monotonic() >= self._ready_at
 
     def take(self) -> Delivery | None:
         if not self.available:
             return None
-        delivery = _Timed(self, self.left, self._ready_at)
-        self.left -= 1
-        self._ready_at = self._began + (self._posts - self.left) / READY_PER_SECOND
+        delivery = _Timed(self, self.left.pop(), 0, False, ready_at=self._ready_at)
+        self._ready_at = self._began + (self._posts - len(self.left)) / READY_PER_SECOND
         return delivery
 
 

@@ -37,9 +37,12 @@ class Arguments:
         return b"x" * self.body_bytes
 
 
-def connection_id(number: int) -> str:
-    """As long as API Gateway's ids, with the `=` at the end that has to be encoded."""
-    return f"{number:015d}="
+def connection_ids(posts: int) -> list[str]:
+    """As long as API Gateway's ids, with the `=` at the end that has to be encoded.
+
+    Made before the section that is measured: a worker has them from a table.
+    """
+    return [f"{number:015d}=" for number in range(posts)]
 
 
 def tls() -> ssl.SSLContext:

@@ -9,7 +9,7 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -17,7 +17,7 @@ import pytest
 import trustme
 
 from worker.http import pool as pool_module
-from worker.http.answers import Answer
+from worker.http.answers import ORDINARY, Answer
 from worker.http.pool import Pool
 from worker.http.signing import Address
 
@@ -90,14 +90,19 @@ class Owner:
         self.answers: dict[str, Answer] = {}
         self.failures: dict[str, str] = {}
 
-    def answered(self, exchange: str, answer: Answer, started_at: float, now: float) -> None:
-        assert started_at <= now
+    def answered_ordinarily(self, exchanges: Sequence[str], seconds: list[float], now: float) -> None:
+        assert exchanges
+        for exchange, each in zip(exchanges, seconds, strict=True):
+            self.answered(exchange, ORDINARY, each, now)
+
+    def answered(self, exchange: str, answer: Answer, seconds: float, now: float) -> None:
+        assert 0 <= seconds <= now
         assert exchange not in self.answers
         assert exchange not in self.failures
         self.answers[exchange] = answer
 
-    def failed(self, exchange: str, reason: str, started_at: float, now: float) -> None:
-        assert started_at <= now
+    def failed(self, exchange: str, reason: str, seconds: float, now: float) -> None:
+        assert 0 <= seconds <= now
         assert exchange not in self.answers
         assert exchange not in self.failures
         self.failures[exchange] = reason
@@ -125,7 +130,7 @@ class Driver:
 
     def exchange(self, name: str, request: bytes = REQUEST) -> None:
         """One exchange, begun on an idle connection and waited for."""
-        self.poll_until(lambda: self.pool.idle)
+        self.poll_until(lambda: self.pool.idle > 0)
         self.pool.send(name, request, self.time)
         self.poll_until(lambda: name in self.owner.answers or name in self.owner.failures)
 
@@ -220,7 +225,7 @@ def test_the_peer_stalls_anywhere_and_the_sweep_ends_it(tls: Tls, position: int)
         sock.sendall(ANSWER if number > 1 else ANSWER[:position])
 
     with serving(behave, tls) as server, driving(server, tls) as driver:
-        driver.poll_until(lambda: driver.pool.idle)
+        driver.poll_until(lambda: driver.pool.idle > 0)
         driver.pool.send("stalled", REQUEST, driver.time)
         driver.poll_until(lambda: server.requests == 1)
         driver.pool.sweep(driver.time)

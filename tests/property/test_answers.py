@@ -77,6 +77,30 @@ def test_an_ordinary_answer_in_two_pieces(cut: int) -> None:
     assert (answer.status, answer.body, answer.reusable) == (200, b"", True)
 
 
+@pytest.mark.parametrize("part", [b"HTTP/1.1 200", b"\r\nContent-Length: 0\r\n", b"\r\n\r\n"])
+def test_an_answer_that_differs_where_it_matters_is_not_ordinary(part: bytes) -> None:
+    reader = AnswerReader()
+    assert reader.is_ordinary(bytearray(ORDINARY), len(ORDINARY))
+    start = ORDINARY.index(part)
+    for at in range(start, start + len(part)):
+        changed = bytearray(ORDINARY)
+        changed[at] ^= 1
+        assert not reader.is_ordinary(changed, len(changed))
+    assert reader.is_ordinary(bytearray(ORDINARY), len(ORDINARY))
+
+
+def test_a_body_may_follow_a_head_that_is_as_long_as_an_ordinary_answer() -> None:
+    reader = AnswerReader()
+    assert read(reader, ORDINARY) is ORDINARY_ANSWER
+    assert read(reader, ORDINARY.replace(b"Length: 0", b"Length: 2")) is None
+    answer = read(reader, b"{}")
+    assert answer is not None
+    assert answer.body == b"{}"
+    moved = ORDINARY.replace(b"Content-Length: 0\r\n", b"").replace(b"Date", b"Content-Length: 0\r\nDate")
+    assert read(reader, moved) is ORDINARY_ANSWER
+    assert read(reader, ORDINARY) is ORDINARY_ANSWER
+
+
 @given(st.lists(st.binary(min_size=1, max_size=200), max_size=6))
 def test_garbage_never_raises_anything_else(pieces: list[bytes]) -> None:
     feed_all(pieces)

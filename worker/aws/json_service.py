@@ -9,11 +9,12 @@ import asyncio
 import ssl
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
-from worker.http.answers import Answer
+from worker.http.answers import ORDINARY, Answer
 from worker.http.pool import Pool
 from worker.http.resolving import keep_resolving
 from worker.http.signing import Address, Credentials, Signer
@@ -120,16 +121,21 @@ class JsonService:
         if self._pool.trouble is not None and not self._pool.open_connections:
             # No connection can be had: say so to whoever waits, and let them decide how long to wait.
             while self._waiting:
-                self.failed(self._waiting.popleft(), self._pool.trouble, now, now)
+                self.failed(self._waiting.popleft(), self._pool.trouble, 0.0, now)
 
     # The pool's owner
 
-    def answered(self, exchange: _Call, answer: Answer, started_at: float, now: float) -> None:
+    def answered_ordinarily(self, exchanges: Sequence[_Call], seconds: list[float], now: float) -> None:
+        for call, each in zip(exchanges, seconds, strict=True):
+            self.answered(call, ORDINARY, each, now)
+
+    def answered(self, exchange: _Call, answer: Answer, seconds: float, now: float) -> None:
+        del now
         error = None if answer.status == _OK else ServiceError(_code(answer), answer.body)
         self._calls.answered(
             self._service,
             exchange.operation,
-            now - started_at,
+            seconds,
             error=error is not None and error.code != CONDITION_FAILED,
         )
         if exchange.answer.done():
@@ -139,8 +145,8 @@ class JsonService:
         else:
             exchange.answer.set_exception(error)
 
-    def failed(self, exchange: _Call, reason: str, started_at: float, now: float) -> None:
-        del started_at, now
+    def failed(self, exchange: _Call, reason: str, seconds: float, now: float) -> None:
+        del seconds, now
         self._calls.failed(self._service, exchange.operation)
         if not exchange.answer.done():
             exchange.answer.set_exception(NoAnswer(reason))

@@ -21,7 +21,7 @@ import itertools
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from worker.delivery.endpoint import EndpointHealth
@@ -89,9 +89,6 @@ class DeliveryEngine:
         self._due: deque[Delivery] = deque()
         self._fresh_probe = False
         self._swept_at = clock()
-        self._delivered = [0, 0]
-        """In this tick: at the first attempt or after other failures, and after a 429."""
-        self._delivered_seconds: list[float] = []
         self._failure: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._idle = True
@@ -152,7 +149,6 @@ class DeliveryEngine:
         try:
             now = self._clock()
             self._pool.poll(now)
-            self._count_delivered(now)
             if now - self._swept_at >= _SWEEP_SECONDS:
                 self._swept_at = now
                 self._pool.sweep(now)
@@ -164,17 +160,6 @@ class DeliveryEngine:
         except Exception as error:  # noqa: BLE001 - a callback's error would go to the loop; it must end the service
             if not self._failure.done():
                 self._failure.set_exception(error)
-
-    def _count_delivered(self, now: float) -> None:
-        """Once a tick, not once a post."""
-        firsts, again = self._delivered
-        if firsts or again:
-            self._delivered = [0, 0]
-            self.endpoint.succeeded(now)
-            self.rate.passed(firsts, again)
-            self._metrics.deliveries[Outcome.DELIVERED] += firsts + again
-            self._metrics.delivered(self._delivered_seconds)
-            self._delivered_seconds.clear()
 
     def _seconds_to_next_tick(self, now: float) -> float:
         self._idle = False
@@ -197,16 +182,20 @@ class DeliveryEngine:
         holding = self.endpoint.holding
         permits = self._pacer.permits(_PROBES_PER_SECOND if holding else self.rate.limit, now)
         wall_clock = self._wall_clock()
+        now_ms = wall_clock * 1000
         for_second = (int(wall_clock), self._signer.generation)
+        idle = pool.idle
+        most = min(permits, idle)
         started = 0
-        while started < permits:
-            if not pool.idle:
-                pool.want(permits - started, now)
-                break
-            delivery = self._next(now, wall_clock * 1000, holding)
+        while started < most:
+            delivery = self._next(now, holding) if holding or self._due else self._rotation.take()
             if delivery is None:
                 break
             fanout = delivery.fanout
+            if now_ms >= fanout.expires_at_ms:
+                fanout.settle(delivery, Outcome.EXPIRED)
+                fanout.expire()
+                continue
             prepared = fanout.prepared
             if prepared is None or fanout.prepared_for != for_second:
                 fanout.prepared_for = for_second
@@ -217,26 +206,20 @@ class DeliveryEngine:
             fanout.in_flight += 1
             pool.send(delivery, prepared.request(delivery.connection_id), now)
             started += 1
+        if started == idle:
+            pool.want(permits - started, now)
         self._pacer.spend(started)
 
     def _prepare(self, fanout: Fanout, second: int) -> Prepared:
         return self._signer.prepare(f"{self._signer.address.path}/@connections/", {}, fanout.payload, second)
 
-    def _next(self, now: float, now_ms: float, holding: bool) -> Delivery | None:
+    def _next(self, now: float, holding: bool) -> Delivery | None:
         """What waited and is due goes first; but while all fail, every other probe is one that has not failed yet."""
-        while True:
-            if holding and self._fresh_probe:
-                delivery = self._rotation.take() or self._next_due(now)
-            else:
-                delivery = (self._next_due(now) if self._due else None) or self._rotation.take()
-            if delivery is None:
-                return None
+        if holding:
             self._fresh_probe = not self._fresh_probe
-            fanout = delivery.fanout
-            if now_ms < fanout.expires_at_ms:
-                return delivery
-            fanout.settle(delivery, Outcome.EXPIRED)
-            fanout.expire()
+            if self._fresh_probe:
+                return self._rotation.take() or self._next_due(now)
+        return self._next_due(now) or self._rotation.take()
 
     def _next_due(self, now: float) -> Delivery | None:
         while self._due:
@@ -256,25 +239,39 @@ class DeliveryEngine:
 
     # The pool's owner
 
-    def answered(self, exchange: Delivery, answer: Answer, started_at: float, now: float) -> None:
+    def answered_ordinarily(self, exchanges: Sequence[Delivery], seconds: list[float], now: float) -> None:
+        """Delivered, as almost all are: what is counted is counted once a tick, not once a post."""
+        self._metrics.delivered(seconds)
+        self._delivered(exchanges, now)
+
+    def answered(self, exchange: Delivery, answer: Answer, seconds: float, now: float) -> None:
         status = answer.status
-        if status == _OK:
-            self._delivered_seconds.append(now - started_at)
-        else:
-            self._metrics.posted(status, now - started_at)
+        self._metrics.posted(status, seconds)
+        if _OK <= status < _OK_END:
+            self._delivered((exchange,), now)
+            return
         fanout = exchange.fanout
         fanout.in_flight -= 1
-        if _OK <= status < _OK_END:
-            self._delivered[exchange.throttled] += 1
-            fanout.delivered(exchange)
-        else:
-            self._hear(exchange, status, f"status {status}", now)
-            self._decide(exchange, status, now)
+        self._hear(exchange, status, f"status {status}", now)
+        self._decide(exchange, status, now)
         if not fanout.in_rotation and fanout.available:
             self._rotation.add(fanout)
 
-    def failed(self, exchange: Delivery, reason: str, started_at: float, now: float) -> None:
-        self._metrics.post_failed(now - started_at)
+    def _delivered(self, deliveries: Sequence[Delivery], now: float) -> None:
+        throttled = 0
+        for delivery in deliveries:
+            throttled += delivery.throttled
+            fanout = delivery.fanout
+            fanout.in_flight -= 1
+            fanout.delivered(delivery)
+            if not fanout.in_rotation and fanout.available:
+                self._rotation.add(fanout)
+        self.endpoint.succeeded(now)
+        self.rate.passed(len(deliveries) - throttled, throttled)
+        self._metrics.deliveries[Outcome.DELIVERED] += len(deliveries)
+
+    def failed(self, exchange: Delivery, reason: str, seconds: float, now: float) -> None:
+        self._metrics.post_failed(seconds)
         exchange.fanout.in_flight -= 1
         self._hear(exchange, 0, reason, now)
         self._decide(exchange, 0, now)

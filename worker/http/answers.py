@@ -17,6 +17,9 @@ _HEADER: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\r\n\0]*?
 _CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n\0]*)?")
 _CONTENT_LENGTH: Final = re.compile(rb"[0-9]{1,12}")
 _SHORTEST_HEAD: Final = len(b"HTTP/1.1 200\r\n\r\n")
+_OK: Final = b"HTTP/1.1 200"
+_NO_BODY: Final = b"\r\nContent-Length: 0\r\n"
+_END: Final = b"\r\n\r\n"
 
 
 class MalformedAnswer(Exception):  # noqa: N818 - it says what the peer sent
@@ -40,30 +43,38 @@ ORDINARY: Final = Answer(200, {}, b"", reusable=True)
 class AnswerReader:
     """Reads the answers of one connection, one after the other."""
 
-    __slots__ = ("_ordinary_length", "_parser")
+    __slots__ = ("_no_body_at", "_ordinary_length", "_parser")
 
     def __init__(self) -> None:
         self._parser: _Parser | None = None
         self._ordinary_length = 0
+        self._no_body_at = 0
 
     def is_ordinary(self, buffer: bytearray, length: int) -> bool:
         """Are the first `length` bytes of `buffer` one whole answer that is equal to ORDINARY? If not, `feed` them."""
+        if self._parser is not None:
+            return False
+        no_body_at = self._no_body_at
         return (
-            self._parser is None
-            and buffer.startswith(b"HTTP/1.1 200")
-            and buffer.find(b"\r\n\r\n", 0, length) == length - 4
-            and buffer.find(b"\r\nContent-Length: 0\r\n", 0, length) > 0
-            and (length == self._ordinary_length or self._becomes_ordinary(bytes(buffer[:length]).lower()))
-        )
+            length == self._ordinary_length
+            and buffer.startswith(_NO_BODY, no_body_at)
+            and buffer.startswith(_OK)
+            and buffer.find(_END, no_body_at, length) == length - len(_END)
+        ) or self._becomes_ordinary(bytes(buffer[:length]))
 
     def _becomes_ordinary(self, head: bytes) -> bool:
-        """Neither closing nor coded? Asked once a length: a server's answers that are as long have the same headers.
+        """Asked once a length, as a rule: answers of one server that are as long have the same headers in one order.
 
         Where that is wrong, little is: a connection that closes unannounced is noticed when its end of file is read.
         """
-        if head.count(b"\r\ncontent-length:") > 1 or b"\r\nconnection: close" in head or b"\r\ntransfer-" in head:
+        no_body_at = head.find(_NO_BODY)
+        if not head.startswith(_OK) or no_body_at < 0 or head.find(_END) != len(head) - len(_END):
+            return False
+        folded = head.lower()
+        if folded.count(b"\r\ncontent-length:") > 1 or b"\r\nconnection: close" in folded or b"\r\ntransfer-" in folded:
             return False
         self._ordinary_length = len(head)
+        self._no_body_at = no_body_at
         return True
 
     def feed(self, data: bytes) -> Answer | None:
@@ -112,7 +123,7 @@ class _Parser:
     # Every stage answers None (needs more bytes), False (go on with the stage that is now set) or True (complete).
 
     def _read_head(self) -> bool | None:
-        end = self._buffer.find(b"\r\n\r\n")
+        end = self._buffer.find(_END)
         if end > MAX_HEAD_BYTES or (end < 0 and len(self._buffer) > MAX_HEAD_BYTES):
             raise MalformedAnswer("its head is too large")
         if end < 0:
@@ -120,7 +131,7 @@ class _Parser:
                 raise MalformedAnswer("it does not begin with HTTP/1.")
             return None
         lines = bytes(self._buffer[:end]).split(b"\r\n")
-        del self._buffer[: end + 4]
+        del self._buffer[: end + len(_END)]
         status = _STATUS_LINE.fullmatch(lines[0])
         if status is None:
             raise MalformedAnswer("its status line is not one")

@@ -5,7 +5,7 @@ for the next one. The pool owns non-blocking sockets and a poller of its own ins
 `poll` then reads what all connections have received in one go, and requests are written after all reads.
 
 Always:
-- an exchange that was handed over ends in exactly one of `answered` and `failed`, in a later `poll` or `sweep`;
+- of an exchange that was handed over the owner hears exactly once how it ended, in a later `poll`, `sweep` or `close`;
 - a connection whose answer was malformed, late or not wanted is closed and never used again;
 - connections are opened a few at a time, each to the next of the addresses that the name resolves to, and replaced with
   back-off when opening fails; after some minutes a connection is retired, so that the pool follows the name.
@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
-from worker.http.answers import ORDINARY, Answer, AnswerReader, MalformedAnswer
+from worker.http.answers import Answer, AnswerReader, MalformedAnswer
 from worker.http.signing import Address
 from worker.retry import backoff_seconds
 
@@ -44,11 +44,14 @@ SocketAddress = tuple[socket.AddressFamily, Any]
 
 
 class Owner(Protocol[E_contra]):
-    """Whoever hands exchanges to a pool and is told how they end. Neither method may raise."""
+    """Whoever hands exchanges to a pool and is told how they end, and after how many seconds. No method may raise."""
 
-    def answered(self, exchange: E_contra, answer: Answer, started_at: float, now: float) -> None: ...
+    def answered_ordinarily(self, exchanges: Sequence[E_contra], seconds: list[float], now: float) -> None:
+        """All that one `poll` has found answered with ORDINARY, at least one, and the seconds of each."""
 
-    def failed(self, exchange: E_contra, reason: str, started_at: float, now: float) -> None:
+    def answered(self, exchange: E_contra, answer: Answer, seconds: float, now: float) -> None: ...
+
+    def failed(self, exchange: E_contra, reason: str, seconds: float, now: float) -> None:
         """No answer came, or none that can be read. The server may have seen the request all the same."""
 
 
@@ -93,7 +96,6 @@ class Pool(Generic[E]):
     def __init__(self, address: Address, *, size: int, owner: Owner[E], tls: ssl.SSLContext | None) -> None:
         self.address = address
         self.size = size
-        self.in_flight = 0
         self.trouble: str | None = None
         """Why no connection can be opened, while none can."""
         self._owner = owner
@@ -128,11 +130,17 @@ class Pool(Generic[E]):
     @property
     def busy(self) -> bool:
         """Is anything under way that a `poll` may find?"""
-        return bool(self.in_flight or self._opening)
+        return len(self._connections) > len(self._idle)
 
     @property
-    def idle(self) -> bool:
-        return bool(self._idle)
+    def idle(self) -> int:
+        """Connections that can take an exchange now."""
+        return len(self._idle)
+
+    @property
+    def in_flight(self) -> int:
+        """Exchanges that were handed over and have not ended."""
+        return len(self._connections) - len(self._opening) - len(self._idle)
 
     def want(self, more: int, now: float) -> None:
         """Open connections for `more` exchanges that wait for one, as far as size, pace and back-off allow."""
@@ -149,7 +157,6 @@ class Pool(Generic[E]):
         connection = self._idle.popleft()
         connection.exchange = exchange
         connection.started_at = now
-        self.in_flight += 1
         try:
             sent = connection.write(request)
         except (BlockingIOError, ssl.SSLWantWriteError):
@@ -165,7 +172,9 @@ class Pool(Generic[E]):
     def poll(self, now: float) -> None:
         """Read all that has arrived, tell the owner, and go on with what is half written or half open."""
         connections, buffer, size = self._connections, self._buffer, _READ_BYTES
-        idle, answered = self._idle.append, self._owner.answered
+        idle = self._idle.append
+        ordinary: list[E] = []
+        seconds: list[float] = []
         for fd, events in self._poller.poll(0):
             connection = connections[fd]
             exchange = connection.exchange
@@ -183,9 +192,11 @@ class Pool(Generic[E]):
                 self._feed(connection, bytes(buffer[:length]), now)
                 continue
             connection.exchange = None
-            self.in_flight -= 1
             idle(connection)
-            answered(exchange, ORDINARY, connection.started_at, now)
+            ordinary.append(exchange)
+            seconds.append(now - connection.started_at)
+        if ordinary:
+            self._owner.answered_ordinarily(ordinary, seconds, now)
 
     def _poll_other(self, connection: _Connection[E], events: int, now: float) -> None:
         """What is rarer than an answer: opening, the rest of a request, an error, or something while idle."""
@@ -318,12 +329,11 @@ class Pool(Generic[E]):
         if answer is None:
             return
         connection.exchange = None
-        self.in_flight -= 1
         if answer.reusable and not connection.unsent:
             self._idle.append(connection)
         else:
             self._close(connection, "", now)
-        self._owner.answered(exchange, answer, connection.started_at, now)
+        self._owner.answered(exchange, answer, now - connection.started_at, now)
 
     def _close(self, connection: _Connection[E], reason: str, now: float) -> None:
         del self._connections[connection.fd]
@@ -336,8 +346,7 @@ class Pool(Generic[E]):
                 self._idle.remove(connection)
             return
         exchange, connection.exchange = connection.exchange, None
-        self.in_flight -= 1
-        self._owner.failed(exchange, reason, connection.started_at, now)
+        self._owner.failed(exchange, reason, now - connection.started_at, now)
 
 
 _IN_PROGRESS: Final = (errno.EINPROGRESS, errno.EWOULDBLOCK)

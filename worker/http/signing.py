@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
-_ORDINARY_ID: Final = re.compile(r"[A-Za-z0-9_\-]+={0,2}")
+_UNUSUAL: Final = re.compile(r"[^A-Za-z0-9_\-=]")
 _EMPTY_QUERY: Final = ""
 
 
@@ -165,10 +165,10 @@ class Prepared:
 
     def request(self, connection_id: str = "") -> bytes:
         """The whole request, head and body, for the path that was prepared followed by this id."""
-        ordinary = _ORDINARY_ID.fullmatch(connection_id)
-        segment = connection_id.replace("=", "%3D") if ordinary else wire_id(connection_id)
+        segment = wire_id(connection_id) if _UNUSUAL.search(connection_id) else connection_id.replace("=", "%3D")
         canonical = self.canonical_start.copy()
-        canonical.update(segment.replace("%", "%25").encode() + self.canonical_tail)
+        canonical.update(segment.replace("%", "%25").encode())
+        canonical.update(self.canonical_tail)
         inner = self.inner.copy()
         inner.update(canonical.hexdigest().encode())
         outer = self.outer.copy()
