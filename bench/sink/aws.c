@@ -7,11 +7,8 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "aws.h"
-
-struct workload workload = {.broadcasts = 1000, .rooms = 1000, .members = 5, .page_members = 7400, .data_bytes = 256};
 
 /* The fields of the workload, as options and in the body of POST /reset. */
 static const struct {
@@ -55,13 +52,6 @@ enum { OPERATIONS = sizeof operations / sizeof *operations };
 
 static uint64_t unknown_calls;
 static double cpu_at_reset;
-
-int64_t milliseconds_since_epoch(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
 
 static void arm(void)
 {
