@@ -14,7 +14,9 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 MAX_BODY_BYTES: Final = 1024 * 1024 - 8 * 1024
-"""SQS takes 1 MiB a message; the rest is left for attributes."""
+"""SQS takes 1 MiB a message; the rest is left for attributes, and for what a part says beyond its broadcast."""
+_PART_BYTES: Final = 1024
+"""More than `part`, `shard` and `published_at_ms` take, which the worker adds."""
 MAX_DATA_BYTES: Final = 131_072
 """What API Gateway posts to a connection at most (128 KB)."""
 MAX_CONNECTIONS: Final = 1_000
@@ -87,11 +89,12 @@ def decode(body: str | bytes) -> Broadcast:
         encoded = body.encode() if isinstance(body, str) else body
     except UnicodeEncodeError:
         raise InvalidBroadcast("body", "not valid UTF-8") from None
-    if len(encoded) > MAX_BODY_BYTES:
-        raise InvalidBroadcast("body", f"longer than {MAX_BODY_BYTES:,} bytes")
+    too_long = InvalidBroadcast("body", f"longer than {MAX_BODY_BYTES:,} bytes")
+    if len(encoded) > MAX_BODY_BYTES + _PART_BYTES:
+        raise too_long
     try:
         _version_decoder.decode(encoded)
-        return _decoder.decode(encoded)
+        broadcast = _decoder.decode(encoded)
     except msgspec.ValidationError as error:
         if isinstance(error.__cause__, InvalidBroadcast):
             raise error.__cause__ from None
@@ -102,6 +105,9 @@ def decode(body: str | bytes) -> Broadcast:
         if field := field_with_lone_surrogate(encoded, Broadcast.__struct_encode_fields__):
             raise InvalidBroadcast(field, _LONE_SURROGATE) from None
         raise InvalidBroadcast("body", f"not valid JSON ({error})") from None
+    if len(encoded) > MAX_BODY_BYTES and not broadcast.part:
+        raise too_long
+    return broadcast
 
 
 def encode(broadcast: Broadcast) -> str:

@@ -307,20 +307,20 @@ class MemoryProgress:
             item.update(message_id=claimant.message_id, receives=claimant.receives, token=claimant.token)
             start, progressed = (
                 item.get("checkpoint", Checkpoint()),
-                item.setdefault("progressed", claimant.receives - 1),
+                item.setdefault("progressed", claimant.waited),
             )
             return Claim(cast(Any, key), claimant.token, claimant.receives, start, claimant.receives - progressed)
 
         return await self._call(claim)
 
-    async def write_checkpoint(self, claim: Claim, checkpoint: Checkpoint) -> bool:
+    async def write_checkpoint(self, claim: Claim, checkpoint: Checkpoint, *, progress: bool) -> bool:
         def write() -> bool:
             item = self._worker.world.progress[cast(Any, claim.key)]
             if item.get("token") != claim.claimed_by:
                 return False
-            item.update(
-                checkpoint=Checkpoint.decode(checkpoint.cursor, checkpoint.encode_pending()), progressed=claim.receives
-            )
+            item["checkpoint"] = Checkpoint.decode(checkpoint.cursor, checkpoint.encode_pending())
+            if progress:
+                item["progressed"] = claim.receives
             return True
 
         return await self._call(write)
@@ -328,7 +328,7 @@ class MemoryProgress:
     async def release(self, claim: Claim) -> bool:
         def release() -> bool:
             item = self._worker.world.progress[cast(Any, claim.key)]
-            if item.get("token") != claim.claimed_by:
+            if "message_id" in item and item["token"] != claim.claimed_by:
                 return False
             for attribute in ("message_id", "token", "receives", "progressed"):
                 item.pop(attribute, None)

@@ -9,7 +9,7 @@ the message: they are sent again, under the same part names, and are duplicates.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from enum import Enum, auto
 from heapq import nsmallest
 from typing import Any, Final
@@ -31,6 +31,7 @@ from worker.metrics import Metrics
 from worker.parts import REMAINDER_PREFIX, batches, to_connections, to_shards
 from worker.perseverance import persevere
 from worker.ports import (
+    MAX_BATCH_GET,
     Claim,
     Claimant,
     MemberTable,
@@ -155,7 +156,7 @@ class Broadcaster:
             return Ending.EXPIRED
         if broadcast.published_at_ms is UNSET:
             broadcast = msgspec.structs.replace(broadcast, published_at_ms=lease.message.sent_at_ms)
-        claimant = Claimant.of(lease.message)
+        claimant = Claimant.of(lease.message, fifo=self._fifo)
         with tracing.span("claim"):
             claim = await persevere("claim", self._health, lambda: self._progress.claim(broadcast, claimant))
         if isinstance(claim, NotClaimed):
@@ -164,7 +165,8 @@ class Broadcaster:
             return await self._give_up(broadcast, claim)
         if broadcast.room and broadcast.shard is UNSET:
             settings = await persevere("settings", self._health, lambda: self._settings.of(str(broadcast.room)))
-            if settings.shards > 1:
+            # What has begun on one shard, before there were more, has all its members there: it is not begun again.
+            if settings.shards > 1 and claim.start.nowhere:
                 return await self._split(broadcast, settings.shards)
         with tracing.span("deliver"):
             return await self._fan_out(broadcast, lease, claim)
@@ -225,7 +227,8 @@ class Broadcaster:
         try:
             if fanout.available:
                 self._engine.offer(fanout)
-            if await self._add_page(fanout, fanout.cursor):
+            # Members of an earlier receive are on their way already: there the first page must not hold up anything.
+            if claim.start.nowhere and await self._add_page(fanout, fanout.cursor):
                 await self._tend(fanout, lease, claim)
             else:
                 async with asyncio.TaskGroup() as group:
@@ -237,7 +240,7 @@ class Broadcaster:
             tracing.note(**{f"gatecast_{outcome}": count for outcome, count in fanout.counts.items() if count})
             lease.changed = None
             del self._running[fanout]
-        if lease.state is LeaseState.LOST or not fanout.finished or fanout.missed:
+        if lease.state is LeaseState.LOST or not fanout.settled:
             return _unfinished(lease)
         self._completed(fanout)
         return Ending.COMPLETED
@@ -267,65 +270,79 @@ class Broadcaster:
             fanout.page_wanted.clear()
 
     async def _tend(self, fanout: Fanout, lease: Lease, claim: Claim) -> None:
-        """Everything that a fan-out needs while its deliveries run; returns when it is finished or has stopped."""
-        while lease.state is not LeaseState.LOST:
-            fanout.changed.clear()
-            if fanout.unknown_age:
-                await self._learn_ages(fanout)
-            if fanout.stopped:
-                if not fanout.in_flight or self._hurrying:
-                    await self._write_down(fanout, lease, claim)
-                    return
-            else:
-                if fanout.missed and (len(fanout.missed) >= MOST_MISSED or fanout.finished):
-                    await self._make_missed_safe(fanout)
-                if fanout.finished and not fanout.missed:
+        """Everything that a fan-out needs while its deliveries run; returns when it is settled or has stopped."""
+        chore: asyncio.Task[None] | None = None
+        try:
+            while not fanout.settled and lease.state is not LeaseState.LOST:
+                fanout.changed.clear()
+                if chore is not None and chore.done():
+                    chore.result()
+                    chore = None
+                if chore is None and not self._hurrying and (call := self._chore(fanout)) is not None:
+                    chore = asyncio.create_task(call)
+                    chore.add_done_callback(lambda _: fanout.changed.set())
+                if fanout.stopped and (self._hurrying or not (fanout.in_flight or chore)):
+                    if chore is not None:
+                        chore.cancel()
+                        await asyncio.wait({chore})
+                    await self._write_checkpoint(fanout, lease, claim)
                     return
                 await self._keep_going(fanout, lease, claim)
-            await fanout.changed.wait()
-
-    async def _write_down(self, fanout: Fanout, lease: Lease, claim: Claim) -> None:
-        """The exact position, at a stop. Misses are in it, and tried again unless there is time to keep them."""
-        if fanout.finished and not fanout.missed:
-            return
-        await self._write_checkpoint(fanout, lease, claim)
-        if fanout.missed and lease.state is not LeaseState.LOST:
-            await self._make_missed_safe(fanout)
-            if not fanout.finished:
-                await self._write_checkpoint(fanout, lease, claim)
+                await fanout.changed.wait()
+        finally:
+            if chore is not None:
+                chore.cancel()
 
     async def _keep_going(self, fanout: Fanout, lease: Lease, claim: Claim) -> None:
         if self._expired(fanout.broadcast):
             fanout.expire()
-        # A FIFO queue can neither delay one message nor let it overtake: there they wait where they are.
-        slow: list[Delivery] = []
-        if fanout.waiting >= MOST_WAITING and not self._fifo:
-            slow = fanout.slow(MOST_WAITING)
-        elif self._should_make_room(fanout) and not self._fifo:
-            slow = list(fanout.unsettled.values())
-        if slow:
-            await self._leave_remainder(fanout, slow)
-        if slow or fanout.pace.due(self._clock()):
+        if fanout.pace.due(self._clock()) or (fanout.stopped and fanout.pace.since_snapshot):
             await self._write_checkpoint(fanout, lease, claim)
         if fanout.available:
             self._engine.offer(fanout)
 
+    def _chore(self, fanout: Fanout) -> Coroutine[Any, Any, None] | None:
+        """The next of what takes other calls than posts. It may hang: checkpoints and a stop do not wait for it.
+
+        Cut off anywhere it forgets nobody, for those that it is about are unsettled, and in every checkpoint, until it
+        is done. At a stop only misses are made safe, if there is time: otherwise they are tried again.
+        """
+        if fanout.unknown_age and not fanout.stopped:
+            return self._learn_ages(fanout)
+        if fanout.missed and (len(fanout.missed) >= MOST_MISSED or fanout.finished or fanout.stopped):
+            return self._make_missed_safe(fanout)
+        slow = self._slow(fanout)
+        return self._leave_remainder(fanout, slow) if slow else None
+
+    def _slow(self, fanout: Fanout) -> list[Delivery]:
+        """Those that should go on as a broadcast of their own, so that they hold up nobody."""
+        if fanout.stopped or self._fifo:  # a FIFO queue can neither delay one message nor let it overtake
+            return []
+        if fanout.waiting >= MOST_WAITING:
+            return fanout.slow(MOST_WAITING)
+        return fanout.all_waiting() if self._should_make_room(fanout) else []
+
     async def _write_checkpoint(self, fanout: Fanout, lease: Lease, claim: Claim) -> None:
         fanout.pace.snapshot(self._clock())
         checkpoint = fanout.checkpoint()
-        if await persevere("checkpoint", self._health, lambda: self._progress.write_checkpoint(claim, checkpoint)):
+        progress = fanout.progress
+
+        async def write() -> bool:
+            return await self._progress.write_checkpoint(claim, checkpoint, progress=progress)
+
+        if await persevere("checkpoint", self._health, write):
             fanout.pace.written()
             self._metrics.checkpoints += 1
         else:
             lease.become(LeaseState.LOST)
 
     async def _make_missed_safe(self, fanout: Fanout) -> None:
-        missed = fanout.missed[:1_000]
-        for outcome in (Outcome.UNDELIVERED, Outcome.REJECTED):
-            ids = [delivery.connection_id for delivery, its in missed if its is outcome]
-            if ids:
-                with tracing.span("settle", gatecast_missed=len(ids)):
-                    await self._dead_letters.missed(fanout.broadcast, ids, outcome)
+        missed = fanout.missed.copy()
+        by_reason: dict[Outcome, list[str]] = {}
+        for delivery, reason in missed:
+            by_reason.setdefault(reason, []).append(delivery.connection_id)
+        with tracing.span("settle", gatecast_missed=len(missed)):
+            await self._dead_letters.missed(fanout.broadcast, by_reason)
         fanout.missed_are_safe(missed)
 
     def _should_make_room(self, fanout: Fanout) -> bool:
@@ -348,9 +365,7 @@ class Broadcaster:
 
     async def _learn_ages(self, fanout: Fanout) -> None:
         """410 for a connection that was named: it may be so young that its `$connect` is still running."""
-        asked, fanout.unknown_age = fanout.unknown_age[:100], fanout.unknown_age[100:]
-        if fanout.unknown_age:
-            fanout.changed.set()
+        asked, fanout.unknown_age = fanout.unknown_age[:MAX_BATCH_GET], fanout.unknown_age[MAX_BATCH_GET:]
         ids = [delivery.connection_id for delivery in asked]
         connected = await persevere("ages", self._health, lambda: self._table.connected_at_ms(ids))
         for delivery in asked:

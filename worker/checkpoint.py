@@ -24,6 +24,11 @@ class Checkpoint(msgspec.Struct, frozen=True):
     pending: tuple[tuple[str, int | None], ...] = ()
     """Connection ids with the time they joined (milliseconds since the epoch; None where that is not known)."""
 
+    @property
+    def nowhere(self) -> bool:
+        """It is the start."""
+        return not self.cursor and not self.pending
+
     def encode_pending(self) -> bytes:
         return msgspec.msgpack.encode(self.pending)
 

@@ -36,8 +36,6 @@ log = structlog.get_logger()
 LONGEST_POLL_SECONDS: Final = 6.0
 """No receive takes longer: a drain waits for the one that is open."""
 _SHARE_FOR_POLLS: Final = 0.5
-_SHARE_FOR_ANSWERS: Final = 0.6
-_SHARE_FOR_WRITING: Final = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,9 +159,10 @@ class Core:
 
     async def _drain(self, consuming: asyncio.Task[None]) -> None:
         seconds = self._drain_seconds
-        hurry = asyncio.get_running_loop().call_later(seconds * _SHARE_FOR_ANSWERS, self._broadcaster.hurry)
+        # Answers under way have nearly all of the time: one that arrives too late is a post that will be repeated.
+        hurry = asyncio.get_running_loop().call_later(seconds - min(2.0, seconds * 0.15), self._broadcaster.hurry)
         self._consumer.stop()
-        _, unfinished = await asyncio.wait({consuming}, timeout=seconds * _SHARE_FOR_WRITING)
+        _, unfinished = await asyncio.wait({consuming}, timeout=seconds - min(1.0, seconds * 0.05))
         hurry.cancel()
         if unfinished:
             log.warning("worker.drain_incomplete", reason="not every position could be written in time")

@@ -5,7 +5,7 @@ that are no broadcast go there as they are; a `reason` attribute says why. Witho
 Nothing here gives up: a broadcast waits until its misses are safe.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -37,14 +37,20 @@ class DeadLetters:
     def exist(self) -> bool:
         return self._queue is not None
 
-    async def missed(self, broadcast: Broadcast, connection_ids: Sequence[str], reason: Outcome) -> None:
-        """Keep missed deliveries (1 to 1,000). Returns when they are safe."""
+    async def missed(self, broadcast: Broadcast, connection_ids: Mapping[Outcome, Sequence[str]]) -> None:
+        """Keep missed deliveries, by reason (1 to 1,000 of each). Returns when they are safe."""
         if self._queue is None:
-            log.error("broadcast.missed", reason=reason, connections=list(connection_ids))
-            self._counts[reason] += 1
+            log.error("broadcast.missed", **{str(reason): ids for reason, ids in connection_ids.items()})
+            for reason in connection_ids:
+                self._counts[reason] += 1
             return
-        prefix = REJECTED_PREFIX if reason is Outcome.REJECTED else UNDELIVERED_PREFIX
-        await self.broadcast(to_connections(broadcast, connection_ids, prefix), reason)
+        for reason, ids in connection_ids.items():
+            prefix = REJECTED_PREFIX if reason is Outcome.REJECTED else UNDELIVERED_PREFIX
+            try:
+                await self.broadcast(to_connections(broadcast, ids, prefix), reason)
+            except Refused as refused:  # such as one that is too long for this queue: as if there were none
+                log.error("broadcast.missed", refused=str(refused), **{str(reason): ids})  # noqa: TRY400
+                self._counts[reason] += 1
 
     async def broadcast(self, broadcast: Broadcast, reason: str) -> None:
         """Keep a whole broadcast. Returns when it is safe. Only where dead letters exist."""

@@ -26,7 +26,8 @@ from worker.parts import REMAINDER_PREFIX, UNDELIVERED_PREFIX
 _DELIVERED: Final = Outcome.DELIVERED  # a member of an enumeration is looked up by a call
 PAGES_LOW: Final = 1_000
 """Members in hand below which the next page is wanted."""
-MOST_MISSED: Final = 500
+MOST_MISSED: Final = 900
+"""Of the window: so many are made safe before all is finished. A dead letter names at most 1,000."""
 MOST_WAITING: Final = 500
 
 
@@ -86,6 +87,7 @@ class Fanout:
         self.waiting = 0
         self._except = frozenset(broadcast.except_ or ())
         self._gone = gone
+        self._left = False
         self._totals = totals
         self._members: deque[Member] = deque()
         self._numbered = not broadcast.room
@@ -118,13 +120,23 @@ class Fanout:
 
     @property
     def finished(self) -> bool:
-        """Every member has an outcome, though the missed ones may still have to be made safe."""
+        """Every member has an outcome, though missed ones may still have to be made safe."""
         return self.exhausted and not self._members and len(self.unsettled) == len(self.missed)
 
     @property
+    def settled(self) -> bool:
+        """Every member has an outcome, and the missed ones are safe."""
+        return self.finished and not self.missed
+
+    @property
+    def progress(self) -> bool:
+        """Has anybody had an outcome, or been left to a broadcast of their own, since the start?"""
+        return self._left or any(self.counts.values())
+
+    @property
     def only_waits(self) -> bool:
-        """All that is left are deliveries that wait to be tried again."""
-        return self.exhausted and not self._members and 0 < self.waiting == len(self.unsettled)
+        """All that is left to deliver waits to be tried again."""
+        return self.exhausted and not self._members and 0 < self.waiting == len(self.unsettled) - len(self.missed)
 
     @property
     def may_start(self) -> bool:
@@ -170,7 +182,7 @@ class Fanout:
         pace.since_written += 1
         pace.since_snapshot += 1
         if (
-            pace.since_snapshot == SNAPSHOT_AFTER
+            pace.since_snapshot >= SNAPSHOT_AFTER
             or (self.exhausted and not self._members and len(self.unsettled) == len(self.missed))
             or (self.stopped and not self.in_flight)
         ):
@@ -187,7 +199,7 @@ class Fanout:
             self._count(outcome)
             if outcome is Outcome.GONE:
                 self._gone(delivery.connection_id)
-        if self.finished or (self.stopped and not self.in_flight):
+        if self.finished or (self.stopped and not self.in_flight) or self.pace.since_snapshot >= SNAPSHOT_AFTER:
             self.changed.set()
 
     def waits(self, delivery: Delivery) -> None:
@@ -205,6 +217,7 @@ class Fanout:
     def leave(self, deliveries: Sequence[Delivery]) -> None:
         """These are safe elsewhere: the broadcast is done with them."""
         self.pace.since_snapshot += len(deliveries)
+        self._left = True
         for delivery in deliveries:
             del self.unsettled[delivery.connection_id]
 
@@ -212,6 +225,9 @@ class Fanout:
         """The oldest that wait and have failed more than once while others succeeded; `most` at most."""
         slow = (each for each in self.unsettled.values() if each.waiting and each.attempts > 1)
         return list(islice(slow, most))
+
+    def all_waiting(self) -> list[Delivery]:
+        return [each for each in self.unsettled.values() if each.waiting]
 
     def ask_age(self, delivery: Delivery) -> None:
         """Its client seems gone: find out how old the connection is."""
@@ -230,7 +246,7 @@ class Fanout:
         if self.expired or self.stopped:
             return
         self.expired = True
-        self._count(Outcome.EXPIRED, len(self._members))
+        self._count(Outcome.EXPIRED, sum(member.connection_id not in self._except for member in self._members))
         self._members.clear()
         self.exhausted = True
         while self._resumed:

@@ -30,6 +30,8 @@ Part = Literal[
 ]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
 
+_STOPS_NOTHING: Final = ("reaper",)
+"""Its failures are counted and logged, but deliveries go on."""
 _SUMMED_UP_SECONDS: Final = 60.0
 _LONGEST_SILENCE_SECONDS: Final = 40.0
 """Longer than any pause between two tries, with the time-outs of a call."""
@@ -102,7 +104,11 @@ class Health:
         self._forget_old_troubles()
         for part, trouble in self._watched.items():
             self._states[part].trouble = trouble()
-        return {part: state.trouble for part, state in self._states.items() if state.trouble is not None}
+        return {
+            part: state.trouble
+            for part, state in self._states.items()
+            if state.trouble is not None and part not in _STOPS_NOTHING
+        }
 
     def _forget_old_troubles(self) -> None:
         """Whoever still waits for a part tries again sooner than that; perhaps nobody does any more."""

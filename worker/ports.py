@@ -39,15 +39,20 @@ class Page(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Claimant:
-    """Who claims: a message, at one of its receives. `token` is new for every receive."""
+    """Who claims: a message, at one of its receives. `token` is new for every receive.
+
+    `waited` are the receives before, if nobody has claimed the broadcast yet, that count as no try: on a FIFO queue it
+    may have been received only to wait for others.
+    """
 
     message_id: str
     receives: int
     token: str
+    waited: int
 
     @classmethod
-    def of(cls, message: Message) -> "Claimant":
-        return cls(message.id, message.receives, uuid4().hex)
+    def of(cls, message: Message, *, fifo: bool) -> "Claimant":
+        return cls(message.id, message.receives, uuid4().hex, message.receives - 1 if fifo else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +134,14 @@ class ProgressStore(Protocol):
     async def claim(self, broadcast: Broadcast, claimant: Claimant) -> Claim | NotClaimed:
         """Repeating it for a claimant changes nothing."""
 
-    async def write_checkpoint(self, claim: Claim, checkpoint: Checkpoint) -> bool:
-        """False if the broadcast has been taken over: then nothing more may be done for it here."""
+    async def write_checkpoint(self, claim: Claim, checkpoint: Checkpoint, *, progress: bool) -> bool:
+        """False if the broadcast has been taken over: then nothing more may be done for it here.
+
+        `progress`: somebody has had an outcome since the claim.
+        """
 
     async def release(self, claim: Claim) -> bool:
-        """Let any message claim the broadcast and go on from its checkpoint. False if it has been taken over."""
+        """Let any message claim the broadcast and go on from its checkpoint. False if it has been taken over.
+
+        Repeating it changes nothing.
+        """

@@ -32,6 +32,9 @@ _TAKE_OVER: Final = (
 )
 
 
+_CLAIMED: Final = "claimed_by = :claimed_by"
+
+
 class _S(msgspec.Struct):
     S: str = ""
 
@@ -50,6 +53,7 @@ class _Item(msgspec.Struct):
     cursor: _S | None = None
     pending: _B | None = None
     progressed_at_receive: _N | None = None
+    expires_at: _N | None = None
 
 
 class _HeldBy(Exception):  # noqa: N818 - it says what is the case
@@ -96,7 +100,7 @@ class Progress:
         now = int(self._wall_clock())
         if claimant.receives == 1:
             values = (pk, sk, claimant.message_id, claimant.token)
-            numbers = (claimant.receives, now, now + TTL_SECONDS, claimant.receives - 1)
+            numbers = (claimant.receives, now, now + TTL_SECONDS, claimant.waited)
             row = [*({"S": value} for value in values), *({"N": str(number)} for number in numbers)]
             code = await self._insertions.ask(row)
             if code is None:
@@ -124,14 +128,14 @@ class Progress:
             if held.item.message_id is None or claimant.message_id == held.item.message_id.S:
                 return NotClaimed(duplicate=False)
             claimed_at = int(held.item.claimed_at.N) if held.item.claimed_at else now
-            if claimed_at > now - DUPLICATE_SECONDS:
+            expired = held.item.expires_at is not None and float(held.item.expires_at.N) <= now
+            if claimed_at > now - DUPLICATE_SECONDS and not expired:
                 return NotClaimed(duplicate=True)
             return await self._start_afresh(key, claimant, now, held.item.message_id.S)
         start = Checkpoint()
         if before.cursor is not None and before.pending is not None:
             start = Checkpoint.decode(before.cursor.S, before.pending.B)
-        # Receives before its first claim do not count: on a FIFO queue it may have waited for others.
-        progressed_at = int(before.progressed_at_receive.N) if before.progressed_at_receive else claimant.receives - 1
+        progressed_at = int(before.progressed_at_receive.N) if before.progressed_at_receive else claimant.waited
         return Claim(key, claimant.token, claimant.receives, start, claimant.receives - progressed_at)
 
     async def _start_afresh(self, key: Key, claimant: Claimant, now: int, holder: str) -> Claim | NotClaimed:
@@ -147,7 +151,7 @@ class Progress:
             )
         except _HeldBy:
             return NotClaimed(duplicate=True)
-        return Claim(key, claimant.token, claimant.receives, Checkpoint(), fresh_receives=1)
+        return Claim(key, claimant.token, claimant.receives, Checkpoint(), claimant.receives - claimant.waited)
 
     async def _write_claim(
         self, key: Key, claimant: Claimant, now: int, *, condition: str, values: dict[str, Any], afresh: bool = False
@@ -167,7 +171,7 @@ class Progress:
                 ":receives": {"N": str(claimant.receives)},
                 ":claimed_by": {"S": claimant.token},
                 ":now": {"N": str(now)},
-                ":before": {"N": str(claimant.receives - 1)},
+                ":before": {"N": str(claimant.waited)},
                 ":expires": {"N": str(now + TTL_SECONDS)},
                 **values,
             },
@@ -184,31 +188,41 @@ class Progress:
             raise _HeldBy(msgspec.json.decode(error.detail, type=_ConditionFailed).item) from None
         return msgspec.json.decode(answer, type=_UpdateAnswer).attributes
 
-    async def write_checkpoint(self, claim: Claim, checkpoint: Checkpoint) -> bool:
+    async def write_checkpoint(self, claim: Claim, checkpoint: Checkpoint, *, progress: bool) -> bool:
         """False if the broadcast has been taken over: then nothing more may be done for it here."""
-        return await self._update_claimed(
-            claim,
-            "SET #cursor = :cursor, pending = :pending, progressed_at_receive = :receives",
-            {
-                ":cursor": {"S": checkpoint.cursor},
-                ":pending": {"B": checkpoint.encode_pending()},
-                ":receives": {"N": str(claim.receives)},
-            },
-            {"#cursor": "cursor"},
-        )
+        update = "SET #cursor = :cursor, pending = :pending"
+        values: dict[str, Any] = {
+            ":cursor": {"S": checkpoint.cursor},
+            ":pending": {"B": checkpoint.encode_pending()},
+        }
+        if progress:
+            update += ", progressed_at_receive = :receives"
+            values[":receives"] = {"N": str(claim.receives)}
+        return await self._update_claimed(claim, update, values, names={"#cursor": "cursor"})
 
     async def release(self, claim: Claim) -> bool:
         """Let any message claim the broadcast and go on from its checkpoint. False if it has been taken over."""
-        return await self._update_claimed(claim, "REMOVE message_id, claimed_by, receives, progressed_at_receive", {})
+        return await self._update_claimed(
+            claim,
+            "REMOVE message_id, claimed_by, receives, progressed_at_receive",
+            {},
+            condition=f"{_CLAIMED} OR (attribute_exists(pk) AND attribute_not_exists(message_id))",
+        )
 
     async def _update_claimed(
-        self, claim: Claim, update: str, values: dict[str, Any], names: dict[str, str] | None = None
+        self,
+        claim: Claim,
+        update: str,
+        values: dict[str, Any],
+        *,
+        condition: str = _CLAIMED,
+        names: dict[str, str] | None = None,
     ) -> bool:
         body: dict[str, Any] = {
             "TableName": self._table,
             "Key": claim.key,
             "UpdateExpression": update,
-            "ConditionExpression": "claimed_by = :claimed_by",
+            "ConditionExpression": condition,
             "ExpressionAttributeValues": {":claimed_by": {"S": claim.claimed_by}, **values},
         }
         if names:

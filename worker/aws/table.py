@@ -50,6 +50,11 @@ class _BatchGetAnswer(msgspec.Struct):
     unprocessed: dict[str, Any] = msgspec.field(name="UnprocessedKeys", default_factory=dict)
 
 
+def _integer(number: str) -> int:
+    """DynamoDB's numbers need not be whole, whoever writes them."""
+    return int(float(number))
+
+
 _query_decoder: Final = msgspec.json.Decoder(_QueryAnswer)
 _batch_get_decoder: Final = msgspec.json.Decoder(_BatchGetAnswer)
 
@@ -84,9 +89,9 @@ class Table:
         now = self._wall_clock()
         return Page(
             [
-                Member(item.sk.S, int(item.joined_at_ms.N) if item.joined_at_ms else 0)
+                Member(item.sk.S, _integer(item.joined_at_ms.N) if item.joined_at_ms else 0)
                 for item in answer.items
-                if item.expires_at is None or int(item.expires_at.N) > now
+                if item.expires_at is None or float(item.expires_at.N) > now
             ],
             answer.last_key.sk.S if answer.last_key else None,
         )
@@ -111,7 +116,7 @@ class Table:
         if answer.get("UnprocessedKeys"):
             raise ServiceError("UnprocessedKeys")
         return {
-            item["pk"]["S"].removeprefix(keys.connection_pk("")): int(item.get("connected_at_ms", {"N": "0"})["N"])
+            item["pk"]["S"].removeprefix(keys.connection_pk("")): _integer(item.get("connected_at_ms", {"N": "0"})["N"])
             for item in answer["Responses"].get(self._name, ())
         }
 

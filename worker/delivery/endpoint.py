@@ -17,6 +17,7 @@ SUCCESS_MEMORY_SECONDS: Final = 600.0
 
 _STRETCH_SECONDS: Final = 1.0
 _FAILING_SECONDS: Final = 3.0
+_SUCCESS_SPEAKS_SECONDS: Final = 30.0
 _FAILURE_MEMORY_SECONDS: Final = 10.0
 """The longest that a failing delivery waits, and a little: after that nothing fails any more."""
 
@@ -70,10 +71,14 @@ class EndpointHealth:
         return now - max(since, self.last_success_at) if fails else 0.0
 
     def trouble(self, now: float) -> str | None:
-        """Does nothing get through? Then what an operator should read."""
+        """Does nothing get through? Then what an operator should read.
+
+        One client that fails, soon after a success, is no trouble of the endpoint's.
+        """
         since = now if self._failing_since is None else self._failing_since
         fails = now - since > _FAILING_SECONDS and now - self._last_failure_at < _FAILURE_MEMORY_SECONDS
-        return f"every post fails: {self._failure}" if fails or self.holding else None
+        all_fail = self._fresh_failures > 1 or now - self.last_success_at > _SUCCESS_SPEAKS_SECONDS
+        return f"every post fails: {self._failure}" if (fails and all_fail) or self.holding else None
 
     def others_succeed(self, first_tried_at: float) -> bool:
         """May a failure count against a delivery that was first tried then?"""
