@@ -60,7 +60,23 @@ class Settings:
 
 
 _TABLE: Final = re.compile(r"[A-Za-z0-9_.\-]{3,255}")
-_HOST: Final = re.compile(r"[A-Za-z0-9.\-]{1,253}|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
+_LABEL: Final = r"(?!-)[A-Za-z0-9\-]{1,63}(?<!-)"
+_HOST: Final = re.compile(rf"(?!.{{254}})({_LABEL}\.)*{_LABEL}\.?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
+
+
+def check_sdk_endpoints(environ: Mapping[str, str]) -> None:
+    """Raises InvalidSettings for the first AWS_ENDPOINT_URL… that is wrong; an empty one is none.
+
+    The SDK would look only when it makes a client, and takes schemes that nobody can speak.
+    """
+    takes = "the URL of a service (https://…)"
+    for name, value in environ.items():
+        if not name.startswith("AWS_ENDPOINT_URL") or not value:
+            continue
+        url = _split(name, value, takes)
+        is_base = url.scheme in ("http", "https") and not (url.query or url.fragment or url.username)
+        if not is_base or not _HOST.fullmatch(url.hostname or "") or re.search(r"\s", value):
+            raise InvalidSettings(f"{name} is {value!r}: it takes {takes}")
 
 
 @dataclass(frozen=True, slots=True)

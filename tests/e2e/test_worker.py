@@ -1,6 +1,5 @@
 """The worker as a process: from the queue to the connections, with SQS and DynamoDB from ministack."""
 
-import asyncio
 import json
 import signal
 import time
@@ -16,6 +15,16 @@ from tests.connections_endpoint import ConnectionsEndpoint
 from tests.worker_fixtures import Launch
 from tests.worker_process import WorkerProcess, eventually
 
+NOWHERE = {
+    "GATECAST_QUEUE_URL": "http://127.0.0.1:1/q",
+    "GATECAST_TABLE": "table",
+    "GATECAST_CONNECTIONS_ENDPOINT": "http://127.0.0.1:1/live",
+    "AWS_REGION": "eu-west-1",
+    "AWS_ACCESS_KEY_ID": "a",
+    "AWS_SECRET_ACCESS_KEY": "b",
+    "AWS_CONFIG_FILE": "/dev/null",
+}
+"""What a worker needs to start, if nobody is there to answer."""
 HOUR_AGO_MS = int(time.time() * 1000) - 3_600_000
 
 
@@ -338,25 +347,29 @@ async def test_in_flight_is_bounded(
         ("AWS_REGION", None),
         ("AWS_CA_BUNDLE", "/nowhere/ca.pem"),
         ("AWS_PROFILE", "nobody"),
+        ("AWS_ENDPOINT_URL", "nonsense"),
         ("AWS_ENDPOINT_URL_SQS", "nonsense"),
+        ("AWS_ENDPOINT_URL_SQS", "http://127.0.0.1:bad"),
+        ("AWS_ENDPOINT_URL_DYNAMODB", "ftp://127.0.0.1"),
+        ("AWS_ENDPOINT_URL_S3", "nonsense"),
+        ("AWS_REGION", "not a region"),
+        ("AWS_REGION", "eu-west-1\n"),
+        ("AWS_REGION", "1"),
     ],
 )
-async def test_a_wrong_variable_ends_the_worker_and_is_named(
-    launch: Launch, monkeypatch: pytest.MonkeyPatch, variable: str, value: str | None
-) -> None:
-    del monkeypatch
-    worker = launch()
-    worker.stop()
-    environment = {"GATECAST_QUEUE_URL": "http://127.0.0.1:1/q", "GATECAST_TABLE": "table", "AWS_REGION": "eu-west-1"}
-    environment |= {"GATECAST_CONNECTIONS_ENDPOINT": "http://127.0.0.1:1/live", "AWS_CONFIG_FILE": "/dev/null"}
-    environment |= {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
-    if value is None:
-        del environment[variable]
-    else:
+async def test_a_wrong_variable_ends_the_worker_and_is_named(tmp_path: Path, variable: str, value: str | None) -> None:
+    environment = {name: given for name, given in NOWHERE.items() if name != variable}
+    if value is not None:
         environment[variable] = value
-    worker = WorkerProcess.launch(environment, worker.log.with_name("wrong.log"))
-    assert await asyncio.to_thread(worker.wait, 20) == 2
-    lines = worker.log.read_text().splitlines()
-    assert variable in lines[-1]
-    if variable.startswith("GATECAST_"):
-        assert len(lines) == 1
+    worker = WorkerProcess.launch(environment, tmp_path / "worker.log")
+    assert await worker.ended(seconds=20) == 2
+    [line] = worker.log.read_text().splitlines()
+    assert line.startswith(f"{variable} ")
+
+
+async def test_a_wrong_region_is_named_as_it_was_given(tmp_path: Path) -> None:
+    environment = {**NOWHERE, "AWS_REGION": "", "AWS_DEFAULT_REGION": "not a region"}
+    worker = WorkerProcess.launch(environment, tmp_path / "worker.log")
+    assert await worker.ended(seconds=20) == 2
+    [line] = worker.log.read_text().splitlines()
+    assert line.startswith("AWS_DEFAULT_REGION ")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.settings import InvalidSettings, Settings
+from worker.settings import InvalidSettings, Settings, check_sdk_endpoints
 
 REQUIRED = {
     "GATECAST_QUEUE_URL": "https://sqs.eu-west-1.amazonaws.com/123456789012/broadcasts",
@@ -60,6 +60,10 @@ def test_ranges(name: str, lowest: int, highest: int) -> None:
         ("GATECAST_DEAD_LETTER_QUEUE_URL", "arn:aws:sqs:eu-west-1:123456789012:dead"),
         ("GATECAST_TABLE", "a b"),
         ("GATECAST_HTTP_HOST", "not a host"),
+        ("GATECAST_HTTP_HOST", "-"),
+        ("GATECAST_HTTP_HOST", "a..b"),
+        ("GATECAST_HTTP_HOST", "a" * 64),
+        ("GATECAST_HTTP_HOST", "a." * 127),
         ("GATECAST_CONNECTIONS_ENDPOINT", "wss://abc.execute-api.eu-west-1.amazonaws.com/live"),
         ("GATECAST_CONNECTIONS_ENDPOINT", "https://abc.execute-api.eu-west-1.amazonaws.com"),
         ("GATECAST_CONNECTIONS_ENDPOINT", "https://abc.execute-api.eu-west-1.amazonaws.com/live/x"),
@@ -80,3 +84,38 @@ def test_wrong_values(name: str, value: str) -> None:
 def test_endpoints(endpoint: str) -> None:
     settings = Settings.from_environ({**REQUIRED, "GATECAST_CONNECTIONS_ENDPOINT": endpoint + "/"})
     assert settings.connections_endpoint == endpoint
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "::1", "localhost", "a-b.example.com", "a." * 126 + "a"])  # noqa: S104
+def test_hosts(host: str) -> None:
+    assert Settings.from_environ({**REQUIRED, "GATECAST_HTTP_HOST": host}).http_host == host
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SQS", "AWS_ENDPOINT_URL_DYNAMODB", "AWS_ENDPOINT_URL_S3"],
+)
+def test_endpoints_of_the_sdk(name: str) -> None:
+    for allowed in (
+        "",
+        "https://sqs.eu-west-1.amazonaws.com",
+        "http://aws:4566/",
+        "http://127.0.0.1:1",
+        "http://[::1]",
+    ):
+        check_sdk_endpoints({name: allowed})
+    for refused in (
+        "nonsense",
+        "ftp://aws",
+        "//aws",
+        "https://",
+        "http://aws:bad",
+        "http://aws:65536",
+        "http://my_aws:4566",
+        "http://aws:4566\n",
+        " http://aws",
+        "http://[::",
+        "https://aws?a=b",
+    ):
+        with pytest.raises(InvalidSettings, match=f"^{name} is "):
+            check_sdk_endpoints({name: refused})

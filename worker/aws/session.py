@@ -1,6 +1,7 @@
 """The SDK's session, clients and credentials. Regions, endpoints, certificates and credentials are found its way."""
 
 import asyncio
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -19,7 +20,7 @@ from worker.health import Health
 from worker.http.signing import Credentials
 from worker.metrics import ServiceCalls
 from worker.perseverance import DEPENDENCY_ERRORS, describe
-from worker.settings import InvalidSettings
+from worker.settings import InvalidSettings, check_sdk_endpoints
 
 LONG_POLL_SECONDS: Final = 5
 """SQS allows 20. A drain waits for the open poll, and one poll every five seconds costs next to nothing."""
@@ -27,16 +28,25 @@ _CONNECTIONS: Final = 32
 _CREDENTIALS_SECONDS: Final = 10.0
 _CREDENTIALS_AGAIN_SECONDS: Final = 1.0
 _ERROR_STATUS: Final = 300
+_REGION: Final = re.compile(r"(?![0-9]+\Z)(?!-)[A-Za-z0-9\-]{1,63}(?<!-)")
+"""What the SDK takes as a part of its host names."""
 
 
 def find_session(environ: Mapping[str, str]) -> aioboto3.Session:
-    """Raises InvalidSettings if no Region is set anywhere. AWS_REGION wins, though Python's SDK does not know it."""
+    """Raises InvalidSettings for a wrong endpoint, and if no Region is set anywhere or it can be none.
+
+    AWS_REGION wins, though Python's SDK does not know it.
+    """
+    check_sdk_endpoints(environ)
     try:
         session = aioboto3.Session(region_name=environ.get("AWS_REGION") or None)
     except BotoCoreError as error:
         raise InvalidSettings(f"AWS_PROFILE or the SDK's files are wrong: {error}") from None
     if not session.region_name:
         raise InvalidSettings("AWS_REGION is missing: it takes the Region of the queue, the table and the API")
+    if not _REGION.fullmatch(session.region_name):
+        name = next(filter(environ.get, ("AWS_REGION", "AWS_DEFAULT_REGION")), "The profile's Region")
+        raise InvalidSettings(f"{name} is {session.region_name!r}: it takes a Region's name, such as eu-west-1")
     return session
 
 
@@ -63,7 +73,7 @@ async def open_clients(
             sqs = await stack.enter_async_context(session.client("sqs", config=config))
             dynamodb = await stack.enter_async_context(session.client("dynamodb", config=config))
         except ValueError as error:
-            raise InvalidSettings(f"AWS_ENDPOINT_URL_SQS or AWS_ENDPOINT_URL_DYNAMODB is wrong: {error}") from None
+            raise InvalidSettings(f"AWS_PROFILE or the SDK's files are wrong: {error}") from None
         for client in (sqs, dynamodb):
             _tell(calls, client)
         hot = [
