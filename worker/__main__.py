@@ -15,6 +15,7 @@ import uvloop  # noqa: E402
 from gatecast import tracing  # noqa: E402
 from worker import log  # noqa: E402
 from worker.aws.session import find_session  # noqa: E402
+from worker.server import PortInUse  # noqa: E402
 from worker.service import serve  # noqa: E402
 from worker.settings import InvalidSettings, Settings  # noqa: E402
 
@@ -29,6 +30,9 @@ def main() -> int:
     except (InvalidSettings, tracing.NotInstalled) as error:
         print(error, file=sys.stderr)  # noqa: T201 - a person reads this
         return 2
+    except PortInUse as error:
+        structlog.get_logger().error("worker.failed", reason=str(error))
+        return 1
     except Exception:  # noqa: BLE001 - the last one to hear of it
         structlog.get_logger().exception("worker.failed")
         return 1

@@ -1,12 +1,22 @@
 """What the worker tells others over HTTP: `/metrics`, `/livez`, `/readyz` and `/broadcasts`."""
 
+import errno
+import socket
 from collections.abc import Callable, Mapping
+from typing import Final
 
 import msgspec
 from aiohttp import web
 
 from worker.health import Health
 from worker.metrics import CONTENT_TYPE, Metrics
+from worker.settings import InvalidSettings
+
+_NO_ADDRESS_OF_OURS: Final = (errno.EADDRNOTAVAIL, errno.EINVAL)
+
+
+class PortInUse(OSError):  # noqa: N818 - it says what is the case
+    """Somebody else listens there; the message names the variable."""
 
 
 class HealthServer:
@@ -27,9 +37,18 @@ class HealthServer:
         self._runner = web.AppRunner(app, access_log=None)
 
     async def open(self) -> None:
-        """Raises OSError if the address cannot be bound."""
+        """Raises InvalidSettings if the host is not this machine's, PortInUse, or another OSError."""
         await self._runner.setup()
-        await web.TCPSite(self._runner, self._host, self._port).start()
+        try:
+            await web.TCPSite(self._runner, self._host, self._port).start()
+        except OSError as error:
+            if isinstance(error, socket.gaierror) or error.errno in _NO_ADDRESS_OF_OURS:
+                raise InvalidSettings(
+                    f"GATECAST_HTTP_HOST is {self._host!r}: it takes an address of this machine ({error.strerror})"
+                ) from None
+            if error.errno == errno.EADDRINUSE:
+                raise PortInUse(f"GATECAST_HTTP_PORT is {self._port}, which is in use on {self._host}") from None
+            raise
 
     async def close(self) -> None:
         await self._runner.cleanup()

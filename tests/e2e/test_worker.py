@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -355,6 +356,9 @@ async def test_in_flight_is_bounded(
         ("AWS_REGION", "not a region"),
         ("AWS_REGION", "eu-west-1\n"),
         ("AWS_REGION", "1"),
+        ("GATECAST_HTTP_HOST", "256.256.256.256"),
+        ("GATECAST_HTTP_HOST", "192.0.2.1"),
+        ("GATECAST_HTTP_HOST", "fe80::1"),
     ],
 )
 async def test_a_wrong_variable_ends_the_worker_and_is_named(tmp_path: Path, variable: str, value: str | None) -> None:
@@ -373,3 +377,15 @@ async def test_a_wrong_region_is_named_as_it_was_given(tmp_path: Path) -> None:
     assert await worker.ended(seconds=20) == 2
     [line] = worker.log.read_text().splitlines()
     assert line.startswith("AWS_DEFAULT_REGION ")
+
+
+async def test_a_port_in_use_ends_the_worker_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        monkeypatch.setattr("tests.worker_process.free_port", lambda: port)
+        worker = WorkerProcess.launch(NOWHERE, tmp_path / "worker.log")
+        assert await worker.ended(seconds=20) == 1
+    assert [event["reason"] for event in worker.events("worker.failed")] == [
+        f"GATECAST_HTTP_PORT is {port}, which is in use on 127.0.0.1"
+    ]
+    assert len(worker.log.read_text().splitlines()) == 1
