@@ -10,6 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
@@ -172,6 +173,11 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
+def refusing_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        return int(closed.getsockname()[1])
+
+
 def test_one_connection_carries_many_exchanges(tls: Tls) -> None:
     with serving(lambda _, sock: sock.sendall(ANSWER), tls) as server, driving(server, tls) as driver:
         for number in range(20):
@@ -321,9 +327,7 @@ def test_connections_are_opened_a_few_at_a_time_and_no_more_than_allowed(tls: Tl
 
 
 def test_a_refused_connection_is_tried_again_with_back_off() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    with Driver(port) as driver:
+    with Driver(refusing_port()) as driver:
         driver.poll_until(lambda: driver.pool.trouble is not None)
         assert driver.pool.trouble == "cannot connect: Connection refused"
         failed = driver.pool._failed_opens
@@ -333,6 +337,39 @@ def test_a_refused_connection_is_tried_again_with_back_off() -> None:
             driver.pool.resolved([(socket.AF_INET, ("127.0.0.1", server.port))])
             driver.exchange("later")
             assert driver.pool.trouble is None
+
+
+def test_while_no_address_answers_one_connection_at_a_time_is_tried_ever_more_seldom() -> None:
+    with Driver(refusing_port(), size=100) as driver:
+        pool = driver.pool
+        pool.resolved([(socket.AF_INET, ("127.0.0.1", refusing_port())) for _ in range(2)])
+        pool.want(100, 0.0)
+        driver.wanted = 0
+        driver.poll_until(lambda: not pool._opening)
+        assert pool._failed_opens == 1, "one event, however many connections it hit"
+        tried_at = []
+        while driver.time < 120:
+            driver.time += 0.05
+            pool.want(100, driver.time)
+            assert len(pool._opening) <= 1
+            if pool._opening:
+                tried_at.append(driver.time)
+                driver.poll_until(lambda: not pool._opening)
+            assert str(pool.trouble).startswith("cannot connect: ")
+        pauses = [later - earlier for earlier, later in pairwise(tried_at)]
+        assert pauses[0] < 1
+        assert all(2 < pause < 6 for pause in pauses[8:])
+        assert len(pauses) > 20
+
+
+def test_an_address_that_refuses_holds_up_no_other_and_is_tried_no_more_often() -> None:
+    with Server(lambda _, sock: sock.sendall(ANSWER)) as server, Driver(server.port, size=128) as driver:
+        driver.pool.resolved([(socket.AF_INET, ("127.0.0.1", port)) for port in (refusing_port(), server.port)])
+        driver.wanted = 128
+        driver.poll_until(lambda: driver.pool.open_connections == 128)
+        assert driver.time < 2
+        assert driver.pool._next_address <= 2 * 128 + pool_module.OPENING_AT_ONCE
+        assert driver.pool.trouble is None
 
 
 def test_a_wrong_certificate_is_refused_and_named(tmp_path: Path) -> None:

@@ -246,7 +246,7 @@ class Pool(Generic[E]):
         try:
             sock = socket.socket(family, socket.SOCK_STREAM)
         except OSError as error:  # no file descriptor is left, or the host knows no such family
-            self._back_off(socket_error(error), now)
+            self._back_off(socket_error(error), now, now)
             return
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -292,17 +292,21 @@ class Pool(Generic[E]):
         self._poller.modify(connection.fd, _READ)
         self._idle.append(connection)
         self._failed_opens = 0
+        self._open_again_at = now
         self.trouble = None
 
     def _open_failed(self, connection: _Connection[E], reason: str, now: float) -> None:
         self._close(connection, reason, now)
-        self._back_off(reason, now)
+        self._back_off(reason, connection.opened_at, now)
 
-    def _back_off(self, reason: str, now: float) -> None:
-        self._failed_opens += 1
-        self._open_again_at = now + backoff_seconds(
-            self._failed_opens, 0.5 + random.random() / 2, longest=_LONGEST_BACKOFF_SECONDS
-        )
+    def _back_off(self, reason: str, opened_at: float, now: float) -> None:
+        # What was begun before the last success or the last failure that counted tells nothing new: of several openings
+        # that fail together one counts, and an address that always fails does not hold up those that answer.
+        if opened_at >= self._open_again_at:
+            self._failed_opens += 1
+            self._open_again_at = now + backoff_seconds(
+                self._failed_opens, 0.5 + random.random() / 2, longest=_LONGEST_BACKOFF_SECONDS
+            )
         if not self.open_connections:
             self.trouble = f"cannot connect: {reason}"
 
