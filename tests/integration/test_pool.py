@@ -372,6 +372,21 @@ def test_an_address_that_refuses_holds_up_no_other_and_is_tried_no_more_often() 
         assert driver.pool.trouble is None
 
 
+@pytest.mark.parametrize("tls", ["tls"], indirect=True)
+def test_an_address_that_never_answers_leaves_room_for_the_others_to_open(tls: Tls) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        serving(lambda _, sock: sock.sendall(ANSWER), tls) as server,
+        driving(server, tls, size=32) as driver,
+    ):
+        ports = (silent.getsockname()[1], server.port)
+        driver.pool.resolved([(socket.AF_INET, ("127.0.0.1", port)) for port in ports])
+        driver.wanted = 32
+        hanging = pool_module.OPENING_AT_ONCE // 2
+        driver.poll_until(lambda: driver.pool.open_connections == 32 - hanging)
+        assert len(driver.pool._opening) == hanging
+
+
 def test_a_wrong_certificate_is_refused_and_named(tmp_path: Path) -> None:
     server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trusted = trustme.CA()

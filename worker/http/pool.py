@@ -12,6 +12,7 @@ Always:
 """
 
 import errno
+import math
 import os
 import random
 import select
@@ -64,11 +65,13 @@ class _Poller(Protocol):
 
 class _Connection(Generic[E]):
     __slots__ = (
-        "exchange", "fd", "opened_at", "read", "reader", "retire_at", "sock", "started_at", "step", "unsent", "write"
+        "exchange", "fd", "opened_at", "read", "reader", "retire_at", "sock", "started_at", "step", "target",
+        "unsent", "write"
     )  # fmt: skip
 
-    def __init__(self, sock: socket.socket, now: float) -> None:
+    def __init__(self, sock: socket.socket, target: SocketAddress, now: float) -> None:
         self.sock = sock
+        self.target = target
         self.fd = sock.fileno()
         self.opened_at = now
         self.started_at = now
@@ -241,8 +244,8 @@ class Pool(Generic[E]):
     # Opening: connect, then (with TLS) shake hands; `step` is what has to be tried again when the socket is ready.
 
     def _open(self, now: float) -> None:
-        family, address = self._addresses[self._next_address % len(self._addresses)]
-        self._next_address += 1
+        target = self._next_target()
+        family, address = target
         try:
             sock = socket.socket(family, socket.SOCK_STREAM)
         except OSError as error:  # no file descriptor is left, or the host knows no such family
@@ -250,7 +253,7 @@ class Pool(Generic[E]):
             return
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection = _Connection[E](sock, now)
+        connection = _Connection[E](sock, target, now)
         self._connections[connection.fd] = connection
         self._opening[connection.fd] = connection
         self._poller.register(connection.fd, _WRITE)
@@ -270,6 +273,16 @@ class Pool(Generic[E]):
         connection.step = finish_connecting
         if failure not in (0, *_IN_PROGRESS):
             self._open_failed(connection, socket_error(OSError(failure, "")), now)
+
+    def _next_target(self) -> SocketAddress:
+        """The next address that has not its share of the openings under way: where nobody answers, they hang."""
+        share = math.ceil(OPENING_AT_ONCE / len(self._addresses))
+        for _ in self._addresses:
+            target = self._addresses[self._next_address % len(self._addresses)]
+            self._next_address += 1
+            if sum(each.target == target for each in self._opening.values()) < share:
+                break
+        return target
 
     def _advance(self, connection: _Connection[E], now: float) -> None:
         assert connection.step is not None  # noqa: S101 - only connections that are opening come here
