@@ -22,6 +22,7 @@ DEPENDENCY_ERRORS: Final = (
     BotoCoreError,
     ResponseParserError,
     msgspec.MsgspecError,
+    UnicodeDecodeError,  # what msgspec raises for JSON that is not UTF-8
     HttpError,
     OSError,
     asyncio.TimeoutError,

@@ -63,6 +63,7 @@ class JsonService:
         self._content_type = f"application/x-amz-json-{json_version}"
         self._waiting: deque[_Call] = deque()
         self._swept_at = 0.0
+        self._failure: asyncio.Future[None] | None = None
 
     def use(self, credentials: Credentials) -> None:
         self._signer.use(credentials)
@@ -76,19 +77,25 @@ class JsonService:
         return await call.answer
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Until cancelled. Whatever a poll raises is raised here."""
+        loop = asyncio.get_running_loop()
+        self._failure = loop.create_future()
         resolving = asyncio.create_task(keep_resolving(self._pool))
         descriptor = self._pool.fileno()
-        loop = asyncio.get_running_loop()
         if descriptor is not None:
             loop.add_reader(descriptor, self._poll)
         try:
-            while True:
-                # With a descriptor the loop wakes us when there is something; this is for time-outs and back-off.
-                await asyncio.sleep(0.05 if descriptor is not None else _POLL_SECONDS)
+            while not self._failure.done():
                 self._poll()
+                # With a descriptor the loop polls when there is something; this is for time-outs and back-off.
+                await asyncio.wait(
+                    {self._failure, resolving},
+                    timeout=0.05 if descriptor is not None else _POLL_SECONDS,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
                 if resolving.done():
                     resolving.result()
+            self._failure.result()
         finally:
             if descriptor is not None:
                 loop.remove_reader(descriptor)
@@ -96,12 +103,17 @@ class JsonService:
             self._pool.close()
 
     def _poll(self) -> None:
-        now = time.monotonic()
-        self._pool.poll(now)
-        if now - self._swept_at >= _SWEEP_SECONDS:
-            self._swept_at = now
-            self._pool.sweep(now)
-        self._start()
+        assert self._failure is not None  # noqa: S101 - `run` has made it
+        try:
+            now = time.monotonic()
+            self._pool.poll(now)
+            if now - self._swept_at >= _SWEEP_SECONDS:
+                self._swept_at = now
+                self._pool.sweep(now)
+            self._start()
+        except Exception as error:  # noqa: BLE001 - a callback's error would go to the loop; it must end the service
+            if not self._failure.done():
+                self._failure.set_exception(error)
 
     def _start(self) -> None:
         """Send what waits, as far as connections are there."""
@@ -160,6 +172,6 @@ def _code(answer: Answer) -> str:
     """`com.amazonaws.dynamodb.v20120810#ThrottlingException` is ThrottlingException; without one, the status."""
     try:
         name = msgspec.json.decode(answer.body, type=_Error).type
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         name = ""
     return name.rpartition("#")[2] or f"status {answer.status}"
