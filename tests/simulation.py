@@ -10,7 +10,7 @@ import random
 import selectors
 import socket
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 from urllib.parse import unquote
@@ -91,7 +91,9 @@ class World:
     delivered: Counter[str] = field(default_factory=Counter)
     removed: set[str] = field(default_factory=set)
     broken: set[str] = field(default_factory=set)
-    """What fails now: "queue", "table", "lease" (extensions only)."""
+    """What fails now: "queue", "table", or of these alone "lease" (extensions), "send", "dead letters", "page"."""
+    shards: int = 1
+    """Of the room; all members are on the first."""
     clock_offset: float = 0.0
     dice: random.Random = field(default_factory=random.Random)
     fifo: bool = False
@@ -110,6 +112,27 @@ class World:
         number = f"m{len(self.messages)}-{self.dice.getrandbits(64):x}"
         now = self.now()
         messages.append(Stored(number, message["MessageBody"], message["MessageGroupId"], now + delay, now))
+
+
+LONG_AGO_MS = int(EPOCH * 1000) - 3_600_000
+A_DAY = 24 * 3600.0
+
+
+def members_of(count: int) -> dict[str, int]:
+    """Connections that joined an hour ago."""
+    return {f"c{number:06d}=": LONG_AGO_MS for number in range(count)}
+
+
+def run(simulation: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        runner.run(simulation)
+
+
+async def until_empty(world: World) -> None:
+    while world.messages:
+        await asyncio.sleep(1)
+        assert world.now() < A_DAY, f"still on the queue: {world.messages[:3]}"
+    await asyncio.sleep(30)
 
 
 class SimulatedWorker:
@@ -242,6 +265,10 @@ class MemoryQueue:
                 self._worker.world._store(self._messages, message, message.get("DelaySeconds", 0))
             return [None] * len(messages)
 
+        dead = self._messages is self._worker.world.dead_letters
+        if ("dead letters" if dead else "send") in self._worker.world.broken:
+            await self._worker.pause(0.1)
+            raise OSError("broken")
         return await self._worker.call("queue", send)
 
 
@@ -253,17 +280,20 @@ class MemoryTable:
         return self._worker.call("table", what)
 
     async def page(self, room: str, shard: int, after: str) -> Page:
-        assert (room, shard) == ("room", 0)
+        assert room == "room"
+        if "page" in self._worker.world.broken:
+            await self._worker.pause(0.1)
+            raise OSError("broken")
 
         def read() -> Page:
-            behind = sorted(member for member in self._worker.world.members if member > after)
+            behind = sorted(member for member in self._worker.world.members if member > after and not shard)
             members = [Member(member, self._worker.world.members[member]) for member in behind[:PAGE_MEMBERS]]
             return Page(members, members[-1].connection_id if len(behind) > PAGE_MEMBERS else None)
 
         return await self._call(read)
 
     async def settings(self, rooms: Sequence[str]) -> Sequence[RoomSettings | Exception]:
-        return await self._call(lambda: [RoomSettings()] * len(rooms))
+        return await self._call(lambda: [RoomSettings(shards=self._worker.world.shards)] * len(rooms))
 
     async def connected_at_ms(self, connection_ids: Sequence[str]) -> dict[str, int]:
         members = self._worker.world.members

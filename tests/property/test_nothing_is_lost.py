@@ -6,40 +6,19 @@ befalls the workers and when.
 
 import asyncio
 import random
-from collections.abc import Coroutine
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gatecast import Broadcast, decode
-from tests.simulation import CONNECTIONS, EPOCH, SimulatedWorker, VirtualTimeLoop, World
+from tests.simulation import CONNECTIONS, SimulatedWorker, World, members_of, run, until_empty
 from worker.checkpoint import WINDOW
-
-LONG_AGO_MS = int(EPOCH * 1000) - 3_600_000
-A_DAY = 24 * 3600.0
 
 EVENTS = st.sampled_from(
     ["kill", "terminate", "second worker", "queue", "table", "lease", "clock forward", "clock back"]
 )
 PLANS = st.lists(st.tuples(st.floats(0, 3), EVENTS), max_size=8)
-
-
-def members_of(count: int) -> dict[str, int]:
-    return {f"c{number:06d}=": LONG_AGO_MS for number in range(count)}
-
-
-def run(simulation: Coroutine[Any, Any, None]) -> None:
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        runner.run(simulation)
-
-
-async def until_empty(world: World) -> None:
-    while world.messages:
-        await asyncio.sleep(1)
-        assert world.now() < A_DAY, f"still on the queue: {world.messages[:3]}"
-    await asyncio.sleep(30)
 
 
 async def befall(world: World, plan: list[tuple[float, str]]) -> list[SimulatedWorker]:

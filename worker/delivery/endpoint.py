@@ -17,7 +17,8 @@ SUCCESS_MEMORY_SECONDS: Final = 600.0
 
 _STRETCH_SECONDS: Final = 1.0
 _FAILING_SECONDS: Final = 3.0
-_SUCCESS_SPEAKS_SECONDS: Final = 30.0
+_SUCCESS_SPEAKS_SECONDS: Final = 60.0
+"""Longer than one client that fails is tried."""
 _FAILURE_MEMORY_SECONDS: Final = 10.0
 """The longest that a failing delivery waits, and a little: after that nothing fails any more."""
 
