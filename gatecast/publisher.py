@@ -51,5 +51,8 @@ class Publisher:
         self._fifo = is_fifo(queue_url)
 
     def publish(self, broadcast: Broadcast) -> None:
-        """Returns when SQS has stored it. Raises InvalidBroadcast before any call. Safe to repeat with the same id."""
+        """Returns when SQS has stored it. Raises InvalidBroadcast before any call.
+
+        Safe to repeat: for a day one id is one broadcast to its room, and one to `connections`, whichever they are.
+        """
         self._sqs.send_message(QueueUrl=self._queue_url, **queue_message(broadcast, fifo=self._fifo))
