@@ -6,10 +6,12 @@ stopped by a drain, cut off from the queue or the table, and their wall clock ca
 """
 
 import asyncio
+import heapq
+import itertools
 import random
 import selectors
 import socket
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
@@ -83,7 +85,8 @@ class World:
     members: dict[str, int]
     """When each joined, in milliseconds since the epoch."""
     answer: Callable[[str, int], int | None] = lambda _id, _nth: 200
-    latency: float = 0.01
+    latency: Callable[[], float] = lambda: 0.01
+    """Seconds that an answer takes."""
     messages: list[Stored] = field(default_factory=list)
     dead_letters: list[Stored] = field(default_factory=list)
     progress: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)
@@ -377,7 +380,8 @@ class MemoryPool:
         self.trouble: str | None = None
         self._worker = worker
         self._owner = owner
-        self._answers: deque[tuple[float, float, Delivery, int | None]] = deque()
+        self._answers: list[tuple[float, int, float, Delivery, int | None]] = []
+        self._sequence = itertools.count()
 
     @property
     def idle(self) -> int:
@@ -401,13 +405,13 @@ class MemoryPool:
         status = world.answer(connection_id, world.posts[connection_id])
         if status == 200:
             world.delivered[connection_id] += 1
-        self._answers.append((now + world.latency, now, exchange, status))
+        heapq.heappush(self._answers, (now + world.latency(), next(self._sequence), now, exchange, status))
 
     def poll(self, now: float) -> None:
         ordinary: list[Delivery] = []
         seconds: list[float] = []
         while self._answers and self._answers[0][0] <= now:
-            _, started_at, exchange, status = self._answers.popleft()
+            _, _, started_at, exchange, status = heapq.heappop(self._answers)
             self.in_flight -= 1
             if status is None:
                 self._owner.failed(exchange, "reset", now - started_at, now)

@@ -26,6 +26,7 @@ from worker.delivery.engine import DeliveryEngine
 from worker.delivery.outcome import Outcome
 from worker.fanout import MOST_MISSED, MOST_WAITING, Delivery, Fanout, Member
 from worker.health import Health
+from worker.http.pool import ANSWER_TIMEOUT_SECONDS
 from worker.lease import Lease, LeaseState
 from worker.metrics import Metrics
 from worker.parts import REMAINDER_PREFIX, batches, to_connections, to_shards
@@ -49,6 +50,8 @@ log = structlog.get_logger()
 
 RECEIVES_WITHOUT_PROGRESS: Final = 100
 _REMAINDER_DELAY_SECONDS: Final = 15
+_STOP_SECONDS: Final = ANSWER_TIMEOUT_SECONDS + 2
+"""How long a broadcast that should stop waits, at most, for answers and for its misses to be safe."""
 _PULSE_SECONDS: Final = 0.25
 _MOST_SHOWN: Final = 50
 
@@ -278,10 +281,11 @@ class Broadcaster:
                 if chore is not None and chore.done():
                     chore.result()
                     chore = None
-                if chore is None and not self._hurrying and (call := self._chore(fanout)) is not None:
+                hurry = self._hurrying or self._clock() - fanout.stopped_at > _STOP_SECONDS
+                if chore is None and not hurry and (call := self._chore(fanout)) is not None:
                     chore = asyncio.create_task(call)
                     chore.add_done_callback(lambda _: fanout.changed.set())
-                if fanout.stopped and (self._hurrying or not (fanout.in_flight or chore)):
+                if fanout.stopped and (hurry or not (fanout.in_flight or chore)):
                     if chore is not None:
                         chore.cancel()
                         await asyncio.wait({chore})
@@ -302,7 +306,7 @@ class Broadcaster:
             self._engine.offer(fanout)
 
     def _chore(self, fanout: Fanout) -> Coroutine[Any, Any, None] | None:
-        """The next of what takes other calls than posts. It may hang: checkpoints and a stop do not wait for it.
+        """The next of what takes other calls than posts. Where it hangs, checkpoints do not wait, nor a stop for long.
 
         Cut off anywhere it forgets nobody, for those that it is about are unsettled, and in every checkpoint, until it
         is done. At a stop only misses are made safe, if there is time: otherwise they are tried again.

@@ -82,10 +82,12 @@ class Fanout:
         self.prepared_for = (0, 0)
         self.started_at = clock()
         self.stopped = False
+        self.stopped_at = float("inf")
         self.unknown_age: list[Delivery] = []
         self.unsettled: dict[str, Delivery] = {}
         self.waiting = 0
         self._except = frozenset(broadcast.except_ or ())
+        self._clock = clock
         self._gone = gone
         self._left = False
         self._totals = totals
@@ -261,7 +263,9 @@ class Fanout:
 
     def stop(self) -> None:
         """Start nothing more; what is in flight still settles."""
-        self.stopped = True
+        if not self.stopped:
+            self.stopped = True
+            self.stopped_at = self._clock()
         self.changed.set()
 
     def checkpoint(self) -> Checkpoint:

@@ -284,8 +284,9 @@ class DeliveryEngine:
                 self._metrics.throttled(account=self.rate.account_throttles)
                 delivery.throttled = True
             case Meaning.REFUSED | Meaning.FAILED as what:
-                delivery.refusals += what is Meaning.REFUSED
                 self.endpoint.failed(failure, now, first_attempt=delivery.tries == 1)
+                if what is Meaning.REFUSED and self.endpoint.others_succeed(delivery.first_tried_at):
+                    delivery.refusals += 1  # while all are refused it says nothing of this one
                 return
             case what:
                 self.rate.passed(not delivery.throttled, delivery.throttled)

@@ -55,7 +55,7 @@ class Tried:
     attempts: int
     """Posts that count against it, if this one does."""
     refusals: int
-    """Answers in all that refused it, such as 403, this one included."""
+    """Answers that refused it while others were not, such as 403, this one included."""
     first_tried_at: float
     age_seconds: float | None
     """How long it has been a member by now; None where it is not one at all, so that nothing can still be running."""
