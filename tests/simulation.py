@@ -94,7 +94,10 @@ class World:
     delivered: Counter[str] = field(default_factory=Counter)
     removed: set[str] = field(default_factory=set)
     broken: set[str] = field(default_factory=set)
-    """What fails now: "queue", "table", or of these alone "lease" (extensions), "send", "dead letters", "page"."""
+    """What fails now: "queue", "table", or of these alone "lease" (extensions), "send", "dead letters", "page".
+
+    With "letters refused" SQS says no to dead letters for good.
+    """
     shards: int = 1
     """Of the room; all members are on the first."""
     clock_offset: float = 0.0
@@ -269,6 +272,8 @@ class MemoryQueue:
             return [None] * len(messages)
 
         dead = self._messages is self._worker.world.dead_letters
+        if dead and "letters refused" in self._worker.world.broken:
+            return await self._worker.call("queue", lambda: ["InvalidParameterValue"] * len(messages))
         if ("dead letters" if dead else "send") in self._worker.world.broken:
             await self._worker.pause(0.1)
             raise OSError("broken")

@@ -279,6 +279,8 @@ class Broadcaster:
             while not fanout.settled and lease.state is not LeaseState.LOST:
                 fanout.changed.clear()
                 if chore is not None and chore.done():
+                    if chore.exception() is not None:  # it comes back: nobody who was reached is reached again
+                        await self._write_checkpoint(fanout, lease, claim)
                     chore.result()
                     chore = None
                 hurry = self._hurrying or self._clock() - fanout.stopped_at > _STOP_SECONDS

@@ -38,7 +38,7 @@ class DeadLetters:
         return self._queue is not None
 
     async def missed(self, broadcast: Broadcast, connection_ids: Mapping[Outcome, Sequence[str]]) -> None:
-        """Keep missed deliveries, by reason (1 to 1,000 of each). Returns when they are safe."""
+        """Keep missed deliveries, by reason (1 to 1,000 of each). Returns when they are safe. Raises Refused."""
         if self._queue is None:
             log.error("broadcast.missed", **{str(reason): ids for reason, ids in connection_ids.items()})
             for reason in connection_ids:
@@ -46,14 +46,10 @@ class DeadLetters:
             return
         for reason, ids in connection_ids.items():
             prefix = REJECTED_PREFIX if reason is Outcome.REJECTED else UNDELIVERED_PREFIX
-            try:
-                await self.broadcast(to_connections(broadcast, ids, prefix), reason)
-            except Refused as refused:  # such as one that is too long for this queue: as if there were none
-                log.error("broadcast.missed", refused=str(refused), **{str(reason): ids})  # noqa: TRY400
-                self._counts[reason] += 1
+            await self.broadcast(to_connections(broadcast, ids, prefix), reason)
 
     async def broadcast(self, broadcast: Broadcast, reason: str) -> None:
-        """Keep a whole broadcast. Returns when it is safe. Only where dead letters exist."""
+        """Keep a whole broadcast. Returns when it is safe. Only where dead letters exist. Raises Refused."""
         assert self._queue is not None  # noqa: S101 - the caller has looked
         await self._send(queue_message(broadcast, fifo=is_fifo(self._queue.url)), reason)
         self._counts[reason] += 1

@@ -45,6 +45,24 @@ def test_a_dead_letter_queue_that_is_down(stop: str) -> None:
     assert len(world.dead_letters) == 1
 
 
+def test_a_dead_letter_that_is_refused() -> None:
+    """Its broadcast stays on the queue, and goes on from where it was."""
+    world = World(members_of(900), answer=lambda each, _: 413 if each == "c000000=" else 200)
+
+    async def simulation() -> None:
+        world.broken.add("letters refused")
+        world.publish(Broadcast(id="one", room="room", data="x"))
+        worker = SimulatedWorker(world)
+        await asyncio.sleep(200)
+        assert world.messages[0].receives > 3
+        await another_finishes(world, worker, "terminate")
+
+    run(simulation())
+    assert repeats(world) == 0
+    assert len(world.delivered) == 899
+    assert len(world.dead_letters) == 1
+
+
 @STOPS
 def test_a_remainder_that_cannot_be_sent(stop: str) -> None:
     world = World(members_of(3_000), answer=lambda each, _: 429 if int(each[1:7]) % 5 == 0 else 200)

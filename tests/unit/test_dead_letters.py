@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Any, cast
 
+import pytest
 from structlog.testing import capture_logs
 
 from gatecast import Broadcast, decode
-from worker.dead_letters import DeadLetters
+from worker.dead_letters import DeadLetters, Refused
 from worker.delivery.outcome import Outcome
 from worker.health import Health
 from worker.ports import MessageQueue
@@ -57,10 +58,6 @@ async def test_without_one_there_is_one_event_with_all_ids() -> None:
     assert counts == {"rejected": 1, "undelivered": 1}
 
 
-async def test_what_the_queue_refuses_is_logged_and_not_tried_for_ever() -> None:
-    counts, logged = await kept(FakeQueue("InvalidParameterValue"))
-    assert [(event["event"], event["refused"]) for event in logged] == [
-        ("broadcast.missed", "InvalidParameterValue")
-    ] * 2
-    assert [event.get("rejected", event.get("undelivered")) for event in logged] == [["a=", "b="], ["c="]]
-    assert counts == {"rejected": 1, "undelivered": 1}
+async def test_what_the_queue_refuses_is_neither_safe_nor_tried_for_ever() -> None:
+    with pytest.raises(Refused, match="InvalidParameterValue"):
+        await kept(FakeQueue("InvalidParameterValue"))
