@@ -57,6 +57,9 @@ class Broadcast(msgspec.Struct, frozen=True, kw_only=True):
     expires_at_ms: Milliseconds | UnsetType = UNSET
     shard: Annotated[int, Meta(ge=0, le=_LARGEST_EXACT_INTEGER)] | UnsetType = UNSET
     part: Annotated[str, Meta(max_length=24)] = ""
+    tried: tuple[Annotated[int, Meta(ge=0)], Milliseconds, Annotated[float, Meta(ge=0)]] | UnsetType = UNSET
+    """Of a remainder, at least how often each of its connections was rejected, since when, and how sure it is that
+    none of them reads (a decimal logarithm of odds). Written by the worker."""
 
     def __post_init__(self) -> None:
         if (self.room is UNSET) == (self.connections is UNSET):

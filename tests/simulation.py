@@ -22,7 +22,8 @@ from gatecast.publisher import queue_message
 from gatecast.table import Item, RoomSettings
 from worker.checkpoint import Checkpoint
 from worker.core import Core, Surroundings
-from worker.fanout import Delivery, Member
+from worker.delivery.engine import Exchange
+from worker.fanout import Member
 from worker.health import Health
 from worker.http.answers import Answer
 from worker.http.pool import Owner, Pool
@@ -85,6 +86,9 @@ class World:
     members: dict[str, int]
     """When each joined, in milliseconds since the epoch."""
     answer: Callable[[str, int], int | None] = lambda _id, _nth: 200
+    """For connection ids that are members or were named by a broadcast; all others are answered with `made_up`."""
+    made_up: Callable[[], int | None] = lambda: 410
+    named: set[str] = field(default_factory=set)
     latency: Callable[[], float] = lambda: 0.01
     """Seconds that an answer takes."""
     messages: list[Stored] = field(default_factory=list)
@@ -92,6 +96,9 @@ class World:
     progress: dict[tuple[str, str, str], dict[str, Any]] = field(default_factory=dict)
     posts: Counter[str] = field(default_factory=Counter)
     delivered: Counter[str] = field(default_factory=Counter)
+    received: dict[str, list[tuple[float, str]]] = field(default_factory=dict)
+    """By connection, when and which payloads."""
+    closed: Counter[str] = field(default_factory=Counter)
     removed: set[str] = field(default_factory=set)
     broken: set[str] = field(default_factory=set)
     """What fails now: "queue", "table", or of these alone "lease" (extensions), "send", "dead letters", "page".
@@ -111,6 +118,7 @@ class World:
         return EPOCH + self.now() + self.clock_offset
 
     def publish(self, broadcast: Broadcast) -> None:
+        self.named.update(self.members, broadcast.connections or ())
         message = queue_message(broadcast, fifo=self.fifo)
         self._store(self.messages, message, 0)
 
@@ -166,7 +174,7 @@ class SimulatedWorker:
             table=MemoryTable(self),
             progress=MemoryProgress(self),
             signer=signer,
-            pool=lambda owner: cast(Pool[Delivery], MemoryPool(self, owner)),
+            pool=lambda owner: cast(Pool[Exchange], MemoryPool(self, owner)),
             clock=world.now,
             wall_clock=world.wall_clock,
         )
@@ -378,14 +386,14 @@ class MemoryProgress:
 class MemoryPool:
     """What the engine uses of `Pool`. A post has its effect when it is sent, whatever becomes of the worker."""
 
-    def __init__(self, worker: SimulatedWorker, owner: Owner[Delivery]) -> None:
+    def __init__(self, worker: SimulatedWorker, owner: Owner[Exchange]) -> None:
         self.address = Address.of("http://127.0.0.1:1/live")
         self.in_flight = 0
         self.open_connections = CONNECTIONS
         self.trouble: str | None = None
         self._worker = worker
         self._owner = owner
-        self._answers: list[tuple[float, int, float, Delivery, int | None]] = []
+        self._answers: list[tuple[float, int, float, Exchange, int | None]] = []
         self._sequence = itertools.count()
 
     @property
@@ -400,20 +408,29 @@ class MemoryPool:
 
     def want(self, more: int, now: float) -> None: ...
 
-    def send(self, exchange: Delivery, request: bytes, now: float) -> None:
+    def send(self, exchange: Exchange, request: bytes, now: float) -> None:
         self.in_flight += 1
         if not self._worker.alive:
             return
         world = self._worker.world
         connection_id = unquote(request.split(b" ", 2)[1].decode().rpartition("/")[2])
-        world.posts[connection_id] += 1
-        status = world.answer(connection_id, world.posts[connection_id])
-        if status == 200:
-            world.delivered[connection_id] += 1
+        if connection_id not in world.named:
+            status = world.made_up()
+        elif request.startswith(b"DELETE "):
+            world.closed[connection_id] += 1
+            status = 204
+        elif connection_id in world.closed:
+            status = 410
+        else:
+            world.posts[connection_id] += 1
+            status = world.answer(connection_id, world.posts[connection_id])
+            if status == 200:
+                world.delivered[connection_id] += 1
+                world.received.setdefault(connection_id, []).append((now, request.rpartition(b"\r\n")[2].decode()))
         heapq.heappush(self._answers, (now + world.latency(), next(self._sequence), now, exchange, status))
 
     def poll(self, now: float) -> None:
-        ordinary: list[Delivery] = []
+        ordinary: list[Exchange] = []
         seconds: list[float] = []
         while self._answers and self._answers[0][0] <= now:
             _, _, started_at, exchange, status = heapq.heappop(self._answers)

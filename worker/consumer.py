@@ -1,26 +1,31 @@
-"""Receive, hand to the broadcaster, and see to the message afterwards: acknowledge, release or leave it.
+"""Receive, wait for a place, hand to the broadcaster, and see to the message afterwards: delete, release or leave it.
 
 Always:
-- nothing is received that cannot be started at once: slots are taken before the long poll;
+- messages are received only while a place is free, so that something of another kind could start at once;
+- what its kind has no place for waits in memory (`admission`), and beyond that goes back to the queue for a while that
+  grows with how often it was received;
 - nothing is released while a long poll of ours is open: SQS would hand it to that poll, whose reader is gone;
 - a message is deleted only after its broadcast has ended in a way that leaves nothing to do;
-- on a FIFO queue, messages of one group are worked on one after the other, in the order they came. When one of them is
-  not finished here, those behind it are released, the last one first, so that none can overtake.
+- on a FIFO queue, messages of one group are worked on one after the other, in the order they came, and hold one place.
+  When one of them is not finished here, those behind it are released, the last one first, so that none can overtake.
 """
 
 import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from enum import Enum, auto
+from typing import Final, assert_never
 
 import structlog
 
 from gatecast import tracing
-from gatecast.broadcast import InvalidBroadcast, decode
+from gatecast.broadcast import Broadcast, InvalidBroadcast, decode
 from gatecast.publisher import is_fifo
+from worker.admission import Admission, Work
 from worker.batching import Batcher
 from worker.broadcaster import Broadcaster, Ending
+from worker.capacity import Capacity, Place, kind_of
 from worker.dead_letters import DeadLetters, Refused
 from worker.health import Health
 from worker.lease import Lease, LeaseKeeper, LeaseState, is_too_late
@@ -30,27 +35,54 @@ from worker.parts import MAX_BATCH
 from worker.perseverance import DEPENDENCY_ERRORS, describe, persevere
 from worker.ports import MessageQueue, ServiceError
 from worker.retry import backoff_seconds
-from worker.slots import Slots
 
 log = structlog.get_logger()
 
-_MOST_RECEIVERS: Final = 4
+_MAX_RECEIVERS: Final = 4
 _ACKNOWLEDGE_WITHIN_SECONDS: Final = 0.02
-_LONGEST_BACKOFF_SECONDS: Final = 2.5
-_PUT_BACK_SECONDS: Final = 900
+_MAX_BACKOFF_SECONDS: Final = 2.5
+_MAX_VISIBILITY_SECONDS: Final = 900
+_DEFER_SECONDS_PER_RECEIVE: Final = 5
 
 _OUTCOMES: Final = {
     Ending.COMPLETED: "completed",
     Ending.SPLIT: "split",
     Ending.EXPIRED: "expired",
     Ending.DUPLICATE: "duplicate",
-    Ending.GIVEN_UP: "poison",
+    Ending.GIVEN_UP: "given_up",
     Ending.RELEASED: "released",
 }
 
 
+class Disposition(Enum):
+    """What becomes of a message that has been worked on."""
+
+    DELETE = auto()
+    RELEASE = auto()
+    """Let it be received again at once."""
+    LEAVE = auto()
+    """It comes back when its visibility ends, or belongs to another worker."""
+
+
+class Received:
+    """A message in this worker's hands, read."""
+
+    __slots__ = ("broadcast", "lease")
+
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
+        self.broadcast: Broadcast | InvalidBroadcast
+        try:
+            self.broadcast = decode(lease.message.body)
+        except InvalidBroadcast as error:
+            self.broadcast = error
+            return
+        lease.broadcast_id = self.broadcast.id
+        lease.published_at_ms = int(self.broadcast.published_at_ms or lease.published_at_ms)
+
+
 class Consumer:
-    """Works through the queue while `run` runs; after `stop`, `run` returns when nothing is in hand any more."""
+    """Works through the queue while `run` runs; after `stop`, `run` returns when nothing is in progress any more."""
 
     def __init__(
         self,
@@ -61,7 +93,7 @@ class Consumer:
         dead_letters: DeadLetters,
         health: Health,
         metrics: Metrics,
-        slots: Slots,
+        capacity: Capacity,
         visibility_seconds: int,
         poll_grace_seconds: float,
         wall_clock: Callable[[], float] = time.time,
@@ -74,73 +106,86 @@ class Consumer:
         self._metrics = metrics
         self._visibility_seconds = visibility_seconds
         self._wall_clock = wall_clock
-        self._slots = slots
-        self._receivers = max(1, min(_MOST_RECEIVERS, slots.free // MAX_BATCH))
+        self._capacity = capacity
+        self._admission: Admission[list[Received]] = Admission(capacity, self._start)
+        self._expected = 0
+        """Messages that open receives may bring."""
+        self._receivers = max(1, min(_MAX_RECEIVERS, capacity.places // MAX_BATCH))
         self._poll_grace_seconds = poll_grace_seconds
         self._backlog = asyncio.Event()
-        """The last receive got all that it asked for: more than one receiver is worth while."""
+        """The last receive got all that it asked for: more than one receiver is worthwhile."""
+        self._place_freed = asyncio.Event()
+        capacity.on_free.append(self._place_freed.set)
         self._stopping = asyncio.Event()
         self._polls_ended = asyncio.Event()
+        self._work = asyncio.TaskGroup()
         self._deletions: Batcher[str, str | None] = Batcher(
             self._queue.delete, most=MAX_BATCH, wait_seconds=_ACKNOWLEDGE_WITHIN_SECONDS
         )
 
+    @property
+    def waiting(self) -> int:
+        """Received broadcasts that wait for a place."""
+        return len(self._admission)
+
     def stop(self) -> None:
-        """Receive nothing more, and ask every broadcast in hand to stop where it is."""
+        """Receive nothing more, and ask every broadcast in progress to stop where it is."""
         self._stopping.set()
-        self._slots.freed.set()
+        self._place_freed.set()
         self._backlog.set()
         self._leases.end_all()
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as work:
+        async with self._work:
             receivers = [
-                work.create_task(self._keep_receiving(work, always=number == 0)) for number in range(self._receivers)
+                self._work.create_task(self._keep_receiving(always=number == 0)) for number in range(self._receivers)
             ]
             await self._stopping.wait()
             _, polling = await asyncio.wait(receivers, timeout=self._poll_grace_seconds)
             for receiver in polling:
                 receiver.cancel()
             self._polls_ended.set()
+            for waiting in self._admission.take_all():
+                self._work.create_task(self._give_back(waiting))
 
-    async def _keep_receiving(self, work: asyncio.TaskGroup, *, always: bool) -> None:
-        """Receive while there are slots; but for one receiver, only while there is a backlog."""
+    # Receiving
+
+    async def _keep_receiving(self, *, always: bool) -> None:
+        """Receive while there are places; but for one receiver, only while there is a backlog."""
         failures = 0
-        wait = False  # the first answer should not take a whole long poll: readiness waits for it
+        wait = False  # the first response should not take a whole long poll: readiness waits for it
         while not self._stopping.is_set():
             if not always:
                 await self._backlog.wait()
+            limit = min(MAX_BATCH, self._capacity.free - self._expected)
             if self._stopping.is_set():
                 return
-            if not self._slots.free:
-                self._slots.freed.clear()
-                await self._slots.freed.wait()
+            if limit <= 0:
+                self._place_freed.clear()
+                await self._place_freed.wait()
                 continue
             try:
-                for group in self._in_order(await self._receive(wait=wait)):
-                    work.create_task(self._work(group))
+                leases = await self._receive(limit, wait=wait)
             except DEPENDENCY_ERRORS as error:
                 failures += 1
                 wait = False  # nor should recovery wait for one
                 self._health.failed("queue", describe(error))
-                await asyncio.sleep(
-                    backoff_seconds(failures, 0.5 + random.random() / 2, longest=_LONGEST_BACKOFF_SECONDS)
-                )
+                await asyncio.sleep(backoff_seconds(failures, 0.5 + random.random() / 2, longest=_MAX_BACKOFF_SECONDS))
             else:
                 failures = 0
                 wait = True
                 self._health.ok("queue")
+                await self._admit(leases)
 
-    async def _receive(self, *, wait: bool) -> list[Lease]:
-        """One receive. Slots are taken before it, and those that stay empty given back."""
-        asked = self._slots.ask(MAX_BATCH)
-        leases: list[Lease] = []
+    async def _receive(self, limit: int, *, wait: bool) -> list[Lease]:
+        self._expected += limit
         try:
-            messages = await self._queue.receive(asked, visibility_seconds=self._visibility_seconds, wait=wait)
+            messages = await self._queue.receive(limit, visibility_seconds=self._visibility_seconds, wait=wait)
             leases = self._leases.take(messages)
         finally:
-            self._slots.received(asked, len(leases))
-        if len(leases) == asked:
+            self._expected -= limit
+            self._place_freed.set()
+        if len(leases) == limit:
             self._backlog.set()
         elif not self._stopping.is_set():
             self._backlog.clear()
@@ -148,70 +193,113 @@ class Consumer:
             self._leases.end_all()
         return leases
 
-    def _in_order(self, leases: Sequence[Lease]) -> list[list[Lease]]:
+    async def _admit(self, leases: Sequence[Lease]) -> None:
+        """Start these, let them wait for a place, or send them back."""
+        too_many: list[Received] = []
+        for group in self._by_group([Received(lease) for lease in leases]):
+            if not self._offer(group):
+                too_many += group
+        if too_many:
+            await self._defer(too_many)
+
+    def _offer(self, messages: list[Received]) -> bool:
+        first = messages[0].broadcast
+        kind = "poison" if isinstance(first, InvalidBroadcast) else kind_of(first)
+        size = sum(len(received.lease.message.body) for received in messages)
+        return self._admission.offer(Work(messages, kind, size))
+
+    def _by_group(self, messages: Sequence[Received]) -> list[list[Received]]:
         """What may run side by side, each list one after the other."""
         if not is_fifo(self._queue.url):
-            return [[lease] for lease in leases]
-        groups: dict[str, list[Lease]] = {}
-        for lease in leases:
-            groups.setdefault(lease.message.group, []).append(lease)
+            return [[message] for message in messages]
+        groups: dict[str, list[Received]] = {}
+        for message in messages:
+            groups.setdefault(message.lease.message.group, []).append(message)
         return list(groups.values())
 
-    async def _work(self, leases: list[Lease]) -> None:
-        waiting = list(leases)
+    async def _defer(self, messages: Sequence[Received]) -> None:
+        """Let them come back in a while, and each time in a longer while; the last of a group goes first."""
+        receives = min(received.lease.message.receives for received in messages)
+        longest = min(_MAX_VISIBILITY_SECONDS, _DEFER_SECONDS_PER_RECEIVE * receives)
+        leases = [received.lease for received in reversed(messages)]
+        self._metrics.deferred += len(leases)
+        if self._stopping.is_set():
+            await self._polls_ended.wait()
+            longest = 0
+        await self._change_visibility(leases, round(longest * (0.75 + random.random() / 2)))
+        for lease in leases:
+            self._leases.forget(lease)
+
+    # Working
+
+    def _start(self, messages: list[Received], place: Place) -> None:
+        self._work.create_task(self._process(messages, place))
+
+    async def _process(self, messages: list[Received], place: Place) -> None:
+        """Work on the first of them; when it is done, those behind it go on with a place of their own."""
+        first, behind = messages[0], messages[1:]
         try:
-            while waiting:
-                with tracing.consuming(waiting[0].message.trace, waiting[0].message.sent_at_ms):
-                    done = await self._handle(waiting[0])
-                if not done:
-                    break
-                self._let_go(waiting.pop(0))
-            while len(waiting) > 1:
-                await self._release(waiting[-1])
-                self._let_go(waiting.pop())
-            if waiting and waiting[0].state is not LeaseState.LOST:
-                await self._release(waiting[0])
+            with tracing.consuming(first.lease.message.trace, first.lease.message.sent_at_ms):
+                disposition = await self._handle(first, place)
+            if disposition is not Disposition.DELETE:
+                await self._give_back(messages, first=disposition)
+            elif behind and not self._offer(behind):
+                await self._defer(behind)
         finally:
-            for lease in waiting:
-                self._let_go(lease)
+            place.release()
+            self._leases.forget(first.lease)
 
-    def _let_go(self, lease: Lease) -> None:
-        self._leases.forget(lease)
-        self._slots.give_back(1)
+    async def _give_back(self, messages: list[Received], *, first: Disposition = Disposition.RELEASE) -> None:
+        """Let others have them, the last one first. `first` is what becomes of the first one."""
+        if self._stopping.is_set():
+            await self._polls_ended.wait()
+        behind = [received.lease for received in reversed(messages[1:])]
+        for lease in behind:
+            await self._change_visibility([lease], 0)
+        match first:
+            case Disposition.RELEASE:
+                await self._change_visibility([messages[0].lease], 0)
+            case Disposition.LEAVE | Disposition.DELETE:
+                pass
+            case _:
+                assert_never(first)
+        for received in messages:
+            self._leases.forget(received.lease)
 
-    async def _handle(self, lease: Lease) -> bool:
-        """Work on one message; true if it is done with, false if it must stay on the queue."""
+    async def _handle(self, received: Received, place: Place) -> Disposition:
+        """Work on one message."""
+        lease, broadcast = received.lease, received.broadcast
         message = lease.message
         broadcast_id.set("")  # of the one before, on a FIFO queue
         try:
             self._metrics.queue_lag.observe(max(0.0, self._wall_clock() - message.sent_at_ms / 1000))
-            try:
-                broadcast = decode(message.body)
-            except InvalidBroadcast as error:
-                return await self._handle_poison(lease, str(error))
-            lease.broadcast_id = broadcast.id
-            lease.published_at_ms = int(broadcast.published_at_ms or lease.published_at_ms)
+            if isinstance(broadcast, InvalidBroadcast):
+                return await self._handle_poison(lease, str(broadcast))
             tracing.note(gatecast_id=broadcast.id, gatecast_part=broadcast.part)
             broadcast_id.set(broadcast.id)
-            ending = await self._broadcaster.run(broadcast, lease)
+            ending = await self._broadcaster.run(broadcast, lease, place)
         except Exception:
             # A mistake of ours: the message comes back after its visibility, and is dead-lettered if it always fails.
             log.exception("broadcast.failed", message_id=message.id)
-            lease.become(LeaseState.LOST)
-            return False
+            return Disposition.LEAVE
         if ending is Ending.LEFT:
-            lease.become(LeaseState.LOST)
-            return False
+            return Disposition.LEAVE
         self._metrics.broadcasts[_OUTCOMES[ending]] += 1
         tracing.note(gatecast_outcome=_OUTCOMES[ending])
-        if ending is Ending.RELEASED:
-            return False
-        if ending is not Ending.COMPLETED:
-            log.info("broadcast.ended", outcome=_OUTCOMES[ending])
+        match ending:
+            case Ending.RELEASED:
+                return Disposition.RELEASE
+            case Ending.COMPLETED:
+                pass
+            case Ending.SPLIT | Ending.EXPIRED | Ending.DUPLICATE | Ending.GIVEN_UP:
+                log.info("broadcast.ended", outcome=_OUTCOMES[ending])
+            case _:
+                assert_never(ending)
+        place.release()
         with tracing.span("settle"):
             return await self._acknowledge(lease)
 
-    async def _handle_poison(self, lease: Lease, reason: str) -> bool:
+    async def _handle_poison(self, lease: Lease, reason: str) -> Disposition:
         self._metrics.broadcasts["poison"] += 1
         log.error("broadcast.poison", message_id=lease.message.id, reason=reason, receives=lease.message.receives)
         if self._dead_letters.exist:
@@ -221,33 +309,29 @@ class Consumer:
                 log.error("broadcast.poison_refused", message_id=lease.message.id, code=str(refused))  # noqa: TRY400
             else:
                 return await self._acknowledge(lease)
-        await self._change_visibility(lease, _PUT_BACK_SECONDS)
-        lease.become(LeaseState.LOST)
-        return False
+        await self._change_visibility([lease], _MAX_VISIBILITY_SECONDS)
+        return Disposition.LEAVE
 
-    async def _acknowledge(self, lease: Lease) -> bool:
-        """Delete the message; false if it was too late for that, and it may be visible again already."""
+    async def _acknowledge(self, lease: Lease) -> Disposition:
+        """Delete the message, unless it is too late for that and it may be visible again already."""
 
-        async def delete() -> bool:
+        async def delete() -> Disposition:
             code = await self._deletions.ask(lease.message.receipt)
             if code is None:
-                return True
+                return Disposition.DELETE
             if is_too_late(code):
                 log.warning("acknowledge.too_late", message_id=lease.message.id, code=code)
-                lease.become(LeaseState.LOST)
-                return False
+                return Disposition.LEAVE
             raise ServiceError(code)
 
         return await persevere("acknowledge", self._health, delete)
 
-    async def _release(self, lease: Lease) -> None:
-        if self._stopping.is_set():
-            await self._polls_ended.wait()
-        await self._change_visibility(lease, lease.release_seconds)
-
-    async def _change_visibility(self, lease: Lease, seconds: int) -> None:
-        """Best effort: otherwise the message comes back when its visibility ends."""
+    async def _change_visibility(self, leases: Sequence[Lease], seconds: int) -> None:
+        """Best effort: otherwise the messages come back when their visibility ends. Not for lost ones."""
+        receipts = [lease.message.receipt for lease in leases if lease.state is not LeaseState.LOST]
+        if not receipts:
+            return
         try:
-            await self._queue.change_visibility([lease.message.receipt], seconds)
+            await self._queue.change_visibility(receipts, seconds)
         except DEPENDENCY_ERRORS as error:
-            log.warning("release.failed", id=lease.broadcast_id, message_id=lease.message.id, reason=describe(error))
+            log.warning("release.failed", messages=len(receipts), reason=describe(error))

@@ -13,12 +13,11 @@ from typing import Final
 
 import structlog
 
-from worker.backlog import keep_counting
 from worker.broadcaster import Broadcaster
+from worker.capacity import Capacity
 from worker.consumer import Consumer
 from worker.dead_letters import DeadLetters
-from worker.delivery.engine import DeliveryEngine
-from worker.fanout import Delivery
+from worker.delivery.engine import DeliveryEngine, Exchange
 from worker.health import Health
 from worker.http.pool import Owner, Pool
 from worker.http.signing import Signer
@@ -26,10 +25,12 @@ from worker.lease import LeaseKeeper
 from worker.metrics import Metrics
 from worker.perseverance import persevere
 from worker.ports import MemberTable, MessageQueue, ProgressStore
+from worker.queue_depth import keep_counting
 from worker.reaper import Reaper
 from worker.room_settings import RoomSettingsCache
+from worker.run import Services
+from worker.sender import Sender
 from worker.settings import Settings
-from worker.slots import Slots
 
 log = structlog.get_logger()
 
@@ -47,7 +48,7 @@ class Surroundings:
     table: MemberTable
     progress: ProgressStore
     signer: Signer
-    pool: Callable[[Owner[Delivery]], Pool[Delivery]]
+    pool: Callable[[Owner[Exchange]], Pool[Exchange]]
     clock: Callable[[], float] = time.monotonic
     wall_clock: Callable[[], float] = time.time
 
@@ -64,6 +65,7 @@ class Core:
             pool=around.pool,
             posts_per_second=settings.max_posts_per_second,
             metrics=metrics,
+            close_slow_clients=settings.slow_clients == "close",
             clock=clock,
             wall_clock=wall_clock,
         )
@@ -75,22 +77,21 @@ class Core:
             outcomes=metrics.lease_extensions,
             clock=clock,
         )
-        slots = Slots(settings.max_broadcasts)
+        self._capacity = Capacity(settings.max_broadcasts)
         dead_letters = DeadLetters(around.dead_letter_queue, health, metrics.dead_letters)
-        self._broadcaster = Broadcaster(
-            queue=around.queue,
-            slots=slots,
+        services = Services(
+            sender=Sender(around.queue, health),
             table=around.table,
             progress=around.progress,
             dead_letters=dead_letters,
             engine=self.engine,
             reaper=self._reaper,
-            settings=RoomSettingsCache(around.table, clock),
             health=health,
             metrics=metrics,
             clock=clock,
             wall_clock=wall_clock,
         )
+        self._broadcaster = Broadcaster(services, RoomSettingsCache(around.table, clock))
         self._consumer = Consumer(
             queue=around.queue,
             leases=self._leases,
@@ -98,7 +99,7 @@ class Core:
             dead_letters=dead_letters,
             health=health,
             metrics=metrics,
-            slots=slots,
+            capacity=self._capacity,
             visibility_seconds=settings.visibility_seconds,
             poll_grace_seconds=min(LONGEST_POLL_SECONDS, settings.drain_seconds * _SHARE_FOR_POLLS),
             wall_clock=wall_clock,
@@ -119,6 +120,7 @@ class Core:
     def _follow(self, settings: Settings) -> None:
         """Let the metrics ask the parts for what they count anyway."""
         self._metrics.rate_cuts = lambda: self.engine.rate.cuts
+        self._metrics.references = lambda: self.engine.references
         self._metrics.follow(
             gatecast_posts_in_flight=lambda: self.engine.in_flight,
             gatecast_posts_in_flight_limit=lambda: settings.max_in_flight,
@@ -126,8 +128,11 @@ class Core:
             gatecast_post_rate_ceiling=lambda: self.engine.rate.ceiling,
             gatecast_http_connections=lambda: self.engine.open_connections,
             gatecast_deliveries_waiting=lambda: self._broadcaster.waiting,
-            gatecast_broadcasts_in_hand=lambda: len(self._leases),
+            gatecast_connections_stalled=lambda: self.engine.stalled_connections,
+            gatecast_broadcasts_in_hand=lambda: self._capacity.taken,
             gatecast_broadcasts_in_hand_limit=lambda: settings.max_broadcasts,
+            gatecast_broadcasts_parked=lambda: self._capacity.parked,
+            gatecast_broadcasts_waiting=lambda: self._consumer.waiting,
             gatecast_oldest_broadcast_age_seconds=lambda: self._leases.oldest_age_seconds(self._wall_clock() * 1000),
             gatecast_unproven_gone=lambda: self._reaper.unproven,
         )
@@ -142,7 +147,7 @@ class Core:
                     self.engine.run(),
                     self._leases.run(),
                     self._reaper.run(),
-                    self._broadcaster.pulse(),
+                    self._broadcaster.wake_periodically(),
                 )
             ]
             beside.append(group.create_task(self._ask_the_table()))
@@ -160,7 +165,7 @@ class Core:
     async def _drain(self, consuming: asyncio.Task[None]) -> None:
         seconds = self._drain_seconds
         # Answers under way have nearly all of the time: one that arrives too late is a post that will be repeated.
-        hurry = asyncio.get_running_loop().call_later(seconds - min(2.0, seconds * 0.15), self._broadcaster.hurry)
+        hurry = asyncio.get_running_loop().call_later(seconds - min(2.0, seconds * 0.15), self._broadcaster.cut_short)
         self._consumer.stop()
         _, unfinished = await asyncio.wait({consuming}, timeout=seconds - min(1.0, seconds * 0.05))
         hurry.cancel()

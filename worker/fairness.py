@@ -1,5 +1,10 @@
-"""Taking turns: every broadcast that has something to deliver gets one delivery in before any gets a second. Pure."""
+"""Round robin over groups: each group that has something to deliver gets one delivery in before any gets a second.
 
+A group is a room, or a broadcast's own where it has none. Within a group the earliest broadcast comes first, so that a
+room's messages go out in order and a burst to one room finishes one broadcast after the other. Pure.
+"""
+
+from bisect import insort
 from collections import deque
 from typing import Generic, Protocol, TypeVar
 
@@ -10,31 +15,63 @@ R = TypeVar("R")
 class Source(Protocol[R_co]):
     in_rotation: bool
 
+    @property
+    def group(self) -> str: ...
+
+    @property
+    def order(self) -> int:
+        """Its place within its group; the lowest comes first."""
+
     def take(self) -> R_co | None:
         """The next one, or None: then it leaves the rotation until it is added again."""
 
 
+class _Group(Generic[R]):
+    __slots__ = ("name", "sources")
+
+    def __init__(self, name: str, source: Source[R]) -> None:
+        self.name = name
+        self.sources = [source]
+
+
+def _order(source: Source[R]) -> int:
+    return source.order
+
+
 class Rotation(Generic[R]):
     def __init__(self) -> None:
-        self._sources: deque[Source[R]] = deque()
+        self._turns: deque[_Group[R]] = deque()
+        self._groups: dict[str, _Group[R]] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._sources)
+        return bool(self._turns)
 
     def add(self, source: Source[R]) -> None:
         """Let a source take part (again). It may be in already."""
-        if not source.in_rotation:
-            source.in_rotation = True
-            self._sources.append(source)
+        if source.in_rotation:
+            return
+        source.in_rotation = True
+        group = self._groups.get(source.group)
+        if group is None:
+            group = self._groups[source.group] = _Group(source.group, source)
+            self._turns.append(group)
+        else:
+            insort(group.sources, source, key=_order)
 
     def take(self) -> R | None:
-        sources = self._sources
-        while sources:
-            source = sources[0]
-            taken = source.take()
-            if taken is not None:
-                sources.rotate(-1)
-                return taken
-            sources.popleft()
-            source.in_rotation = False
+        """The next of whichever group's turn it is."""
+        turns = self._turns
+        while turns:
+            group = turns[0]
+            sources = group.sources
+            while sources:
+                source = sources[0]
+                taken = source.take()
+                if taken is not None:
+                    turns.rotate(-1)
+                    return taken
+                del sources[0]
+                source.in_rotation = False
+            turns.popleft()
+            del self._groups[group.name]
         return None

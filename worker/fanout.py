@@ -20,15 +20,19 @@ import msgspec
 from gatecast.broadcast import Broadcast
 from worker.checkpoint import SNAPSHOT_AFTER, WINDOW, Checkpoint, Pace
 from worker.delivery.outcome import Outcome
+from worker.delivery.stalled import Refused, StalledConnection
 from worker.http.signing import Prepared
-from worker.parts import REMAINDER_PREFIX, UNDELIVERED_PREFIX
+from worker.parts import REMAINDER_PREFIX
 
 _DELIVERED: Final = Outcome.DELIVERED  # a member of an enumeration is looked up by a call
+REMAINDERS: Final = ""
+"""The group of all remainders; no room and no broadcast has this name."""
 PAGES_LOW: Final = 1_000
 """Members in hand below which the next page is wanted."""
-MOST_MISSED: Final = 900
-"""Of the window: so many are made safe before all is finished. A dead letter names at most 1,000."""
-MOST_WAITING: Final = 500
+MAX_WAITING: Final = 500
+"""Of the window: from so many on, the oldest that wait for a stalled connection leave as a remainder."""
+MAX_HELD_UP: Final = 700
+"""Of the window, missed and waiting together: from so many on, the missed are made safe before all is finished."""
 
 
 class Member(NamedTuple):
@@ -44,16 +48,25 @@ class Delivery(msgspec.Struct, eq=False):
     fanout: "Fanout"
     connection_id: str
     joined_at_ms: int | None
-    throttled: bool
     tries: int = 0
+    """Posts for it, counted against it or not."""
     attempts: int = 0
+    """Failed posts that count against it."""
     refusals: int = 0
+    """Responses such as 403 while others were not rejected."""
     first_tried_at: float = 0.0
     waiting: bool = False
+    """It waits for its next post; nothing for it is in flight."""
+    stalled: StalledConnection | None = None
+    """In whose line it waits, or whose probe it is."""
 
 
 class Fanout:
-    """The fan-out of `broadcast`, resumed from `start`. `clock` gives monotonic seconds."""
+    """The fan-out of `broadcast`, resumed from `start`. `clock` gives monotonic seconds.
+
+    `order` is its place among the broadcasts of its group. `carried`: all its connections were refused before, at least
+    so often.
+    """
 
     def __init__(
         self,
@@ -61,10 +74,15 @@ class Fanout:
         start: Checkpoint,
         clock: Callable[[], float],
         *,
+        order: int,
+        carried: Refused | None,
         totals: dict[Outcome, int],
-        gone: Callable[[str], None],
+        gone: Callable[[Delivery], None],
     ) -> None:
         self.broadcast = broadcast
+        self.order = order
+        self.carried = carried
+        self.group = broadcast.room or (REMAINDERS if broadcast.part.startswith(REMAINDER_PREFIX) else broadcast.id)
         self.payload = broadcast.data.encode()
         self.expires_at_ms = broadcast.expires_at_ms if isinstance(broadcast.expires_at_ms, int) else float("inf")
         self.changed = asyncio.Event()
@@ -93,11 +111,9 @@ class Fanout:
         self._totals = totals
         self._members: deque[Member] = deque()
         self._numbered = not broadcast.room
-        # Slow ones that were left behind or missed say nothing new of the account when they are slow again.
-        self._missed_before = broadcast.part.startswith((REMAINDER_PREFIX, UNDELIVERED_PREFIX))
         self._resumed: deque[Delivery] = deque()
         for connection_id, joined_at_ms in start.pending:
-            delivery = Delivery(self, connection_id, joined_at_ms, self._missed_before)
+            delivery = Delivery(self, connection_id, joined_at_ms)
             self.unsettled[connection_id] = delivery
             self._resumed.append(delivery)
 
@@ -141,6 +157,11 @@ class Fanout:
         return self.exhausted and not self._members and 0 < self.waiting == len(self.unsettled) - len(self.missed)
 
     @property
+    def held_up(self) -> bool:
+        """Whether so many are missed or wait that hardly anybody else fits into the window."""
+        return len(self.missed) + self.waiting >= MAX_HELD_UP
+
+    @property
     def may_start(self) -> bool:
         """Does what a crash would repeat stay within the window if one more is started?"""
         return self.pace.since_written + self.in_flight < WINDOW
@@ -168,7 +189,7 @@ class Fanout:
                 self.page_wanted.set()
             if self._except and connection_id in self._except:
                 continue
-            delivery = Delivery(self, connection_id, joined_at_ms, self._missed_before)
+            delivery = Delivery(self, connection_id, joined_at_ms)
             self.unsettled[connection_id] = delivery
             return delivery
         self.page_wanted.set()
@@ -194,27 +215,29 @@ class Fanout:
         """Give a delivery another outcome. A missed one is final only when `missed_are_safe`."""
         if outcome is Outcome.REJECTED or outcome is Outcome.UNDELIVERED:
             self.missed.append((delivery, outcome))
-            if len(self.missed) >= MOST_MISSED:
+            if self.held_up:
                 self.changed.set()
         else:
             del self.unsettled[delivery.connection_id]
             self._count(outcome)
             if outcome is Outcome.GONE:
-                self._gone(delivery.connection_id)
+                self._gone(delivery)
         if self.finished or (self.stopped and not self.in_flight) or self.pace.since_snapshot >= SNAPSHOT_AFTER:
             self.changed.set()
 
     def waits(self, delivery: Delivery) -> None:
-        """It will be tried again later."""
+        """It will be posted later."""
         delivery.waiting = True
         self.waiting += 1
-        if self.waiting >= MOST_WAITING or self.stopped:
+        if self.waiting >= MAX_WAITING or self.stopped or self.only_waits:
             self.changed.set()
 
     def waits_no_longer(self, delivery: Delivery) -> None:
-        """It is about to be tried again, or is none of the engine's business any more."""
+        """It is about to be posted, or is none of the engine's business any more."""
         delivery.waiting = False
         self.waiting -= 1
+        if delivery.stalled is not None:
+            delivery.stalled.leave(delivery)
 
     def leave(self, deliveries: Sequence[Delivery]) -> None:
         """These are safe elsewhere: the broadcast is done with them."""
@@ -223,13 +246,14 @@ class Fanout:
         for delivery in deliveries:
             del self.unsettled[delivery.connection_id]
 
-    def slow(self, most: int) -> list[Delivery]:
-        """The oldest that wait and have failed more than once while others succeeded; `most` at most."""
-        slow = (each for each in self.unsettled.values() if each.waiting and each.attempts > 1)
-        return list(islice(slow, most))
-
-    def all_waiting(self) -> list[Delivery]:
-        return [each for each in self.unsettled.values() if each.waiting]
+    def slow(self, limit: int) -> list[Delivery]:
+        """The oldest that wait for a stalled connection, or have failed more than once while others succeeded."""
+        slow = (
+            each
+            for each in self.unsettled.values()
+            if each.waiting and (each.attempts > 1 or (each.stalled is not None and not each.stalled.is_new))
+        )
+        return list(islice(slow, limit))
 
     def ask_age(self, delivery: Delivery) -> None:
         """Its client seems gone: find out how old the connection is."""
@@ -253,6 +277,9 @@ class Fanout:
         self.exhausted = True
         while self._resumed:
             self.settle(self._resumed.popleft(), Outcome.EXPIRED)
+        for delivery in [each for each in self.unsettled.values() if each.waiting]:
+            self.waits_no_longer(delivery)
+            self.settle(delivery, Outcome.EXPIRED)
         self.changed.set()
 
     def _count(self, outcome: Outcome, deliveries: int = 1) -> None:
@@ -266,6 +293,9 @@ class Fanout:
         if not self.stopped:
             self.stopped = True
             self.stopped_at = self._clock()
+            for delivery in self.unsettled.values():
+                if delivery.stalled is not None and delivery.waiting:
+                    delivery.stalled.leave(delivery)
         self.changed.set()
 
     def checkpoint(self) -> Checkpoint:

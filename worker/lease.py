@@ -44,7 +44,7 @@ class Lease:
 
     __slots__ = (
         "broadcast_id", "changed", "ends_at", "extended_at", "extending", "message", "published_at_ms",
-        "release_seconds", "state", "taken_at"
+        "state", "taken_at"
     )  # fmt: skip
 
     def __init__(self, message: Message, taken_at: float, visibility_seconds: float) -> None:
@@ -56,8 +56,6 @@ class Lease:
         self.taken_at = taken_at
         self.extending = False
         self.extended(taken_at, visibility_seconds)
-        self.release_seconds = 0
-        """For how long the message stays invisible when it is released."""
         self.state = LeaseState.HELD
         self.changed: Callable[[], None] | None = None
 
@@ -72,11 +70,6 @@ class Lease:
             self.state = state
             if self.changed is not None:
                 self.changed()
-
-    def put_back(self, seconds: int) -> None:
-        """Ask its broadcast to stop where it is, to be received again so much later."""
-        self.release_seconds = seconds
-        self.become(LeaseState.ENDING)
 
 
 class LeaseKeeper:

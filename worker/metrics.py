@@ -21,8 +21,9 @@ from worker.health import PARTS, Health
 L = TypeVar("L", bound=str)
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-BROADCAST_OUTCOMES: Final = ("completed", "split", "expired", "duplicate", "poison", "released")
+BROADCAST_OUTCOMES: Final = ("completed", "split", "expired", "duplicate", "poison", "released", "given_up")
 LEASE_OUTCOMES: Final = ("extended", "lost", "failed")
+SLOW_CLIENT_OUTCOMES: Final = ("closed", "kept", "failed")
 DEAD_LETTER_REASONS: Final = ("poison", "receives", "undelivered", "rejected")
 
 _CALL_BUCKETS: Final = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -37,8 +38,11 @@ _GAUGES: Final = {
     "gatecast_post_rate_ceiling": "Posts a second allowed at most.",
     "gatecast_http_connections": "Keep-alive connections to @connections that are open.",
     "gatecast_deliveries_waiting": "Deliveries that wait to be tried again.",
-    "gatecast_broadcasts_in_hand": "Queue messages in hand.",
-    "gatecast_broadcasts_in_hand_limit": "Queue messages that may be in hand at once.",
+    "gatecast_connections_stalled": "Connections that returned 429 and have not taken since what waits for them.",
+    "gatecast_broadcasts_in_hand": "Broadcasts that hold a place.",
+    "gatecast_broadcasts_in_hand_limit": "Places: broadcasts that may be delivered at once.",
+    "gatecast_broadcasts_parked": "Broadcasts that only wait for single connections and hold no place.",
+    "gatecast_broadcasts_waiting": "Received broadcasts that wait for a place.",
     "gatecast_oldest_broadcast_age_seconds": "Since published, of the oldest broadcast in hand; 0 without any.",
     "gatecast_unproven_gone": "Connections that answered 410 and are left alone, for nothing else succeeds.",
     "gatecast_draining": "1 from SIGTERM on.",
@@ -116,7 +120,10 @@ class Metrics(Collector):
         self.throttled_posts = {"account": 0, "connection": 0}
         self.rate_cuts: Callable[[], int] = int
         self.broadcasts = dict.fromkeys(BROADCAST_OUTCOMES, 0)
+        self.references: Callable[[], int] = int
+        self.slow_clients = dict.fromkeys(SLOW_CLIENT_OUTCOMES, 0)
         self.dead_letters = dict.fromkeys(DEAD_LETTER_REASONS, 0)
+        self.deferred = 0
         self.remainders = 0
         self.checkpoints = 0
         self.lease_extensions = dict.fromkeys(LEASE_OUTCOMES, 0)
@@ -188,6 +195,14 @@ class Metrics(Collector):
         yield CounterMetricFamily(
             "gatecast_post_rate_cuts", "Times the account's throttling lowered the limit.", value=self.rate_cuts()
         )
+        yield _counter(
+            "gatecast_slow_clients", "Connections given up, by what became of them.", "outcome", self.slow_clients
+        )
+        yield CounterMetricFamily(
+            "gatecast_reference_posts",
+            "Posts to made-up connections, to find out what a failure means.",
+            value=self.references(),
+        )
         yield CounterMetricFamily(
             "gatecast_memberships_reaped", "Memberships of gone connections removed.", value=self.memberships_reaped
         )
@@ -198,6 +213,9 @@ class Metrics(Collector):
             "gatecast_broadcast_duration_seconds",
             "From published to the last delivery settled.",
             self.broadcast_duration,
+        )
+        yield CounterMetricFamily(
+            "gatecast_broadcasts_deferred", "Queue messages sent back for want of a place.", value=self.deferred
         )
         yield _histogram("gatecast_queue_lag_seconds", "From published to received.", self.queue_lag)
         yield _counter("gatecast_dead_letters", "Dead letters written.", "reason", self.dead_letters)

@@ -5,11 +5,11 @@ A part's name follows from what it is, so that making it twice does no harm: the
 
 import hashlib
 from base64 import b32encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from gatecast.broadcast import Broadcast
 
@@ -27,11 +27,16 @@ _ATTRIBUTES_BYTES: Final = 1024
 """More than a trace context takes, which counts like the body."""
 
 
-def to_connections(broadcast: Broadcast, connection_ids: Sequence[str], prefix: str) -> Broadcast:
+def to_connections(
+    broadcast: Broadcast,
+    connection_ids: Sequence[str],
+    prefix: str,
+    tried: tuple[int, int, float] | UnsetType = UNSET,
+) -> Broadcast:
     """The same broadcast to these connections only, under a part of its own that follows from all that it is."""
     part = _named_by(prefix, broadcast.room or "", broadcast.part, *sorted(connection_ids))
     return msgspec.structs.replace(
-        broadcast, room=UNSET, shard=UNSET, except_=UNSET, connections=tuple(connection_ids), part=part
+        broadcast, room=UNSET, shard=UNSET, except_=UNSET, connections=tuple(connection_ids), part=part, tried=tried
     )
 
 
@@ -44,7 +49,7 @@ def to_shards(broadcast: Broadcast, shards: int) -> Iterator[Broadcast]:
         yield msgspec.structs.replace(broadcast, shard=shard, part=part)
 
 
-def batches(messages: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+def batches(messages: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     """Messages, as SendMessage takes them, in as few calls as they fit into."""
     batch: list[dict[str, Any]] = []
     size = 0

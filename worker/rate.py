@@ -56,10 +56,12 @@ class RateController:
     def __post_init__(self) -> None:
         self.limit = self.ceiling
 
-    def passed(self, firsts: int, again: int = 0) -> None:
+    wants_reference: bool = field(init=False, default=False)
+
+    def passed(self, firsts: int, again: int = 0, others: int = 0) -> None:
         """Posts that were not throttled: first attempts, and such that are tried again after a 429."""
         self._heard_since_adjusting += firsts + again
-        self._passed_since_adjusting += firsts + again
+        self._passed_since_adjusting += firsts + again + others
         self._firsts += firsts
         self._again += again
 

@@ -14,11 +14,6 @@ def backoff_seconds(tries: int, dice: float, *, longest: float = _LONGEST_SECOND
     return dice * min(longest, _BASE_SECONDS * (1 << min(tries, _LARGEST_EXPONENT)))
 
 
-def full_buffer_seconds(tries: int, dice: float) -> float:
-    """For a client that does not read: seconds, not milliseconds, so that it takes little of what others could have."""
-    return (0.5 + dice / 2) * min(_LONGEST_SECONDS, float(1 << min(tries, _LARGEST_EXPONENT)))
-
-
 def given_up(attempts: int, seconds_since_first: float) -> bool:
     """A delivery has had both its attempts and its time."""
     return attempts >= ATTEMPTS_BEFORE_GIVING_UP and seconds_since_first >= SECONDS_BEFORE_GIVING_UP

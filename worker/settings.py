@@ -8,6 +8,7 @@ from urllib.parse import SplitResult, urlsplit
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "console"]
+SlowClients = Literal["close", "keep"]
 
 
 class InvalidSettings(ValueError):  # noqa: N818 - it says what the input is
@@ -28,6 +29,7 @@ class Settings:
     max_posts_per_second: int = 10_000
     max_broadcasts: int = 64
     visibility_seconds: int = 30
+    slow_clients: SlowClients = "close"
     drain_seconds: int = 25
     log_level: LogLevel = "info"
     log_format: LogFormat = "json"
@@ -51,6 +53,7 @@ class Settings:
             max_posts_per_second=read.integer("GATECAST_MAX_POSTS_PER_SECOND", 1, 1_000_000, default=10_000),
             max_broadcasts=read.integer("GATECAST_MAX_BROADCASTS", 1, 10_000, default=64),
             visibility_seconds=read.integer("GATECAST_VISIBILITY_SECONDS", 5, 43_200, default=30),
+            slow_clients=cast(SlowClients, read.one_of("GATECAST_SLOW_CLIENTS", ("close", "keep"), default="close")),
             drain_seconds=read.integer("GATECAST_DRAIN_SECONDS", 1, 115, default=25),
             log_level=cast(
                 LogLevel, read.one_of("GATECAST_LOG_LEVEL", ("debug", "info", "warning", "error"), default="info")

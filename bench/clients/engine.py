@@ -10,7 +10,7 @@ import uvloop
 from bench.clients.section import Arguments, connection_ids, measured, tls
 from gatecast.broadcast import Broadcast
 from worker.checkpoint import Checkpoint
-from worker.delivery.engine import DeliveryEngine
+from worker.delivery.engine import DeliveryEngine, Exchange
 from worker.delivery.outcome import Outcome
 from worker.fanout import Delivery, Fanout
 from worker.health import Health
@@ -18,7 +18,7 @@ from worker.http.pool import Owner, Pool
 from worker.http.signing import Address, Credentials, Signer
 from worker.metrics import Metrics
 
-P = TypeVar("P", bound=Pool[Delivery])
+P = TypeVar("P", bound=Pool[Exchange])
 
 
 class Members(Fanout):
@@ -29,6 +29,8 @@ class Members(Fanout):
             Broadcast(id="benchmark", room="benchmark", data=body.decode()),
             Checkpoint(),
             time.monotonic,
+            order=0,
+            carried=None,
             totals=dict.fromkeys(Outcome, 0),
             gone=lambda _: None,
         )
@@ -41,7 +43,7 @@ class Members(Fanout):
         return bool(self.left)
 
     def take(self) -> Delivery | None:
-        return Delivery(self, self.left.pop(), 0, False) if self.left else None
+        return Delivery(self, self.left.pop(), 0) if self.left else None
 
     def delivered(self, delivery: Delivery) -> None:
         del delivery
@@ -71,7 +73,7 @@ class Bench(Generic[P]):
             )
         )
 
-        def make_pool(owner: Owner[Delivery]) -> Pool[Delivery]:
+        def make_pool(owner: Owner[Exchange]) -> Pool[Exchange]:
             self.pool = pool_type(address, size=arguments.concurrency, owner=owner, tls=tls())
             return self.pool
 
@@ -93,7 +95,7 @@ class Bench(Generic[P]):
 
 async def main() -> None:
     arguments = Arguments.parse()
-    bench = Bench(arguments, Pool[Delivery])
+    bench = Bench(arguments, Pool[Exchange])
     async with asyncio.TaskGroup() as group:
         running = group.create_task(bench.engine.run())
         await bench.warm_up()

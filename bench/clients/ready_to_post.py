@@ -17,6 +17,7 @@ import uvloop
 
 from bench.clients.engine import Bench, Members
 from bench.clients.section import Arguments, wait_for_start
+from worker.delivery.engine import Exchange
 from worker.fanout import Delivery
 from worker.http.pool import Pool
 
@@ -44,12 +45,12 @@ class _Arriving(Members):
     def take(self) -> Delivery | None:
         if not self.available:
             return None
-        delivery = _Timed(self, self.left.pop(), 0, False, ready_at=self._ready_at)
+        delivery = _Timed(self, self.left.pop(), 0, ready_at=self._ready_at)
         self._ready_at = self._began + (self._posts - len(self.left)) / READY_PER_SECOND
         return delivery
 
 
-class _TimedPool(Pool[Delivery]):
+class _TimedPool(Pool[Exchange]):
     """Notes when requests have been written. A tick begins with `poll`: members that are ready by then take part."""
 
     waited: list[float]
@@ -60,7 +61,7 @@ class _TimedPool(Pool[Delivery]):
         if self.before_starting is not None:
             self.before_starting()
 
-    def send(self, exchange: Delivery, request: bytes, now: float) -> None:
+    def send(self, exchange: Exchange, request: bytes, now: float) -> None:
         super().send(exchange, request, now)
         if isinstance(exchange, _Timed):
             self.waited.append(time.monotonic() - exchange.ready_at)

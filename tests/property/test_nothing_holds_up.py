@@ -172,6 +172,7 @@ def test_when_403_for_all_ends_late_answers_reject_nobody() -> None:
     dice = random.Random(1)
     world = World(members_of(600), latency=lambda: dice.uniform(0.02, 2.0), dice=dice)
     world.answer = lambda _each, _nth: 403 if 50 < world.now() < 110 else 200
+    world.made_up = lambda: 403 if 50 < world.now() < 110 else 410
 
     async def simulation() -> None:
         world.publish(Broadcast(id="before", room="room", data="x"))

@@ -44,7 +44,8 @@ def test_permits_add_up_over_short_ticks() -> None:
 
 
 class Things:
-    def __init__(self, name: str, count: int) -> None:
+    def __init__(self, name: str, count: int, *, group: str = "", order: int = 0) -> None:
+        self.group, self.order = group or name, order
         self.things = [f"{name}{number}" for number in range(count)]
         self.in_rotation = False
 
@@ -63,6 +64,18 @@ def test_broadcasts_take_turns() -> None:
     a.things = ["a3"]
     rotation.add(a)
     assert rotation.take() == "a3"
+
+
+def test_groups_take_turns_and_within_a_group_the_earliest_goes_first() -> None:
+    rotation: Rotation[str] = Rotation()
+    sources = [
+        Things("late", 2, group="room", order=5),
+        Things("early", 2, group="room", order=1),
+        Things("other", 2, group="other", order=9),
+    ]
+    for source in sources:
+        rotation.add(source)
+    assert [rotation.take() for _ in range(7)] == ["early0", "other0", "early1", "other1", "late0", "late1", None]
 
 
 def test_checkpoints_survive_the_table() -> None:

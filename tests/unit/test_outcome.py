@@ -4,7 +4,6 @@ import pytest
 
 from worker.delivery.endpoint import FAILURES_BEFORE_HOLDING, EndpointHealth
 from worker.delivery.outcome import Meaning, Outcome, Retry, Tried, judge, meaning
-from worker.rate import RateController
 
 NOW = 1_000.0
 
@@ -24,12 +23,10 @@ def decide(
     first_tried_at: float = NOW - 1,
     age: float | None = 3600,
     endpoint: EndpointHealth | None = None,
-    rate: RateController | None = None,
 ) -> Outcome | Retry:
     return judge(
         status,
         Tried(tries, attempts, refusals, first_tried_at, age),
-        rate=rate or RateController(10_000),
         endpoint=endpoint or endpoint_with_success(),
         now=NOW,
         dice=0.5,
@@ -79,7 +76,7 @@ def test_a_wrong_clock_makes_no_membership_young_for_ever() -> None:
     assert decide(410, age=-500, first_tried_at=NOW - 10) is Outcome.GONE
 
 
-@pytest.mark.parametrize("status", [500, 0, 429])
+@pytest.mark.parametrize("status", [500, 0])
 def test_a_failing_connection_has_eight_attempts_and_thirty_seconds(status: int) -> None:
     long_ago = NOW - 30
     assert isinstance(decide(status, tries=7, attempts=7, first_tried_at=long_ago), Retry)
@@ -91,15 +88,6 @@ def test_a_failing_connection_has_eight_attempts_and_thirty_seconds(status: int)
 def test_nothing_counts_while_no_other_post_succeeds(status: int) -> None:
     before = endpoint_with_success(NOW - 31)
     verdict = decide(status, tries=99, attempts=99, first_tried_at=NOW - 30, endpoint=before)
-    assert isinstance(verdict, Retry)
-    assert not verdict.counted
-
-
-def test_a_throttled_account_uses_up_no_attempt() -> None:
-    rate = RateController(10_000)
-    for _ in range(100):
-        rate.throttled(after_throttle=False)
-    verdict = decide(429, tries=99, attempts=99, first_tried_at=NOW - 300, rate=rate)
     assert isinstance(verdict, Retry)
     assert not verdict.counted
 

@@ -17,8 +17,6 @@ SUCCESS_MEMORY_SECONDS: Final = 600.0
 
 _STRETCH_SECONDS: Final = 1.0
 _FAILING_SECONDS: Final = 3.0
-_SUCCESS_SPEAKS_SECONDS: Final = 60.0
-"""Longer than one client that fails is tried."""
 _FAILURE_MEMORY_SECONDS: Final = 10.0
 """The longest that a failing delivery waits, and a little: after that nothing fails any more."""
 
@@ -28,23 +26,35 @@ class EndpointHealth:
     """Times are monotonic seconds; -inf where there was none."""
 
     last_success_at: float = float("-inf")
+    proved_at: float = float("-inf")
+    """When a post to a made-up connection last got its 410: address, credentials and permission are right."""
     all_gone_at: float = float("-inf")
     """When the latest answers were last nothing but 410."""
     _gone_in_a_row: int = 0
+    _gone_since: float = float("-inf")
+    _gone_at: float = float("-inf")
     _fresh_failures: int = 0
     _failing_since: float | None = None
     _last_failure_at: float = float("-inf")
     _failure: str = ""
+    _only_rejected: bool = True
+    """Whether what has failed since the last good response was rejected by status, such as 403 or 400."""
 
     def succeeded(self, now: float) -> None:
+        # What came at one moment came in no order: 410s that began at this very moment are no stretch before it.
+        if self._gone_in_a_row >= FAILURES_BEFORE_HOLDING and self._gone_since < now:
+            self.all_gone_at = self._gone_at
         self.last_success_at = now
         self._gone_in_a_row = 0
         self.answered()
 
     def gone(self, now: float) -> None:
         """One 410."""
+        if not self._gone_in_a_row:
+            self._gone_since = now
+        self._gone_at = now
         self._gone_in_a_row += 1
-        if self._gone_in_a_row >= FAILURES_BEFORE_HOLDING:
+        if self._gone_in_a_row >= FAILURES_BEFORE_HOLDING and self._gone_since < now:
             self.all_gone_at = now
 
     def answered(self) -> None:
@@ -52,10 +62,25 @@ class EndpointHealth:
         self._fresh_failures = 0
         self._failing_since = None
 
-    def failed(self, failure: str, now: float, *, first_attempt: bool) -> None:
-        """`failure` says what an operator should read: a status or the kind of error."""
+    def proved(self, now: float) -> None:
+        """A post to a made-up connection was answered with 410: what is rejected is rejected for its own sake.
+
+        It says less about server errors: those of several connections may be of the service behind the endpoint.
+        """
+        self.proved_at = now
+        if self._only_rejected or self._fresh_failures <= 1:
+            self.answered()
+
+    @property
+    def wants_proof(self) -> bool:
+        """Whether posts fail and no response since then has said that others do not."""
+        return self._failing_since is not None
+
+    def failed(self, failure: str, now: float, *, first_attempt: bool, rejected: bool = False) -> None:
+        """`failure` says what an operator should read: a status or the kind of error. `rejected`: by a status."""
         self._failure = failure
         self._last_failure_at = now
+        self._only_rejected = rejected and (self._only_rejected or self._failing_since is None)
         if self._failing_since is None:
             self._failing_since = now
         if first_attempt:
@@ -66,24 +91,22 @@ class EndpointHealth:
         """It fails for all: probe, start nothing else."""
         return self._fresh_failures >= FAILURES_BEFORE_HOLDING
 
-    def fails_since(self, since: float, now: float) -> float:
-        """For how many seconds, of those from `since` on, posts have failed and none has succeeded."""
-        fails = now - self._last_failure_at < _FAILURE_MEMORY_SECONDS
-        return now - max(since, self.last_success_at) if fails else 0.0
-
     def trouble(self, now: float) -> str | None:
         """Does nothing get through? Then what an operator should read.
 
-        One client that fails, soon after a success, is no trouble of the endpoint's.
+        One client that fails is no trouble of the endpoint's; a post to a made-up connection that fails as well is.
         """
         since = now if self._failing_since is None else self._failing_since
         fails = now - since > _FAILING_SECONDS and now - self._last_failure_at < _FAILURE_MEMORY_SECONDS
-        all_fail = self._fresh_failures > 1 or now - self.last_success_at > _SUCCESS_SPEAKS_SECONDS
+        all_fail = self._fresh_failures > 1 and now - self.proved_at > _FAILING_SECONDS
         return f"every post fails: {self._failure}" if (fails and all_fail) or self.holding else None
 
-    def others_succeed(self, first_tried_at: float) -> bool:
-        """May a failure count against a delivery that was first tried then?"""
-        return self.last_success_at >= first_tried_at and not self.holding
+    def others_succeed(self, first_tried_at: float, *, rejected: bool) -> bool:
+        """Whether a failure counts against a delivery that was first tried then. `rejected`: by a status."""
+        if self.holding:
+            return False
+        is_proved = self.proved_at >= first_tried_at and (rejected or self._fresh_failures <= 1)
+        return is_proved or self.last_success_at >= first_tried_at
 
     def proves_gone(self, now: float) -> bool:
         """Is a 410 proof? Only of an endpoint that has delivered something lately."""

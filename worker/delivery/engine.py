@@ -6,8 +6,10 @@ there is not. It does everything in this order, in plain calls:
 1. The pool reads whatever answers have come in. Each is judged (`outcome`) and either settles its delivery or puts it
    on a heap of due times, where it occupies nothing. The rate controller and the endpoint's health hear of each.
 2. Once in a while: time-outs are swept, the rate limit is adjusted.
-3. Deliveries whose time has come leave the heap and go first; then broadcasts take turns (`fairness`). As long as there
-   are permits (`pacing`) and an idle connection, a delivery is taken up, its request is signed (`signing`) and sent.
+3. What is due goes first: errands (`errands`), retries from the heap, probes of connections that return 429
+   (`slow_clients`); then rooms take turns (`fairness`). As long as there are permits (`pacing`) and an idle connection,
+   a delivery is taken up, its request is signed (`signing`) and sent. One to a connection that returns 429 is not
+   posted: it waits in that connection's line.
 
 So requests are written after all reads, one wake-up serves many answers, and a post costs no task, timer, future or
 call of the SDK. Back-pressure needs no queue: a delivery is taken from its broadcast only when a connection is there.
@@ -18,15 +20,19 @@ While the endpoint fails for all (`endpoint`), only a few posts a second go out 
 import asyncio
 import heapq
 import itertools
+import math
 import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from functools import partial
+from typing import Final, Protocol, cast
 
 from worker.delivery.endpoint import EndpointHealth
+from worker.delivery.errands import Errand, Errands
 from worker.delivery.outcome import Meaning, Outcome, Tried, judge, meaning
 from worker.delivery.pacing import Pacer
+from worker.delivery.slow_clients import SlowClients
 from worker.fairness import Rotation
 from worker.fanout import Delivery, Fanout
 from worker.http.answers import Answer
@@ -34,6 +40,7 @@ from worker.http.pool import Owner, Pool
 from worker.http.resolving import keep_resolving
 from worker.http.signing import Prepared, Signer
 from worker.rate import RateController
+from worker.retry import backoff_seconds
 
 _TICK_SECONDS: Final = 0.001
 _STALLED_TICK_SECONDS: Final = 0.02
@@ -46,12 +53,18 @@ _CHECKPOINT_SECONDS: Final = 0.1
 """How long a delivery that is due waits for its broadcast's checkpoint to be written."""
 _OK: Final = 200
 _OK_END: Final = 300
+_GONE: Final = 410
+_THROTTLED: Final = 429
+
+Exchange = Delivery | Errand
+"""What the engine's pool carries."""
 
 
 class PostMetrics(Protocol):
-    """Where the engine counts its posts."""
+    """Where the engine counts its posts, and the connections that were given up."""
 
     deliveries: dict[Outcome, int]
+    slow_clients: dict[str, int]
 
     def delivered(self, seconds: list[float]) -> None:
         """Posts that were answered with 200, by how long each took."""
@@ -70,16 +83,21 @@ class DeliveryEngine:
         self,
         *,
         signer: Signer,
-        pool: Callable[[Owner[Delivery]], Pool[Delivery]],
+        pool: Callable[[Owner[Exchange]], Pool[Exchange]],
         posts_per_second: float,
         metrics: PostMetrics,
+        close_slow_clients: bool = True,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.rate = RateController(posts_per_second)
         self.endpoint = EndpointHealth()
+        self._errands = Errands(rate=self.rate, endpoint=self.endpoint)
+        self._slow = SlowClients(self.rate, metrics, close=self._errands.close if close_slow_clients else None)
+        self._errands.slow = self._slow
+        self._errands_in_flight = 0
         self._signer = signer
-        self._pool = pool(self)
+        self._pool: Pool[Exchange] = pool(self)
         self._metrics = metrics
         self._clock = clock
         self._wall_clock = wall_clock
@@ -103,9 +121,14 @@ class DeliveryEngine:
         return self._pool.open_connections
 
     @property
-    def delivers(self) -> bool:
-        """Do posts get through, but for single connections that do not take them?"""
-        return self.trouble() is None and not self.rate.account_throttles
+    def stalled_connections(self) -> int:
+        """Connections that returned 429 and have not taken since what waits for them."""
+        return len(self._slow)
+
+    @property
+    def references(self) -> int:
+        """Posts to made-up connections since the start."""
+        return self._errands.references
 
     def trouble(self) -> str | None:
         """What stops deliveries now, in words for an operator; None while nothing does."""
@@ -124,7 +147,12 @@ class DeliveryEngine:
 
     def judge_again(self, delivery: Delivery) -> None:
         """Its age is known now: what does the 410 mean that it was answered with?"""
-        self._decide(delivery, 410, self._clock())
+        self._decide(delivery, _GONE, self._clock())
+
+    def retry_later(self, delivery: Delivery) -> None:
+        """It was to go on elsewhere and cannot: it waits here again."""
+        self._try_again(delivery, self._clock() + backoff_seconds(delivery.tries, random.random()))
+        delivery.fanout.waits(delivery)
 
     async def run(self) -> None:
         """Until cancelled. Whatever a tick raises is raised here."""
@@ -169,16 +197,12 @@ class DeliveryEngine:
         if self._due or self._rotation:
             return _STALLED_TICK_SECONDS  # no connection, no permit or no credentials: it is not for us to hurry
         self._idle = True
-        if self._heap:
-            return min(_IDLE_TICK_SECONDS, max(_TICK_SECONDS, self._heap[0][0] - now))
-        return _IDLE_TICK_SECONDS
+        due_at = min(self._heap[0][0] if self._heap else math.inf, self._slow.due_at(), self._errands.due_at())
+        return min(_IDLE_TICK_SECONDS, max(_TICK_SECONDS, due_at - now))
 
-    def _start_deliveries(self, now: float) -> None:
+    def _start_deliveries(self, now: float) -> None:  # noqa: C901 - the hot path, in one piece
         pool = self._pool
-        waiting = bool(self._due or self._rotation)
-        if not waiting or not self._signer.ready:
-            if pool.open_connections < _WARM_CONNECTIONS:
-                pool.want(_WARM_CONNECTIONS - pool.open_connections, now)
+        if not self._signer.ready:
             return
         holding = self.endpoint.holding
         permits = self._pacer.permits(_PROBES_PER_SECOND if holding else self.rate.limit, now)
@@ -187,15 +211,25 @@ class DeliveryEngine:
         for_second = (int(wall_clock), self._signer.generation)
         idle = pool.idle
         most = min(permits, idle)
-        started = 0
+        started = self._start_errands(most, for_second[0], now)
+        stalled = self._slow.records
+        take = self._rotation.take
+        if holding or self._due or self._slow.due_at() <= now:
+            take = partial(self._next, now, holding)
         while started < most:
-            delivery = self._next(now, holding) if holding or self._due else self._rotation.take()
+            delivery = take()
             if delivery is None:
                 break
             fanout = delivery.fanout
             if now_ms >= fanout.expires_at_ms:
-                fanout.settle(delivery, Outcome.EXPIRED)
+                self._settle(delivery, Outcome.EXPIRED, now)
                 fanout.expire()
+                continue
+            if (
+                (delivery.connection_id in stalled or fanout.carried is not None)
+                and delivery.stalled is None
+                and self._slow.holds_back(delivery, now)
+            ):
                 continue
             prepared = fanout.prepared
             if prepared is None or fanout.prepared_for != for_second:
@@ -207,9 +241,22 @@ class DeliveryEngine:
             fanout.in_flight += 1
             pool.send(delivery, prepared.request(delivery.connection_id), now)
             started += 1
-        if started == idle:
+        if started == idle and (self._due or self._rotation):
             pool.want(permits - started, now)
+        elif pool.open_connections < _WARM_CONNECTIONS:
+            pool.want(_WARM_CONNECTIONS - pool.open_connections, now)
         self._pacer.spend(started)
+
+    def _start_errands(self, limit: int, second: int, now: float) -> int:
+        """How many were started."""
+        started = 0
+        while started < limit and (errand := self._errands.next(now)) is not None:
+            path = f"{self._signer.address.path}/@connections/"
+            prepared = self._signer.prepare(path, {}, errand.payload, second, method=errand.method)
+            self._errands_in_flight += 1
+            self._pool.send(errand, prepared.request(errand.connection_id), now)
+            started += 1
+        return started
 
     def _prepare(self, fanout: Fanout, second: int) -> Prepared:
         return self._signer.prepare(f"{self._signer.address.path}/@connections/", {}, fanout.payload, second)
@@ -233,72 +280,109 @@ class DeliveryEngine:
                 continue
             fanout.waits_no_longer(delivery)
             return delivery
-        return None
+        return self._slow.next_probe(now)
 
     def _try_again(self, delivery: Delivery, at: float) -> None:
         heapq.heappush(self._heap, (at, next(self._sequence), delivery))
 
     # The pool's owner
 
-    def answered_ordinarily(self, exchanges: Sequence[Delivery], seconds: list[float], now: float) -> None:
+    def answered_ordinarily(self, exchanges: Sequence[Exchange], seconds: list[float], now: float) -> None:
         """Delivered, as almost all are: what is counted is counted once a tick, not once a post."""
+        if self._errands_in_flight:
+            exchanges = self._without_errands(exchanges, now)
         self._metrics.delivered(seconds)
-        self._delivered(exchanges, now)
+        self._delivered(cast(Sequence[Delivery], exchanges), now)
 
-    def answered(self, exchange: Delivery, answer: Answer, seconds: float, now: float) -> None:
+    def answered(self, exchange: Exchange, answer: Answer, seconds: float, now: float) -> None:
         status = answer.status
+        if isinstance(exchange, Errand):
+            self._errand_ended(exchange, status, now)
+            return
         self._metrics.posted(status, seconds)
         if _OK <= status < _OK_END:
             self._delivered((exchange,), now)
             return
         fanout = exchange.fanout
         fanout.in_flight -= 1
-        self._hear(exchange, status, f"status {status}", now)
-        self._decide(exchange, status, now)
+        if status == _THROTTLED:
+            self._throttled(exchange, now)
+        else:
+            self._hear(exchange, status, f"status {status}", now)
+            self._decide(exchange, status, now)
         if not fanout.in_rotation and fanout.available:
             self._rotation.add(fanout)
 
+    def failed(self, exchange: Exchange, reason: str, seconds: float, now: float) -> None:
+        if isinstance(exchange, Errand):
+            self._errand_ended(exchange, 0, now)
+            return
+        self._metrics.post_failed(seconds)
+        fanout = exchange.fanout
+        fanout.in_flight -= 1
+        self._hear(exchange, 0, reason, now)
+        self._decide(exchange, 0, now)
+        if not fanout.in_rotation and fanout.available:
+            self._rotation.add(fanout)
+
+    def _errand_ended(self, errand: Errand, status: int, now: float) -> None:
+        self._errands_in_flight -= 1
+        errand.ended(status, now)
+
+    def _without_errands(self, exchanges: Sequence[Exchange], now: float) -> list[Delivery]:
+        deliveries = []
+        for exchange in exchanges:
+            if isinstance(exchange, Errand):
+                self._errand_ended(exchange, _OK, now)
+            else:
+                deliveries.append(exchange)
+        return deliveries
+
     def _delivered(self, deliveries: Sequence[Delivery], now: float) -> None:
-        throttled = 0
+        probes = 0
         for delivery in deliveries:
-            throttled += delivery.throttled
             fanout = delivery.fanout
             fanout.in_flight -= 1
             fanout.delivered(delivery)
+            if delivery.stalled is not None:
+                probes += 1
+                self._slow.passed(delivery, now)
             if not fanout.in_rotation and fanout.available:
                 self._rotation.add(fanout)
         self.endpoint.succeeded(now)
-        self.rate.passed(len(deliveries) - throttled, throttled)
+        self._passed(len(deliveries) - probes)
         self._metrics.deliveries[Outcome.DELIVERED] += len(deliveries)
 
-    def failed(self, exchange: Delivery, reason: str, seconds: float, now: float) -> None:
-        self._metrics.post_failed(seconds)
-        exchange.fanout.in_flight -= 1
-        self._hear(exchange, 0, reason, now)
-        self._decide(exchange, 0, now)
+    def _passed(self, posts: int) -> None:
+        """So many posts to connections that were not refused before got through."""
+        self.rate.passed(posts)
+        self._slow.references.passed += posts
+
+    def _throttled(self, delivery: Delivery, now: float) -> None:
+        self.endpoint.answered()
+        self._slow.throttled(delivery, now)
+        self._metrics.throttled(account=self.rate.account_throttles)
 
     def _hear(self, delivery: Delivery, status: int, failure: str, now: float) -> None:
         match meaning(status):
-            case Meaning.THROTTLED:
-                self.rate.throttled(after_throttle=delivery.throttled)
-                self._metrics.throttled(account=self.rate.account_throttles)
-                delivery.throttled = True
             case Meaning.REFUSED | Meaning.FAILED as what:
-                self.endpoint.failed(failure, now, first_attempt=delivery.tries == 1)
-                if what is Meaning.REFUSED and self.endpoint.others_succeed(delivery.first_tried_at):
+                is_refusal = what is Meaning.REFUSED
+                self.endpoint.failed(failure, now, first_attempt=delivery.tries == 1, rejected=is_refusal)
+                if is_refusal and self.endpoint.others_succeed(delivery.first_tried_at, rejected=True):
                     delivery.refusals += 1  # while all are refused it says nothing of this one
-                return
             case what:
-                self.rate.passed(not delivery.throttled, delivery.throttled)
+                if delivery.stalled is None:
+                    self._passed(1)
                 if what is Meaning.GONE:
                     self.endpoint.gone(now)
-        self.endpoint.answered()
+                self.endpoint.answered()
 
     def _decide(self, delivery: Delivery, status: int, now: float) -> None:
-        fanout = delivery.fanout
         joined_at_ms = delivery.joined_at_ms
-        if status == 410 and joined_at_ms is None:  # noqa: PLR2004 - gone, if it is not young
-            fanout.ask_age(delivery)
+        if status == _GONE and joined_at_ms is None:
+            if delivery.stalled is not None:
+                self._slow.ended(delivery, None, now)
+            delivery.fanout.ask_age(delivery)  # gone, if it is not young
             return
         tried = Tried(
             tries=delivery.tries,
@@ -307,10 +391,19 @@ class DeliveryEngine:
             first_tried_at=delivery.first_tried_at,
             age_seconds=None if joined_at_ms is None else self._wall_clock() - joined_at_ms / 1000,
         )
-        verdict = judge(status, tried, rate=self.rate, endpoint=self.endpoint, now=now, dice=random.random())
+        verdict = judge(status, tried, endpoint=self.endpoint, now=now, dice=random.random())
         if isinstance(verdict, Outcome):
-            fanout.settle(delivery, verdict)
+            self._settle(delivery, verdict, now)
             return
         delivery.attempts += verdict.counted
-        self._try_again(delivery, now + verdict.after_seconds)
-        fanout.waits(delivery)
+        at = now + verdict.after_seconds
+        if delivery.stalled is not None:
+            self._slow.retry(delivery, at)
+            return
+        self._try_again(delivery, at)
+        delivery.fanout.waits(delivery)
+
+    def _settle(self, delivery: Delivery, outcome: Outcome, now: float) -> None:
+        if delivery.stalled is not None:
+            self._slow.ended(delivery, outcome, now)
+        delivery.fanout.settle(delivery, outcome)

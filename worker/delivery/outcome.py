@@ -8,8 +8,7 @@ from enum import Enum, StrEnum, auto
 from typing import Final, assert_never
 
 from worker.delivery.endpoint import EndpointHealth
-from worker.rate import RateController
-from worker.retry import backoff_seconds, full_buffer_seconds, given_up
+from worker.retry import backoff_seconds, given_up
 
 YOUNG_SECONDS: Final = 10.0
 """So long a `$connect` may still be running, and 410 mean "not yet"."""
@@ -78,10 +77,8 @@ def meaning(status: int) -> Meaning:
             return Meaning.FAILED
 
 
-def judge(status: int, tried: Tried, *, rate: RateController, endpoint: EndpointHealth, now: float, dice: float) -> (
-    "Outcome | Retry"
-):  # fmt: skip
-    """The outcome, or when to try again. `rate` and `endpoint` have heard of this answer already."""
+def judge(status: int, tried: Tried, *, endpoint: EndpointHealth, now: float, dice: float) -> "Outcome | Retry":
+    """The outcome, or when to retry. `endpoint` has heard of this response already. Not for 429."""
     what = meaning(status)
     match what:
         case Meaning.DELIVERED:
@@ -91,22 +88,17 @@ def judge(status: int, tried: Tried, *, rate: RateController, endpoint: Endpoint
         case Meaning.GONE:
             return _judge_gone(tried, now)
         case Meaning.REFUSED:
-            others_succeed = endpoint.others_succeed(tried.first_tried_at)
+            others_succeed = endpoint.others_succeed(tried.first_tried_at, rejected=True)
             if tried.refusals > 1 and others_succeed:
                 return Outcome.REJECTED
             return Retry(max(_REFUSED_AGAIN_SECONDS, backoff_seconds(tried.tries, dice)), counted=False)
-        case Meaning.THROTTLED | Meaning.FAILED:
-            # What a throttle means is the rate controller's to say; a failure is the endpoint's, if it fails for all.
-            counted = (
-                not rate.account_throttles
-                if what is Meaning.THROTTLED
-                else endpoint.others_succeed(tried.first_tried_at)
-            )
+        case Meaning.FAILED:
+            counted = endpoint.others_succeed(tried.first_tried_at, rejected=False)
             if counted and given_up(tried.attempts, now - tried.first_tried_at):
                 return Outcome.UNDELIVERED
-            if counted and what is Meaning.THROTTLED and tried.tries > 1:
-                return Retry(full_buffer_seconds(tried.tries - 1, dice), counted)  # again: it is this client's buffer
             return Retry(backoff_seconds(tried.tries, dice), counted)
+        case Meaning.THROTTLED:
+            raise ValueError("what a 429 means is decided across connections, by `slow_clients`")
         case _:
             assert_never(what)
 

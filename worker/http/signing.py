@@ -76,7 +76,7 @@ def _hmac_states(key: bytes) -> "tuple[hashlib._Hash, hashlib._Hash]":
 
 
 class Signer:
-    """Signs POST requests to one address for one service. Call `use` whenever credentials may have changed."""
+    """Signs requests to one address for one service. Call `use` whenever credentials may have changed."""
 
     def __init__(self, address: Address, region: str, service: str) -> None:
         self.address = address
@@ -100,7 +100,9 @@ class Signer:
             self._second = -1
             self.generation += 1
 
-    def prepare(self, path: str, headers: dict[str, str], payload: bytes, second: int) -> "Prepared":
+    def prepare(
+        self, path: str, headers: dict[str, str], payload: bytes, second: int, *, method: str = "POST"
+    ) -> "Prepared":
         """What is the same for all requests whose paths start with `path` (canonical form is derived), in one second.
 
         `headers` are signed beside host and date; names lower case. `second` is whole seconds since the epoch.
@@ -129,11 +131,11 @@ class Signer:
         inner = self._key.inner.copy()
         inner.update(f"AWS4-HMAC-SHA256\n{self._date}\n{self._scope}\n".encode())
         return Prepared(
-            canonical_start=hashlib.sha256(f"POST\n{quote(path, safe='/~')}".encode()),
+            canonical_start=hashlib.sha256(f"{method}\n{quote(path, safe='/~')}".encode()),
             canonical_tail=canonical_tail.encode(),
             inner=inner,
             outer=self._key.outer,
-            before_id=f"POST {path}".encode(),
+            before_id=f"{method} {path}".encode(),
             before_signature=(
                 f" HTTP/1.1\r\n{head}content-length: {len(payload)}\r\nauthorization: {authorization}"
             ).encode(),

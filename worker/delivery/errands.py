@@ -1,0 +1,127 @@
+"""Requests of the engine's own, beside deliveries: closing connections, and references.
+
+A *reference* is a post to a made-up connection id, which reaches nobody. API Gateway answers it with 410, unless the
+account is throttled (429) or the endpoint, the credentials or the permission is wrong. So it tells the account's
+throttling from one client's full buffer, and a wrong endpoint from one wrong connection id, where no other post does.
+References are sent only while something is undecided and other posts do not decide it.
+"""
+
+import heapq
+import itertools
+import math
+import random
+import secrets
+from base64 import b64encode
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+import structlog
+
+from worker.delivery.endpoint import EndpointHealth
+from worker.delivery.slow_clients import SlowClients
+from worker.delivery.stalled import StalledConnection
+from worker.rate import RateController
+from worker.retry import ATTEMPTS_BEFORE_GIVING_UP, backoff_seconds
+
+log = structlog.get_logger()
+
+REFERENCES_PER_SECOND: Final = 20.0
+_REFERENCES_SHARE: Final = 0.02
+"""Of the rate that is allowed."""
+_PROOF_SECONDS: Final = 1.0
+_GONE: Final = 410
+_NOT_FOUND: Final = 404
+_THROTTLED: Final = 429
+_SERVER_ERROR: Final = 500
+_OK_END: Final = 300
+
+
+class Errand(msgspec.Struct, eq=False):
+    """One request. `ended` is called with the status, 0 where there was no response, and the time."""
+
+    method: str
+    connection_id: str
+    payload: bytes
+    ended: Callable[[int, float], None]
+
+
+class Errands:
+    """What the engine should send now, beside deliveries. `slow` and `rate` say whether references are needed."""
+
+    def __init__(self, *, rate: RateController, endpoint: EndpointHealth) -> None:
+        self.references = 0
+        """Sent since the start."""
+        self.slow: SlowClients | None = None
+        self._rate = rate
+        self._endpoint = endpoint
+        self._closings: list[tuple[float, int, int, StalledConnection]] = []
+        self._sequence = itertools.count()
+        self._checked_at = -math.inf
+        self._counted = 0
+        self._proof_at = -math.inf
+
+    def close(self, record: StalledConnection) -> None:
+        """Close this connection as soon as possible."""
+        self._close_at(record, -math.inf, tries=0)
+
+    def due_at(self) -> float:
+        return self._closings[0][0] if self._closings else math.inf
+
+    def next(self, now: float) -> Errand | None:
+        """The next request to send now, if there is one."""
+        if self._closings and self._closings[0][0] <= now:
+            _, _, tries, record = heapq.heappop(self._closings)
+            return self._closing(record, tries + 1)
+        if self._endpoint.wants_proof and now - self._proof_at >= _PROOF_SECONDS:
+            self._proof_at = now
+            return self._reference(proof=True)
+        if now - self._checked_at >= 1 / min(REFERENCES_PER_SECOND, max(1.0, _REFERENCES_SHARE * self._rate.limit)):
+            self._checked_at = now
+            if self._reference_is_wanted():
+                return self._reference(proof=False)
+        return None
+
+    def _reference_is_wanted(self) -> bool:
+        """Whether something is undecided and no other post has told since the last look."""
+        assert self.slow is not None  # noqa: S101 - the engine has set it
+        references = self.slow.references
+        counted, self._counted = self._counted, references.passed + references.throttled
+        return (self.slow.undecided or self._rate.wants_reference) and counted == self._counted
+
+    def _reference(self, *, proof: bool) -> Errand:
+        self.references += 1
+        made_up = b64encode(secrets.token_bytes(11)).decode()
+
+        def ended(status: int, now: float) -> None:
+            assert self.slow is not None  # noqa: S101
+            if status == _THROTTLED:
+                self._rate.throttled(after_throttle=False)
+                self.slow.references.throttled += 1
+            elif 0 < status < _SERVER_ERROR:
+                self._rate.passed(1)
+                self.slow.references.passed += 1
+            if status == _GONE:
+                self._endpoint.proved(now)
+            elif proof and status != _THROTTLED:
+                failure = f"status {status}" if status else "no response"
+                self._endpoint.failed(failure, now, first_attempt=True, rejected=0 < status < _SERVER_ERROR)
+
+        return Errand("POST", made_up, b"{}", ended)
+
+    def _close_at(self, record: StalledConnection, at: float, *, tries: int) -> None:
+        heapq.heappush(self._closings, (at, next(self._sequence), tries, record))
+
+    def _closing(self, record: StalledConnection, tries: int) -> Errand:
+        def ended(status: int, now: float) -> None:
+            assert self.slow is not None  # noqa: S101
+            if 0 < status < _OK_END or status in (_GONE, _NOT_FOUND):
+                log.info("slow_client.closed", connection=record.connection_id)
+                self.slow.closed(record, now, succeeded=True)
+            elif tries < ATTEMPTS_BEFORE_GIVING_UP and (status in (0, _THROTTLED) or status >= _SERVER_ERROR):
+                self._close_at(record, now + backoff_seconds(tries, random.random()), tries=tries)
+            else:
+                log.error("slow_client.not_closed", connection=record.connection_id, status=status)
+                self.slow.closed(record, now, succeeded=False)
+
+        return Errand("DELETE", record.connection_id, b"", ended)

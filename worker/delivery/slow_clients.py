@@ -1,0 +1,218 @@
+"""What becomes of deliveries to connections that return 429: they wait in line, follow in order, or are given up.
+
+`stalled` has the records and the reasoning; this module moves deliveries between their fan-outs and these records, and
+says when a connection is to be closed. The engine asks it about each delivery that it takes up (`holds_back`), tells it
+how probes end, and asks for the next probe that is due. Everything is a plain call; nothing waits.
+
+A connection that is given up has not read for 30 s or longer: what waited for it is missed, and it is closed. So many
+are closed at once, and so many per second after that; beyond, and where closing fails or is not wanted, a connection
+is kept: what is for it is missed at once, while a probe now and then finds out whether it reads again.
+"""
+
+import math
+import random
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import structlog
+
+from worker.delivery.outcome import Outcome
+from worker.delivery.stalled import ClosingBudget, References, StalledConnection, StalledConnections
+from worker.fanout import Delivery
+from worker.rate import RateController
+
+log = structlog.get_logger()
+
+_CHECKPOINT_SECONDS: Final = 0.1
+"""How long a probe that is due waits for its broadcast's checkpoint to be written."""
+
+
+class SlowClientMetrics(Protocol):
+    """Where connections that were given up are counted, by what became of them: closed, kept or failed."""
+
+    slow_clients: dict[str, int]
+
+
+class SlowClients:
+    """`close` starts to close a connection and tells `closed` how that went; None where all are kept."""
+
+    def __init__(
+        self,
+        rate: RateController,
+        metrics: SlowClientMetrics,
+        *,
+        close: Callable[[StalledConnection], None] | None,
+    ) -> None:
+        self.references = References()
+        self._rate = rate
+        self._metrics = metrics
+        self._close = close
+        self._records = StalledConnections(self.references)
+        self.records = self._records.by_id
+        """Connections that returned 429, by id. The engine looks each delivery's up."""
+        self._budget = ClosingBudget()
+
+    def __len__(self) -> int:
+        """Connections that have a record."""
+        return len(self._records)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether references are needed to judge a connection."""
+        return self._records.undecided
+
+    def due_at(self) -> float:
+        """When the next probe is due; infinity without any."""
+        return self._records.due_at()
+
+    def holds_back(self, delivery: Delivery, now: float) -> bool:
+        """Whether this delivery must not be posted now: it waits in line, or is missed at once."""
+        fanout = delivery.fanout
+        record = self._records.get(delivery.connection_id)
+        if record is None:
+            if fanout.carried is None:
+                return False
+            record = self._records.add(delivery.connection_id, now)
+            record.resume(fanout.carried)
+        if record.given_up and (record.probing is not None or record.line or now < record.probe_at):
+            fanout.settle(delivery, Outcome.UNDELIVERED)
+            return True
+        self._line_up(record, delivery)
+        if record.probing is None and record.due == math.inf:
+            self._records.schedule(record, max(now, record.probe_at))
+        return True
+
+    def next_probe(self, now: float) -> Delivery | None:
+        """The next probe that is due. It is posted at once."""
+        while (record := self._records.next_due(now)) is not None:
+            record.judge()
+            if record.does_not_read(now) and not record.given_up:
+                self._give_up(record, now)
+                continue
+            delivery = record.first()
+            if delivery is None:
+                self._records.rest(record, now)
+            elif not delivery.fanout.may_start:
+                self._records.schedule(record, now + _CHECKPOINT_SECONDS)
+            else:
+                record.post(delivery)
+                delivery.fanout.waits_no_longer(delivery)
+                return delivery
+        return None
+
+    def throttled(self, delivery: Delivery, now: float) -> None:
+        """Its post was answered with 429."""
+        record = delivery.stalled
+        if record is not None:
+            self._probe_throttled(record, delivery, now)
+            return
+        record = self._records.get(delivery.connection_id)
+        if record is None:
+            self._rate.throttled(after_throttle=False)
+            self.references.throttled += 1
+            record = self._records.add(delivery.connection_id, now)
+        # Otherwise it was in flight beside the post that was rejected first, and says nothing new.
+        if record.given_up:
+            delivery.fanout.settle(delivery, Outcome.UNDELIVERED)
+            return
+        self._line_up(record, delivery)
+        if record.probing is None and record.due == math.inf:
+            self._wait(record, now)
+
+    def _probe_throttled(self, record: StalledConnection, delivery: Delivery, now: float) -> None:
+        if record.is_new:
+            self._rate.throttled(after_throttle=True)
+        record.probe_refused()
+        delivery.stalled = None
+        if record.given_up:
+            delivery.fanout.settle(delivery, Outcome.UNDELIVERED)
+            self._keep(record, now)
+            return
+        self._line_up(record, delivery)
+        self._wait(record, now)
+
+    def _wait(self, record: StalledConnection, now: float) -> None:
+        seconds = record.retry_seconds(random.random(), account_throttles=self._rate.account_throttles)
+        self._records.schedule(record, now + seconds)
+
+    def passed(self, delivery: Delivery, now: float) -> None:
+        """A probe was delivered: what waits behind it follows."""
+        record = self._probe_ended(delivery)
+        if record.is_new:
+            self._rate.passed(0, 1)
+        else:
+            self._rate.passed(0, 0, 1)
+        record.probe_passed()
+        record.given_up = False
+        self._go_on(record, now)
+
+    def ended(self, delivery: Delivery, outcome: Outcome | None, now: float) -> None:
+        """A probe has another outcome, or one that is not known yet. Where it is gone, so are those behind it."""
+        record = self._probe_ended(delivery)
+        if outcome is Outcome.GONE:
+            self._settle_line(record, outcome)
+        if record.line or outcome is Outcome.GONE:
+            self._go_on(record, now)
+        else:
+            self._records.rest(record, now)
+
+    def retry(self, delivery: Delivery, at: float) -> None:
+        """A probe failed in another way, and is to be repeated then."""
+        record = self._probe_ended(delivery)
+        self._line_up(record, delivery)
+        self._records.schedule(record, at)
+
+    def closed(self, record: StalledConnection, now: float, *, succeeded: bool) -> None:
+        """How an attempt to close a connection ended."""
+        self._metrics.slow_clients["closed" if succeeded else "failed"] += 1
+        if succeeded:
+            self._records.remove(record)
+        else:
+            self._keep(record, now)
+
+    def _probe_ended(self, delivery: Delivery) -> StalledConnection:
+        record = delivery.stalled
+        assert record is not None  # noqa: S101 - only probes come here
+        record.probing = None
+        delivery.stalled = None
+        return record
+
+    def _go_on(self, record: StalledConnection, now: float) -> None:
+        if record.line:
+            self._records.schedule(record, now)
+        else:
+            self._records.remove(record)
+
+    def _line_up(self, record: StalledConnection, delivery: Delivery) -> None:
+        if not delivery.fanout.stopped:
+            record.line_up(delivery)
+        delivery.fanout.waits(delivery)
+
+    def _settle_line(self, record: StalledConnection, outcome: Outcome) -> None:
+        for delivery in list(record.line):
+            delivery.fanout.waits_no_longer(delivery)
+            delivery.fanout.settle(delivery, outcome)
+
+    def _give_up(self, record: StalledConnection, now: float) -> None:
+        record.given_up = True
+        close = self._close if self._close is not None and self._budget.spend(now) else None
+        log.warning(
+            "slow_client.given_up",
+            connection=record.connection_id,
+            rejected=record.refused,
+            seconds=round(now - record.since, 1),
+            missed=len(record.line),
+            close=close is not None,
+        )
+        self._settle_line(record, Outcome.UNDELIVERED)
+        if close is None:
+            self._metrics.slow_clients["kept"] += 1
+            self._keep(record, now)
+        else:
+            record.probe_at = math.inf
+            close(record)
+
+    def _keep(self, record: StalledConnection, now: float) -> None:
+        """It may read again one day."""
+        record.probe_at = now + record.retry_seconds(random.random(), account_throttles=False)
+        self._records.rest(record, now)

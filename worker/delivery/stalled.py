@@ -1,0 +1,256 @@
+"""Connections that return 429: one retry schedule per connection, whatever it is that refuses. Pure: time is passed in.
+
+A 429 says either that the account's rate is exceeded or that this client's send buffer is full. Either way the
+connection gets one record here, and all deliveries to it, of whatever broadcast, wait in its line. The first of the
+line *probes*: it is posted at growing intervals. When it passes, the next one follows at once, in order, until the line
+is empty and the record is dropped. So a client that does not read costs at most one post per second, and falling.
+
+Which of the two it is, is decided by a sequential likelihood ratio test. *References* are the posts to connections
+without a record. If the account rejected this connection's posts, it would reject references alike, so each rejected
+probe is compared with the references around it: where a share p of them was rejected, and a stalled connection rejects
+at least half of its posts, the odds change by log(0.5 / p), and after a probe that passes by log(0.5 / (1 - p)). `p` is
+taken on the safe side. Odds of 10^12 are needed, with 8 rejected probes over 30 s, before a connection is given up. By
+Ville's inequality chance reaches them once in 10^12 connections, however much the account rejects. Without references
+nothing counts; where nothing else is sent, the engine posts to made-up connection ids.
+
+Always: a delivery is in at most one line, and is in it exactly while it waits and its broadcast has not stopped.
+"""
+
+import heapq
+import itertools
+import math
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from worker.retry import ATTEMPTS_BEFORE_GIVING_UP, SECONDS_BEFORE_GIVING_UP, backoff_seconds
+
+if TYPE_CHECKING:
+    from worker.fanout import Delivery
+
+DECISIVE_EVIDENCE: Final = 12.0
+"""Decimal logarithm of the odds from which on a connection is given up."""
+KEEP_PROBE_SECONDS: Final = 30.0
+"""A connection that was given up and not closed is probed this often: it may read again."""
+MAX_IDLE: Final = 10_000
+"""Records without a line that are remembered; the oldest go first."""
+CLOSINGS_AT_ONCE: Final = 500
+CLOSINGS_PER_SECOND: Final = 5.0
+_IDLE_SECONDS: Final = 60.0
+_GIVEN_UP_IDLE_SECONDS: Final = 600.0
+_SLOWEST_PROBE_SECONDS: Final = 5.0
+_STALLED_SHARE: Final = 0.5
+"""Of its posts, which a stalled connection rejects at least."""
+_CAUTION: Final = 3.0
+"""Rejected references that are added to those seen: with none in n, the share is below 3/n with 95% confidence."""
+
+
+class Refused(NamedTuple):
+    """How often a connection has refused, for how long, and how sure it is. What a remainder carries."""
+
+    probes: int
+    since: float
+    evidence: float
+
+
+@dataclass(slots=True)
+class References:
+    """Posts to connections without a record, since the start: how many passed, and how many were throttled."""
+
+    passed: int = 0
+    throttled: int = 0
+
+    def copy(self) -> "References":
+        return References(self.passed, self.throttled)
+
+    def share_since(self, before: "References") -> float:
+        """The share that was throttled since then, on the safe side; 1 where there were none."""
+        throttled = self.throttled - before.throttled
+        return (throttled + _CAUTION) / (throttled + self.passed - before.passed + _CAUTION)
+
+
+@dataclass(slots=True, eq=False)
+class StalledConnection:
+    """One connection's record. Times are monotonic seconds."""
+
+    connection_id: str
+    since: float
+    """When it was first refused."""
+    references: References
+    """Of the whole engine."""
+    refused: int = 1
+    """Rejected probes in all, since `since`."""
+    given_up: bool = False
+    """It does not read: what is for it is missed."""
+    evidence: float = 0.0
+    due: float = math.inf
+    """When the registry wakes it; never, while nothing waits for it or a probe is in flight."""
+    probe_at: float = -math.inf
+    """The earliest time of its next probe."""
+    probing: "Delivery | None" = None
+    line: "dict[Delivery, None]" = field(default_factory=dict)
+    _in_a_row: int = 1
+    _unjudged: bool = True
+    _posted: References = field(init=False)
+    _posted_before: References = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._posted = self._posted_before = self.references.copy()
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it was refused just once: its second post tells whether the account was the reason."""
+        return self.refused == 1
+
+    def line_up(self, delivery: "Delivery") -> None:
+        """Let it wait, in the order of broadcasts."""
+        last = next(reversed(self.line), None)
+        self.line[delivery] = None
+        delivery.stalled = self
+        if last is not None and delivery.fanout.order < last.fanout.order:
+            self.line = dict.fromkeys(sorted(self.line, key=lambda each: each.fanout.order))
+
+    def leave(self, delivery: "Delivery") -> None:
+        """It waits no longer, for whatever reason."""
+        self.line.pop(delivery, None)
+        if self.probing is not delivery:
+            delivery.stalled = None
+
+    def first(self) -> "Delivery | None":
+        return next(iter(self.line), None)
+
+    def post(self, delivery: "Delivery") -> None:
+        """This one of the line is posted now, as a probe."""
+        self.probing = delivery
+        self._posted_before, self._posted = self._posted, self.references.copy()
+
+    def probe_refused(self) -> None:
+        self.probing = None
+        self.refused += 1
+        self._in_a_row += 1
+        self._unjudged = True
+
+    def probe_passed(self) -> None:
+        self.probing = None
+        self._in_a_row = 0
+        share = self.references.share_since(self._posted_before)
+        self._add(math.log10(_STALLED_SHARE / (1 - share)) if share < _STALLED_SHARE else 0.0)
+
+    def judge(self) -> None:
+        """Weigh the latest rejected probe by the references around it. Call it when the next probe is due."""
+        if self._unjudged:
+            self._unjudged = False
+            share = self.references.share_since(self._posted_before)
+            self._add(max(0.0, math.log10(_STALLED_SHARE / share)))
+
+    def _add(self, evidence: float) -> None:
+        self.evidence = max(0.0, self.evidence + evidence)
+
+    def does_not_read(self, now: float) -> bool:
+        """Whether chance is ruled out, and it had its attempts and its time."""
+        return (
+            self.evidence >= DECISIVE_EVIDENCE
+            and self.refused >= ATTEMPTS_BEFORE_GIVING_UP
+            and now - self.since >= SECONDS_BEFORE_GIVING_UP
+        )
+
+    def retry_seconds(self, jitter: float, *, account_throttles: bool) -> float:
+        """From a rejected probe to the next. `jitter` is uniform in [0, 1)."""
+        if self.given_up:
+            return KEEP_PROBE_SECONDS * (0.75 + jitter / 2)
+        if account_throttles or self._in_a_row <= 1:
+            return backoff_seconds(self._in_a_row, jitter)
+        return min(_SLOWEST_PROBE_SECONDS, self._in_a_row - 1) * (1 + jitter / 4)
+
+    def resume(self, carried: Refused) -> None:
+        """Go on from what another worker has seen, but let this worker see the last of it for itself."""
+        self.refused = self._in_a_row = min(carried.probes, ATTEMPTS_BEFORE_GIVING_UP - 2)
+        self.since = min(self.since, carried.since)
+        self.evidence = min(carried.evidence, DECISIVE_EVIDENCE * 0.75)
+        self._unjudged = False
+
+
+class StalledConnections:
+    """The records of one engine, and when their probes are due. `references` are counted by the engine."""
+
+    def __init__(self, references: References) -> None:
+        self._references = references
+        self.by_id: dict[str, StalledConnection] = {}
+        self._idle: OrderedDict[StalledConnection, float] = OrderedDict()
+        """Records without a line, and until when each is remembered."""
+        self._heap: list[tuple[float, int, StalledConnection]] = []
+        self._sequence = itertools.count()
+
+    def __bool__(self) -> bool:
+        return bool(self.by_id)
+
+    def __len__(self) -> int:
+        return len(self.by_id)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether there is a connection that was refused again and again, and references are needed to judge it."""
+        return len(self._idle) < len(self.by_id)
+
+    def get(self, connection_id: str) -> StalledConnection | None:
+        return self.by_id.get(connection_id)
+
+    def add(self, connection_id: str, now: float) -> StalledConnection:
+        record = StalledConnection(connection_id, now, self._references)
+        self.by_id[connection_id] = record
+        return record
+
+    def remove(self, record: StalledConnection) -> None:
+        record.due = math.inf
+        self._idle.pop(record, None)
+        self.by_id.pop(record.connection_id, None)
+
+    def schedule(self, record: StalledConnection, due: float) -> None:
+        """Probe it then, if something waits in its line by that time."""
+        record.due = record.probe_at = due
+        self._idle.pop(record, None)
+        heapq.heappush(self._heap, (due, next(self._sequence), record))
+
+    def next_due(self, now: float) -> StalledConnection | None:
+        """The next record whose probe is due, if there is one; it is not scheduled any more."""
+        heap = self._heap
+        while heap and heap[0][0] <= now:
+            due, _, record = heapq.heappop(heap)
+            if due == record.due:
+                record.due = math.inf
+                return record
+        return None
+
+    def due_at(self) -> float:
+        return self._heap[0][0] if self._heap else math.inf
+
+    def rest(self, record: StalledConnection, now: float) -> None:
+        """Nothing waits for it: remember it for a while, for what may come."""
+        record.due = math.inf
+        self._idle[record] = now + (_GIVEN_UP_IDLE_SECONDS if record.given_up else _IDLE_SECONDS)
+        self._idle.move_to_end(record)
+        while self._idle:
+            oldest, until = next(iter(self._idle.items()))
+            if until > now and len(self._idle) <= MAX_IDLE:
+                break
+            self.remove(oldest)
+
+
+@dataclass(slots=True)
+class ClosingBudget:
+    """How many connections may be closed: so many at once, and so many per second after that.
+
+    Many more would rather be a mistake than so many clients that do not read.
+    """
+
+    _left: float = CLOSINGS_AT_ONCE
+    _filled_at: float = -math.inf
+
+    def spend(self, now: float) -> bool:
+        """Whether one more may be closed now."""
+        self._left = min(CLOSINGS_AT_ONCE, self._left + CLOSINGS_PER_SECOND * (now - self._filled_at))
+        self._filled_at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
