@@ -30,7 +30,7 @@ from worker.http.pool import Owner, Pool
 from worker.http.signing import Address, Credentials, Signer
 from worker.metrics import Metrics
 from worker.ports import Claim, Claimant, Message, NotClaimed, Page
-from worker.settings import Settings
+from worker.settings import Settings, SlowClients
 
 R = TypeVar("R")
 
@@ -106,7 +106,9 @@ class World:
     With "letters refused" SQS says no to dead letters for good.
     """
     shards: int = 1
-    """Of the room; all members are on the first."""
+    """Of the rooms; all members are on the first."""
+    others: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Members of other rooms than `room`, by room; they joined long ago."""
     clock_offset: float = 0.0
     dice: random.Random = field(default_factory=random.Random)
     fifo: bool = False
@@ -118,7 +120,7 @@ class World:
         return EPOCH + self.now() + self.clock_offset
 
     def publish(self, broadcast: Broadcast) -> None:
-        self.named.update(self.members, broadcast.connections or ())
+        self.named.update(self.members, broadcast.connections or (), *self.others.values())
         message = queue_message(broadcast, fifo=self.fifo)
         self._store(self.messages, message, 0)
 
@@ -153,7 +155,14 @@ class SimulatedWorker:
     """One worker of a world. After `kill` nothing that it does has an effect any more."""
 
     def __init__(
-        self, world: World, *, visibility_seconds: int = 30, drain_seconds: int = 25, max_broadcasts: int = 64
+        self,
+        world: World,
+        *,
+        visibility_seconds: int = 30,
+        drain_seconds: int = 25,
+        max_broadcasts: int = 64,
+        max_posts_per_second: int = 10_000,
+        slow_clients: SlowClients = "close",
     ) -> None:
         self.world = world
         self.alive = True
@@ -167,6 +176,8 @@ class SimulatedWorker:
             visibility_seconds=visibility_seconds,
             drain_seconds=drain_seconds,
             max_broadcasts=max_broadcasts,
+            max_posts_per_second=max_posts_per_second,
+            slow_clients=slow_clients,
         )
         around = Surroundings(
             queue=MemoryQueue(self, world.messages),
@@ -296,14 +307,15 @@ class MemoryTable:
         return self._worker.call("table", what)
 
     async def page(self, room: str, shard: int, after: str) -> Page:
-        assert room == "room"
         if "page" in self._worker.world.broken:
             await self._worker.pause(0.1)
             raise OSError("broken")
 
         def read() -> Page:
-            behind = sorted(member for member in self._worker.world.members if member > after and not shard)
-            members = [Member(member, self._worker.world.members[member]) for member in behind[:PAGE_MEMBERS]]
+            world = self._worker.world
+            joined = world.members if room == "room" else dict.fromkeys(world.others[room], LONG_AGO_MS)
+            behind = sorted(member for member in joined if member > after and not shard)
+            members = [Member(member, joined[member]) for member in behind[:PAGE_MEMBERS]]
             return Page(members, members[-1].connection_id if len(behind) > PAGE_MEMBERS else None)
 
         return await self._call(read)

@@ -19,7 +19,7 @@ class Source(Protocol[R_co]):
     def group(self) -> str: ...
 
     @property
-    def order(self) -> int:
+    def order(self) -> tuple[int, int]:
         """Its place within its group; the lowest comes first."""
 
     def take(self) -> R_co | None:
@@ -34,7 +34,7 @@ class _Group(Generic[R]):
         self.sources = [source]
 
 
-def _order(source: Source[R]) -> int:
+def _order(source: Source[R]) -> tuple[int, int]:
     return source.order
 
 

@@ -64,8 +64,8 @@ class Delivery(msgspec.Struct, eq=False):
 class Fanout:
     """The fan-out of `broadcast`, resumed from `start`. `clock` gives monotonic seconds.
 
-    `order` is its place among the broadcasts of its group. `carried`: all its connections were refused before, at least
-    so often.
+    `order` is its place among the broadcasts of its group: when it was published, then when it began here. `carried`
+    says that all its connections were refused before, at least so often.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Fanout:
         start: Checkpoint,
         clock: Callable[[], float],
         *,
-        order: int,
+        order: tuple[int, int],
         carried: Refused | None,
         totals: dict[Outcome, int],
         gone: Callable[[Delivery], None],
@@ -251,7 +251,7 @@ class Fanout:
         slow = (
             each
             for each in self.unsettled.values()
-            if each.waiting and (each.attempts > 1 or (each.stalled is not None and not each.stalled.is_new))
+            if each.waiting and (each.attempts > 1 or (each.stalled is not None and each.stalled.is_probably_stalled))
         )
         return list(islice(slow, limit))
 

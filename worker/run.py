@@ -44,7 +44,7 @@ from worker.sender import RejectedForGood, Sender
 log = structlog.get_logger()
 
 _MIN_REMAINDER_SECONDS: Final = 15
-_MAX_REMAINDER_SECONDS: Final = 900
+_MAX_REMAINDER_SECONDS: Final = 300
 _MAX_TRIED_SECONDS: Final = 3600.0
 _STOP_SECONDS: Final = ANSWER_TIMEOUT_SECONDS + 2
 """How long a broadcast that should stop waits, at most, for responses and for its misses to be safe."""
@@ -84,7 +84,7 @@ class Run:
             broadcast,
             claim.start,
             services.clock,
-            order=order,
+            order=(int(broadcast.published_at_ms or 0), order),
             carried=self._carried(broadcast),
             totals=services.metrics.deliveries,
             gone=lambda delivery: services.reaper.offer(delivery.connection_id, found_in),

@@ -29,7 +29,7 @@ class Members(Fanout):
             Broadcast(id="benchmark", room="benchmark", data=body.decode()),
             Checkpoint(),
             time.monotonic,
-            order=0,
+            order=(0, 0),
             carried=None,
             totals=dict.fromkeys(Outcome, 0),
             gone=lambda _: None,

@@ -45,7 +45,7 @@ def test_permits_add_up_over_short_ticks() -> None:
 
 class Things:
     def __init__(self, name: str, count: int, *, group: str = "", order: int = 0) -> None:
-        self.group, self.order = group or name, order
+        self.group, self.order = group or name, (order, 0)
         self.things = [f"{name}{number}" for number in range(count)]
         self.in_rotation = False
 

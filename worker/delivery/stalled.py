@@ -8,10 +8,11 @@ is empty and the record is dropped. So a client that does not read costs at most
 Which of the two it is, is decided by a sequential likelihood ratio test. *References* are the posts to connections
 without a record. If the account rejected this connection's posts, it would reject references alike, so each rejected
 probe is compared with the references around it: where a share p of them was rejected, and a stalled connection rejects
-at least half of its posts, the odds change by log(0.5 / p), and after a probe that passes by log(0.5 / (1 - p)). `p` is
-taken on the safe side. Odds of 10^12 are needed, with 8 rejected probes over 30 s, before a connection is given up. By
-Ville's inequality chance reaches them once in 10^12 connections, however much the account rejects. Without references
-nothing counts; where nothing else is sent, the engine posts to made-up connection ids.
+at least half of its posts, the odds grow by the factor 0.5 / p, and a probe that passes halves them. `p` is taken on the
+safe side, and where it is above a quarter nothing is concluded. Odds of 10^12 are needed, with 8 rejected probes over
+30 s, before a connection is given up: however much the account rejects, chance reaches them less than once in 10^12
+connections (Ville's inequality). Without references nothing counts; where nothing else is sent, the engine posts to
+made-up connection ids.
 
 Always: a delivery is in at most one line, and is in it exactly while it waits and its broadcast has not stopped.
 """
@@ -30,17 +31,23 @@ if TYPE_CHECKING:
 
 DECISIVE_EVIDENCE: Final = 12.0
 """Decimal logarithm of the odds from which on a connection is given up."""
+_NOTABLE_EVIDENCE: Final = 2.0
+"""From here on a connection rather than the account is the reason, though not for certain."""
 KEEP_PROBE_SECONDS: Final = 30.0
 """A connection that was given up and not closed is probed this often: it may read again."""
 MAX_IDLE: Final = 10_000
 """Records without a line that are remembered; the oldest go first."""
 CLOSINGS_AT_ONCE: Final = 500
 CLOSINGS_PER_SECOND: Final = 5.0
+_MIN_JUDGED: Final = 2
+"""Probes that a worker has judged itself before it lets what waits go on elsewhere."""
 _IDLE_SECONDS: Final = 60.0
 _GIVEN_UP_IDLE_SECONDS: Final = 600.0
 _SLOWEST_PROBE_SECONDS: Final = 5.0
 _STALLED_SHARE: Final = 0.5
 """Of its posts, which a stalled connection rejects at least."""
+_MAX_ACCOUNT_SHARE: Final = 0.25
+"""Of the references, up to which a rejected probe says anything about its connection."""
 _CAUTION: Final = 3.0
 """Rejected references that are added to those seen: with none in n, the share is below 3/n with 95% confidence."""
 
@@ -91,6 +98,7 @@ class StalledConnection:
     line: "dict[Delivery, None]" = field(default_factory=dict)
     _in_a_row: int = 1
     _unjudged: bool = True
+    _judged_here: int = 0
     _posted: References = field(init=False)
     _posted_before: References = field(init=False)
 
@@ -133,18 +141,16 @@ class StalledConnection:
     def probe_passed(self) -> None:
         self.probing = None
         self._in_a_row = 0
-        share = self.references.share_since(self._posted_before)
-        self._add(math.log10(_STALLED_SHARE / (1 - share)) if share < _STALLED_SHARE else 0.0)
+        self.evidence = max(0.0, self.evidence - math.log10(1 / _STALLED_SHARE))
 
     def judge(self) -> None:
         """Weigh the latest rejected probe by the references around it. Call it when the next probe is due."""
         if self._unjudged:
             self._unjudged = False
+            self._judged_here += 1
             share = self.references.share_since(self._posted_before)
-            self._add(max(0.0, math.log10(_STALLED_SHARE / share)))
-
-    def _add(self, evidence: float) -> None:
-        self.evidence = max(0.0, self.evidence + evidence)
+            if share <= _MAX_ACCOUNT_SHARE:
+                self.evidence += math.log10(_STALLED_SHARE / share)
 
     def does_not_read(self, now: float) -> bool:
         """Whether chance is ruled out, and it had its attempts and its time."""
@@ -153,6 +159,11 @@ class StalledConnection:
             and self.refused >= ATTEMPTS_BEFORE_GIVING_UP
             and now - self.since >= SECONDS_BEFORE_GIVING_UP
         )
+
+    @property
+    def is_probably_stalled(self) -> bool:
+        """Whether what waits for it may go on elsewhere: it has been tried here, and the account is hardly to blame."""
+        return self._judged_here >= _MIN_JUDGED and self.evidence >= _NOTABLE_EVIDENCE
 
     def retry_seconds(self, jitter: float, *, account_throttles: bool) -> float:
         """From a rejected probe to the next. `jitter` is uniform in [0, 1)."""
@@ -164,9 +175,9 @@ class StalledConnection:
 
     def resume(self, carried: Refused) -> None:
         """Go on from what another worker has seen, but let this worker see the last of it for itself."""
-        self.refused = self._in_a_row = min(carried.probes, ATTEMPTS_BEFORE_GIVING_UP - 2)
+        self.refused = self._in_a_row = min(carried.probes, ATTEMPTS_BEFORE_GIVING_UP - 1)
         self.since = min(self.since, carried.since)
-        self.evidence = min(carried.evidence, DECISIVE_EVIDENCE * 0.75)
+        self.evidence = min(carried.evidence, DECISIVE_EVIDENCE - 1)
         self._unjudged = False
 
 

@@ -1,0 +1,397 @@
+"""Connections that do not read: they hold up nobody, get everything in order when they read again, or are closed.
+
+The real worker in virtual time (`tests.simulation`): streams of broadcasts to rooms with stuck clients, beside a room
+that has none.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from gatecast import Broadcast, decode
+from tests.simulation import SimulatedWorker, World, members_of, run, until_empty
+from worker.delivery.stalled import CLOSINGS_AT_ONCE
+
+HONEST = tuple(f"honest{number}" for number in range(20))
+CHAT = tuple(f"chat{number}" for number in range(20))
+
+
+def stuck_ids(count: int) -> tuple[str, ...]:
+    return tuple(f"stuck{number:04d}" for number in range(count))
+
+
+def is_stuck(connection_id: str) -> bool:
+    return connection_id.startswith("stuck")
+
+
+@dataclass
+class Streams:
+    """Broadcasts that are published at a rate, whose payload is their id."""
+
+    world: World
+    published_at: dict[str, float] = field(default_factory=dict)
+
+    def publish(self, room: str, number: int) -> None:
+        name = f"{room}-{number}"
+        self.published_at[name] = self.world.now()
+        self.world.publish(Broadcast(id=name, room=room, data=name))
+
+    async def publish_for(self, room: str, *, per_second: float, seconds: float) -> None:
+        until, number = self.world.now() + seconds, 0
+        while self.world.now() < until:
+            self.publish(room, number)
+            number += 1
+            await asyncio.sleep(1 / per_second)
+
+    def names(self, room: str) -> set[str]:
+        return {name for name in self.published_at if name.startswith(f"{room}-")}
+
+    def latencies(self, members: Iterable[str]) -> list[float]:
+        return sorted(
+            at - self.published_at[name] for member in members for at, name in self.world.received.get(member, ())
+        )
+
+    def all_received(self, room: str, members: Iterable[str]) -> bool:
+        expected = sorted(self.names(room))
+        return all(sorted(self.received(member)) == expected for member in members)
+
+    def received(self, member: str) -> list[str]:
+        return [name for _, name in self.world.received.get(member, ())]
+
+    def missed(self) -> dict[str, list[str]]:
+        """By connection, what dead letters say that it missed."""
+        missed: dict[str, list[str]] = {}
+        for letter in self.world.dead_letters:
+            broadcast = decode(letter.body)
+            for connection_id in broadcast.connections or ():
+                missed.setdefault(connection_id, []).append(broadcast.id)
+        return missed
+
+
+def world_with(
+    rooms: dict[str, Sequence[str]], answer: Callable[[str, int], int | None], *, fifo: bool = False
+) -> World:
+    world = World({}, answer=answer, dice=random.Random(1), fifo=fifo)
+    world.others = {room: tuple(members) for room, members in rooms.items()}
+    return world
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    return values[int(len(values) * share)]
+
+
+@pytest.mark.parametrize(("stuck", "per_second"), [(1, 3), (1, 20), (100, 10), (400, 2)])
+def test_stuck_clients_hold_up_nobody_and_are_closed(stuck: int, per_second: float) -> None:
+    bad = stuck_ids(stuck)
+    world = world_with({"chat": CHAT + bad, "honest": HONEST}, lambda each, _: 429 if is_stuck(each) else 200)
+    streams = Streams(world)
+    limits: list[float] = []
+
+    async def simulation() -> None:
+        worker = SimulatedWorker(world, max_posts_per_second=2_000)
+        await asyncio.sleep(2)
+
+        async def watch() -> None:
+            while True:
+                await asyncio.sleep(0.25)
+                limits.append(worker.core.engine.rate.limit)
+
+        watching = asyncio.create_task(watch())
+        await asyncio.gather(
+            streams.publish_for("chat", per_second=per_second, seconds=60),
+            streams.publish_for("honest", per_second=10, seconds=60),
+        )
+        assert set(world.closed) == set(bad)
+        await until_empty(world)
+        watching.cancel()
+        await worker.terminate()
+
+    run(simulation())
+    assert streams.all_received("honest", HONEST)
+    assert streams.all_received("chat", CHAT)
+    assert percentile(streams.latencies(HONEST), 0.99) < 1
+    assert not any(world.received.get(each) for each in bad)
+    assert min(limits[8:]) >= 0.9 * 2_000
+    missed = streams.missed()
+    for each in bad:  # what was published before it was closed, each once; after that it is gone
+        assert len(missed[each]) == len(set(missed[each])) >= 20 * per_second
+        assert set(missed[each]) <= streams.names("chat")
+        assert world.posts[each] <= 25
+
+
+def test_stuck_clients_that_recover_get_everything_in_order() -> None:
+    bad = stuck_ids(50)
+    world = world_with({"chat": CHAT + bad}, lambda _each, _nth: 200)
+    world.answer = lambda each, _: 429 if is_stuck(each) and 5 < world.now() < 20 else 200
+    streams = Streams(world)
+
+    async def simulation() -> None:
+        worker = SimulatedWorker(world)
+        await streams.publish_for("chat", per_second=2, seconds=40)
+        await until_empty(world)
+        assert not worker.core.engine.stalled_connections
+        await worker.terminate()
+
+    run(simulation())
+    assert streams.all_received("chat", CHAT + bad)
+    assert not world.dead_letters
+    assert not world.closed
+    waited = [name for name, at in streams.published_at.items() if 6 < at < 19]
+    for each in bad:
+        assert [name for name in streams.received(each) if name in waited] == waited
+
+
+def test_a_client_that_reads_slower_than_is_published_is_given_up_in_the_end() -> None:
+    """It takes one message every four seconds, and is sent five a second."""
+    world = world_with({"chat": (*CHAT, "stuck")}, lambda _each, _nth: 200)
+    taken_at = [0.0]
+
+    def answer(each: str, _nth: int) -> int:
+        if not is_stuck(each):
+            return 200
+        if world.now() - taken_at[0] < 4:
+            return 429
+        taken_at[0] = world.now()
+        return 200
+
+    world.answer = answer
+    streams = Streams(world)
+
+    async def simulation() -> None:
+        worker = SimulatedWorker(world)
+        await streams.publish_for("chat", per_second=5, seconds=240)
+        await until_empty(world)
+        await worker.terminate()
+
+    run(simulation())
+    assert world.closed == {"stuck": 1}
+    assert streams.all_received("chat", CHAT)
+    missed = streams.missed()["stuck"]
+    assert not set(missed) & set(streams.received("stuck"))
+    assert percentile(streams.latencies(CHAT), 0.99) < 1
+
+
+def test_kept_slow_clients_miss_at_once_and_read_again_later() -> None:
+    world = world_with({"chat": (*CHAT, "stuck")}, lambda _each, _nth: 200)
+    world.answer = lambda each, _: 429 if is_stuck(each) and world.now() < 150 else 200
+    streams = Streams(world)
+
+    async def simulation() -> None:
+        worker = SimulatedWorker(world, slow_clients="keep")
+        await streams.publish_for("chat", per_second=2, seconds=240)
+        await until_empty(world)
+        await worker.terminate()
+        assert worker.metrics.slow_clients == {"closed": 0, "kept": 1, "failed": 0}
+
+    run(simulation())
+    assert not world.closed
+    missed, received = streams.missed()["stuck"], streams.received("stuck")
+    assert sorted(missed + received) == sorted(streams.names("chat"))
+    assert streams.published_at[received[0]] < 150 + 45
+    assert world.posts["stuck"] < len(received) + 25
+    assert percentile(streams.latencies(CHAT), 0.99) < 1
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 1.0])
+def test_an_account_that_refuses_closes_nobody_and_misses_nobody(share: float) -> None:
+    members = members_of(500)
+    world = World(members, dice=random.Random(1))
+    jitter = random.Random(2)
+
+    def refused() -> bool:
+        return world.now() < 180 and jitter.random() < share
+
+    world.answer = lambda _each, _nth: 429 if refused() else 200
+    world.made_up = lambda: 429 if refused() else 410
+
+    async def simulation() -> None:
+        worker = SimulatedWorker(world)
+        for number in range(6):
+            world.publish(Broadcast(id=f"b{number}", room="room", data="x"))
+            await asyncio.sleep(30)
+        await until_empty(world)
+        await worker.terminate()
+
+    run(simulation())
+    assert world.delivered == dict.fromkeys(members, 6)
+    assert not world.closed
+    assert not world.dead_letters
+
+
+def test_closings_that_pile_up_stop() -> None:
+    """Rather too few are closed than a mistake closes all; what is for the others is missed all the same."""
+    bad = stuck_ids(CLOSINGS_AT_ONCE + 300)
+    world = world_with({"chat": CHAT + bad}, lambda each, _: 429 if is_stuck(each) else 200)
+    streams = Streams(world)
+
+    async def simulation() -> None:
+        worker = SimulatedWorker(world)
+        await streams.publish_for("chat", per_second=1, seconds=45)
+        await until_empty(world)
+        await worker.terminate()
+        assert worker.metrics.slow_clients["kept"] > 0
+
+    run(simulation())
+    assert CLOSINGS_AT_ONCE <= len(world.closed) < len(bad)
+    assert streams.all_received("chat", CHAT)
+    assert set(streams.missed()) == set(bad)
+
+
+@pytest.mark.parametrize("stop", ["terminate", "kill"])
+@pytest.mark.parametrize("moment", [0.3, 5.0, 20.0, 33.0, 36.0])
+def test_a_stop_or_a_kill_forgets_nobody_who_waits_in_line(stop: str, moment: float) -> None:
+    bad = stuck_ids(5)
+    world = world_with({"chat": CHAT + bad}, lambda each, _: 429 if is_stuck(each) else 200)
+    streams = Streams(world)
+
+    async def simulation() -> None:
+        for number in range(5):
+            streams.publish("chat", number)
+        worker = SimulatedWorker(world)
+        await asyncio.sleep(moment)
+        await getattr(worker, stop)()
+        worker = SimulatedWorker(world)
+        await until_empty(world)
+        await worker.terminate()
+
+    run(simulation())
+    missed = streams.missed()
+    for each in bad:
+        assert set(missed.get(each, ())) == streams.names("chat") or each in world.closed
+    for each in CHAT:
+        assert set(streams.received(each)) == streams.names("chat")
+        assert stop == "kill" or streams.all_received("chat", [each])
+
+
+def test_what_waits_beyond_the_bound_leaves_as_remainders_and_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.capacity.MAX_PARKED", 10)
+    bad = stuck_ids(3)
+    world = world_with({"chat": CHAT + bad, "honest": HONEST}, lambda each, _: 429 if is_stuck(each) else 200)
+    streams = Streams(world)
+
+    async def simulation() -> None:
+        worker = SimulatedWorker(world, slow_clients="keep")
+        await asyncio.gather(
+            streams.publish_for("chat", per_second=5, seconds=60),
+            streams.publish_for("honest", per_second=5, seconds=60),
+        )
+        await until_empty(world)
+        await worker.terminate()
+        assert worker.metrics.remainders > 50
+
+    run(simulation())
+    missed = streams.missed()
+    for each in bad:
+        assert sorted(missed[each]) == sorted(streams.names("chat"))
+    assert streams.all_received("chat", CHAT)
+    assert streams.all_received("honest", HONEST)
+    assert percentile(streams.latencies(HONEST), 0.99) < 1
+
+
+def test_a_remainder_carries_how_often_its_connections_were_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that keep nothing in memory come to an end of it together."""
+    monkeypatch.setattr("worker.capacity.MAX_PARKED", 0)
+    world = world_with({"chat": (*CHAT, "stuck")}, lambda each, _: 429 if is_stuck(each) else 200)
+    streams = Streams(world)
+    tried: list[int] = []
+
+    async def simulation() -> None:
+        streams.publish("chat", 0)
+        while world.messages:
+            worker = SimulatedWorker(world)
+            await asyncio.sleep(12)
+            await worker.terminate()
+            tried.extend(found.tried[0] for each in world.messages if (found := decode(each.body)).tried)
+            assert world.now() < 7_200
+
+    run(simulation())
+    assert tried
+    assert tried == sorted(tried)
+    assert tried[-1] > tried[0]
+    assert streams.missed() == {"stuck": ["chat-0"]}
+    assert streams.all_received("chat", CHAT)
+
+
+def test_on_a_fifo_queue_stuck_clients_of_many_rooms_hold_up_no_other_room() -> None:
+    rooms = {f"room{number}": (f"r{number}a", f"r{number}b", f"stuck{number}") for number in range(70)}
+    world = world_with({**rooms, "honest": HONEST}, lambda each, _: 429 if is_stuck(each) else 200, fifo=True)
+    streams = Streams(world)
+
+    async def simulation() -> None:
+        worker = SimulatedWorker(world)
+        for room in rooms:
+            for number in range(10):
+                streams.publish(room, number)
+        await streams.publish_for("honest", per_second=1, seconds=120)
+        await until_empty(world)
+        await worker.terminate()
+
+    run(simulation())
+    assert streams.all_received("honest", HONEST)
+    assert percentile(streams.latencies(HONEST), 0.99) < 1
+    for room, members in rooms.items():
+        for member in members[:2]:
+            assert streams.received(member) == [f"{room}-{number}" for number in range(10)]
+
+
+def test_a_large_room_with_slow_members_never_stands_still() -> None:
+    members = members_of(20_000)
+    slow = set(random.Random(5).sample(sorted(members), 600))
+    world = World(dict(members), answer=lambda each, _: 429 if each in slow else 200, dice=random.Random(1))
+
+    async def simulation() -> None:
+        worker = SimulatedWorker(world, max_posts_per_second=400, slow_clients="keep")
+        world.publish(Broadcast(id="one", room="room", data="x"))
+        await asyncio.sleep(3)
+        while len(world.delivered) < len(members) - len(slow):
+            before = len(world.delivered)
+            await asyncio.sleep(1)
+            assert len(world.delivered) > before
+        await until_empty(world)
+        await worker.terminate()
+
+    run(simulation())
+    missed = [each for letter in world.dead_letters for each in decode(letter.body).connections or ()]
+    assert sorted(missed) == sorted(slow)
+
+
+def test_one_wrong_id_in_a_quiet_system_is_rejected_soon_and_worries_nobody() -> None:
+    world = World(members_of(3), answer=lambda each, _: 400 if each == "bogus!!" else 200)
+
+    async def simulation() -> None:
+        worker = SimulatedWorker(world)
+        await asyncio.sleep(1)
+        world.publish(Broadcast(id="bad", connections=("bogus!!",), data="x"))
+        for _ in range(50):
+            await asyncio.sleep(0.2)
+            assert not worker.health.troubles
+        assert not world.messages
+        await worker.terminate()
+
+    run(simulation())
+    [letter] = world.dead_letters
+    assert decode(letter.body).connections == ("bogus!!",)
+
+
+def test_where_the_made_up_connection_fails_as_well_it_is_the_endpoint() -> None:
+    world = World(members_of(1), answer=lambda _each, _nth: 403)
+    world.made_up = lambda: 403
+
+    async def simulation() -> None:
+        worker = SimulatedWorker(world)
+        await asyncio.sleep(1)
+        world.publish(Broadcast(id="one", room="room", data="x"))
+        await asyncio.sleep(30)
+        assert "connections" in worker.health.troubles
+        assert not world.dead_letters
+        world.answer = lambda _each, _nth: 200
+        world.made_up = lambda: 410
+        await until_empty(world)
+        assert not worker.health.troubles
+        await worker.terminate()
+
+    run(simulation())
+    assert set(world.delivered.values()) == {1}
