@@ -8,11 +8,11 @@ is empty and the record is dropped. So a client that does not read costs at most
 Which of the two it is, is decided by a sequential likelihood ratio test. *References* are the posts to connections
 without a record. If the account rejected this connection's posts, it would reject references alike, so each rejected
 probe is compared with the references around it: where a share p of them was rejected, and a stalled connection rejects
-at least half of its posts, the odds grow by the factor 0.5 / p, and a probe that passes halves them. `p` is taken on the
-safe side, and where it is above a quarter nothing is concluded. Odds of 10^12 are needed, with 8 rejected probes over
-30 s, before a connection is given up: however much the account rejects, chance reaches them less than once in 10^12
-connections (Ville's inequality). Without references nothing counts; where nothing else is sent, the engine posts to
-made-up connection ids.
+at least half of its posts, the odds grow by the factor 0.5 / p, and a probe that passes halves them. `p` is taken on
+the safe side, and where it is above a quarter nothing is concluded. Odds of 10^12 are needed, with 8 rejected probes
+over 30 s, before a connection is given up: however much the account rejects, chance reaches them less than once in
+10^12 connections (Ville's inequality). Without references nothing counts; where nothing else is sent, the engine posts
+to made-up connection ids.
 
 Always: a delivery is in at most one line, and is in it exactly while it waits and its broadcast has not stopped.
 """
