@@ -23,7 +23,8 @@ class Work(Generic[T]):
 
     item: T
     kind: str
-    payload_bytes: int
+    size: int
+    """Bytes."""
 
 
 class Admission(Generic[T]):
@@ -46,11 +47,11 @@ class Admission(Generic[T]):
         if work.kind not in self._waiting and self._capacity.has_place_for(work.kind):
             self._begin(work)
             return True
-        if self._count >= MAX_WAITING or self._bytes + work.payload_bytes > MAX_WAITING_BYTES:
+        if self._count >= MAX_WAITING or self._bytes + work.size > MAX_WAITING_BYTES:
             return False
         self._waiting.setdefault(work.kind, deque()).append(work)
         self._count += 1
-        self._bytes += work.payload_bytes
+        self._bytes += work.size
         return True
 
     def take_all(self) -> Iterator[T]:
@@ -62,7 +63,7 @@ class Admission(Generic[T]):
                 yield work.item
 
     def _begin(self, work: Work[T]) -> None:
-        self._start(work.item, self._capacity.hold(work.kind, work.payload_bytes))
+        self._start(work.item, self._capacity.hold(work.kind))
 
     def _start_waiting(self) -> None:
         """One of each kind in turn, while there are places."""
@@ -75,5 +76,5 @@ class Admission(Generic[T]):
                 if works:
                     self._waiting[kind] = works  # behind the others
                 self._count -= 1
-                self._bytes -= work.payload_bytes
+                self._bytes -= work.size
                 self._begin(work)

@@ -5,7 +5,7 @@ that is flooded gets half of them, two get a third each, and whatever else arriv
 a room, or what is no room's: broadcasts to connections, remainders, and dead letters that were sent again.
 
 A broadcast that only waits for single connections *parks*: it gives its place back and stays in memory. How many may
-park, and how many bytes of payload they may hold, is bounded.
+park, and how many bytes they may hold, is bounded.
 """
 
 from collections import Counter
@@ -46,11 +46,11 @@ class Capacity:
     def has_place_for(self, kind: str) -> bool:
         return self._held[kind] < self.free
 
-    def hold(self, kind: str, payload_bytes: int) -> "Place":
+    def hold(self, kind: str) -> "Place":
         """Take a place. Only while there is one for this kind."""
         self._held[kind] += 1
         self.taken += 1
-        return Place(self, kind, payload_bytes)
+        return Place(self, kind)
 
     def _give_back(self, kind: str) -> None:
         self.taken -= 1
@@ -60,34 +60,35 @@ class Capacity:
         for call in self.on_free:
             call()
 
-    def _may_park(self, payload_bytes: int) -> bool:
-        return self.parked < MAX_PARKED and self._parked_bytes + payload_bytes <= MAX_PARKED_BYTES
+    def _may_park(self, held_bytes: int) -> bool:
+        return self.parked < MAX_PARKED and self._parked_bytes + held_bytes <= MAX_PARKED_BYTES
 
-    def _count_parked(self, broadcasts: int, payload_bytes: int) -> None:
+    def _count_parked(self, broadcasts: int, held_bytes: int) -> None:
         self.parked += broadcasts
-        self._parked_bytes += payload_bytes
+        self._parked_bytes += held_bytes
 
 
 class Place:
     """One broadcast's place, until it parks or is `released`, both of which may be repeated."""
 
-    __slots__ = ("_capacity", "_kind", "_parked", "_payload_bytes", "_released")
+    __slots__ = ("_capacity", "_held_bytes", "_kind", "_parked", "_released")
 
-    def __init__(self, capacity: Capacity, kind: str, payload_bytes: int) -> None:
+    def __init__(self, capacity: Capacity, kind: str) -> None:
         self._capacity = capacity
         self._kind = kind
-        self._payload_bytes = payload_bytes
+        self._held_bytes = 0
         self._parked = False
         self._released = False
 
-    def park(self) -> bool:
+    def park(self, held_bytes: int) -> bool:
         """Give the place back and stay in memory; false if too many do already."""
         if self._parked or self._released:
             return True
-        if not self._capacity._may_park(self._payload_bytes):  # noqa: SLF001 - the two are one
+        if not self._capacity._may_park(held_bytes):  # noqa: SLF001 - the two are one
             return False
         self._parked = True
-        self._capacity._count_parked(1, self._payload_bytes)  # noqa: SLF001
+        self._held_bytes = held_bytes
+        self._capacity._count_parked(1, held_bytes)  # noqa: SLF001
         self._capacity._give_back(self._kind)  # noqa: SLF001
         return True
 
@@ -97,6 +98,6 @@ class Place:
             return
         self._released = True
         if self._parked:
-            self._capacity._count_parked(-1, -self._payload_bytes)  # noqa: SLF001
+            self._capacity._count_parked(-1, -self._held_bytes)  # noqa: SLF001
         else:
             self._capacity._give_back(self._kind)  # noqa: SLF001

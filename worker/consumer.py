@@ -243,6 +243,8 @@ class Consumer:
                 disposition = await self._handle(first, place)
             if disposition is not Disposition.DELETE:
                 await self._give_back(messages, first=disposition)
+            elif behind and self._stopping.is_set():
+                await self._give_back(behind)
             elif behind and not self._offer(behind):
                 await self._defer(behind)
         finally:

@@ -29,6 +29,7 @@ REMAINDERS: Final = ""
 """The group of all remainders; no room and no broadcast has this name."""
 PAGES_LOW: Final = 1_000
 """Members in hand below which the next page is wanted."""
+_DELIVERY_BYTES: Final = 300
 MAX_WAITING: Final = 500
 """Of the window: from so many on, the oldest that wait for a stalled connection leave as a remainder."""
 MAX_HELD_UP: Final = 700
@@ -157,6 +158,11 @@ class Fanout:
         return self.exhausted and not self._members and 0 < self.waiting == len(self.unsettled) - len(self.missed)
 
     @property
+    def held_bytes(self) -> int:
+        """About how much memory it takes while it only waits."""
+        return len(self.payload) + _DELIVERY_BYTES * len(self.unsettled)
+
+    @property
     def held_up(self) -> bool:
         """Whether so many are missed or wait that hardly anybody else fits into the window."""
         return len(self.missed) + self.waiting >= MAX_HELD_UP
@@ -229,7 +235,7 @@ class Fanout:
         """It will be posted later."""
         delivery.waiting = True
         self.waiting += 1
-        if self.waiting >= MAX_WAITING or self.stopped or self.only_waits:
+        if self.waiting == MAX_WAITING or self.stopped or self.only_waits:
             self.changed.set()
 
     def waits_no_longer(self, delivery: Delivery) -> None:

@@ -164,7 +164,7 @@ class Run:
         try:
             while not fanout.settled and self._lease.state is not LeaseState.LOST:
                 fanout.changed.clear()
-                self._parked = fanout.only_waits and not fanout.stopped and self._place.park()
+                self._parked = fanout.only_waits and not fanout.stopped and self._place.park(fanout.held_bytes)
                 if side_task is not None and side_task.done():
                     if side_task.exception() is not None:  # it comes back: nobody who was reached is reached again
                         await self._write_checkpoint()

@@ -12,7 +12,7 @@ from worker.capacity import Capacity, Place, kind_of
 def fill(capacity: Capacity, kind: str) -> list[Place]:
     places = []
     while capacity.has_place_for(kind):
-        places.append(capacity.hold(kind, 10))
+        places.append(capacity.hold(kind))
     return places
 
 
@@ -25,30 +25,29 @@ def test_one_kind_takes_half_and_two_take_a_third_each() -> None:
     for _ in range(100):
         for kind in kinds:
             if capacity.has_place_for(kind):
-                capacity.hold(kind, 10)
+                capacity.hold(kind)
                 kinds[kind] += 1
     assert kinds == {"a": 20, "b": 20}
 
 
 @given(st.integers(1, 100), st.lists(st.sampled_from("abcde"), max_size=300))
-def test_a_kind_that_holds_none_has_a_place_while_fewer_kinds_than_places_are_busy(
-    places: int, arrivals: list[str]
-) -> None:
+def test_a_kind_that_holds_none_has_a_place_while_few_kinds_are_flooded(places: int, arrivals: list[str]) -> None:
+    """The first takes half of the places, the next half of the rest, and so on."""
     capacity = Capacity(places)
     for kind in arrivals:
         if capacity.has_place_for(kind):
-            capacity.hold(kind, 10)
+            capacity.hold(kind)
     assert capacity.taken <= places
-    if len(set(arrivals)) < places:
+    if 2 ** len(set(arrivals)) <= places:
         assert capacity.has_place_for("another")
 
 
 def test_what_parks_gives_its_place_back_once_and_counts_until_it_is_released() -> None:
     capacity = Capacity(1)
-    place = capacity.hold("a", 10)
+    place = capacity.hold("a")
     assert not capacity.free
-    assert place.park()
-    assert place.park()
+    assert place.park(10)
+    assert place.park(10)
     assert (capacity.free, capacity.parked) == (1, 1)
     place.release()
     place.release()
@@ -59,11 +58,11 @@ def test_how_many_park_is_bounded_by_number_and_by_bytes(monkeypatch: pytest.Mon
     monkeypatch.setattr("worker.capacity.MAX_PARKED", 3)
     monkeypatch.setattr("worker.capacity.MAX_PARKED_BYTES", 1_000)
     capacity = Capacity(100)
-    places = [capacity.hold("a", 10) for _ in range(5)]
-    assert [place.park() for place in places] == [True, True, True, False, False]
+    places = [capacity.hold("a") for _ in range(5)]
+    assert [place.park(10) for place in places] == [True, True, True, False, False]
     places[0].release()
-    assert not capacity.hold("a", 990).park()
-    assert places[3].park()
+    assert not capacity.hold("a").park(990)
+    assert places[3].park(10)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ there is not. It does everything in this order, in plain calls:
 1. The pool reads whatever answers have come in. Each is judged (`outcome`) and either settles its delivery or puts it
    on a heap of due times, where it occupies nothing. The rate controller and the endpoint's health hear of each.
 2. Once in a while: time-outs are swept, the rate limit is adjusted.
-3. What is due goes first: errands (`errands`), retries from the heap, probes of connections that return 429
-   (`slow_clients`); then rooms take turns (`fairness`). As long as there are permits (`pacing`) and an idle connection,
-   a delivery is taken up, its request is signed (`signing`) and sent. One to a connection that returns 429 is not
-   posted: it waits in that connection's line.
+3. Errands go first (`errands`). Then what is due (retries from the heap, and probes of connections that return 429,
+   `slow_clients`) and what has not been posted yet take turns, and among the latter rooms do (`fairness`). As long as
+   there are permits (`pacing`) and an idle connection, a delivery is taken up, its request is signed (`signing`) and
+   sent. One to a connection that returns 429 is not posted: it waits in that connection's line.
 
 So requests are written after all reads, one wake-up serves many answers, and a post costs no task, timer, future or
 call of the SDK. Back-pressure needs no queue: a delivery is taken from its broadcast only when a connection is there.
@@ -106,7 +106,7 @@ class DeliveryEngine:
         self._heap: list[tuple[float, int, Delivery]] = []
         self._sequence = itertools.count()
         self._due: deque[Delivery] = deque()
-        self._fresh_probe = False
+        self._take_fresh = False
         self._swept_at = clock()
         self._failure: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -214,8 +214,8 @@ class DeliveryEngine:
         started = self._start_errands(most, for_second[0], now)
         stalled = self._slow.records
         take = self._rotation.take
-        if holding or self._due or self._slow.due_at() <= now:
-            take = partial(self._next, now, holding)
+        if self._due or self._slow.due_at() <= now:
+            take = partial(self._next, now)
         while started < most:
             delivery = take()
             if delivery is None:
@@ -261,12 +261,11 @@ class DeliveryEngine:
     def _prepare(self, fanout: Fanout, second: int) -> Prepared:
         return self._signer.prepare(f"{self._signer.address.path}/@connections/", {}, fanout.payload, second)
 
-    def _next(self, now: float, holding: bool) -> Delivery | None:
-        """What waited and is due goes first; but while all fail, every other probe is one that has not failed yet."""
-        if holding:
-            self._fresh_probe = not self._fresh_probe
-            if self._fresh_probe:
-                return self._rotation.take() or self._next_due(now)
+    def _next(self, now: float) -> Delivery | None:
+        """What is due and what has not been posted yet take turns, so that neither holds up the other."""
+        self._take_fresh = not self._take_fresh
+        if self._take_fresh:
+            return self._rotation.take() or self._next_due(now)
         return self._next_due(now) or self._rotation.take()
 
     def _next_due(self, now: float) -> Delivery | None:

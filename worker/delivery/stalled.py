@@ -108,7 +108,7 @@ class StalledConnection:
     @property
     def is_new(self) -> bool:
         """Whether it was refused just once: its second post tells whether the account was the reason."""
-        return self.refused == 1
+        return self.refused == self._in_a_row == 1
 
     def line_up(self, delivery: "Delivery") -> None:
         """Let it wait, in the order of broadcasts."""
