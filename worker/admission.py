@@ -36,6 +36,7 @@ class Admission(Generic[T]):
         self._waiting: dict[str, deque[Work[T]]] = {}
         self._count = 0
         self._bytes = 0
+        self._closed = False
         capacity.on_free.append(self._start_waiting)
 
     def __len__(self) -> int:
@@ -44,6 +45,8 @@ class Admission(Generic[T]):
 
     def offer(self, work: Work[T]) -> bool:
         """Start it, or let it wait; false if too many wait already: it has to go back."""
+        if self._closed:
+            return False
         if work.kind not in self._waiting and self._capacity.has_place_for(work.kind):
             self._begin(work)
             return True
@@ -54,8 +57,9 @@ class Admission(Generic[T]):
         self._bytes += work.size
         return True
 
-    def take_all(self) -> Iterator[T]:
-        """Everything that waits; it waits no more."""
+    def close(self) -> Iterator[T]:
+        """Start nothing more. What has waited so far comes back."""
+        self._closed = True
         waiting, self._waiting = self._waiting, {}
         self._count = self._bytes = 0
         for works in waiting.values():

@@ -140,13 +140,16 @@ class Consumer:
             receivers = [
                 self._work.create_task(self._keep_receiving(always=number == 0)) for number in range(self._receivers)
             ]
-            await self._stopping.wait()
-            _, polling = await asyncio.wait(receivers, timeout=self._poll_grace_seconds)
+            try:
+                await self._stopping.wait()
+                _, polling = await asyncio.wait(receivers, timeout=self._poll_grace_seconds)
+            finally:
+                waiting = list(self._admission.close())
             for receiver in polling:
                 receiver.cancel()
             self._polls_ended.set()
-            for waiting in self._admission.take_all():
-                self._work.create_task(self._give_back(waiting))
+            for messages in waiting:
+                self._work.create_task(self._give_back(messages))
 
     # Receiving
 
@@ -199,7 +202,9 @@ class Consumer:
         for group in self._by_group([Received(lease) for lease in leases]):
             if not self._offer(group):
                 too_many += group
-        if too_many:
+        if too_many and self._stopping.is_set():  # it has to wait until the polls have ended, and this is one of them
+            self._work.create_task(self._give_back(too_many))
+        elif too_many:
             await self._defer(too_many)
 
     def _offer(self, messages: list[Received]) -> bool:
@@ -223,9 +228,6 @@ class Consumer:
         longest = min(_MAX_VISIBILITY_SECONDS, _DEFER_SECONDS_PER_RECEIVE * receives)
         leases = [received.lease for received in reversed(messages)]
         self._metrics.deferred += len(leases)
-        if self._stopping.is_set():
-            await self._polls_ended.wait()
-            longest = 0
         await self._change_visibility(leases, round(longest * (0.75 + random.random() / 2)))
         for lease in leases:
             self._leases.forget(lease)
@@ -243,10 +245,8 @@ class Consumer:
                 disposition = await self._handle(first, place)
             if disposition is not Disposition.DELETE:
                 await self._give_back(messages, first=disposition)
-            elif behind and self._stopping.is_set():
-                await self._give_back(behind)
             elif behind and not self._offer(behind):
-                await self._defer(behind)
+                await (self._give_back(behind) if self._stopping.is_set() else self._defer(behind))
         finally:
             place.release()
             self._leases.forget(first.lease)

@@ -257,7 +257,7 @@ class Fanout:
         slow = (
             each
             for each in self.unsettled.values()
-            if each.waiting and (each.attempts > 1 or (each.stalled is not None and each.stalled.is_probably_stalled))
+            if each.waiting and (each.attempts > 1 or (each.stalled is not None and each.stalled.lets_leave(each)))
         )
         return list(islice(slow, limit))
 

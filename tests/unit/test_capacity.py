@@ -120,6 +120,15 @@ def test_so_many_wait_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.admission.MAX_WAITING", 2)
     started = Started(1)
     assert started.offer("a1", "a2", "a3", "a4") == [True, True, True, False]
-    assert list(started.admission.take_all()) == ["a2", "a3"]
-    monkeypatch.setattr("worker.admission.MAX_WAITING_BYTES", 15)
+    monkeypatch.setattr("worker.admission.MAX_WAITING", 5)
+    monkeypatch.setattr("worker.admission.MAX_WAITING_BYTES", 35)
     assert started.offer("a5", "a6") == [True, False]
+
+
+def test_after_closing_nothing_starts_and_what_waited_comes_back() -> None:
+    started = Started(1)
+    started.offer("a1", "a2", "b1")
+    assert list(started.admission.close()) == ["a2", "b1"]
+    started.items[0][1].release()
+    assert started.offer("a3") == [False]
+    assert started.names == ["a1"]

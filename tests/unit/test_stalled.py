@@ -1,6 +1,7 @@
 """When a connection that returns 429 is given up: attempts, time, and evidence that rules chance out."""
 
 import random
+from typing import cast
 
 import pytest
 
@@ -14,6 +15,7 @@ from worker.delivery.stalled import (
     StalledConnection,
     StalledConnections,
 )
+from worker.fanout import Delivery
 from worker.retry import ATTEMPTS_BEFORE_GIVING_UP, SECONDS_BEFORE_GIVING_UP
 
 
@@ -101,18 +103,43 @@ def test_what_a_remainder_carries_still_takes_a_probe_here() -> None:
     record = StalledConnection("c", 1_000.0, references)
     record.resume(Refused(99, 10.0, 1e9))
     assert not record.does_not_read(1_000.0)
-    assert not record.is_probably_stalled
     probe(record, references, 1_000, 0)
     assert record.does_not_read(1_000.0)
 
 
-def test_what_waits_goes_on_elsewhere_only_after_probes_here_that_tell() -> None:
+class Waiting:
+    """As much of a delivery as a line needs."""
+
+    def __init__(self, order: int = 0) -> None:
+        self.stalled: StalledConnection | None = None
+        self.fanout = self
+        self.order = (order, 0)
+
+
+def test_what_waits_goes_on_elsewhere_only_after_probes_in_vain_since_it_lined_up() -> None:
     references = References()
     record = StalledConnection("c", 0.0, references)
+    first, second = cast(Delivery, Waiting(1)), cast(Delivery, Waiting(2))
+    record.line_up(first)
     probe(record, references, 1_000, 0)
-    assert not record.is_probably_stalled
+    assert not record.lets_leave(first)
     probe(record, references, 1_000, 0)
-    assert record.is_probably_stalled
+    assert record.lets_leave(first)
+    record.line_up(second)
+    assert not record.lets_leave(second)
+    probe(record, references, 1_000, 0)
+    assert record.lets_leave(second)
+    record.leave(second)
+    assert not record.lets_leave(second)
+
+
+def test_a_line_is_in_the_order_of_broadcasts_whoever_comes_first() -> None:
+    record = StalledConnection("c", 0.0, References())
+    waiting = [cast(Delivery, Waiting(order)) for order in (5, 1, 3)]
+    for each in waiting:
+        record.line_up(each)
+    assert list(record.line) == [waiting[1], waiting[2], waiting[0]]
+    assert record.first() is waiting[1]
 
 
 def test_records_without_a_line_are_forgotten_after_a_while_and_never_are_too_many(

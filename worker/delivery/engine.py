@@ -181,6 +181,7 @@ class DeliveryEngine:
             if now - self._swept_at >= _SWEEP_SECONDS:
                 self._swept_at = now
                 self._pool.sweep(now)
+                self._slow.sweep(now)
             self.rate.adjust(now)
             while self._heap and self._heap[0][0] <= now:
                 self._due.append(heapq.heappop(self._heap)[2])

@@ -82,6 +82,10 @@ class SlowClients:
             self._records.schedule(record, max(now, record.probe_at))
         return True
 
+    def sweep(self, now: float) -> None:
+        """Forget what is of no use any more; call it about once a second."""
+        self._records.forget_idle(now)
+
     def next_probe(self, now: float) -> Delivery | None:
         """The next probe that is due. It is posted at once."""
         while (record := self._records.next_due(now)) is not None:

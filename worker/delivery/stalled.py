@@ -95,7 +95,8 @@ class StalledConnection:
     probe_at: float = -math.inf
     """The earliest time of its next probe."""
     probing: "Delivery | None" = None
-    line: "dict[Delivery, None]" = field(default_factory=dict)
+    line: "dict[Delivery, int]" = field(default_factory=dict)
+    """What waits, in order, and how many probes had been judged when it lined up."""
     _in_a_row: int = 1
     _unjudged: bool = True
     _judged_here: int = 0
@@ -113,10 +114,10 @@ class StalledConnection:
     def line_up(self, delivery: "Delivery") -> None:
         """Let it wait, in the order of broadcasts."""
         last = next(reversed(self.line), None)
-        self.line[delivery] = None
+        self.line[delivery] = self._judged_here
         delivery.stalled = self
         if last is not None and delivery.fanout.order < last.fanout.order:
-            self.line = dict.fromkeys(sorted(self.line, key=lambda each: each.fanout.order))
+            self.line = dict(sorted(self.line.items(), key=lambda each: each[0].fanout.order))
 
     def leave(self, delivery: "Delivery") -> None:
         """It waits no longer, for whatever reason."""
@@ -160,10 +161,10 @@ class StalledConnection:
             and now - self.since >= SECONDS_BEFORE_GIVING_UP
         )
 
-    @property
-    def is_probably_stalled(self) -> bool:
-        """Whether what waits for it may go on elsewhere: it has been tried here, and the account is hardly to blame."""
-        return self._judged_here >= _MIN_JUDGED and self.evidence >= _NOTABLE_EVIDENCE
+    def lets_leave(self, delivery: "Delivery") -> bool:
+        """Whether this one may go on elsewhere: probes since it lined up were in vain, and hardly for the account."""
+        judged_since = self._judged_here - self.line.get(delivery, self._judged_here)
+        return self._judged_here >= _MIN_JUDGED and judged_since > 0 and self.evidence >= _NOTABLE_EVIDENCE
 
     def retry_seconds(self, jitter: float, *, account_throttles: bool) -> float:
         """From a rejected probe to the next. `jitter` is uniform in [0, 1)."""
@@ -222,6 +223,14 @@ class StalledConnections:
         self._idle.pop(record, None)
         heapq.heappush(self._heap, (due, next(self._sequence), record))
 
+    def forget_idle(self, now: float) -> None:
+        """Forget records that nothing has waited for in a while, and the oldest where there are too many."""
+        while self._idle:
+            oldest, until = next(iter(self._idle.items()))
+            if until > now and len(self._idle) <= MAX_IDLE:
+                break
+            self.remove(oldest)
+
     def next_due(self, now: float) -> StalledConnection | None:
         """The next record whose probe is due, if there is one; it is not scheduled any more."""
         heap = self._heap
@@ -240,11 +249,7 @@ class StalledConnections:
         record.due = math.inf
         self._idle[record] = now + (_GIVEN_UP_IDLE_SECONDS if record.given_up else _IDLE_SECONDS)
         self._idle.move_to_end(record)
-        while self._idle:
-            oldest, until = next(iter(self._idle.items()))
-            if until > now and len(self._idle) <= MAX_IDLE:
-                break
-            self.remove(oldest)
+        self.forget_idle(now)
 
 
 @dataclass(slots=True)
