@@ -3,13 +3,12 @@
 import itertools
 import math
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from local.gateway.faults import THROTTLED, Rule
 from tests.chaos.arena import Arena
 from tests.chaos.counting import Client
-from tests.chaos.streams import Stream
 
 CLOSE_SECONDS: Final = 60
 """Within so many after its first refusal a stuck client is closed."""
@@ -53,14 +52,15 @@ def posts_beyond_one_per_second(client: Client) -> float:
     return client.throttled - (client.last_throttled_at - client.first_throttled_at)
 
 
-def assert_misses(misses: Mapping[tuple[str, str], int], stream: Stream, clients: Mapping[str, Client]) -> None:
+def assert_misses(
+    misses: Mapping[tuple[str, str], int], published_at: Mapping[str, float], clients: Mapping[str, Client]
+) -> None:
     """Dead letters name, once, all that these clients missed until they were closed, and nothing else."""
-    published_at: Sequence[tuple[str, float]] = list(stream.published_at.items())
-    assert set(misses) <= set(itertools.product(stream.published_at, clients))
+    assert set(misses) <= set(itertools.product(published_at, clients))
     assert set(misses) >= {
         (data, each)
         for each, client in clients.items()
-        for data, at in published_at
+        for data, at in published_at.items()
         if at < (client.closed_at or math.inf) - _ABOUT_THE_CLOSE_SECONDS
     }
     assert set(misses.values()) <= {1}

@@ -130,4 +130,4 @@ async def test_fifo_with_shared_ids_and_hostile_names(chaos_backend: Backend, tm
         assert set(misses) <= set(itertools.product(hostile_stream.published_at, stuck_ids))
         if FULL:
             assert closed
-            assert_misses(misses, hostile_stream, clients)
+            assert_misses(misses, hostile_stream.published_at, clients)

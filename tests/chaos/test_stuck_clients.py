@@ -91,7 +91,7 @@ async def are_closed(base: Backend, directory: Path, run: str, *, stuck: int, pe
         assert longest <= CLOSE_SECONDS
         assert max(map(posts_beyond_one_per_second, clients.values())) <= FIRST_POSTS
         assert not busy.strangers(beside)
-        assert_misses(misses, busy_stream, clients)
+        assert_misses(misses, busy_stream.published_at, clients)
 
 
 async def recover(base: Backend, directory: Path, run: str, *, stuck: int, per_second: float) -> None:
@@ -157,7 +157,7 @@ async def are_kept(base: Backend, directory: Path, run: str, *, per_second: floa
             return (data, stuck_ids[0]) in await asyncio.to_thread(arena.misses)
 
         async def reads_again() -> bool:
-            return len((await busy_stream.received()).missing(stuck_ids)) < len(busy_stream.published_at)
+            return bool((await busy_stream.received()).seconds(stuck_ids))
 
         async with asyncio.TaskGroup() as flows:
             flows.create_task(honest_stream.flow(scene.per_second, until=ended))
