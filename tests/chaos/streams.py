@@ -19,6 +19,12 @@ SAME_MOMENT_SECONDS: Final = 2.0
 """A standard queue keeps no order: messages that were published within this time may overtake each other."""
 
 
+def percentile(values: Iterable[float], share: float) -> float:
+    """By the nearest rank; infinite where there are no values."""
+    ranked = sorted(values)
+    return ranked[math.ceil(share * len(ranked)) - 1] if ranked else math.inf
+
+
 class Latency(NamedTuple):
     """Seconds from publishing to delivery, over all deliveries."""
 
@@ -27,9 +33,9 @@ class Latency(NamedTuple):
 
     @classmethod
     def of(cls, seconds: Iterable[float]) -> Self:
-        """By the nearest rank; infinite where there was no delivery."""
+        """Infinite where there was no delivery."""
         ranked = sorted(seconds)
-        return cls(_percentile(ranked, 0.5), _percentile(ranked, 0.99))
+        return cls(percentile(ranked, 0.5), percentile(ranked, 0.99))
 
     def __str__(self) -> str:
         return f"{self.p50:.2f}/{self.p99:.2f} s"
@@ -133,7 +139,3 @@ class Stream:
     async def complete(self, ids: Sequence[str]) -> bool:
         """Whether all these members have had all of it."""
         return not (await self.received()).missing(ids)
-
-
-def _percentile(ranked: Sequence[float], share: float) -> float:
-    return ranked[math.ceil(share * len(ranked)) - 1] if ranked else math.inf

@@ -12,8 +12,8 @@ from local.backend import Backend
 from tests.chaos.results import Figures, record
 from tests.chaos.scene import GRANTED, Scene, behave, make_room
 from tests.chaos.sizes import FULL
-from tests.chaos.streams import Received, Stream
-from tests.chaos.stuck import assert_misses, closed_in_time, seconds_stuck, stuck_clients, stuck_rule
+from tests.chaos.streams import Received, Stream, percentile
+from tests.chaos.stuck import closed_in_time, seconds_stuck, stuck_clients, stuck_rule
 
 BURST: Final = 200 if FULL else 120
 LARGE_ROOM: Final = 1_000 if FULL else 300
@@ -24,15 +24,17 @@ FIFO_PATIENCE_SECONDS: Final = 20
 SHARDS: Final = 4
 
 
-def posts_between(burst: Received, small: Received) -> int:
-    """How many posts to the large room went before a message to the small one since it was published: p99."""
+def posts_between(burst: Received, small: Received) -> float:
+    """How many posts to the large room went before a message to the small one since it was published: the p99."""
     all_at = sorted(at for counts in burst.counts.values() for at in counts.first_at.values())
-    before = sorted(
-        bisect.bisect(all_at, at) - bisect.bisect(all_at, small.published_at[data])
-        for data, counts in small.counts.items()
-        for at in counts.first_at.values()
+    return percentile(
+        (
+            bisect.bisect(all_at, at) - bisect.bisect(all_at, small.published_at[data])
+            for data, counts in small.counts.items()
+            for at in counts.first_at.values()
+        ),
+        0.99,
     )
-    return before[int(0.99 * len(before))]
 
 
 @pytest.mark.timeout(600 if FULL else 180)
@@ -64,7 +66,7 @@ async def test_a_burst_to_a_large_room_delays_no_small_one(chaos_backend: Backen
                 allowed=0,
                 dead_letters=letters,
                 seconds=arena.seconds,
-                notes=f"{scene.latencies(small)}, {between:,} posts to the large room went before; "
+                notes=f"{scene.latencies(small)}, {between:,.0f} posts to the large room went before; "
                 f"the large room {burst.latency(large.ids)}",
             )
         )
@@ -128,6 +130,7 @@ async def test_fifo_with_shared_ids_and_hostile_names(chaos_backend: Backend, tm
         assert honest.overtaken(scene.honest.ids, same_moment_seconds=0) == 0
         assert in_hall.overtaken(hall.ids, same_moment_seconds=0) == 0
         assert set(misses) <= set(itertools.product(hostile_stream.published_at, stuck_ids))
-        if FULL:
+        assert misses.total() == len(misses)
+        if FULL:  # what waited on the queue until the close found the connection gone: that is no miss
             assert closed
-            assert_misses(misses, hostile_stream.published_at, clients)
+            assert (next(iter(hostile_stream.published_at)), stuck_ids[0]) in misses
