@@ -86,10 +86,11 @@ class Scene(NamedTuple):
 
     def assert_honest(self, received: Received) -> None:
         """Nobody was missed or had anything twice. In full form: nobody was held up."""
-        assert not received.missing(self.honest.ids)
-        assert received.repeated() == 0
+        assert not received.missing(self.honest.ids), "members of the honest room were missed"
+        assert received.repeated() == 0, "members of the honest room had something twice"
         if FULL:
-            assert received.latency(self.honest.ids).p99 <= max(_BOUND_SECONDS, _BOUND_FACTOR * self.without.p99)
+            bound = max(_BOUND_SECONDS, _BOUND_FACTOR * self.without.p99)
+            assert received.latency(self.honest.ids).p99 <= bound, "the honest room was held up"
 
 
 async def behave(arena: Arena, *rules: Rule) -> None:
