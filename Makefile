@@ -53,7 +53,7 @@ destroy: .venv/.local ## And out of it again; asks first
 ##@ Ill-treating it
 
 .PHONY: chaos
-chaos: .venv/.test .venv-ministack/.installed ## Kill, cut, stall and flood at full size, about half an hour: docs/failure-modes.md
+chaos: .venv/.test .venv-ministack/.installed ## Kill, cut, stall and flood at full size, about 50 minutes: docs/failure-modes.md
 	@rm -f .local/chaos-full.jsonl
 	@status=0; GATECAST_CHAOS=full GATECAST_CHAOS_RESULTS=.local/chaos-full.jsonl \
 		$(BIN)/python -m pytest tests/chaos --ignore tests/chaos/test_soak.py --ignore tests/chaos/test_seen.py --timeout 1800 || status=$$?; \

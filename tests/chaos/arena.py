@@ -1,8 +1,10 @@
 """Where a chaos test takes place: queues of its own in ministack, a counting endpoint, and workers to ill-treat."""
 
 import inspect
+import json
 import signal
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -99,12 +101,24 @@ class Arena:
         """As `eventually`, but fails at once when a worker has failed."""
 
         async def holds() -> bool:
-            for worker in self.workers:
-                assert worker.exit_code in {None, 0, -signal.SIGKILL}, worker.log_tail()
+            self._no_worker_has_failed()
             held = condition()
             return bool(await held if inspect.isawaitable(held) else held)
 
         await eventually(holds, seconds=seconds)
+
+    async def within(self, condition: Callable[[], Any], *, seconds: float) -> bool:
+        """Whether it holds in time: as `until`, for what is to be recorded before it is asserted."""
+        try:
+            await self.until(condition, seconds=seconds)
+        except AssertionError:
+            self._no_worker_has_failed()
+            return False
+        return True
+
+    def _no_worker_has_failed(self) -> None:
+        for worker in self.workers:
+            assert worker.exit_code in {None, 0, -signal.SIGKILL}, worker.log_tail()
 
     async def tally(self, data: str, expected: Sequence[str]) -> Tally:
         return Tally.of(await self.endpoint.counts(data), expected)
@@ -124,6 +138,15 @@ class Arena:
         return [
             DeadLetter(message["MessageAttributes"]["reason"]["StringValue"], message["Body"]) for message in received
         ]
+
+    def misses(self) -> Counter[tuple[str, str]]:
+        """Data and connection of each delivery that the dead-letter queue names. All must be missed deliveries."""
+        found: Counter[tuple[str, str]] = Counter()
+        for letter in self.dead_letters():
+            assert letter.reason in {"undelivered", "rejected"}, letter
+            broadcast = json.loads(letter.body)
+            found.update((broadcast["data"], each) for each in broadcast["connections"])
+        return found
 
     @property
     def seconds(self) -> float:

@@ -12,7 +12,7 @@ import msgspec
 
 from local.gateway.faults import Rule
 from local.processes import LOOPBACK, Process, free_port
-from tests.chaos.counting import Account, Behaviour, Counts, Slice, Summary
+from tests.chaos.counting import Account, Behaviour, Client, Counts, Slice, Summary
 
 T = TypeVar("T")
 CHECKOUT = Path(__file__).parents[2]
@@ -59,6 +59,14 @@ class Endpoint:
 
     async def counts(self, data: str) -> Counts:
         return await self._ask("POST", "counts", data.encode(), Counts)
+
+    async def counts_by_data(self, prefix: str) -> dict[str, Counts]:
+        """Of all data that was delivered and begins like this."""
+        return await self._ask("POST", "counts_by_data", prefix.encode(), dict[str, Counts])
+
+    async def clients(self) -> dict[str, Client]:
+        """What became of those that were refused or closed at least once, by connection id."""
+        return await self._ask("GET", "clients", b"", dict[str, Client])
 
     async def _ask(self, method: str, path: str, body: bytes, answer: type[T]) -> T:
         async with self._session.request(method, f"{self._control}/{path}", data=body) as response:

@@ -9,6 +9,7 @@ import contextlib
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
@@ -22,7 +23,14 @@ from local.gateway.faults import Answer, Delay, Fault, Reset, Stall
 from local.processes import LOOPBACK, allow_many_files
 from tests.chaos.counting import Behaviour, Counting
 
-_OK: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 0\r\n\r\n"
+_HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+_OK: Final = _HEAD % 0
+_CLOSED: Final = b"HTTP/1.1 204 No Content\r\n\r\n"
+_INFORMATION: Final = (
+    b'{"connectedAt":"2026-01-01T00:00:00.000Z","identity":{"sourceIp":"127.0.0.1","userAgent":"chaos"},'
+    b'"lastActiveAt":"2026-01-01T00:00:00.000Z"}'
+)
+_EXISTS: Final = _HEAD % len(_INFORMATION) + _INFORMATION
 _HALF_A_HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Ty"
 _HALF_A_BODY: Final = b'HTTP/1.1 200 OK\r\nContent-Length: 64\r\n\r\n{"message": '
 _RESET_AT_ONCE: Final = struct.pack("ii", 1, 0)
@@ -56,28 +64,34 @@ class Connection(asyncio.Protocol):
             if path.startswith(b"/_control/"):
                 self._write(_control(self._counting, method, path, body))
             else:
-                self._post(unquote_to_bytes(path.rpartition(b"/")[2]).decode(), body)
+                self._call(method, unquote_to_bytes(path.rpartition(b"/")[2]).decode(), body)
 
-    def _post(self, connection_id: str, data: bytes) -> None:
+    def _call(self, method: bytes, connection_id: str, data: bytes) -> None:
         counting = self._counting
-        fault = counting.post(connection_id, data)
+        match method:
+            case b"POST":
+                fault, usual = counting.post(connection_id, data), _OK
+            case b"DELETE":
+                fault, usual = counting.delete(connection_id), _CLOSED
+            case _:
+                fault, usual = counting.get(connection_id), _EXISTS
         if fault is None and not counting.latency_seconds:
-            self._write(_OK)
+            self._write(usual)
             return
         counting.in_flight += 1
         counting.most_in_flight = max(counting.most_in_flight, counting.in_flight)
-        seconds, finish = self._reaction(fault)
+        seconds, finish = self._reaction(fault, usual)
         asyncio.get_running_loop().call_later(counting.latency_seconds + seconds, self._finish, finish)
 
     def _finish(self, finish: Callable[[], None]) -> None:
         self._counting.in_flight -= 1
         finish()
 
-    def _reaction(self, fault: Fault | None) -> tuple[float, Callable[[], None]]:
-        """How long until it is answered, beside the latency, and how."""
+    def _reaction(self, fault: Fault | None, usual: bytes) -> tuple[float, Callable[[], None]]:
+        """How long until it is answered, beside the latency, and how. `usual` is the response without a fault."""
         match fault:
             case Delay(seconds=seconds):
-                return seconds, partial(self._write, _OK)
+                return seconds, partial(self._write, usual)
             case Answer():
                 return 0.0, partial(self._write, _answer(fault))
             case Stall(seconds=seconds):
@@ -89,7 +103,7 @@ class Connection(asyncio.Protocol):
             case Reset():
                 return 0.0, self._reset
             case _:
-                return 0.0, partial(self._write, _OK)
+                return 0.0, partial(self._write, usual)
 
     def _write(self, data: bytes) -> None:
         if self._transport is not None:
@@ -135,15 +149,19 @@ def _control(counting: Counting, method: bytes, path: bytes, body: bytes) -> byt
             answer = counting.counts(body)
         case b"GET", b"/_control/slices":
             answer = counting.slices
+        case b"POST", b"/_control/counts_by_data":
+            answer = counting.counts_by_data(body)
+        case b"GET", b"/_control/clients":
+            answer = counting.clients()
         case _:
             answer = counting.summary()
     encoded = msgspec.json.encode(answer)
-    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(encoded) + encoded
+    return _HEAD % len(encoded) + encoded
 
 
 async def _serve(port: int) -> None:
     loop = asyncio.get_running_loop()
-    counting = Counting(loop.time)
+    counting = Counting(time.monotonic)  # the clock of all processes here, so that tests can compare
     server = await loop.create_server(lambda: Connection(counting), LOOPBACK, port, backlog=1_024)
     await server.serve_forever()
 

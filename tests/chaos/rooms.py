@@ -8,11 +8,17 @@ from gatecast import table as keys
 
 _EXPIRES_IN_SECONDS: Final = 24 * 3600
 _AGE_MS: Final = 3_600_000
+_END_OF_AN_ID: Final = "AbCdEf="
 
 
 def connection_ids(count: int, prefix: str = "c") -> list[str]:
     """As API Gateway makes them: base64-like, with an `=` at the end."""
-    return [f"{prefix}{number:06d}AbCdEf=" for number in range(count)]
+    return [f"{prefix}{number:06d}{_END_OF_AN_ID}" for number in range(count)]
+
+
+def is_client(connection_id: str) -> bool:
+    """Whether it is one of `connection_ids`: for the stand-in for `@connections`, all others do not exist."""
+    return connection_id.endswith(_END_OF_AN_ID)
 
 
 def write_members(

@@ -24,16 +24,9 @@ def moments(purpose: str, number: int, members: int) -> list[int]:
 
 async def side_by_side(*runs: Coroutine[Any, Any, None]) -> None:
     """Where time is short, all at once: most of it is waiting. Else one after the other, so that figures compare."""
-    if not FULL:
-        async with asyncio.TaskGroup() as group:
-            for run in runs:
-                group.create_task(run)
-        return
-    errors = []
-    for run in runs:
-        try:
-            await run
-        except Exception as error:  # noqa: BLE001 - the other runs are to have their figures, too
-            errors.append(error)
+    errors: list[BaseException] = []
+    for some in [[run] for run in runs] if FULL else [runs]:
+        ended = await asyncio.gather(*some, return_exceptions=True)  # the other runs are to have their figures, too
+        errors += [each for each in ended if isinstance(each, BaseException)]
     if errors:
-        raise ExceptionGroup("runs failed", errors)
+        raise BaseExceptionGroup("runs failed", errors)

@@ -15,7 +15,10 @@ from tests.chaos.results import Figures, record
 from tests.chaos.sizes import FULL, dice
 from tests.worker_process import WorkerProcess, eventually
 
-SETTINGS = {"GATECAST_MAX_POSTS_PER_SECOND": "2000"}
+SETTINGS = {
+    "GATECAST_MAX_POSTS_PER_SECOND": "2000",
+    "GATECAST_SLOW_CLIENTS": "keep",  # what they missed is sent to them again
+}
 PATIENCE_SECONDS = 120
 
 
