@@ -19,7 +19,7 @@ from urllib.parse import unquote
 
 from gatecast.broadcast import Broadcast
 from gatecast.publisher import queue_message
-from gatecast.table import Item, RoomSettings
+from gatecast.table import Key, RoomSettings
 from worker.checkpoint import Checkpoint
 from worker.core import Core, Surroundings
 from worker.fanout import Delivery, Member
@@ -28,7 +28,7 @@ from worker.http.answers import Answer
 from worker.http.pool import Owner, Pool
 from worker.http.signing import Address, Credentials, Signer
 from worker.metrics import Metrics
-from worker.ports import Claim, Claimant, Message, NotClaimed, Page
+from worker.ports import Claim, Claimant, JoinedRoom, Message, NotClaimed, Page
 from worker.settings import Settings
 
 R = TypeVar("R")
@@ -307,17 +307,18 @@ class MemoryTable:
         members = self._worker.world.members
         return await self._call(lambda: {each: members[each] for each in connection_ids if each in members})
 
-    async def remove_connection(self, connection_id: str) -> None:
-        await self._call(lambda: self._worker.world.removed.add(connection_id))
+    async def remove_connections(self, connection_ids: Sequence[str]) -> list[str]:
+        await self._call(lambda: self._worker.world.removed.update(connection_ids))
+        return []
 
-    async def joined_rooms(self, connection_id: str) -> list[Item]:
+    async def joined_rooms(self, connection_id: str) -> list[JoinedRoom]:
         del connection_id
         return await self._call(list)
 
-    async def delete_batch(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        def delete() -> list[dict[str, Any]]:
-            for request in requests:
-                self._worker.world.members.pop(request["DeleteRequest"]["Key"]["sk"]["S"], None)
+    async def delete_batch(self, doomed: Sequence[Key]) -> list[Key]:
+        def delete() -> list[Key]:
+            for key in doomed:
+                self._worker.world.members.pop(key["sk"]["S"], None)
             return []
 
         return await self._call(delete)

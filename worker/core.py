@@ -16,6 +16,7 @@ import structlog
 from worker.backlog import keep_counting
 from worker.broadcaster import Broadcaster
 from worker.consumer import Consumer
+from worker.damaged_items import DamagedItems
 from worker.dead_letters import DeadLetters
 from worker.delivery.engine import DeliveryEngine
 from worker.fanout import Delivery
@@ -67,7 +68,14 @@ class Core:
             clock=clock,
             wall_clock=wall_clock,
         )
-        self._reaper = Reaper(around.table, endpoint=self.engine.endpoint, health=health, metrics=metrics, clock=clock)
+        self._reaper = Reaper(
+            around.table,
+            endpoint=self.engine.endpoint,
+            health=health,
+            metrics=metrics,
+            clock=clock,
+            wall_clock=wall_clock,
+        )
         self._leases = LeaseKeeper(
             around.queue,
             visibility_seconds=settings.visibility_seconds,
@@ -76,7 +84,8 @@ class Core:
             clock=clock,
         )
         slots = Slots(settings.max_broadcasts)
-        dead_letters = DeadLetters(around.dead_letter_queue, health, metrics.dead_letters)
+        damaged = DamagedItems(metrics.damaged_items)
+        dead_letters = DeadLetters(around.dead_letter_queue, health, metrics.dead_letters, damaged)
         self._broadcaster = Broadcaster(
             queue=around.queue,
             slots=slots,
