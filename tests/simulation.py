@@ -103,6 +103,7 @@ class World:
     clock_offset: float = 0.0
     dice: random.Random = field(default_factory=random.Random)
     fifo: bool = False
+    _swallowed_until: dict[tuple[int, str], float] = field(default_factory=dict)
 
     def now(self) -> float:
         return asyncio.get_running_loop().time()
@@ -115,6 +116,11 @@ class World:
         self._store(self.messages, message, 0)
 
     def _store(self, messages: list[Stored], message: dict[str, Any], delay: float) -> None:
+        if (deduplication_id := message.get("MessageDeduplicationId")) is not None:
+            key = (id(messages), deduplication_id)
+            if self.now() < self._swallowed_until.get(key, 0.0):
+                return
+            self._swallowed_until[key] = self.now() + DEDUPLICATION_SECONDS
         number = f"m{len(self.messages)}-{self.dice.getrandbits(64):x}"
         now = self.now()
         messages.append(Stored(number, message["MessageBody"], message["MessageGroupId"], now + delay, now))
@@ -122,6 +128,7 @@ class World:
 
 LONG_AGO_MS = int(EPOCH * 1000) - 3_600_000
 A_DAY = 24 * 3600.0
+DEDUPLICATION_SECONDS = 300.0
 
 
 def members_of(count: int) -> dict[str, int]:
