@@ -1,6 +1,6 @@
 """The worker, unchanged, with an instrument in its process.
 
-    python -m bench.instrumented_worker turns|stacks FILE
+    python -m bench.instrumented_worker turns|stacks|posts|posts-unreaped FILE
 
 SIGUSR1 starts a recording, SIGUSR2 ends it and writes FILE.
 
@@ -13,6 +13,9 @@ longer, not shorter.
 `stacks`: what was running, each time that the process had used up another few milliseconds of CPU (ITIMER_PROF). The
 interpreter looks at signals when a call of C returns, so the time of such a call goes to the function that made it. A
 profiler that stops the process from outside was tried and is wrong by far: it finds the process at its system calls.
+
+`posts`: the time of every post to its response, milliseconds, one a line, as the worker's own metrics are told of it.
+`posts-unreaped`: the same in a worker that removes no gone connection.
 """
 
 import asyncio
@@ -29,6 +32,8 @@ import uvloop
 
 from bench.machine import CHECKOUT
 from worker.__main__ import main
+from worker.metrics import Metrics
+from worker.reaper import Reaper
 
 SHORTEST_NS: Final = 20_000
 _SAMPLE_SECONDS: Final = 0.001
@@ -82,7 +87,43 @@ class _Stacks:
         self._stacks[";".join(reversed(frames))] += 1
 
 
-_INSTRUMENTS: Final[dict[str, type[_Instrument]]] = {"turns": _Turns, "stacks": _Stacks}
+class _Posts:
+    def __init__(self) -> None:
+        self._seconds: list[float] | None = None
+        one_by_one, many = Metrics.posted, Metrics.delivered
+
+        def posted(metrics: Metrics, status: int, seconds: float) -> None:
+            if self._seconds is not None:
+                self._seconds.append(seconds)
+            one_by_one(metrics, status, seconds)
+
+        def delivered(metrics: Metrics, seconds: list[float]) -> None:
+            if self._seconds is not None:
+                self._seconds += seconds
+            many(metrics, seconds)
+
+        Metrics.posted = posted  # type: ignore[assignment, method-assign]
+        Metrics.delivered = delivered  # type: ignore[assignment, method-assign]
+
+    def start(self) -> None:
+        self._seconds = []
+
+    def stop(self) -> list[str]:
+        return [f"{seconds * 1000:.2f}" for seconds in self._seconds or ()]
+
+
+class _PostsUnreaped(_Posts):
+    def __init__(self) -> None:
+        super().__init__()
+        Reaper.offer = lambda *_: None  # type: ignore[method-assign]
+
+
+_INSTRUMENTS: Final[dict[str, type[_Instrument]]] = {
+    "turns": _Turns,
+    "stacks": _Stacks,
+    "posts": _Posts,
+    "posts-unreaped": _PostsUnreaped,
+}
 
 
 def _short(file: str) -> str:

@@ -108,9 +108,10 @@ class _Control:
 class Connections:
     """The compiled stand-in for `@connections`."""
 
-    def __init__(self, url: str, pid: int) -> None:
+    def __init__(self, url: str, pid: int, *, expected: frozenset[str] = frozenset({"200"})) -> None:
         self.url = f"{url}/live"
         self._pid = pid
+        self._expected = expected
         self._control = _Control(url)
 
     def reset(self) -> None:
@@ -118,7 +119,7 @@ class Connections:
 
     def posts(self) -> int:
         stats = self._control.stats()
-        if set(stats["statuses"]) - {"200"}:
+        if set(stats["statuses"]) - self._expected:
             raise BenchmarkFailed(f"posts were answered with {stats['statuses']}")
         return int(stats["posts"])
 
@@ -165,6 +166,7 @@ class Workload(msgspec.Struct):
     rooms: int
     members: int
     data_bytes: int = 256
+    joined_rooms: int = 0
 
     @property
     def deliveries(self) -> int:
@@ -190,17 +192,37 @@ class Aws:
         return cpu_seconds(self._pid)
 
 
+class Table:
+    """The same, for clients that only remove connections: a query is made for each."""
+
+    def __init__(self, aws: Aws, *, joined_rooms: int) -> None:
+        self.url = aws.url
+        self._aws = aws
+        self._workload = Workload(0, 1, 0, joined_rooms=joined_rooms)
+        self.reset()
+
+    def reset(self) -> None:
+        self._aws.start(self._workload)
+
+    def posts(self) -> int:
+        return int(self._aws.stats()["connections_queried"])
+
+    def cpu_seconds(self) -> float:
+        return self._aws.cpu_seconds()
+
+
 @contextmanager
-def connections(delays_ms: tuple[int, int] = (0, 0)) -> Iterator[Connections]:
-    """Answers are kept back for a time drawn from `delays_ms`."""
+def connections(delays_ms: tuple[int, int] = (0, 0), *, gone: float = 0.0) -> Iterator[Connections]:
+    """Answers are kept back for a time drawn from `delays_ms`; `gone` is the share of posts that return 410."""
     lowest, highest = delays_ms
     command = (
         *(SINK / "build" / "connections", "--port", "0"),
         *("--certificate", CERTIFICATES / "server.pem", "--key", CERTIFICATES / "server-key.pem"),
         *("--delay-min-ms", str(lowest), "--delay-max-ms", str(highest)),
+        *(("--status", f"410:{gone}") if gone else ()),
     )
     with _stand_in(command) as (url, pid):
-        yield Connections(url, pid)
+        yield Connections(url, pid, expected=frozenset({"200", "410"} if gone else {"200"}))
 
 
 @contextmanager

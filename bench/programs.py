@@ -70,7 +70,7 @@ def python(module: str) -> tuple[str, ...]:
 
 
 def instrumented_worker(instrument: str) -> tuple[str, ...]:
-    """`turns` or `stacks`."""
+    """`turns`, `stacks`, `posts` or `posts-unreaped`."""
     return (*python("bench.instrumented_worker"), instrument, str(RECORDING))
 
 

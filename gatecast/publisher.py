@@ -1,12 +1,13 @@
 """Putting broadcasts on the queue."""
 
-import re
+from hashlib import sha256
 from typing import Any, Final, Protocol
 
 from gatecast import tracing
-from gatecast.broadcast import Broadcast, InvalidBroadcast, encode
+from gatecast.broadcast import Broadcast, encode
 
-_CHARACTERS_OF_AN_ID: Final = re.compile(r"[!-~]*")
+_PART_GROUP_LENGTH: Final = 110
+"""Longer than the name of any room or broadcast, so that no name can be the group of a part."""
 
 
 class SendsMessages(Protocol):
@@ -19,24 +20,40 @@ def is_fifo(queue_url: str) -> bool:
     return queue_url.endswith(".fifo")
 
 
-def queue_message(broadcast: Broadcast, *, fifo: bool) -> dict[str, Any]:
+def queue_message(broadcast: Broadcast, *, fifo: bool, sending: str = "") -> dict[str, Any]:
     """The broadcast's part of a SendMessage call or of a SendMessageBatch entry. Raises InvalidBroadcast.
 
     The group makes a standard queue a fair one and is the order on a FIFO queue, where every part of a split room has a
-    group of its own. Standard queues take no deduplication id; there the worker's claim does the same. Where there is
-    a current OpenTelemetry span, its context goes along in message attributes.
+    group of its own. Standard queues take no deduplication id; there the worker's claim does the same. `sending` names
+    this sending of a broadcast that must be stored although the queue may have had the same one within five minutes.
+    Where there is a current OpenTelemetry span, its context goes along in message attributes.
     """
-    group = broadcast.room or broadcast.id
     message: dict[str, Any] = {"MessageBody": encode(broadcast)}
     if context := tracing.message_attributes():
         message["MessageAttributes"] = context
     if not fifo:
-        return {**message, "MessageGroupId": group}
-    if not _CHARACTERS_OF_AN_ID.fullmatch(broadcast.part):
-        raise InvalidBroadcast("part", "must be characters from ! to ~ on a FIFO queue")
+        return {**message, "MessageGroupId": broadcast.room or broadcast.id}
+    return {
+        **message,
+        "MessageGroupId": _fifo_group(broadcast),
+        "MessageDeduplicationId": _deduplication_id(broadcast, sending),
+    }
+
+
+def _fifo_group(broadcast: Broadcast) -> str:
     if broadcast.room and broadcast.part and isinstance(broadcast.shard, int):
-        group = f"{broadcast.room}#{broadcast.shard}"
-    return {**message, "MessageGroupId": group, "MessageDeduplicationId": f"{broadcast.id}~{broadcast.part}"}
+        return f"{_digest(broadcast.room)}#{broadcast.shard}".ljust(_PART_GROUP_LENGTH, "#")
+    return broadcast.room or broadcast.id
+
+
+def _deduplication_id(broadcast: Broadcast, sending: str) -> str:
+    """SQS deduplicates over the whole queue unless told otherwise, so that all that makes a broadcast one is in it."""
+    identity = (broadcast.room or "", broadcast.id, broadcast.part)
+    return _digest("\0".join((*identity, sending) if sending else identity))
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode()).hexdigest()
 
 
 class Publisher:

@@ -13,8 +13,9 @@ The routes' counters (`limit#…`) are their own: see `routes/limits.py`.
 An item whose `expires_at` (seconds since the epoch) has passed counts as absent: TTL deletes lag by up to 48 hours.
 """
 
+import math
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 Item = dict[str, dict[str, str]]
@@ -23,6 +24,7 @@ Key = dict[str, dict[str, str]]
 CONNECTION_TTL_SECONDS: Final = 2 * 3600 + 600
 """API Gateway closes a connection after two hours; its items outlive it by ten minutes."""
 MAX_BATCH_WRITE: Final = 25
+MAX_SHARDS: Final = 1_000
 CONNECTION_SK: Final = "connection"
 JOINED_ROOM_PREFIX: Final = "room#"
 SETTINGS_SK: Final = "room"
@@ -106,25 +108,62 @@ class RoomSettings(NamedTuple):
     join_shards: int = 1
 
     @classmethod
-    def from_item(cls, item: Mapping[str, Any] | None) -> "RoomSettings":
-        """Reads every shard that a member can have joined, even where the two settings contradict each other."""
+    def from_item(
+        cls, item: Mapping[str, Any] | None, on_damage: Callable[[str], object] = lambda _attribute: None
+    ) -> "RoomSettings":
+        """Reads every shard that a member can have joined, even where the two settings contradict each other.
+
+        Never raises: what is no whole number from 1 to MAX_SHARDS is rounded down and brought into that range, or 1
+        where it is no number at all, and its attribute's name is passed to `on_damage`.
+        """
         counts = item or {}
-        join_shards = max(1, int(counts.get("join_shards", {}).get("N", "1")))
-        return cls(max(join_shards, int(counts.get("shards", {}).get("N", "1"))), join_shards)
+        join_shards = _shard_count(counts, "join_shards", on_damage)
+        return cls(max(join_shards, _shard_count(counts, "shards", on_damage)), join_shards)
+
+
+def _shard_count(item: Mapping[str, Any], attribute: str, on_damage: Callable[[str], object]) -> int:
+    value = item.get(attribute)
+    if value is None:
+        return 1
+    number = lenient_number(value)
+    count = 1 if number is None else int(min(max(number, 1), MAX_SHARDS))
+    if not isinstance(value, Mapping) or "N" not in value or count != number:
+        on_damage(attribute)
+    return count
+
+
+def lenient_number(value: object) -> float | None:
+    """The number of an attribute (`{"N": …}`, or `{"S": …}` with digits in it), or None where it is none."""
+    if not isinstance(value, Mapping):
+        return None
+    text = value.get("N", value.get("S"))
+    try:
+        number = float(text) if isinstance(text, str) else math.nan
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def shard_of_item(joined_room: Mapping[str, Any]) -> int | None:
+    """The shard that a joined-room item names, or None where it names none."""
+    number = lenient_number(joined_room.get("shard"))
+    return int(number) if number is not None and number >= 0 and number == int(number) else None
 
 
 def removal_batches(connection_id: str, joined_rooms: Iterable[Mapping[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     """The BatchWriteItem requests that take a connection out of its rooms, 25 or fewer at a time.
 
     `joined_rooms` are the connection's joined-room items. The connection item must be gone before they are read:
-    then no join can succeed behind the reader's back. A membership goes before the item that leads to it.
+    then no join can succeed behind the reader's back. A membership goes before the item that leads to it; one whose
+    shard cannot be read stays, to be found by the next broadcast.
     """
     requests: list[dict[str, Any]] = []
     for item in joined_rooms:
         room = item["sk"]["S"].removeprefix(JOINED_ROOM_PREFIX)
-        membership = key(room_pk(room, int(item["shard"]["N"])), connection_id)
-        joined_room = key(connection_pk(connection_id), item["sk"]["S"])
-        requests += [{"DeleteRequest": {"Key": doomed}} for doomed in (membership, joined_room)]
+        doomed = [key(connection_pk(connection_id), item["sk"]["S"])]
+        if (shard := shard_of_item(item)) is not None:
+            doomed.insert(0, key(room_pk(room, shard), connection_id))
+        requests += [{"DeleteRequest": {"Key": each}} for each in doomed]
         if len(requests) >= MAX_BATCH_WRITE - 1:
             yield requests
             requests = []

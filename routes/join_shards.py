@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
 
 from gatecast import table
+from routes.log import logger
 
 CACHE_SECONDS: Final = 30.0
 MAX_CACHED_ROOMS: Final = 10_000
@@ -40,7 +41,10 @@ class JoinShards:
         found = self._dynamodb.get_item(
             TableName=self._table, Key=table.key(table.settings_pk(room), table.SETTINGS_SK)
         )
-        join_shards = table.RoomSettings.from_item(found.get("Item")).join_shards
+        damaged: list[str] = []
+        join_shards = table.RoomSettings.from_item(found.get("Item"), damaged.append).join_shards
+        if damaged:  # which room it is the worker's log says; clients chose its name
+            logger.warning("settings.damaged", extra={"attributes": damaged})
         if len(self._cached) >= MAX_CACHED_ROOMS:
             self._cached.clear()
         self._cached[room] = _Cached(now, join_shards)

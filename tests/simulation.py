@@ -19,7 +19,7 @@ from urllib.parse import unquote
 
 from gatecast.broadcast import Broadcast
 from gatecast.publisher import queue_message
-from gatecast.table import Item, RoomSettings
+from gatecast.table import Key, RoomSettings
 from worker.checkpoint import Checkpoint
 from worker.core import Core, Surroundings
 from worker.delivery.engine import Exchange
@@ -29,7 +29,7 @@ from worker.http.answers import Answer
 from worker.http.pool import Owner, Pool
 from worker.http.signing import Address, Credentials, Signer
 from worker.metrics import Metrics
-from worker.ports import Claim, Claimant, Message, NotClaimed, Page
+from worker.ports import Claim, Claimant, JoinedRoom, Message, NotClaimed, Page
 from worker.settings import Settings, SlowClients
 
 R = TypeVar("R")
@@ -112,6 +112,7 @@ class World:
     clock_offset: float = 0.0
     dice: random.Random = field(default_factory=random.Random)
     fifo: bool = False
+    _swallowed_until: dict[tuple[int, str], float] = field(default_factory=dict)
 
     def now(self) -> float:
         return asyncio.get_running_loop().time()
@@ -125,6 +126,11 @@ class World:
         self._store(self.messages, message, 0)
 
     def _store(self, messages: list[Stored], message: dict[str, Any], delay: float) -> None:
+        if (deduplication_id := message.get("MessageDeduplicationId")) is not None:
+            key = (id(messages), deduplication_id)
+            if self.now() < self._swallowed_until.get(key, 0.0):
+                return
+            self._swallowed_until[key] = self.now() + DEDUPLICATION_SECONDS
         number = f"m{len(self.messages)}-{self.dice.getrandbits(64):x}"
         now = self.now()
         messages.append(Stored(number, message["MessageBody"], message["MessageGroupId"], now + delay, now))
@@ -132,6 +138,7 @@ class World:
 
 LONG_AGO_MS = int(EPOCH * 1000) - 3_600_000
 A_DAY = 24 * 3600.0
+DEDUPLICATION_SECONDS = 300.0
 
 
 def members_of(count: int) -> dict[str, int]:
@@ -327,17 +334,18 @@ class MemoryTable:
         members = self._worker.world.members
         return await self._call(lambda: {each: members[each] for each in connection_ids if each in members})
 
-    async def remove_connection(self, connection_id: str) -> None:
-        await self._call(lambda: self._worker.world.removed.add(connection_id))
+    async def remove_connections(self, connection_ids: Sequence[str]) -> list[str]:
+        await self._call(lambda: self._worker.world.removed.update(connection_ids))
+        return []
 
-    async def joined_rooms(self, connection_id: str) -> list[Item]:
+    async def joined_rooms(self, connection_id: str) -> list[JoinedRoom]:
         del connection_id
         return await self._call(list)
 
-    async def delete_batch(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        def delete() -> list[dict[str, Any]]:
-            for request in requests:
-                self._worker.world.members.pop(request["DeleteRequest"]["Key"]["sk"]["S"], None)
+    async def delete_batch(self, doomed: Sequence[Key]) -> list[Key]:
+        def delete() -> list[Key]:
+            for key in doomed:
+                self._worker.world.members.pop(key["sk"]["S"], None)
             return []
 
         return await self._call(delete)

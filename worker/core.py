@@ -16,6 +16,7 @@ import structlog
 from worker.broadcaster import Broadcaster
 from worker.capacity import Capacity
 from worker.consumer import Consumer
+from worker.damaged_items import DamagedItems
 from worker.dead_letters import DeadLetters
 from worker.delivery.engine import DeliveryEngine, Exchange
 from worker.health import Health
@@ -69,7 +70,14 @@ class Core:
             clock=clock,
             wall_clock=wall_clock,
         )
-        self._reaper = Reaper(around.table, endpoint=self.engine.endpoint, health=health, metrics=metrics, clock=clock)
+        self._reaper = Reaper(
+            around.table,
+            endpoint=self.engine.endpoint,
+            health=health,
+            metrics=metrics,
+            clock=clock,
+            wall_clock=wall_clock,
+        )
         self._leases = LeaseKeeper(
             around.queue,
             visibility_seconds=settings.visibility_seconds,
@@ -78,7 +86,8 @@ class Core:
             clock=clock,
         )
         self._capacity = Capacity(settings.max_broadcasts)
-        dead_letters = DeadLetters(around.dead_letter_queue, health, metrics.dead_letters)
+        damaged = DamagedItems(metrics.damaged_items)
+        dead_letters = DeadLetters(around.dead_letter_queue, health, metrics.dead_letters, damaged)
         services = Services(
             sender=Sender(around.queue, health),
             table=around.table,

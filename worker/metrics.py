@@ -8,13 +8,14 @@ is for; a test holds it against this module.
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final, TypeVar
+from typing import Final, TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gatecast import __version__
+from worker.damaged_items import Kind
 from worker.delivery.outcome import Outcome
 from worker.health import PARTS, Health
 
@@ -25,6 +26,7 @@ BROADCAST_OUTCOMES: Final = ("completed", "split", "expired", "duplicate", "pois
 LEASE_OUTCOMES: Final = ("extended", "lost", "failed")
 SLOW_CLIENT_OUTCOMES: Final = ("closed", "kept", "failed")
 DEAD_LETTER_REASONS: Final = ("poison", "receives", "undelivered", "rejected")
+DAMAGED_ITEMS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 _CALL_BUCKETS: Final = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _BROADCAST_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
@@ -124,6 +126,7 @@ class Metrics(Collector):
         self.slow_clients = dict.fromkeys(SLOW_CLIENT_OUTCOMES, 0)
         self.dead_letters = dict.fromkeys(DEAD_LETTER_REASONS, 0)
         self.deferred = 0
+        self.damaged_items: dict[str, int] = dict.fromkeys(DAMAGED_ITEMS, 0)
         self.remainders = 0
         self.checkpoints = 0
         self.lease_extensions = dict.fromkeys(LEASE_OUTCOMES, 0)
@@ -219,6 +222,9 @@ class Metrics(Collector):
         )
         yield _histogram("gatecast_queue_lag_seconds", "From published to received.", self.queue_lag)
         yield _counter("gatecast_dead_letters", "Dead letters written.", "reason", self.dead_letters)
+        yield _counter(
+            "gatecast_damaged_items", "Items of the table that could not be read.", "item", self.damaged_items
+        )
         yield CounterMetricFamily("gatecast_remainders", "Remainders left for slow members.", value=self.remainders)
         yield CounterMetricFamily("gatecast_checkpoints", "Checkpoints written.", value=self.checkpoints)
         yield _counter("gatecast_lease_extensions", "Lease extensions by outcome.", "outcome", self.lease_extensions)

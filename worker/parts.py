@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from gatecast.broadcast import Broadcast
+from gatecast.broadcast import MAX_CONNECTION_ID_BYTES, Broadcast, utf8_length
 
 REMAINDER_PREFIX: Final = "r-"
 UNDELIVERED_PREFIX: Final = "u-"
@@ -38,6 +38,11 @@ def to_connections(
     return msgspec.structs.replace(
         broadcast, room=UNSET, shard=UNSET, except_=UNSET, connections=tuple(connection_ids), part=part, tried=tried
     )
+
+
+def can_name(connection_id: str) -> bool:
+    """Whether a broadcast to `connections` can name it: members of a room may have other ids, if others wrote them."""
+    return 0 < utf8_length(connection_id) <= MAX_CONNECTION_ID_BYTES
 
 
 def to_shards(broadcast: Broadcast, shards: int) -> Iterator[Broadcast]:

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from uuid import uuid4
 
 from gatecast.broadcast import Broadcast
-from gatecast.table import Item, Key, RoomSettings
+from gatecast.table import Key, RoomSettings
 from worker.checkpoint import Checkpoint
 from worker.fanout import Member
 
@@ -86,6 +86,13 @@ class NoAnswer(OSError):  # noqa: N818 - it says what happened
     """No answer came, or none that can be read; the call may have worked. The argument says why, in a few words."""
 
 
+class JoinedRoom(NamedTuple):
+    """A room that a connection has joined; `shard` is None where the table does not say on which one."""
+
+    room: str
+    shard: int | None
+
+
 class MessageQueue(Protocol):
     """Batches answer an error code an entry, or None where it went well."""
 
@@ -118,14 +125,14 @@ class MemberTable(Protocol):
     async def connected_at_ms(self, connection_ids: Sequence[str]) -> dict[str, int]:
         """When these (100 at most) connected, by id; those that have no item are left out."""
 
-    async def remove_connection(self, connection_id: str) -> None:
-        """Delete the connection item: from here on no join can succeed."""
+    async def remove_connections(self, connection_ids: Sequence[str]) -> list[str]:
+        """Delete the items of these (25 at most) connections: from here on none can join. Returns the unprocessed."""
 
-    async def joined_rooms(self, connection_id: str) -> list[Item]:
-        """All joined-room items of a connection, read consistently."""
+    async def joined_rooms(self, connection_id: str) -> list[JoinedRoom]:
+        """All rooms of a connection, read consistently."""
 
-    async def delete_batch(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """At most 25 requests; what comes back is unprocessed."""
+    async def delete_batch(self, doomed: Sequence[Key]) -> list[Key]:
+        """At most 25 different keys; what comes back is unprocessed."""
 
 
 class ProgressStore(Protocol):

@@ -1,37 +1,52 @@
 """Removing connections that are gone, on proof: a 410 of an endpoint that does deliver.
 
-The connection item goes first, so that no join can succeed behind the reader's back; then a consistent query finds its
-rooms; then memberships and joined-room items go in batches. Reaping is never urgent and never in a broadcast's way:
-what is dropped here, for there is too much of it or no proof comes, is found again by the next broadcast, or expires.
+In batches of many connections: their connection items go first, so that no join can succeed behind the reader's back;
+then consistent queries find their rooms; then the memberships go, and last the joined-room items that lead to them.
+
+Reaping is never urgent and never in a broadcast's way: it is paced, and what is dropped here, because there is too much
+of it, no proof comes or the connection is too young, is found again by the next broadcast, or expires. So is whatever
+is under way when the worker ends: a membership without a connection item is still found by its room.
 """
 
 import asyncio
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Final
+from itertools import islice
+from typing import Final, TypeVar
 
 import structlog
 
 from gatecast import table as keys
+from gatecast.table import Key
 from worker.delivery.endpoint import EndpointHealth
 from worker.health import Health
 from worker.metrics import Metrics
 from worker.perseverance import persevere
-from worker.ports import MemberTable
+from worker.ports import JoinedRoom, MemberTable
 from worker.retry import backoff_seconds
 
 log = structlog.get_logger()
 
+T = TypeVar("T")
+
 Membership = tuple[str, int]
 """A room and the shard of it."""
 
-_MOST_WAITING: Final = 20_000
-_AT_ONCE: Final = 8
+YOUNG_SECONDS: Final = 30.0
+"""A `$connect` may take 29 s, and until it has ended a 410 says nothing about the connection."""
+CONNECTIONS_PER_SECOND: Final = 400
+"""So that reaping takes a few hundredths of a core, whatever there is to reap."""
+_BATCH: Final = keys.MAX_BATCH_WRITE
+_BATCH_SECONDS: Final = _BATCH / CONNECTIONS_PER_SECOND
+"""From one batch to the next, also after a small one: then the next is larger."""
+_MAX_WAITING: Final = 20_000
+_QUERIES_AT_ONCE: Final = 8
 _PROOF_SECONDS: Final = 5.0
 """How long a 410 waits for another post's success, where none came before it: a worker has to start somewhere."""
+_PROOF_POLL_SECONDS: Final = 0.25
 
 
 class Reaper:
@@ -45,76 +60,109 @@ class Reaper:
         health: Health,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._table = table
         self._endpoint = endpoint
         self._health = health
         self._metrics = metrics
         self._clock = clock
+        self._wall_clock = wall_clock
         self._waiting: OrderedDict[str, tuple[float | None, Membership | None]] = OrderedDict()
-        """When it was offered, if that is not proof enough yet, and where it was found."""
+        """When each was offered, if that is not proof enough yet, and where it was found."""
         self._offered = asyncio.Event()
         self.unproven = 0
-        """Connections that answered 410 and were left alone, because nothing else succeeded."""
+        """Connections that were left alone, because nothing but 410 came back from the endpoint."""
 
-    def offer(self, connection_id: str, membership: Membership | None) -> None:
-        """It is gone, says a 410; `membership` is where it was found, if in a room. Costs nothing here."""
-        if connection_id not in self._waiting and len(self._waiting) < _MOST_WAITING:
+    def offer(self, connection_id: str, membership: Membership | None, joined_at_ms: int | None = None) -> None:
+        """Remove this connection, for which a post has just returned 410. Costs nothing here.
+
+        `membership` is where it was found, if in a room; `joined_at_ms` is since when it has been a member, or else
+        connected, and None if the table knows neither. Not taken are young ones: their `$connect` may end well after
+        this 410, so waiting here would not make it proof.
+        """
+        if joined_at_ms is not None and self._wall_clock() - joined_at_ms / 1000 < YOUNG_SECONDS:
+            return
+        if connection_id not in self._waiting and len(self._waiting) < _MAX_WAITING:
             now = self._clock()
             self._waiting[connection_id] = (None if self._endpoint.proves_gone(now) else now, membership)
             self._offered.set()
 
     async def run(self) -> None:
         """Until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for _ in range(_AT_ONCE):
-                group.create_task(self._work())
-
-    async def _work(self) -> None:
         while True:
             await self._offered.wait()
-            if not self._waiting:
+            if batch := self._take():
+                started_at = self._clock()
+                await self._remove(batch)
+                await asyncio.sleep(max(0.0, started_at + _BATCH_SECONDS - self._clock()))
+            elif self._waiting:
+                await asyncio.sleep(_PROOF_POLL_SECONDS)
+            else:
                 self._offered.clear()
-                continue
-            connection_id, (offered_at, membership) = next(iter(self._waiting.items()))
-            if offered_at is not None and not self._endpoint.proves_since(offered_at):
-                if self._endpoint.all_were_gone(offered_at) or self._clock() - offered_at > _PROOF_SECONDS:
-                    self._leave_unproven(connection_id)
-                else:
-                    await asyncio.sleep(0.25)
-                continue
-            del self._waiting[connection_id]
-            try:
-                await self._remove(connection_id, membership)
-            except (KeyError, ValueError):
-                # Items that nobody should have written. They expire; the next broadcast finds the connection again.
-                log.exception("reaper.failed")
 
-    def _leave_unproven(self, connection_id: str) -> None:
-        self._waiting.pop(connection_id, None)
+    def _take(self) -> dict[str, Membership | None]:
+        """The oldest that are proven to be gone, a batch at most. Those that will never be are dropped."""
+        batch: dict[str, Membership | None] = {}
+        while self._waiting and len(batch) < _BATCH:
+            connection_id, (offered_at, membership) = next(iter(self._waiting.items()))
+            if offered_at is None or self._endpoint.proves_since(offered_at):
+                batch[connection_id] = membership
+            elif self._endpoint.all_were_gone(offered_at) or self._clock() - offered_at > _PROOF_SECONDS:
+                self._count_unproven()
+            else:
+                break
+            del self._waiting[connection_id]
+        return batch
+
+    def _count_unproven(self) -> None:
         if not self.unproven:
             log.error("reaper.unproven", reason="every post answers 410: is the endpoint the right one?")
         self.unproven += 1
 
-    async def _remove(self, connection_id: str, membership: Membership | None) -> None:
+    async def _remove(self, batch: dict[str, Membership | None]) -> None:
         self.unproven = 0
-        await persevere("reaper", self._health, lambda: self._table.remove_connection(connection_id))
-        joined = await persevere("reaper", self._health, lambda: self._table.joined_rooms(connection_id))
-        for batch in keys.removal_batches(connection_id, joined):
-            await self._delete(batch)
-        memberships = {
-            (item["sk"]["S"].removeprefix(keys.JOINED_ROOM_PREFIX), int(item["shard"]["N"])) for item in joined
-        }
-        if membership is not None and membership not in memberships:
-            # Nothing leads to it but the broadcast that found it; left there, every broadcast would find it again.
-            memberships.add(membership)
-            await self._delete([{"DeleteRequest": {"Key": keys.key(keys.room_pk(*membership), connection_id)}}])
+        await self._until_processed(self._table.remove_connections, list(batch))
+        memberships: dict[tuple[str, str, int], Key] = {}
+        joined_rooms: list[Key] = []
+        for connection_id, rooms in zip(batch, await self._joined_rooms(list(batch)), strict=True):
+            found_in = batch[connection_id]
+            found: list[tuple[str, int | None]] = [*rooms]
+            if found_in is not None:
+                # Perhaps nothing leads to it but the broadcast that found it; left there, each would find it again.
+                found.append(found_in)
+            for room, shard in found:
+                if shard is not None:
+                    memberships[connection_id, room, shard] = keys.key(keys.room_pk(room, shard), connection_id)
+            pk = keys.connection_pk(connection_id)
+            joined_rooms += [keys.key(pk, keys.joined_room_sk(joined.room)) for joined in rooms]
+        for doomed in (list(memberships.values()), joined_rooms):
+            for some in _batches(doomed, _BATCH):
+                await self._until_processed(self._table.delete_batch, some)
         self._metrics.memberships_reaped += len(memberships)
 
-    async def _delete(self, requests: list[dict[str, Any]]) -> None:
+    async def _joined_rooms(self, connection_ids: list[str]) -> list[list[JoinedRoom]]:
+        found: list[list[JoinedRoom]] = []
+        for some in _batches(connection_ids, _QUERIES_AT_ONCE):
+            async with asyncio.TaskGroup() as group:
+                queries = [
+                    group.create_task(persevere("reaper", self._health, partial(self._table.joined_rooms, each)))
+                    for each in some
+                ]
+            found += [query.result() for query in queries]
+        return found
+
+    async def _until_processed(self, call: Callable[[Sequence[T]], Awaitable[list[T]]], items: list[T]) -> None:
+        """Repeat the call with what it returns as unprocessed."""
         tries = 0
-        while requests:
-            requests = await persevere("reaper", self._health, partial(self._table.delete_batch, requests))
-            if requests:
+        while items:
+            items = await persevere("reaper", self._health, partial(call, items))
+            if items:
                 tries += 1
                 await asyncio.sleep(backoff_seconds(tries, random.random()))
+
+
+def _batches(items: Sequence[T], size: int) -> Iterator[list[T]]:
+    remaining = iter(items)
+    while batch := list(islice(remaining, size)):
+        yield batch

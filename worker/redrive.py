@@ -4,6 +4,9 @@ Reads GATECAST_DEAD_LETTER_QUEUE_URL, sends every broadcast that the worker put 
 it only when SQS has accepted it. It may be interrupted and repeated: what is sent twice has the same id and part, which
 makes the second a duplicate. Left alone are poison, and broadcasts that SQS itself moved (no `reason`): their claim
 still belongs to the old message, so that a new one would count as a duplicate and be dropped.
+
+A FIFO queue that had the same broadcast within five minutes would swallow it, and then it would be nowhere. So the dead
+letter's own message id goes into the deduplication id: one dead letter is stored once, each other one once more.
 """
 
 import argparse
@@ -60,15 +63,28 @@ class Redrive:
         self._dry_run = dry_run
         self._held: dict[str, str] = {}
         """Received and still on the dead-letter queue: messages' ids, and the receipts of their latest receives."""
+        self._left: set[str] = set()
+        """The ids of those that the report counts as left alone."""
         self.report = Report()
 
     async def run(self) -> None:
-        """Until the dead-letter queue holds nothing that has not been looked at."""
+        """Until the dead-letter queue holds nothing that has not been looked at.
+
+        On a FIFO queue what is left alone hides what is behind it in its group as long as it is held. There it is put
+        back and looked at again, as long as that brings up something to send.
+        """
+        while await self._run_once() and is_fifo(self._source) and not self._dry_run and self._left:
+            pass
+
+    async def _run_once(self) -> int:
+        """How many were sent."""
+        sent_before = self.report.sent.total()
         try:
             while messages := await self._receive():
                 await self._handle_all(messages)
         finally:
             await self._put_back()
+        return self.report.sent.total() - sent_before
 
     async def _receive(self) -> Sequence[Mapping[str, Any]]:
         """At most ten that have not been looked at."""
@@ -99,7 +115,7 @@ class Redrive:
         reason = message.get("MessageAttributes", {}).get("reason", {}).get("StringValue", "no reason")
         broadcast = _broadcast(message["Body"]) if reason in REASONS else None
         if broadcast is None:
-            self.report.left[reason.partition(":")[0]] += 1
+            self._leave(message, reason.partition(":")[0])
         elif self._dry_run:
             self.report.sent[reason] += 1
         else:
@@ -107,20 +123,27 @@ class Redrive:
 
     async def _send(self, message: Mapping[str, Any], broadcast: Broadcast, reason: str) -> None:
         """Only what is on the broadcast queue is deleted from the other."""
+        entry = queue_message(broadcast, fifo=is_fifo(self._target), sending=message["MessageId"])
         try:
-            await self._sqs.send_message(QueueUrl=self._target, **queue_message(broadcast, fifo=is_fifo(self._target)))
+            await self._sqs.send_message(QueueUrl=self._target, **entry)
         except DEPENDENCY_ERRORS as error:
             if not is_refusal(describe(error)):
                 raise
-            self.report.left[f"refused, {describe(error)}"] += 1
+            self._leave(message, f"refused, {describe(error)}")
             return
         await self._sqs.delete_message(QueueUrl=self._source, ReceiptHandle=message["ReceiptHandle"])
         del self._held[message["MessageId"]]
         self.report.sent[reason] += 1
 
+    def _leave(self, message: Mapping[str, Any], reason: str) -> None:
+        if message["MessageId"] not in self._left:
+            self._left.add(message["MessageId"])
+            self.report.left[reason] += 1
+
     async def _put_back(self) -> None:
-        """What stays is to be seen at once, not only when its visibility ends."""
+        """Make what stays visible at once, not only when its visibility ends."""
         receipts = list(self._held.values())
+        self._held.clear()
         for start in range(0, len(receipts), _BATCH):
             await self._sqs.change_message_visibility_batch(
                 QueueUrl=self._source,

@@ -87,7 +87,7 @@ class Run:
             order=(int(broadcast.published_at_ms or 0), order),
             carried=self._carried(broadcast),
             totals=services.metrics.deliveries,
-            gone=lambda delivery: services.reaper.offer(delivery.connection_id, found_in),
+            gone=lambda delivery: services.reaper.offer(delivery.connection_id, found_in, delivery.joined_at_ms),
         )
 
     def cut_short(self) -> None:

@@ -1,6 +1,6 @@
-"""The composition root: opens the SDK's clients and the health server, and runs the core between its signals.
+"""The composition root: finds the services, opens the health server, and runs the core between its signals.
 
-Start: health server, clients, core. Run: until a signal, or until a part that must not end ends. The first SIGTERM or
+Start: health server, services, core. Run: until a signal, or until a part that must not end ends. The first SIGTERM or
 SIGINT drains; the second one ends the process at once, and what is on the queue stays there.
 """
 
@@ -10,29 +10,30 @@ import os
 import signal
 import ssl
 import time
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
 from typing import Any, Final
 
 import aioboto3
 import structlog
 
-from worker.aws.json_service import JsonService
 from worker.aws.progress import Progress
 from worker.aws.queue import Queue
-from worker.aws.session import CredentialsKeeper, open_clients, tls_context
+from worker.aws.session import CredentialsKeeper, Services, find_services, tls_context
 from worker.aws.table import Table
 from worker.core import Core, Surroundings
+from worker.damaged_items import DamagedItems
 from worker.health import Health
 from worker.http.pool import Pool
 from worker.http.signing import Address, Signer
-from worker.metrics import Metrics, ServiceCalls
+from worker.metrics import Metrics
 from worker.server import HealthServer
 from worker.settings import Settings
 
 log = structlog.get_logger()
 
-_HOT_CONNECTIONS: Final = 64
+_CONNECTIONS: Final = 64
+"""To each of SQS and DynamoDB, at most."""
 _LAG_SECONDS: Final = 0.05
 
 
@@ -49,7 +50,8 @@ async def serve(settings: Settings, session: aioboto3.Session) -> None:
         credentials = CredentialsKeeper(session, health)
         if not await _unless_stopped(credentials.find(), stop):
             return
-        around, hot = await stack.enter_async_context(_surroundings(settings, session, tls, metrics.service_calls))
+        services = await find_services(session, connections=_CONNECTIONS, tls=tls, calls=metrics.service_calls)
+        around = _surroundings(settings, session, tls, services, metrics)
         core = Core(settings, around, health=health, metrics=metrics)
         server.in_hand = core.in_hand
         metrics.follow(
@@ -62,36 +64,32 @@ async def serve(settings: Settings, session: aioboto3.Session) -> None:
         log.info("worker.started", queue=settings.queue_url, table=settings.table)
         await core.run(
             stop,
-            credentials.run(around.signer, *hot),
-            *(service.run() for service in hot),
+            credentials.run(around.signer, services.sqs, services.dynamodb),
+            services.sqs.run(),
+            services.dynamodb.run(),
             _watch(health, metrics),
         )
     log.info("worker.stopped")
 
 
-@asynccontextmanager
-async def _surroundings(
-    settings: Settings, session: aioboto3.Session, tls: ssl.SSLContext, calls: ServiceCalls
-) -> AsyncIterator[tuple[Surroundings, tuple[JsonService, JsonService]]]:
+def _surroundings(
+    settings: Settings, session: aioboto3.Session, tls: ssl.SSLContext, services: Services, metrics: Metrics
+) -> Surroundings:
     address = Address.of(settings.connections_endpoint)
-    async with open_clients(session, connections=_HOT_CONNECTIONS, tls=tls, calls=calls) as clients:
-        dead_letter_url = settings.dead_letter_queue_url
-        yield (
-            Surroundings(
-                queue=Queue(clients.sqs, clients.hot_sqs, settings.queue_url),
-                dead_letter_queue=Queue(clients.sqs, clients.hot_sqs, dead_letter_url) if dead_letter_url else None,
-                table=Table(clients.dynamodb, clients.hot_dynamodb, settings.table),
-                progress=Progress(clients.hot_dynamodb, settings.table),
-                signer=Signer(address, session.region_name, "execute-api"),
-                pool=lambda owner: Pool(
-                    address,
-                    size=settings.max_in_flight,
-                    owner=owner,
-                    tls=tls if address.scheme == "https" else None,
-                ),
-            ),
-            (clients.hot_sqs, clients.hot_dynamodb),
-        )
+    dead_letter_url = settings.dead_letter_queue_url
+    return Surroundings(
+        queue=Queue(services.sqs, settings.queue_url),
+        dead_letter_queue=Queue(services.sqs, dead_letter_url) if dead_letter_url else None,
+        table=Table(services.dynamodb, settings.table, damaged=DamagedItems(metrics.damaged_items)),
+        progress=Progress(services.dynamodb, settings.table),
+        signer=Signer(address, session.region_name, "execute-api"),
+        pool=lambda owner: Pool(
+            address,
+            size=settings.max_in_flight,
+            owner=owner,
+            tls=tls if address.scheme == "https" else None,
+        ),
+    )
 
 
 def _stop_on_signals() -> asyncio.Event:

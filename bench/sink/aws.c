@@ -20,6 +20,7 @@ static const struct {
     {"members", &workload.members, 0, 1000000000},
     {"page_members", &workload.page_members, 1, 1000000},
     {"data_bytes", &workload.data_bytes, 1, 131072},
+    {"joined_rooms", &workload.joined_rooms, 0, 1000},
 };
 enum { FIELDS = sizeof fields / sizeof *fields };
 
@@ -153,13 +154,15 @@ int main(int argc, char **argv)
         {"members", required_argument, NULL, 1002},
         {"page-members", required_argument, NULL, 1003},
         {"data-bytes", required_argument, NULL, 1004},
+        {"joined-rooms", required_argument, NULL, 1005},
         {0},
     };
     int option;
     while ((option = getopt_long(argc, argv, "", options, NULL)) != -1)
         if (!set_field(option, optarg) && !server_option(option, optarg)) {
             fputs("usage: aws " SERVER_USAGE
-                  " [--broadcasts N] [--rooms N] [--members N] [--page-members N] [--data-bytes N]\n",
+                  " [--broadcasts N] [--rooms N] [--members N] [--page-members N] [--data-bytes N]"
+                  " [--joined-rooms N]\n",
                   stderr);
             return 2;
         }

@@ -7,7 +7,7 @@
 
 /* What the stand-in serves: set by the options, and again by POST /reset. */
 struct workload {
-    long long broadcasts, rooms, members, page_members, data_bytes;
+    long long broadcasts, rooms, members, page_members, data_bytes, joined_rooms;
     int64_t armed_ms; /* since the epoch: when all of the broadcasts were "sent" */
     uint32_t run;     /* drawn at random, so that nothing of one run is taken for another's */
 };

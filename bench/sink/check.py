@@ -304,6 +304,16 @@ def check_queries(port: int, dynamodb: Any) -> None:
     joined = room_query("x", KeyConditionExpression="pk = :pk AND begins_with(sk, :room)")
     joined["ExpressionAttributeValues"] = {":room": {"S": "room#"}, ":pk": {"S": "connection#abc="}}
     assert dynamodb.query(**joined)["Items"] == []
+    ask(port, "POST", "/reset", '{"joined_rooms": 3}')
+    items = dynamodb.query(**joined)["Items"]
+    assert [(item["sk"]["S"], item["shard"]["N"]) for item in items] == [
+        ("room#r0", "0"),
+        ("room#r1", "0"),
+        ("room#r2", "0"),
+    ]
+    assert items[0]["pk"] == {"S": "connection#abc="}
+    joined |= {"ProjectionExpression": "sk, #shard", "ExpressionAttributeNames": {"#shard": "shard"}}
+    assert [sorted(item) for item in dynamodb.query(**joined)["Items"]] == [["shard", "sk"]] * 3
     with contextlib.suppress(dynamodb.exceptions.ClientError):
         dynamodb.query(**room_query("r1", KeyConditionExpression="pk = :pk AND sk > :sk"))
         raise AssertionError("a condition on sk")
@@ -390,7 +400,8 @@ async def check_long_poll(port: int) -> None:
         assert len((await dynamodb.query(**room_query("r1", Limit=5)))["Items"]) == 5
     stats = await asyncio.to_thread(ask, port, "GET", "/stats")
     assert (stats["received"], stats["deleted"], stats["items"]) == (30, 30, 105), stats
-    assert stats["workload"] == {"broadcasts": 35, "rooms": 7, "members": 5, "page_members": 7400, "data_bytes": 10}
+    expected = {"broadcasts": 35, "rooms": 7, "members": 5, "page_members": 7400, "data_bytes": 10, "joined_rooms": 3}
+    assert stats["workload"] == expected
 
 
 def check_pages(*, tls: bool) -> None:

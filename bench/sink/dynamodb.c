@@ -33,7 +33,7 @@ static struct page {
     uint32_t crc32;
 } cache[CACHE_SLOTS];
 static size_t cached_bytes;
-static uint64_t pages_rendered, items;
+static uint64_t pages_rendered, items, connections_queried;
 
 void dynamodb_arm(void)
 {
@@ -42,7 +42,7 @@ void dynamodb_arm(void)
         buffer_free(&cache[i].body);
     }
     cached_bytes = 0;
-    pages_rendered = items = 0;
+    pages_rendered = items = connections_queried = 0;
 }
 
 static void answer_checked(struct peer *peer, int status, struct slice body, uint32_t crc)
@@ -264,12 +264,44 @@ static struct slice wanted_pk(struct slice input, bool *also)
     return (struct slice){0};
 }
 
+/* The rooms of a connection, the same for all of them. */
+static void answer_joined_rooms(struct peer *peer, struct slice pk, bool projected)
+{
+    static struct buffer out;
+    connections_queried++;
+    out.length = 0;
+    buffer_text(&out, "{\"Count\":");
+    buffer_number(&out, (uint64_t)workload.joined_rooms);
+    buffer_text(&out, ",\"Items\":[");
+    for (long long i = 0; i < workload.joined_rooms; i++) {
+        buffer_text(&out, i ? ",{\"sk\":{\"S\":\"room#r" : "{\"sk\":{\"S\":\"room#r");
+        buffer_number(&out, (uint64_t)i);
+        buffer_text(&out, "\"},\"shard\":{\"N\":\"0\"}");
+        if (!projected) {
+            buffer_text(&out, ",\"pk\":{\"S\":\"");
+            buffer_slice(&out, pk);
+            buffer_text(&out, "\"},\"expires_at\":{\"N\":\"");
+            buffer_number(&out, (uint64_t)(milliseconds_since_epoch() + HOUR_MS) / 1000);
+            buffer_text(&out, "\"}");
+        }
+        buffer_text(&out, "}");
+    }
+    buffer_text(&out, "],\"ScannedCount\":");
+    buffer_number(&out, (uint64_t)workload.joined_rooms);
+    buffer_text(&out, "}");
+    answer(peer, 200, buffer_as_slice(&out));
+}
+
 void dynamodb_query(struct peer *peer, struct slice input)
 {
     bool also = false;
     struct slice pk = wanted_pk(input, &also);
     if (pk.start == NULL) {
         dynamodb_error(peer, "ValidationException", "no pk in KeyConditionExpression");
+        return;
+    }
+    if (slice_starts(pk, "connection#")) {
+        answer_joined_rooms(peer, pk, json_member(input, "ProjectionExpression").start != NULL);
         return;
     }
     if (!slice_starts(pk, "room#") || workload.members == 0) {
@@ -374,5 +406,6 @@ void dynamodb_describe_table(struct peer *peer, struct slice input)
 
 void dynamodb_stats(struct buffer *body)
 {
-    buffer_format(body, "\"items\":%lu,\"pages_rendered\":%lu,", items, pages_rendered);
+    buffer_format(body, "\"items\":%lu,\"pages_rendered\":%lu,\"connections_queried\":%lu,", items, pages_rendered,
+                  connections_queried);
 }

@@ -68,7 +68,7 @@ async def test_an_error_that_is_not_utf8_has_no_code() -> None:
 async def test_an_answer_that_is_not_utf8_is_a_failure_of_the_service() -> None:
     async with calling(200, NOT_UTF8, ServiceCalls()) as (service, running):
         with pytest.raises(DEPENDENCY_ERRORS):
-            await asyncio.wait_for(Queue(None, service, "url").receive(1, visibility_seconds=5), 5)
+            await asyncio.wait_for(Queue(service, "url").receive(1, visibility_seconds=5), 5)
         assert not running.done()
 
 

@@ -134,5 +134,5 @@ async def test_numbers_need_not_be_whole(service: JsonService, dynamodb: Any, ta
                 "joined_at_ms": {"N": repr(joined_at_ms)},
             },
         )
-    page = await Table(None, service, table, wall_clock=clock).page("room", 0, "")
+    page = await Table(service, table, wall_clock=clock).page("room", 0, "")
     assert page.members == [Member("a=", 1234), Member("c=", 1000)]

@@ -4,13 +4,14 @@ import asyncio
 import os
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
 import aioboto3
 import pytest
 
-from gatecast import Broadcast, decode, encode, queue_message
+from gatecast import Broadcast, Publisher, decode, encode, queue_message
 from local.resources import Queues
 from worker.redrive import Redrive
 
@@ -77,11 +78,15 @@ def test_broadcasts_are_sent_again_and_all_else_is_left(sqs: Any, queues: Queues
     )
 
 
+def put_broadcast(sqs: Any, url: str, broadcast: Broadcast, reason: str | None) -> None:
+    """On a FIFO queue, whatever was put there before."""
+    message = queue_message(broadcast, fifo=True, sending=uuid.uuid4().hex)
+    put(sqs, url, message.pop("MessageBody"), reason, **message)
+
+
 def test_on_a_fifo_queue_groups_and_order_are_kept(sqs: Any, fifo_queues: Queues) -> None:
     for number in range(9):
-        broadcast = Broadcast(id=f"b{number}", room="lobby", data="x")
-        message = queue_message(broadcast, fifo=True)
-        put(sqs, fifo_queues.dead_letter_url, message.pop("MessageBody"), "receives", **message)
+        put_broadcast(sqs, fifo_queues.dead_letter_url, Broadcast(id=f"b{number}", room="lobby", data="x"), "receives")
 
     done = run(fifo_queues)
 
@@ -89,7 +94,47 @@ def test_on_a_fifo_queue_groups_and_order_are_kept(sqs: Any, fifo_queues: Queues
     messages = received(sqs, fifo_queues.url)
     assert [decode(message["Body"]).id for message in messages] == [f"b{number}" for number in range(9)]
     assert {message["Attributes"]["MessageGroupId"] for message in messages} == {"lobby"}
-    assert messages[0]["Attributes"]["MessageDeduplicationId"] == "b0~"
+
+
+def test_a_fifo_queue_does_not_swallow_what_it_had_a_moment_ago(sqs: Any, fifo_queues: Queues) -> None:
+    """The same broadcast was published, given up, sent again and given up again, all within five minutes."""
+    broadcast = Broadcast(id="one", room="lobby", data="x")
+    Publisher(sqs, fifo_queues.url).publish(broadcast)
+    for _ in range(2):
+        [message] = received(sqs, fifo_queues.url)
+        sqs.delete_message(QueueUrl=fifo_queues.url, ReceiptHandle=message["ReceiptHandle"])
+        put_broadcast(sqs, fifo_queues.dead_letter_url, broadcast, "receives")
+        assert run(fifo_queues).stdout.splitlines()[0] == "1 sent again (receives: 1)"
+    [message] = received(sqs, fifo_queues.url)
+    assert decode(message["Body"]) == broadcast
+    assert not received(sqs, fifo_queues.dead_letter_url)
+
+
+async def test_interrupted_between_sending_and_deleting_a_fifo_queue_has_it_once(sqs: Any, fifo_queues: Queues) -> None:
+    for number in range(3):
+        put_broadcast(sqs, fifo_queues.dead_letter_url, letter(number), "undelivered")
+    async with aioboto3.Session().client("sqs") as client:
+        interrupted = InterruptedWhileSending(client)
+        work = Redrive(interrupted, source=fifo_queues.dead_letter_url, target=fifo_queues.url, dry_run=False)
+        with pytest.raises(asyncio.CancelledError):
+            await work.run()
+    assert run(fifo_queues).stdout.splitlines()[0] == "1 sent again (undelivered: 1)"
+    assert sorted(decode(message["Body"]).id for message in received(sqs, fifo_queues.url)) == ["b0", "b1", "b2"]
+
+
+def test_what_is_left_alone_hides_nothing_behind_it_in_its_group(sqs: Any, fifo_queues: Queues) -> None:
+    for number in range(8):
+        put_broadcast(sqs, fifo_queues.dead_letter_url, Broadcast(id=f"a{number}", room="lobby", data="x"), None)
+    for number in range(12):
+        put_broadcast(
+            sqs, fifo_queues.dead_letter_url, Broadcast(id=f"b{number:02d}", room="lobby", data="x"), "receives"
+        )
+
+    done = run(fifo_queues)
+
+    assert done.stdout.splitlines() == ["12 sent again (receives: 12)", "8 left alone (no reason: 8)"], done.stderr
+    messages = received(sqs, fifo_queues.url)  # ten of the group; the others are behind these
+    assert [decode(message["Body"]).id for message in messages] == [f"b{number:02d}" for number in range(10)]
 
 
 class InterruptedWhileSending:

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from hypothesis import assume, example, given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gatecast import Broadcast, InvalidBroadcast, decode, encode, queue_message
@@ -30,7 +30,6 @@ def test_sqs_takes_every_character(broadcast: Broadcast) -> None:
 @example(Broadcast(id="~" * 100, room="~" * 100, data="x", shard=2**53 - 1, part="~" * 24), True)
 @example(Broadcast(id="i", room="r", data="\0" * MAX_DATA_BYTES), True)
 def test_a_queue_message_is_within_the_limits_of_sqs(broadcast: Broadcast, fifo: bool) -> None:
-    assume(not fifo or set(broadcast.part) <= SQS_NAME)
     message = queue_message(broadcast, fifo=fifo)
     assert len(message["MessageBody"].encode()) <= MAX_BODY_BYTES
     for name in message.keys() - {"MessageBody"}:
@@ -39,13 +38,30 @@ def test_a_queue_message_is_within_the_limits_of_sqs(broadcast: Broadcast, fifo:
     assert ("MessageDeduplicationId" in message) == fifo
 
 
-@given(names(), names(), st.sampled_from(["", "1", "r.17"]), names(), st.sampled_from(["", "1", "r.17"]))
-def test_deduplication_ids_of_different_broadcasts_differ(room: str, one: str, part: str, other: str, its: str) -> None:
-    def key(broadcast_id: str, part: str) -> str:
+PARTS = st.sampled_from(["", "s1", "s10", "r.17", "a\0b"])
+NEAR_NAMES = st.sampled_from(["a", "a#1", "a~", "a~s1", "s1", "b"]) | names()
+
+
+@given(NEAR_NAMES, NEAR_NAMES, PARTS, NEAR_NAMES, NEAR_NAMES, PARTS)
+def test_deduplication_ids_of_different_broadcasts_differ(
+    room: str, one: str, part: str, others: str, other: str, its: str
+) -> None:
+    def key(room: str, broadcast_id: str, part: str) -> str:
         broadcast = Broadcast(id=broadcast_id, room=room, data="x", part=part)
         return str(queue_message(broadcast, fifo=True)["MessageDeduplicationId"])
 
-    assert (key(one, part) == key(other, its)) == ((one, part) == (other, its))
+    assert (key(room, one, part) == key(others, other, its)) == ((room, one, part) == (others, other, its))
+
+
+@given(NEAR_NAMES, NEAR_NAMES, st.integers(0, 2**53 - 1), st.integers(0, 20), names())
+def test_groups_of_shards_are_nobody_elses(room: str, other: str, shard: int, others: int, broadcast_id: str) -> None:
+    def group(room: str, shard: int) -> str:
+        part = Broadcast(id=broadcast_id, room=room, data="x", shard=shard, part="s")
+        return str(queue_message(part, fifo=True)["MessageGroupId"])
+
+    assert (group(room, shard) == group(other, others)) == ((room, shard) == (other, others))
+    assert group(room, shard) not in {room, other, broadcast_id}
+    assert len(group(room, shard)) > 100
 
 
 json_values = st.recursive(

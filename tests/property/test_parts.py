@@ -5,8 +5,17 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatecast import Broadcast
-from worker.parts import MAX_BATCH, MAX_BATCH_BYTES, REMAINDER_PREFIX, batches, to_connections, to_shards
+from gatecast import Broadcast, queue_message
+from worker.parts import (
+    MAX_BATCH,
+    MAX_BATCH_BYTES,
+    REJECTED_PREFIX,
+    REMAINDER_PREFIX,
+    UNDELIVERED_PREFIX,
+    batches,
+    to_connections,
+    to_shards,
+)
 
 PARTS = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=24)
 IDS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=100)
@@ -47,3 +56,23 @@ def test_some_members_are_the_same_part_in_whatever_order(ids: list[str], dice: 
     assert len(part.part) <= 24
     assert part.connections == tuple(ids)
     assert not part.room
+
+
+STEPS = st.sampled_from([REMAINDER_PREFIX, UNDELIVERED_PREFIX, REJECTED_PREFIX])
+
+
+@given(st.lists(STEPS, min_size=1, max_size=5), st.integers(0, 1))
+def test_what_is_made_of_one_id_in_two_rooms_never_shares_a_deduplication_id(steps: list[str], shards: int) -> None:
+    """Whole rooms and shards of them, remainders of these, what missed it, what missed that …"""
+
+    def chain(room: str, shard: int) -> list[str]:
+        broadcast = Broadcast(id="one", room=room, data="x")
+        made = [broadcast]
+        if shards:
+            made.append(list(to_shards(broadcast, 2))[shard])
+        for prefix in steps:
+            made.append(to_connections(made[-1], ["c=", "d="], prefix))
+        return [queue_message(each, fifo=True)["MessageDeduplicationId"] for each in made[1:]]
+
+    ids = [each for room in ("hall", "lobby") for shard in range(shards + 1) for each in chain(room, shard)]
+    assert len(ids) == len(set(ids))

@@ -1,5 +1,6 @@
 """Keys: no name can reach what belongs to another."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,6 +56,49 @@ def test_settings_never_hide_a_member(shards: int | None, join_shards: int | Non
     assert settings.shards == max(settings.join_shards, shards if shards is not None else 1)
 
 
+hostile_values: st.SearchStrategy[object] = st.sampled_from([
+    {"N": "2.5"}, {"N": "1e9"}, {"N": "9.9E+125"}, {"N": "-3"}, {"N": "0"}, {"N": "abc"}, {"N": ""}, {"N": "nan"},
+    {"N": "Infinity"}, {"N": 5}, {"S": "8"}, {"S": "eight"}, {"BOOL": True}, {"NULL": True}, {"L": []}, {"M": {}}, {},
+    "8", 8, None, [],
+])  # fmt: skip
+
+
+@given(st.dictionaries(st.sampled_from(["shards", "join_shards"]), hostile_values))
+def test_no_settings_item_makes_it_fail(item: dict[str, object]) -> None:
+    damaged: list[str] = []
+    settings = table.RoomSettings.from_item(item, damaged.append)
+    assert 1 <= settings.join_shards <= settings.shards <= table.MAX_SHARDS
+    assert set(damaged) == {name for name, value in item.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("value", "count"),
+    [
+        ({"N": "1000000000"}, 1_000),
+        ({"N": "1001"}, 1_000),
+        ({"N": "0"}, 1),
+        ({"N": "-7"}, 1),
+        ({"N": "2.5"}, 2),
+        ({"N": "many"}, 1),
+        ({"S": "8"}, 8),
+        ({"S": "eight"}, 1),
+        ({"BOOL": True}, 1),
+    ],
+)
+def test_settings_that_are_damaged_are_read_as_well_as_they_can_be(value: dict[str, object], count: int) -> None:
+    damaged: list[str] = []
+    assert table.RoomSettings.from_item({"shards": value}, damaged.append) == (count, 1)
+    assert damaged == ["shards"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 1_000])
+def test_settings_within_the_range_are_not_damaged(count: int) -> None:
+    damaged: list[str] = []
+    item = {"shards": {"N": str(count)}, "join_shards": {"N": str(count)}, "others": {"S": "x"}}
+    assert table.RoomSettings.from_item(item, damaged.append) == (count, count)
+    assert not damaged
+
+
 @given(connection_ids(), st.lists(st.tuples(near_names | names(), shards), max_size=60))
 def test_removal_takes_every_membership_before_what_leads_to_it(
     connection_id: str, joined: list[tuple[str, int]]
@@ -68,3 +112,16 @@ def test_removal_takes_every_membership_before_what_leads_to_it(
         expected.append(table.key(table.room_pk(room, shard), connection_id))
         expected.append(table.key(table.connection_pk(connection_id), table.joined_room_sk(room)))
     assert removed == expected
+
+
+def test_a_shard_that_cannot_be_read_keeps_no_other_room_from_being_removed() -> None:
+    broken = {**table.joined_room_item("c=", "a", 0, expires_at=1), "shard": {"S": "x"}}
+    missing = {name: value for name, value in broken.items() if name != "shard"}
+    well = table.joined_room_item("c=", "b", 3, expires_at=1)
+    [batch] = table.removal_batches("c=", [broken, missing, well])
+    assert [request["DeleteRequest"]["Key"]["pk"]["S"] for request in batch] == [
+        "connection#c=",
+        "connection#c=",
+        "room#b#3",
+        "connection#c=",
+    ]

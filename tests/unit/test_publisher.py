@@ -1,5 +1,6 @@
 """What goes to SQS."""
 
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -29,23 +30,47 @@ def test_a_standard_queue_is_fair_between_rooms_and_deduplicates_nothing() -> No
     assert without_body(TO_CONNECTIONS, fifo=False) == {"MessageGroupId": "42"}
 
 
+def digest(text: str) -> str:
+    return sha256(text.encode()).hexdigest()
+
+
 def test_a_fifo_queue_keeps_the_order_of_a_room() -> None:
-    assert without_body(TO_ROOM, fifo=True) == {"MessageGroupId": "lobby", "MessageDeduplicationId": "42~"}
-    assert without_body(TO_CONNECTIONS, fifo=True) == {"MessageGroupId": "42", "MessageDeduplicationId": "42~"}
+    assert without_body(TO_ROOM, fifo=True) == {
+        "MessageGroupId": "lobby",
+        "MessageDeduplicationId": digest("lobby\x0042\0"),
+    }
+    assert without_body(TO_CONNECTIONS, fifo=True) == {
+        "MessageGroupId": "42",
+        "MessageDeduplicationId": digest("\x0042\0"),
+    }
 
 
 def test_the_parts_of_a_split_room_have_groups_of_their_own_on_a_fifo_queue() -> None:
-    part = Broadcast(id="42", room="lobby", data="hello", shard=3, part="3")
-    assert without_body(part, fifo=True) == {"MessageGroupId": "lobby#3", "MessageDeduplicationId": "42~3"}
+    part = Broadcast(id="42", room="lobby", data="hello", shard=3, part="s3")
+    message = without_body(part, fifo=True)
+    assert message["MessageGroupId"] == f"{digest('lobby')}#3".ljust(110, "#")
+    assert message["MessageDeduplicationId"] == digest("lobby\x0042\0s3")
     assert without_body(part, fifo=False) == {"MessageGroupId": "lobby"}
 
 
-def test_a_part_that_a_fifo_queue_cannot_take_is_refused_by_name() -> None:
-    broadcast = Broadcast(id="42", connections=("a",), data="hello", part="two words")
-    assert without_body(broadcast, fifo=False)
-    with pytest.raises(InvalidBroadcast) as error:
-        queue_message(broadcast, fifo=True)
-    assert error.value.field == "part"
+@pytest.mark.parametrize("room", ["lobby#0", "#", f"{digest('lobby')}#0", f"{digest('lobby')}#0".ljust(100, "#")])
+def test_no_room_is_in_the_group_of_anothers_shard(room: str) -> None:
+    part = Broadcast(id="1", room="lobby", data="hello", shard=0, part="s0")
+    other = Broadcast(id="1", room=room, data="hello")
+    assert queue_message(other, fifo=True)["MessageGroupId"] != queue_message(part, fifo=True)["MessageGroupId"]
+
+
+def test_a_part_may_hold_any_character_on_a_fifo_queue() -> None:
+    broadcast = Broadcast(id="42", connections=("a",), data="hello", part="two wörds")
+    assert queue_message(broadcast, fifo=True)["MessageDeduplicationId"] == digest("\x0042\0two wörds")
+
+
+def test_the_same_broadcast_can_be_sent_once_more_within_five_minutes() -> None:
+    ids = {
+        queue_message(TO_ROOM, fifo=True, sending=sending)["MessageDeduplicationId"] for sending in ("", "one", "two")
+    }
+    assert len(ids) == 3
+    assert "MessageDeduplicationId" not in queue_message(TO_ROOM, fifo=False, sending="one")
 
 
 @pytest.mark.parametrize("url", ["https://sqs.eu-west-1.amazonaws.com/1/queue", "https://queue/1/queue.fifo"])

@@ -246,6 +246,11 @@ def test_join_shards_are_remembered_for_a_while() -> None:
     assert dynamodb.count("get_item") == 2
 
 
+def test_join_shards_that_are_no_count_stop_no_join() -> None:
+    dynamodb = Scripted(get_item=[{"Item": {"shards": {"S": "x"}, "join_shards": {"N": "2.5"}}}])
+    assert JoinShards(dynamodb, "gatecast", lambda: 0.0).of("lobby") == 2
+
+
 def test_memory_of_join_shards_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("routes.join_shards.MAX_CACHED_ROOMS", 3)
     dynamodb = Scripted()

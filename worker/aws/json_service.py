@@ -1,4 +1,4 @@
-"""The hot calls to SQS and DynamoDB, over the same pool, parser and signatures as the posts.
+"""Calls to SQS and DynamoDB, over the same pool, parser and signatures as the posts.
 
 Through the SDK's client a call costs one to three milliseconds of CPU, and parsing a page of 1 MB stops the loop for
 180 ms. For rooms of five members that is more than the posts themselves. Both services speak a simple protocol: an

@@ -1,7 +1,4 @@
-"""SQS: receive, delete, change visibility, send. Batches answer entry by entry, because they can fail in part.
-
-Receiving and deleting are hot and go through `JsonService`; the rest is the SDK's.
-"""
+"""SQS: receive, delete, change visibility, send. Batches respond entry by entry, because they can fail in part."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -40,8 +37,13 @@ class _BatchAnswer(msgspec.Struct):
     failed: list[_Entry] | None = msgspec.field(name="Failed", default=None)
 
 
+class _Attributes(msgspec.Struct):
+    attributes: dict[str, str] = msgspec.field(name="Attributes", default_factory=dict)
+
+
 _receive_decoder: Final = msgspec.json.Decoder(_ReceiveAnswer)
 _batch_decoder: Final = msgspec.json.Decoder(_BatchAnswer)
+_attributes_decoder: Final = msgspec.json.Decoder(_Attributes)
 
 _COUNTS: Final = {
     "visible": "ApproximateNumberOfMessages",
@@ -51,10 +53,9 @@ _COUNTS: Final = {
 
 
 class Queue:
-    """One queue. Every call raises what the SDK or `JsonService` raises; batches answer an error code an entry."""
+    """One queue. Every call raises what `JsonService` raises; batches return an error code per entry."""
 
-    def __init__(self, client: Any, service: JsonService, url: str) -> None:
-        self._client = client
+    def __init__(self, service: JsonService, url: str) -> None:
         self._service = service
         self.url = url
 
@@ -74,34 +75,30 @@ class Queue:
 
     async def count(self) -> dict[str, int]:
         """About how many messages there are: visible, in_flight, delayed."""
-        answer = await self._client.get_queue_attributes(QueueUrl=self.url, AttributeNames=list(_COUNTS.values()))
-        counts = answer.get("Attributes", {})
+        request = {"QueueUrl": self.url, "AttributeNames": list(_COUNTS.values())}
+        response = await self._service.call("GetQueueAttributes", msgspec.json.encode(request))
+        counts = _attributes_decoder.decode(response).attributes
         return {state: int(counts[attribute]) for state, attribute in _COUNTS.items() if attribute in counts}
 
     async def delete(self, receipts: Sequence[str]) -> list[str | None]:
         """None for each that is deleted, else the code of its error."""
-        request = {
-            "QueueUrl": self.url,
-            "Entries": [{"Id": str(index), "ReceiptHandle": receipt} for index, receipt in enumerate(receipts)],
-        }
-        answer = await self._service.call("DeleteMessageBatch", msgspec.json.encode(request))
-        return _outcomes(_batch_decoder.decode(answer), len(receipts))
+        return await self._batch("DeleteMessageBatch", [{"ReceiptHandle": receipt} for receipt in receipts])
 
     async def change_visibility(self, receipts: Sequence[str], seconds: int) -> list[str | None]:
         return await self._batch(
-            self._client.change_message_visibility_batch,
+            "ChangeMessageVisibilityBatch",
             [{"ReceiptHandle": receipt, "VisibilityTimeout": seconds} for receipt in receipts],
         )
 
     async def send(self, messages: Sequence[dict[str, Any]]) -> list[str | None]:
         """At most 10 messages, at most MAX_BATCH_BYTES together, each as SendMessage takes it."""
-        return await self._batch(self._client.send_message_batch, messages)
+        return await self._batch("SendMessageBatch", messages)
 
-    async def _batch(self, call: Any, entries: Sequence[dict[str, Any]]) -> list[str | None]:
-        answer = await call(
-            QueueUrl=self.url, Entries=[{"Id": str(index), **entry} for index, entry in enumerate(entries)]
-        )
-        return _outcomes(msgspec.convert(answer, _BatchAnswer), len(entries))
+    async def _batch(self, operation: str, entries: Sequence[dict[str, Any]]) -> list[str | None]:
+        numbered = [{"Id": str(index), **entry} for index, entry in enumerate(entries)]
+        request = {"QueueUrl": self.url, "Entries": numbered}
+        response = await self._service.call(operation, msgspec.json.encode(request))
+        return _outcomes(_batch_decoder.decode(response), len(entries))
 
 
 def _outcomes(answer: _BatchAnswer, entries: int) -> list[str | None]:

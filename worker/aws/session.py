@@ -1,17 +1,17 @@
-"""The SDK's session, clients and credentials. Regions, endpoints, certificates and credentials are found its way."""
+"""The SDK's session and credentials. Regions, endpoints, certificates and credentials are found its way.
+
+Its clients make no calls: they are asked where a service is, and closed.
+"""
 
 import asyncio
 import re
 import ssl
-import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Protocol
 
 import aioboto3
-from aiobotocore.config import AioConfig
 from botocore.exceptions import BotoCoreError
 from botocore.httpsession import get_cert_path
 
@@ -24,10 +24,8 @@ from worker.settings import InvalidSettings, check_sdk_endpoints
 
 LONG_POLL_SECONDS: Final = 5
 """SQS allows 20. A drain waits for the open poll, and one poll every five seconds costs next to nothing."""
-_CONNECTIONS: Final = 32
 _CREDENTIALS_SECONDS: Final = 10.0
 _CREDENTIALS_AGAIN_SECONDS: Final = 1.0
-_ERROR_STATUS: Final = 300
 _REGION: Final = re.compile(r"(?![0-9]+\Z)(?!-)[A-Za-z0-9\-]{1,63}(?<!-)")
 """What the SDK takes as a part of its host names."""
 
@@ -51,67 +49,34 @@ def find_session(environ: Mapping[str, str]) -> aioboto3.Session:
 
 
 @dataclass(frozen=True, slots=True)
-class Clients:
-    """The SDK's clients, and what carries their hot calls."""
-
-    sqs: Any
-    dynamodb: Any
-    hot_sqs: JsonService
-    hot_dynamodb: JsonService
+class Services:
+    sqs: JsonService
+    dynamodb: JsonService
 
 
-@asynccontextmanager
-async def open_clients(
+async def find_services(
     session: aioboto3.Session, *, connections: int, tls: ssl.SSLContext, calls: ServiceCalls
-) -> AsyncIterator[Clients]:
-    """The SDK's retries are off: there is one retry layer, and it is ours. `calls` hears of every call."""
-    config = AioConfig(
-        connect_timeout=3, read_timeout=10, retries={"total_max_attempts": 1}, max_pool_connections=_CONNECTIONS
-    )
-    async with AsyncExitStack() as stack:
+) -> Services:
+    """SQS and DynamoDB where the SDK would call them. Raises InvalidSettings. `calls` hears of every call."""
+
+    async def found(service: str, prefix: str) -> JsonService:
         try:
-            sqs = await stack.enter_async_context(session.client("sqs", config=config))
-            dynamodb = await stack.enter_async_context(session.client("dynamodb", config=config))
+            async with session.client(service) as client:
+                url = client.meta.endpoint_url
         except ValueError as error:
             raise InvalidSettings(f"AWS_PROFILE or the SDK's files are wrong: {error}") from None
-        for client in (sqs, dynamodb):
-            _tell(calls, client)
-        hot = [
-            JsonService(
-                client.meta.endpoint_url,
-                region=session.region_name,
-                service=service,
-                prefix=prefix,
-                json_version="1.0",
-                connections=connections,
-                tls=tls,
-                calls=calls,
-            )
-            for client, service, prefix in (
-                (sqs, "sqs", "AmazonSQS"),
-                (dynamodb, "dynamodb", "DynamoDB_20120810"),
-            )
-        ]
-        yield Clients(sqs, dynamodb, *hot)
+        return JsonService(
+            url,
+            region=session.region_name,
+            service=service,
+            prefix=prefix,
+            json_version="1.0",
+            connections=connections,
+            tls=tls,
+            calls=calls,
+        )
 
-
-def _tell(calls: ServiceCalls, client: Any) -> None:
-    """Let `calls` hear of the calls of an SDK's client, by the SDK's own events."""
-    service = client.meta.service_model.service_name
-
-    def before(context: dict[str, Any], **_: Any) -> None:
-        context["gatecast_started_at"] = time.monotonic()
-
-    def after(http_response: Any, model: Any, context: dict[str, Any], **_: Any) -> None:
-        seconds = time.monotonic() - context["gatecast_started_at"]
-        calls.answered(service, model.name, seconds, error=http_response.status_code >= _ERROR_STATUS)
-
-    def failed(event_name: str, **_: Any) -> None:
-        calls.failed(service, event_name.rpartition(".")[2])
-
-    client.meta.events.register("before-call", before)
-    client.meta.events.register("after-call", after)
-    client.meta.events.register("after-call-error", failed)
+    return Services(await found("sqs", "AmazonSQS"), await found("dynamodb", "DynamoDB_20120810"))
 
 
 def tls_context(session: aioboto3.Session) -> ssl.SSLContext:

@@ -1,25 +1,29 @@
 """DynamoDB: members by page, room settings, ages of connections, and the removal of gone ones.
 
-Pages and settings are hot and go through `JsonService`, decoded straight into typed members; the rest is the SDK's.
+Everything goes through `JsonService`, and pages are decoded straight into typed members. Whatever others have written
+into the table, no item makes a call fail: what cannot be read is taken for what harms least, and reported.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from gatecast import table as keys
-from gatecast.table import Item, Key, RoomSettings
+from gatecast.table import Key, RoomSettings, lenient_number
 from worker.aws.json_service import JsonService
+from worker.damaged_items import DamagedItems
 from worker.fanout import Member
-from worker.ports import Page, ServiceError
+from worker.ports import JoinedRoom, Page, ServiceError
 
 _PAGE_MEMBERS: Final = 4_000
 """Bounds memory and the time that decoding a page takes; DynamoDB's own limit is 1 MB."""
+_LARGEST_EXACT_INTEGER: Final = 2**53 - 1
 
 
-# What DynamoDB answers. `gc=False`: they hold no cycles, and thousands at once would only keep the collector busy.
+# DynamoDB's responses. `gc=False`: they hold no cycles, and thousands at once would only keep the collector busy.
 
 
 class _S(msgspec.Struct, gc=False):
@@ -40,113 +44,198 @@ class _LastKey(msgspec.Struct):
     sk: _S
 
 
-class _QueryAnswer(msgspec.Struct):
+class _Query(msgspec.Struct):
     items: list[_MemberItem] = msgspec.field(name="Items")
     last_key: _LastKey | None = msgspec.field(name="LastEvaluatedKey", default=None)
 
 
-class _BatchGetAnswer(msgspec.Struct):
+class _LenientQuery(msgspec.Struct):
+    items: list[dict[str, Any]] = msgspec.field(name="Items")
+    last_key: _LastKey | None = msgspec.field(name="LastEvaluatedKey", default=None)
+
+
+class _BatchGet(msgspec.Struct):
     responses: dict[str, list[dict[str, Any]]] = msgspec.field(name="Responses")
     unprocessed: dict[str, Any] = msgspec.field(name="UnprocessedKeys", default_factory=dict)
 
 
-def _integer(number: str) -> int:
-    """DynamoDB's numbers need not be whole, whoever writes them."""
-    return int(float(number))
+class _Deletion(msgspec.Struct):
+    key: dict[str, dict[str, str]] = msgspec.field(name="Key")
 
 
-_query_decoder: Final = msgspec.json.Decoder(_QueryAnswer)
-_batch_get_decoder: Final = msgspec.json.Decoder(_BatchGetAnswer)
+class _Request(msgspec.Struct):
+    deletion: _Deletion = msgspec.field(name="DeleteRequest")
+
+
+class _BatchWrite(msgspec.Struct):
+    unprocessed: dict[str, list[_Request]] = msgspec.field(name="UnprocessedItems", default_factory=dict)
+
+
+_query_decoder: Final = msgspec.json.Decoder(_Query)
+_lenient_query_decoder: Final = msgspec.json.Decoder(_LenientQuery)
+_batch_get_decoder: Final = msgspec.json.Decoder(_BatchGet)
+_batch_write_decoder: Final = msgspec.json.Decoder(_BatchWrite)
 
 
 class Table:
-    """Every call raises what the SDK or `JsonService` raises. `wall_clock` gives seconds since the epoch."""
+    """Every call raises what `JsonService` raises. `wall_clock` gives seconds since the epoch."""
 
     def __init__(
-        self, client: Any, service: JsonService, name: str, *, wall_clock: Callable[[], float] = time.time
+        self,
+        service: JsonService,
+        name: str,
+        *,
+        wall_clock: Callable[[], float] = time.time,
+        damaged: DamagedItems | None = None,
     ) -> None:
-        self._client = client
         self._service = service
         self._name = name
         self._wall_clock = wall_clock
+        self._damaged = damaged or DamagedItems(Counter())
 
     async def page(self, room: str, shard: int, after: str) -> Page:
         """One page of members behind the key `after` (empty: from the start).
 
         Consistent, so that whoever has been told that it joined is reached by what is published after that.
         """
+        pk = keys.room_pk(room, shard)
         query: dict[str, Any] = {
             "TableName": self._name,
             "KeyConditionExpression": "pk = :pk",
-            "ExpressionAttributeValues": {":pk": {"S": keys.room_pk(room, shard)}},
+            "ExpressionAttributeValues": {":pk": {"S": pk}},
             "ProjectionExpression": "sk, joined_at_ms, expires_at",
             "ConsistentRead": True,
             "Limit": _PAGE_MEMBERS,
         }
         if after:
-            query["ExclusiveStartKey"] = keys.key(keys.room_pk(room, shard), after)
-        answer = _query_decoder.decode(await self._service.call("Query", msgspec.json.encode(query)))
+            query["ExclusiveStartKey"] = keys.key(pk, after)
+        body = await self._service.call("Query", msgspec.json.encode(query))
         now = self._wall_clock()
-        return Page(
-            [
-                Member(item.sk.S, _integer(item.joined_at_ms.N) if item.joined_at_ms else 0)
-                for item in answer.items
+        try:
+            page = _query_decoder.decode(body)
+            members = [
+                Member(item.sk.S, _milliseconds(float(item.joined_at_ms.N)) if item.joined_at_ms else 0)
+                for item in page.items
                 if item.expires_at is None or float(item.expires_at.N) > now
-            ],
-            answer.last_key.sk.S if answer.last_key else None,
-        )
+            ]
+        except (msgspec.ValidationError, ValueError):
+            return self._lenient_page(pk, body, now)
+        return Page(members, page.last_key.sk.S if page.last_key else None)
+
+    def _lenient_page(self, pk: str, body: bytes, now: float) -> Page:
+        """The same page where the quick way fails: an item that cannot be read costs no other member its message."""
+        page = _lenient_query_decoder.decode(body)
+        members = []
+        damaged = 0
+        for item in page.items:
+            member, intact = _lenient_member(item, now)
+            damaged += not intact
+            if member is not None:
+                members.append(member)
+        if damaged:
+            self._damaged.report("membership", pk, "joined_at_ms or expires_at is no number", items=damaged)
+        return Page(members, page.last_key.sk.S if page.last_key else None)
 
     async def settings(self, rooms: Sequence[str]) -> list[RoomSettings | ServiceError]:
-        """The settings of at most 100 rooms; an error for a room that was not read this time."""
+        """The settings of at most 100 rooms; an error for a room that was not read this time.
+
+        Consistent: who raises `join_shards` need only wait until nobody remembers the `shards` of before.
+        """
         wanted = [keys.key(keys.settings_pk(room), keys.SETTINGS_SK) for room in dict.fromkeys(rooms)]
-        body = msgspec.json.encode({"RequestItems": {self._name: {"Keys": wanted}}})
-        answer = _batch_get_decoder.decode(await self._service.call("BatchGetItem", body))
-        found = {item["pk"]["S"]: item for item in answer.responses.get(self._name, ())}
-        left = {key["pk"]["S"] for key in answer.unprocessed.get(self._name, {}).get("Keys", ())}
+        found, unprocessed = await self._get({"Keys": wanted, "ConsistentRead": True})
         return [
-            ServiceError("UnprocessedKeys") if pk in left else RoomSettings.from_item(found.get(pk))
+            ServiceError("UnprocessedKeys") if pk in unprocessed else self._room_settings(pk, found.get(pk))
             for pk in map(keys.settings_pk, rooms)
         ]
 
+    def _room_settings(self, pk: str, item: dict[str, Any] | None) -> RoomSettings:
+        damaged: list[str] = []
+        settings = RoomSettings.from_item(item, damaged.append)
+        if damaged:
+            reason = f"{' and '.join(damaged)}: no whole number from 1 to {keys.MAX_SHARDS:,}"
+            self._damaged.report("settings", pk, reason)
+        return settings
+
     async def connected_at_ms(self, connection_ids: Sequence[str]) -> dict[str, int]:
         """When these (100 at most) connected, by id; those that have no item are left out."""
-        wanted: list[Key] = [keys.key(keys.connection_pk(each), keys.CONNECTION_SK) for each in connection_ids]
+        wanted = [keys.key(keys.connection_pk(each), keys.CONNECTION_SK) for each in dict.fromkeys(connection_ids)]
         projection = {"ProjectionExpression": "pk, connected_at_ms", "ConsistentRead": True}
-        answer = await self._client.batch_get_item(RequestItems={self._name: {"Keys": wanted, **projection}})
-        if answer.get("UnprocessedKeys"):
+        found, unprocessed = await self._get({"Keys": wanted, **projection})
+        if unprocessed:
             raise ServiceError("UnprocessedKeys")
-        return {
-            item["pk"]["S"].removeprefix(keys.connection_pk("")): _integer(item.get("connected_at_ms", {"N": "0"})["N"])
-            for item in answer["Responses"].get(self._name, ())
+        return {pk.removeprefix(keys.connection_pk("")): self._connected_at_ms(pk, item) for pk, item in found.items()}
+
+    def _connected_at_ms(self, pk: str, item: dict[str, Any]) -> int:
+        value = item.get("connected_at_ms")
+        number = lenient_number(value)
+        if number is None and value is not None:
+            self._damaged.report("connection", pk, "connected_at_ms is no number")
+        return _milliseconds(number or 0)
+
+    async def _get(self, request: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], set[str]]:
+        """BatchGetItem: the items that there are by their `pk`, and the `pk` of what was not processed."""
+        body = msgspec.json.encode({"RequestItems": {self._name: request}})
+        response = _batch_get_decoder.decode(await self._service.call("BatchGetItem", body))
+        found = {item["pk"]["S"]: item for item in response.responses.get(self._name, ())}
+        return found, {key["pk"]["S"] for key in response.unprocessed.get(self._name, {}).get("Keys", ())}
+
+    async def remove_connections(self, connection_ids: Sequence[str]) -> list[str]:
+        """Delete the items of these (25 at most) connections: from here on none can join. Returns the unprocessed."""
+        prefix = keys.connection_pk("")
+        doomed = [keys.key(keys.connection_pk(each), keys.CONNECTION_SK) for each in connection_ids]
+        return [key["pk"]["S"].removeprefix(prefix) for key in await self.delete_batch(doomed)]
+
+    async def joined_rooms(self, connection_id: str) -> list[JoinedRoom]:
+        """All rooms of a connection, read consistently."""
+        pk = keys.connection_pk(connection_id)
+        query: dict[str, Any] = {
+            "TableName": self._name,
+            "KeyConditionExpression": "pk = :pk AND begins_with(sk, :prefix)",
+            "ExpressionAttributeValues": {":pk": {"S": pk}, ":prefix": {"S": keys.JOINED_ROOM_PREFIX}},
+            "ProjectionExpression": "sk, #shard",
+            "ExpressionAttributeNames": {"#shard": "shard"},  # a reserved word
+            "ConsistentRead": True,
         }
-
-    async def remove_connection(self, connection_id: str) -> None:
-        """Delete the connection item: from here on no join can succeed."""
-        await self._client.delete_item(
-            TableName=self._name, Key=keys.key(keys.connection_pk(connection_id), keys.CONNECTION_SK)
-        )
-
-    async def joined_rooms(self, connection_id: str) -> list[Item]:
-        """All joined-room items of a connection, read consistently."""
-        items: list[Item] = []
-        start: dict[str, Any] = {}
+        joined: list[JoinedRoom] = []
         while True:
-            answer = await self._client.query(
-                TableName=self._name,
-                KeyConditionExpression="pk = :pk AND begins_with(sk, :prefix)",
-                ExpressionAttributeValues={
-                    ":pk": {"S": keys.connection_pk(connection_id)},
-                    ":prefix": {"S": keys.JOINED_ROOM_PREFIX},
-                },
-                ConsistentRead=True,
-                **start,
-            )
-            items += answer["Items"]
-            if not answer.get("LastEvaluatedKey"):
-                return items
-            start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
+            page = _lenient_query_decoder.decode(await self._service.call("Query", msgspec.json.encode(query)))
+            joined += [self._joined_room(pk, item) for item in page.items]
+            if page.last_key is None:
+                return joined
+            query["ExclusiveStartKey"] = keys.key(pk, page.last_key.sk.S)
 
-    async def delete_batch(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """At most 25 requests; what comes back is unprocessed."""
-        answer = await self._client.batch_write_item(RequestItems={self._name: requests})
-        return list(answer.get("UnprocessedItems", {}).get(self._name, []))
+    def _joined_room(self, pk: str, item: dict[str, Any]) -> JoinedRoom:
+        shard = keys.shard_of_item(item)
+        if shard is None:
+            self._damaged.report("joined_room", pk, "shard is no whole number")
+        return JoinedRoom(item["sk"]["S"].removeprefix(keys.JOINED_ROOM_PREFIX), shard)
+
+    async def delete_batch(self, doomed: Sequence[Key]) -> list[Key]:
+        """At most 25 different keys; what comes back is unprocessed."""
+        requests = [{"DeleteRequest": {"Key": key}} for key in doomed]
+        body = msgspec.json.encode({"RequestItems": {self._name: requests}})
+        response = _batch_write_decoder.decode(await self._service.call("BatchWriteItem", body))
+        return [request.deletion.key for request in response.unprocessed.get(self._name, ())]
+
+
+def _lenient_member(item: dict[str, Any], now: float) -> tuple[Member | None, bool]:
+    """The member, or None where it has expired or names no connection; and whether the item was as it should be.
+
+    Times that cannot be read count as absent: better a message too many than one that does not arrive.
+    """
+    match item.get("sk"):
+        case {"S": str(connection_id)} if connection_id:
+            pass
+        case _:
+            return None, False
+    times = {name: lenient_number(item[name]) for name in ("joined_at_ms", "expires_at") if name in item}
+    intact = all(number is not None and "N" in item[name] for name, number in times.items())
+    expires_at = times.get("expires_at")
+    if expires_at is not None and expires_at <= now:
+        return None, intact
+    return Member(connection_id, _milliseconds(times.get("joined_at_ms") or 0)), intact
+
+
+def _milliseconds(number: float) -> int:
+    """DynamoDB's numbers need not be whole, nor of any size."""
+    return int(number) if -_LARGEST_EXACT_INTEGER <= number <= _LARGEST_EXACT_INTEGER else 0

@@ -52,6 +52,7 @@ _CALLS: Final = (
         {"{{operation}}": "sum by (operation) (rate(gatecast_service_call_duration_seconds_count[$__rate_interval]))"},
         unit=units.CountsPerSecond,
         runbook="sqs-dynamodb-credentials",
+        width=6,
         stacked=True,
     ),
     graph(
@@ -60,6 +61,7 @@ _CALLS: Final = (
         {"{{operation}}": "sum by (operation) (rate(gatecast_service_call_errors_total[$__rate_interval]))"},
         unit=units.CountsPerSecond,
         runbook="sqs-dynamodb-credentials",
+        width=6,
     ),
     graph(
         "Time of a call, p99",
@@ -70,6 +72,15 @@ _CALLS: Final = (
         },
         unit=units.Seconds,
         runbook="sqs-dynamodb-credentials",
+        width=6,
+    ),
+    graph(
+        "Damaged items",
+        "Items of the table that could not be read, each time, by kind. The log names them: item.damaged.",
+        {"{{item}}": "sum by (item) (rate(gatecast_damaged_items_total[$__rate_interval]))"},
+        unit=units.CountsPerSecond,
+        runbook="sqs-dynamodb-credentials",
+        width=6,
     ),
 )
 

@@ -1,0 +1,166 @@
+"""Removing gone connections: what each costs, and what a wave of them does to the posts beside it."""
+
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+from typing import Final
+
+import msgspec
+
+from bench import peers
+from bench.case import Case, Extent, Target, table
+from bench.programs import Load, instrumented_worker, python, run_client, worker
+from bench.samples import Sample, Samples, core, cost, interleave, peer_core, rate, ratio
+
+REAPER: Final = "the worker's reaper"
+SDK: Final = "three calls of the SDK for each"
+JOINED_ROOMS: Final = 2
+"""Of each connection: `@all`, and one more."""
+_CONNECTIONS: Final = {REAPER: 2_000, SDK: 800}
+_WARM_UP: Final = 200
+_MOST_COST: Final = 300.0
+_TIMES_SDK: Final = 8.0
+
+_RATE: Final = 10_000
+_MEMBERS: Final = 200_000
+_GONE: Final = 0.5
+_DELAYS_MS: Final = (5, 15)
+_WAVES: Final = {
+    "nobody is gone": (0.0, "posts"),
+    "half are gone, none are removed": (_GONE, "posts-unreaped"),
+    "half are gone and removed": (_GONE, "posts"),
+}
+_MOST_ROUNDS: Final = 3
+_MOST_TIMES: Final = 1.05
+_PERCENTILES: Final = (50.0, 99.0, 99.9)
+
+
+class Wave(msgspec.Struct):
+    """Milliseconds from a post to its response, over one broadcast; connections removed meanwhile; share of a core."""
+
+    percentiles: dict[str, float]
+    maximum: float
+    removed: int
+    rate: float
+    core: float
+
+
+class Result(msgspec.Struct):
+    samples: Samples
+    waves: dict[str, list[Wave]]
+
+
+class Reaping(Case[Result]):
+    name = "reaping"
+    title = "Removing gone connections"
+    result = Result
+
+    def measure(self, extent: Extent) -> Result:
+        with peers.aws() as aws:
+            table_peer = peers.Table(aws, joined_rooms=JOINED_ROOMS)
+            samples = interleave(extent.rounds, _clients(table_peer, extent))
+        waves: dict[str, list[Wave]] = {name: [] for name in _WAVES}
+        for _ in range(min(extent.rounds, _MOST_ROUNDS)):
+            for name, (gone, instrument) in _WAVES.items():
+                waves[name].append(_wave(extent.posts(_MEMBERS), gone, instrument))
+                print(f"  {name:<32} {waves[name][-1]}", flush=True)
+        return Result(samples, waves)
+
+    def describe(self, result: Result) -> list[str]:
+        samples = result.samples
+        rows = [
+            [
+                name,
+                f"{cost(taken):,.0f}",
+                f"{rate(taken):,.0f}/s",
+                f"{core(taken):.0%}",
+                f"{peer_core(taken):.0%}",
+                f"{ratio(taken, samples[REAPER]):.1f}",
+            ]
+            for name, taken in samples.items()
+        ]
+        waves = [
+            [
+                name,
+                *(f"{median(run.percentiles[each] for run in runs):.1f} ms" for each in _names()),
+                f"{max(run.maximum for run in runs):.0f} ms",
+                f"{median(run.removed for run in runs):,.0f}",
+                f"{median(run.rate for run in runs):,.0f}/s",
+                f"{median(run.core for run in runs):.0%}",
+            ]
+            for name, runs in result.waves.items()
+        ]
+        return [
+            (
+                f"Each connection is in {JOINED_ROOMS} rooms, so that five items are deleted for it. The worker's "
+                "reaper takes up to 25 connections at a time and paces itself, so that it does not fill its core; its "
+                "cost includes the idle time in between. Its peer makes three calls for each connection, with "
+                "aioboto3's client, for eight connections side by side."
+            ),
+            table(["", "CPU µs a connection", "reached", "client's core", "peer's core", "× the reaper"], rows),
+            (
+                f"**What a wave of them does to posts**: the whole worker, one room, limit {_RATE:,} posts a second, "
+                f"responses after {_DELAYS_MS[0]} to {_DELAYS_MS[1]} ms. Where half of the members are gone, half of "
+                "the posts return 410, several thousand a second: far more than can be removed in that time. It is the "
+                "time from a post to its response, every post counted; percentiles are medians over the rounds, the "
+                "maximum is that of all rounds."
+            ),
+            table(["of the members", *_names(), "maximum", "removed", "reached", "worker's core"], waves),
+        ]
+
+    def targets(self, result: Result) -> list[Target]:
+        p99 = {name: median(run.percentiles["p99"] for run in runs) for name, runs in result.waves.items()}
+        nobody, _, removed = p99.values()
+        return [
+            Target("CPU µs a connection that is removed", _MOST_COST, cost(result.samples[REAPER]), form="{:,.0f}"),
+            Target(
+                "the same by the SDK, × the reaper's",
+                _TIMES_SDK,
+                ratio(result.samples[SDK], result.samples[REAPER]),
+                form="{:.1f}",
+                at_least=True,
+            ),
+            Target("p99 of posts while half are gone and removed, × while nobody is", _MOST_TIMES, removed / nobody),
+        ]
+
+
+def _names() -> list[str]:
+    return [f"p{percent:g}" for percent in _PERCENTILES]
+
+
+def _clients(peer: peers.Table, extent: Extent) -> dict[str, Callable[[], Sample]]:
+    programs = {REAPER: "bench.clients.reaper", SDK: "bench.clients.sdk_reaper"}
+    return {
+        name: partial(
+            run_client, python(module), peer, Load(extent.posts(_CONNECTIONS[name]), 0, JOINED_ROOMS, _WARM_UP)
+        )
+        for name, module in programs.items()
+    }
+
+
+def _wave(members: int, gone: float, instrument: str) -> Wave:
+    with (
+        peers.aws() as aws,
+        peers.connections(_DELAYS_MS, gone=gone) as connections,
+        worker(
+            aws,
+            connections,
+            program=instrumented_worker(instrument),
+            rate=_RATE,
+            warm_up=peers.Workload(1, 1, _RATE // 2),
+        ) as started,
+    ):
+        with started.recording() as lines:
+            sample = started.run(peers.Workload(1, 1, members, joined_rooms=JOINED_ROOMS))
+        removed = int(aws.stats()["connections_queried"])
+    milliseconds = sorted(float(line) for line in lines)
+    return Wave(
+        percentiles={
+            name: milliseconds[int(len(milliseconds) * percent / 100)]
+            for name, percent in zip(_names(), _PERCENTILES, strict=True)
+        },
+        maximum=milliseconds[-1],
+        removed=removed,
+        rate=sample.rate,
+        core=sample.core,
+    )

@@ -1,0 +1,59 @@
+"""The worker's reaper, as it is: its table, its transport and its pace, with no posts beside it."""
+
+import asyncio
+import os
+import time
+
+import uvloop
+
+from bench.clients.section import Arguments, connection_ids, measured
+from worker.aws.json_service import JsonService
+from worker.aws.table import Table
+from worker.delivery.endpoint import EndpointHealth
+from worker.health import Health
+from worker.http.signing import Credentials
+from worker.metrics import Metrics
+from worker.reaper import Reaper
+
+
+async def main() -> None:
+    arguments = Arguments.parse()
+    metrics = Metrics(Health())
+    service = JsonService(
+        arguments.url,
+        region=os.environ["AWS_REGION"],
+        service="dynamodb",
+        prefix="DynamoDB_20120810",
+        json_version="1.0",
+        connections=64,
+        tls=None,
+        calls=metrics.service_calls,
+    )
+    service.use(
+        Credentials(
+            os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"], os.environ["AWS_SESSION_TOKEN"]
+        )
+    )
+    endpoint = EndpointHealth(last_success_at=time.monotonic())
+    reaper = Reaper(Table(service, "gatecast"), endpoint=endpoint, health=Health(), metrics=metrics)
+
+    async def reap(ids: list[str]) -> None:
+        """The stand-in has each of them in one room at least."""
+        before = metrics.memberships_reaped
+        for each in ids:
+            reaper.offer(each, ("r0", 0), 0)
+        while metrics.memberships_reaped < before + len(ids) * arguments.concurrency:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.02)
+
+    async with asyncio.TaskGroup() as group:
+        running = [group.create_task(service.run()), group.create_task(reaper.run())]
+        await reap(connection_ids(arguments.warm_up))
+        ids = connection_ids(arguments.posts)
+        with measured(arguments.posts):
+            await reap(ids)
+        for task in running:
+            task.cancel()
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

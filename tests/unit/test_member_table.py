@@ -1,0 +1,154 @@
+"""What the table's adapter makes of items that nobody should have written. A scripted service responds."""
+
+import json
+from collections.abc import Iterable
+from typing import Any, cast
+
+import pytest
+from structlog.testing import capture_logs
+
+from gatecast.table import RoomSettings
+from worker.aws.json_service import JsonService
+from worker.aws.table import Table
+from worker.damaged_items import DamagedItems
+from worker.fanout import Member
+from worker.perseverance import DEPENDENCY_ERRORS
+from worker.ports import JoinedRoom, ServiceError
+
+NOW = 1_800_000_000.0
+WELL = {"sk": {"S": "well="}, "joined_at_ms": {"N": "7"}, "expires_at": {"N": "1800003600"}}
+
+
+class Service:
+    """Responds with each of `responses` in turn."""
+
+    def __init__(self, *responses: Any) -> None:
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self._responses = list(responses)
+
+    async def call(self, operation: str, body: bytes) -> bytes:
+        self.calls.append((operation, json.loads(body)))
+        return json.dumps(self._responses.pop(0)).encode()
+
+
+def table(*responses: Any, damaged: dict[str, int] | None = None) -> tuple[Table, Service]:
+    service = Service(*responses)
+    items = DamagedItems({} if damaged is None else damaged)
+    return Table(cast("JsonService", service), "t", wall_clock=lambda: NOW, damaged=items), service
+
+
+def item(**attributes: Any) -> dict[str, Any]:
+    return {"sk": {"S": "odd="}, **attributes}
+
+
+@pytest.mark.parametrize(
+    ("odd", "read"),
+    [
+        (item(expires_at={"S": "soon"}, joined_at_ms={"N": "5"}), Member("odd=", 5)),
+        (item(expires_at={"NULL": True}, joined_at_ms={"N": "5"}), Member("odd=", 5)),
+        (item(expires_at={"N": "x"}, joined_at_ms={"N": "5"}), Member("odd=", 5)),
+        (item(expires_at={}, joined_at_ms={"N": "5"}), Member("odd=", 5)),
+        (item(expires_at={"S": "1800003600"}, joined_at_ms={"N": "5"}), Member("odd=", 5)),
+        (item(expires_at={"S": "1799999999"}, joined_at_ms={"N": "5"}), None),
+        (item(joined_at_ms={"S": "yesterday"}), Member("odd=", 0)),
+        (item(joined_at_ms={"L": []}, expires_at={"N": "1800003600"}), Member("odd=", 0)),
+        (item(joined_at_ms={"L": []}, expires_at={"N": "1799999999"}), None),
+        ({"sk": {"B": "eA=="}}, None),
+        ({}, None),
+    ],
+)
+async def test_a_damaged_membership_costs_no_other_member_its_message(odd: Any, read: Member | None) -> None:
+    damaged: dict[str, int] = {}
+    members, _ = table({"Items": [WELL, odd, WELL], "LastEvaluatedKey": {"sk": {"S": "well="}}}, damaged=damaged)
+    with capture_logs() as logged:
+        page = await members.page("lobby", 3, "")
+    assert page.members == [each for each in (Member("well=", 7), read, Member("well=", 7)) if each]
+    assert page.after == "well="
+    assert damaged == {"membership": 1}
+    assert [(each["event"], each["pk"]) for each in logged] == [("item.damaged", "room#lobby#3")]
+
+
+async def test_numbers_of_any_size_are_read() -> None:
+    odd = [item(joined_at_ms={"N": number}) for number in ("1E125", "-1E125", "9007199254740992")]
+    members, _ = table({"Items": odd})
+    assert (await members.page("lobby", 0, "")).members == [Member("odd=", 0)] * 3
+
+
+@pytest.mark.parametrize("response", [[], {}, {"Items": None}, {"Items": [7]}, {"Items": [], "LastEvaluatedKey": {}}])
+async def test_what_is_no_page_at_all_is_the_services_fault(response: Any) -> None:
+    members, _ = table(response)
+    with pytest.raises(DEPENDENCY_ERRORS):
+        await members.page("lobby", 0, "")
+
+
+async def test_one_damaged_settings_item_fails_no_other_room() -> None:
+    values: dict[str, Any] = {"a": {"N": "1000000000"}, "b": {"S": "x"}, "c": {"N": "4"}, "d": {"N": "2.5"}}
+    found = [{"pk": {"S": f"settings#{room}"}, "shards": value} for room, value in values.items()]
+    response = {"Responses": {"t": found}, "UnprocessedKeys": {"t": {"Keys": [{"pk": {"S": "settings#e"}}]}}}
+    damaged: dict[str, int] = {}
+    members, service = table(response, response, damaged=damaged)
+    with capture_logs() as logged:
+        for _ in range(2):
+            *settings, unread = await members.settings(["a", "b", "c", "d", "none", "e"])
+    assert settings == [RoomSettings(1_000), RoomSettings(), RoomSettings(4), RoomSettings(2), RoomSettings()]
+    assert isinstance(unread, ServiceError)
+    assert damaged == {"settings": 6}
+    assert [each["pk"] for each in logged] == ["settings#a", "settings#b", "settings#d"], "once each"
+    assert all(request["RequestItems"]["t"]["ConsistentRead"] for _, request in service.calls)
+
+
+def test_what_has_been_logged_is_remembered_within_bounds() -> None:
+    counts: dict[str, int] = {}
+    items = DamagedItems(counts)
+    with capture_logs() as logged:
+        for number in range(3_000):
+            items.report("settings", f"settings#{number}", "odd")
+            items.report("settings", "settings#0", "odd")
+    assert counts == {"settings": 6_000}
+    assert len(logged) == 3_000
+    assert len(items._logged) <= 1_000
+
+
+async def test_a_connection_without_a_time_is_an_old_one() -> None:
+    times: Iterable[tuple[str, Any]] = [("a", {"N": "12.5"}), ("b", {"S": "x"}), ("c", {"N": "1E125"}), ("d", None)]
+    found = [{"pk": {"S": f"connection#{each}"}, **({"connected_at_ms": time} if time else {})} for each, time in times]
+    damaged: dict[str, int] = {}
+    members, service = table({"Responses": {"t": found}}, damaged=damaged)
+    assert await members.connected_at_ms(["a", "b", "c", "d", "e", "a"]) == {"a": 12, "b": 0, "c": 0, "d": 0}
+    assert damaged == {"connection": 1}
+    assert len(service.calls[0][1]["RequestItems"]["t"]["Keys"]) == 5, "a key twice is an error of the whole call"
+
+
+async def test_ages_that_were_not_read_are_asked_for_again() -> None:
+    unprocessed = {"t": {"Keys": [{"pk": {"S": "connection#a"}}]}}
+    members, _ = table({"Responses": {}, "UnprocessedKeys": unprocessed})
+    with pytest.raises(ServiceError, match="UnprocessedKeys"):
+        await members.connected_at_ms(["a"])
+
+
+async def test_joined_rooms_are_read_to_the_end_whatever_their_shards() -> None:
+    first = [{"sk": {"S": "room#a"}, "shard": {"N": "3"}}, {"sk": {"S": "room#b#1"}, "shard": {"S": "x"}}]
+    last = [{"sk": {"S": "room#c"}}, {"sk": {"S": "room#d"}, "shard": {"N": "1.5"}}]
+    damaged: dict[str, int] = {}
+    members, service = table(
+        {"Items": first, "LastEvaluatedKey": {"pk": {"S": "connection#x"}, "sk": {"S": "room#b#1"}}},
+        {"Items": last},
+        damaged=damaged,
+    )
+    rooms = await members.joined_rooms("x")
+    assert rooms == [JoinedRoom("a", 3), JoinedRoom("b#1", None), JoinedRoom("c", None), JoinedRoom("d", None)]
+    assert damaged == {"joined_room": 3}
+    assert [request.get("ExclusiveStartKey", {}).get("sk") for _, request in service.calls] == [None, {"S": "room#b#1"}]
+    assert all(request["ConsistentRead"] for _, request in service.calls)
+
+
+async def test_removal_says_what_was_not_processed() -> None:
+    unprocessed = {"DeleteRequest": {"Key": {"pk": {"S": "connection#b="}, "sk": {"S": "connection"}}}}
+    members, service = table({"UnprocessedItems": {"t": [unprocessed]}}, {"UnprocessedItems": {}}, {})
+    assert await members.remove_connections(["a=", "b="]) == ["b="]
+    assert await members.remove_connections(["b="]) == []
+    assert await members.delete_batch([{"pk": {"S": "p"}, "sk": {"S": "s"}}]) == []
+    assert [operation for operation, _ in service.calls] == ["BatchWriteItem"] * 3
+    assert service.calls[2][1] == {
+        "RequestItems": {"t": [{"DeleteRequest": {"Key": {"pk": {"S": "p"}, "sk": {"S": "s"}}}}]}
+    }

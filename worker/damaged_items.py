@@ -1,0 +1,35 @@
+"""Items of the table that cannot be read as they should: counted by kind, logged once each.
+
+Whoever reads one makes the best of it and reports it here, so that a person can find and correct it. Nothing here
+raises, and what is remembered is bounded.
+"""
+
+from collections import OrderedDict
+from collections.abc import MutableMapping
+from typing import Final, Literal
+
+import structlog
+
+log = structlog.get_logger()
+
+Kind = Literal["settings", "membership", "connection", "joined_room", "progress"]
+_MAX_REMEMBERED: Final = 1_000
+
+
+class DamagedItems:
+    """`counts` are by kind."""
+
+    def __init__(self, counts: MutableMapping[str, int]) -> None:
+        self._counts = counts
+        self._logged: OrderedDict[tuple[Kind, str], None] = OrderedDict()
+
+    def report(self, kind: Kind, where: str, reason: str, *, items: int = 1) -> None:
+        """`where` is the partition key, for the log; `reason` says what is wrong, without the item's contents."""
+        self._counts[kind] = self._counts.get(kind, 0) + items
+        known = (kind, where) in self._logged
+        self._logged[kind, where] = None
+        self._logged.move_to_end((kind, where))
+        if len(self._logged) > _MAX_REMEMBERED:
+            self._logged.popitem(last=False)
+        if not known:
+            log.error("item.damaged", item=kind, pk=where, reason=reason)
