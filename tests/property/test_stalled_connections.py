@@ -302,7 +302,7 @@ def test_a_remainder_carries_how_often_its_connections_were_tried(monkeypatch: p
         streams.publish("chat", 0)
         while world.messages:
             worker = SimulatedWorker(world)
-            await asyncio.sleep(12)
+            await asyncio.sleep(20)
             await worker.terminate()
             tried.extend(found.tried[0] for each in world.messages if (found := decode(each.body)).tried)
             assert world.now() < 7_200
