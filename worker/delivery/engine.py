@@ -30,7 +30,7 @@ from worker.delivery.pacing import Pacer
 from worker.fairness import Rotation
 from worker.fanout import Delivery, Fanout
 from worker.http.answers import Answer
-from worker.http.pool import Owner, Pool
+from worker.http.pool import WARM_CONNECTIONS, Owner, Pool
 from worker.http.resolving import keep_resolving
 from worker.http.signing import Prepared, Signer
 from worker.rate import RateController
@@ -39,7 +39,6 @@ _TICK_SECONDS: Final = 0.001
 _STALLED_TICK_SECONDS: Final = 0.02
 _IDLE_TICK_SECONDS: Final = 0.1
 _SWEEP_SECONDS: Final = 1.0
-_WARM_CONNECTIONS: Final = 2
 _PROBES_PER_SECOND: Final = 50.0
 """So many that a room whose first hundreds of members fail comes to those that do not within seconds."""
 _CHECKPOINT_SECONDS: Final = 0.1
@@ -177,8 +176,8 @@ class DeliveryEngine:
         pool = self._pool
         waiting = bool(self._due or self._rotation)
         if not waiting or not self._signer.ready:
-            if pool.open_connections < _WARM_CONNECTIONS:
-                pool.want(_WARM_CONNECTIONS - pool.open_connections, now)
+            if pool.open_connections < WARM_CONNECTIONS:
+                pool.want(WARM_CONNECTIONS - pool.open_connections, now)
             return
         holding = self.endpoint.holding
         permits = self._pacer.permits(_PROBES_PER_SECOND if holding else self.rate.limit, now)
@@ -276,6 +275,11 @@ class DeliveryEngine:
         exchange.fanout.in_flight -= 1
         self._hear(exchange, 0, reason, now)
         self._decide(exchange, 0, now)
+
+    def retry_request(self, exchange: Delivery, now: float) -> bytes:
+        """The same attempt once more, for its connection had died: no failure of the endpoint's or the member's."""
+        del now
+        return self._prepare(exchange.fanout, int(self._wall_clock())).request(exchange.connection_id)
 
     def _hear(self, delivery: Delivery, status: int, failure: str, now: float) -> None:
         match meaning(status):
