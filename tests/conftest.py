@@ -17,7 +17,7 @@ from pytest_socket import disable_socket, enable_socket
 from local.ministack import Ministack
 from local.resources import Queues, create_queues, create_table
 
-pytest_plugins = ("tests.chaos.fixtures", "tests.worker_fixtures")
+pytest_plugins = ("tests.chaos.fixtures", "tests.pool_driver", "tests.worker_fixtures")
 
 _NO_RETRIES = Config(retries={"mode": "standard", "total_max_attempts": 1})
 

@@ -170,14 +170,15 @@ async def redrive(environ: Mapping[str, str], *, dry_run: bool) -> int:
     except InvalidSettings as error:
         _say(str(error), error=True)
         return 2
-    async with session.client("sqs") as sqs:
-        work = Redrive(sqs, source=source, target=target, dry_run=dry_run)
-        failure = None
-        try:
+    report, failure = Report(), None
+    try:
+        async with session.client("sqs") as sqs:
+            work = Redrive(sqs, source=source, target=target, dry_run=dry_run)
+            report = work.report
             await work.run()
-        except DEPENDENCY_ERRORS as error:
-            failure = error
-    for line in work.report.lines(dry_run=dry_run):
+    except DEPENDENCY_ERRORS as error:
+        failure = error
+    for line in report.lines(dry_run=dry_run):
         _say(line)
     if failure is not None:
         _say(f"stopped by {describe(failure)}: {failure}. It is safe to run it again.", error=True)

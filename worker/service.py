@@ -35,6 +35,8 @@ log = structlog.get_logger()
 _CONNECTIONS: Final = 64
 """To each of SQS and DynamoDB, at most."""
 _LAG_SECONDS: Final = 0.05
+_KEPT_BODY_BYTES: Final = 4 * 1024
+"""Of the responses to posts, whose statuses say all that is asked."""
 
 
 async def serve(settings: Settings, session: aioboto3.Session) -> None:
@@ -88,6 +90,7 @@ def _surroundings(
             size=settings.max_in_flight,
             owner=owner,
             tls=tls if address.scheme == "https" else None,
+            kept_body_bytes=_KEPT_BODY_BYTES,
         ),
     )
 

@@ -6,171 +6,17 @@ that misbehaved is never used again.
 
 import socket
 import ssl
-import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Self
 
 import pytest
 import trustme
 
+from tests.pool_driver import ANSWER, GONE, REQUEST, Driver, Server, Tls, driving, reset, serving
 from worker.http import pool as pool_module
-from worker.http.answers import ORDINARY, Answer
-from worker.http.pool import Pool
-from worker.http.signing import Address
-
-REQUEST = b"POST /x HTTP/1.1\r\ncontent-length: 5\r\n\r\nhello"
-ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
-GONE = b"HTTP/1.1 410 Gone\r\nContent-Length: 4\r\n\r\ngone"
-
-Behaviour = Callable[[socket.socket], None]
-
-
-class Server:
-    """Accepts connections, each in a thread; reads whole requests and does with the nth of all what the test says."""
-
-    def __init__(self, behaviour: Callable[[int, socket.socket], None], tls: ssl.SSLContext | None = None) -> None:
-        self._behaviour = behaviour
-        self._tls = tls
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self._sockets: list[socket.socket] = []
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self.requests = 0
-        self.accepted = 0
-        self.port: int = self._listening.getsockname()[1]
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                sock, _ = self._listening.accept()
-            except OSError:
-                return
-            self.accepted += 1
-            thread = threading.Thread(target=self._serve, args=(sock,), daemon=True)
-            self._threads.append(thread)
-            thread.start()
-
-    def _serve(self, sock: socket.socket) -> None:
-        try:
-            if self._tls is not None:
-                sock = self._tls.wrap_socket(sock, server_side=True)
-            self._sockets.append(sock)
-            received = b""
-            while True:
-                while received.count(b"hello") == 0:
-                    data = sock.recv(65536)
-                    if not data:
-                        return
-                    received += data
-                received = received.partition(b"hello")[2]
-                self.requests += 1
-                self._behaviour(self.requests, sock)
-        except OSError:
-            return
-        finally:
-            sock.close()
-
-    def __enter__(self) -> Self:
-        self._threads[0].start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listening.shutdown(socket.SHUT_RDWR)
-        self._listening.close()
-        for sock in self._sockets:
-            sock.close()
-
-
-class Owner:
-    """Remembers how exchanges end."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, Answer] = {}
-        self.failures: dict[str, str] = {}
-
-    def answered_ordinarily(self, exchanges: Sequence[str], seconds: list[float], now: float) -> None:
-        assert exchanges
-        for exchange, each in zip(exchanges, seconds, strict=True):
-            self.answered(exchange, ORDINARY, each, now)
-
-    def answered(self, exchange: str, answer: Answer, seconds: float, now: float) -> None:
-        assert 0 <= seconds <= now
-        assert exchange not in self.answers
-        assert exchange not in self.failures
-        self.answers[exchange] = answer
-
-    def failed(self, exchange: str, reason: str, seconds: float, now: float) -> None:
-        assert 0 <= seconds <= now
-        assert exchange not in self.answers
-        assert exchange not in self.failures
-        self.failures[exchange] = reason
-
-
-class Driver:
-    """A pool and what drives it: polls until exchanges have ended."""
-
-    def __init__(self, port: int, *, size: int = 1, tls: ssl.SSLContext | None = None) -> None:
-        self.owner = Owner()
-        scheme = "https" if tls else "http"
-        self.pool: Pool[str] = Pool(Address.of(f"{scheme}://127.0.0.1:{port}"), size=size, owner=self.owner, tls=tls)
-        self.pool.resolved([(socket.AF_INET, ("127.0.0.1", port))])
-        self.wanted = 1
-        self.time = 0.0
-
-    def poll_until(self, done: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 20
-        while not done():
-            assert time.monotonic() < deadline
-            self.pool.want(self.wanted, self.time)
-            self.pool.poll(self.time)
-            self.time += 0.01
-            time.sleep(0.0005)
-
-    def exchange(self, name: str, request: bytes = REQUEST) -> None:
-        """One exchange, begun on an idle connection and waited for."""
-        self.poll_until(lambda: self.pool.idle > 0)
-        self.pool.send(name, request, self.time)
-        self.poll_until(lambda: name in self.owner.answers or name in self.owner.failures)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.pool.close()
-        assert self.pool.in_flight == 0
-
-
-@pytest.fixture(params=["plain", "tls"])
-def tls(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[ssl.SSLContext, ssl.SSLContext] | None]:
-    """(the server's context, the client's), or None."""
-    if request.param == "plain":
-        yield None
-        return
-    authority = trustme.CA()
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(server)
-    bundle = tmp_path / "ca.pem"
-    authority.cert_pem.write_to_path(str(bundle))
-    yield server, ssl.create_default_context(cafile=str(bundle))
-
-
-Tls = tuple[ssl.SSLContext, ssl.SSLContext] | None
-
-
-def serving(behaviour: Callable[[int, socket.socket], None], tls: Tls) -> Server:
-    return Server(behaviour, tls[0] if tls else None)
-
-
-def driving(server: Server, tls: Tls, *, size: int = 1) -> Driver:
-    return Driver(server.port, size=size, tls=tls[1] if tls else None)
-
-
-def reset(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
+from worker.http.opening import OPENING_AT_ONCE
 
 
 def refusing_port() -> int:
@@ -320,7 +166,7 @@ def test_connections_are_opened_a_few_at_a_time_and_no_more_than_allowed(tls: Tl
     with serving(lambda _, sock: sock.sendall(ANSWER), tls) as server, driving(server, tls, size=20) as driver:
         driver.wanted = 1_000
         driver.pool.want(1_000, 0.0)
-        assert len(driver.pool._opening) == pool_module.OPENING_AT_ONCE
+        assert len(driver.pool._opening) == OPENING_AT_ONCE
         driver.poll_until(lambda: driver.pool.open_connections == 20)
         driver.pool.want(1_000, driver.time)
         assert not driver.pool._opening
@@ -330,9 +176,9 @@ def test_a_refused_connection_is_tried_again_with_back_off() -> None:
     with Driver(refusing_port()) as driver:
         driver.poll_until(lambda: driver.pool.trouble is not None)
         assert driver.pool.trouble == "cannot connect: Connection refused"
-        failed = driver.pool._failed_opens
+        failed = driver.pool._openings.failed_in_a_row
         driver.pool.want(1, driver.time)
-        assert driver.pool._failed_opens == failed, "not at once"
+        assert driver.pool._openings.failed_in_a_row == failed, "not at once"
         with Server(lambda _, sock: sock.sendall(ANSWER)) as server:
             driver.pool.resolved([(socket.AF_INET, ("127.0.0.1", server.port))])
             driver.exchange("later")
@@ -346,7 +192,7 @@ def test_while_no_address_answers_one_connection_at_a_time_is_tried_ever_more_se
         pool.want(100, 0.0)
         driver.wanted = 0
         driver.poll_until(lambda: not pool._opening)
-        assert pool._failed_opens == 1, "one event, however many connections it hit"
+        assert pool._openings.failed_in_a_row == 1, "one event, however many connections it hit"
         tried_at = []
         while driver.time < 120:
             driver.time += 0.05
@@ -368,7 +214,7 @@ def test_an_address_that_refuses_holds_up_no_other_and_is_tried_no_more_often() 
         driver.wanted = 128
         driver.poll_until(lambda: driver.pool.open_connections == 128)
         assert driver.time < 2
-        assert driver.pool._next_address <= 2 * 128 + pool_module.OPENING_AT_ONCE
+        assert driver.pool._openings.tried <= 2 * 128 + OPENING_AT_ONCE
         assert driver.pool.trouble is None
 
 
@@ -382,7 +228,7 @@ def test_an_address_that_never_answers_leaves_room_for_the_others_to_open(tls: T
         ports = (silent.getsockname()[1], server.port)
         driver.pool.resolved([(socket.AF_INET, ("127.0.0.1", port)) for port in ports])
         driver.wanted = 32
-        hanging = pool_module.OPENING_AT_ONCE // 2
+        hanging = OPENING_AT_ONCE // 2
         driver.poll_until(lambda: driver.pool.open_connections == 32 - hanging)
         assert len(driver.pool._opening) == hanging
 

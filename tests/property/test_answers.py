@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker.http.answers import MAX_HEADERS, Answer, AnswerReader, MalformedAnswer
 from worker.http.answers import ORDINARY as ORDINARY_ANSWER
-from worker.http.answers import Answer, AnswerReader, MalformedAnswer
 
 ORDINARY = (
     b"HTTP/1.1 200 OK\r\nDate: Tue, 24 Nov 2026 06:00:00 GMT\r\nContent-Type: application/json\r\n"
@@ -66,6 +66,53 @@ def test_split_anywhere_the_answer_is_the_same(sent: list[tuple[bytes, Answer]],
         answer = read(reader, last)
         assert answer is not None
         assert (answer.status, answer.body, answer.reusable) == (expected.status, expected.body, expected.reusable)
+
+
+@given(answers(), st.lists(st.integers(0, 10_000), max_size=8), st.integers(0, 250))
+def test_of_a_body_as_much_is_kept_as_is_wanted(sent: tuple[bytes, Answer], cuts: list[int], kept: int) -> None:
+    data, expected = sent
+    reader = AnswerReader(kept)
+    for piece in pieces_of(data, cuts):
+        answer = read(reader, piece)
+    assert answer is not None
+    assert (answer.status, answer.body, answer.reusable) == (expected.status, expected.body[:kept], expected.reusable)
+    assert not reader.begun
+
+
+@given(answers(), st.integers(1, 10_000))
+def test_a_response_has_begun_with_its_first_byte(sent: tuple[bytes, Answer], cut: int) -> None:
+    reader = AnswerReader()
+    assert not reader.begun
+    read(reader, sent[0][: min(cut, len(sent[0]) - 1)])
+    assert reader.begun
+
+
+@pytest.mark.parametrize(
+    "value", [b"a" + b" " * 60_000 + b"a", b" a" * 30_000, b"\t" * 60_000 + b"\0", b"a" + b" " * 60_000 + b"\n"]
+)
+def test_reading_a_header_takes_one_pass_whatever_it_holds(value: bytes) -> None:
+    """Thirty such heads would take minutes, if spaces were tried again from each of them."""
+    head = b"HTTP/1.1 410 Gone\r\nX-Padding:  " + value + b" \t\r\nContent-Length: 0\r\n\r\n"
+    for _ in range(30):
+        if value.endswith(b"a"):
+            answer = read(AnswerReader(), head)
+            assert answer is not None
+            assert answer.headers[b"x-padding"] == value.strip()
+        else:
+            with pytest.raises(MalformedAnswer):
+                read(AnswerReader(), head)
+
+
+@pytest.mark.parametrize(("headers", "well_formed"), [(MAX_HEADERS - 1, True), (MAX_HEADERS, False), (16_000, False)])
+def test_headers_of_one_name_are_joined_but_not_without_end(headers: int, well_formed: bool) -> None:
+    head = b"HTTP/1.1 410 Gone\r\n" + b"a:\r\n" * headers + b"Content-Length: 0\r\n\r\n"
+    if well_formed:
+        answer = read(AnswerReader(), head)
+        assert answer is not None
+        assert answer.headers[b"a"] == b", ".join([b""] * headers)
+    else:
+        with pytest.raises(MalformedAnswer, match="headers"):
+            read(AnswerReader(), head)
 
 
 @pytest.mark.parametrize("cut", range(1, len(ORDINARY)))

@@ -124,9 +124,7 @@ class JsonService:
             call = self._waiting.popleft()
             if call.answer.done():
                 continue  # whoever asked has been cancelled
-            headers = {"content-type": self._content_type, "x-amz-target": f"{self._prefix}.{call.operation}"}
-            request = self._signer.prepare("/", headers, call.body, int(time.time())).request()
-            self._pool.send(call, request, now)
+            self._pool.send(call, self._request(call), now)
         if not self._waiting:
             return
         self._pool.want(len(self._waiting), now)
@@ -134,6 +132,10 @@ class JsonService:
             # No connection can be had: say so to whoever waits, and let them decide how long to wait.
             while self._waiting:
                 self.failed(self._waiting.popleft(), self._pool.trouble, 0.0, now)
+
+    def _request(self, call: _Call) -> bytes:
+        headers = {"content-type": self._content_type, "x-amz-target": f"{self._prefix}.{call.operation}"}
+        return self._signer.prepare("/", headers, call.body, int(time.time())).request()
 
     # The pool's owner
 
@@ -162,6 +164,16 @@ class JsonService:
         self._calls.failed(self._service, exchange.operation)
         if not exchange.answer.done():
             exchange.answer.set_exception(NoAnswer(reason))
+
+    def retry_request(self, exchange: _Call, now: float) -> bytes | None:
+        """The same call once more, for its connection had died.
+
+        The service may have executed it all the same. That is no other than what callers do after NoAnswer, so every
+        call has to bear it: a receive leaves messages that become visible again, deletions repeat harmlessly, and
+        writes are conditional on whose claim it is. A new kind of call must be as safe to repeat.
+        """
+        del now
+        return None if exchange.answer.done() else self._request(exchange)
 
 
 class _Error(msgspec.Struct):

@@ -15,6 +15,7 @@ import aioboto3
 from botocore.exceptions import BotoCoreError
 from botocore.httpsession import get_cert_path
 
+from worker.aws.credentials import translate_errors
 from worker.aws.json_service import JsonService
 from worker.health import Health
 from worker.http.signing import Credentials
@@ -38,7 +39,8 @@ def find_session(environ: Mapping[str, str]) -> aioboto3.Session:
     check_sdk_endpoints(environ)
     try:
         session = aioboto3.Session(region_name=environ.get("AWS_REGION") or None)
-    except BotoCoreError as error:
+        translate_errors(session)
+    except (BotoCoreError, ValueError) as error:
         raise InvalidSettings(f"AWS_PROFILE or the SDK's files are wrong: {error}") from None
     if not session.region_name:
         raise InvalidSettings("AWS_REGION is missing: it takes the Region of the queue, the table and the API")

@@ -36,7 +36,7 @@ from worker.delivery.slow_clients import SlowClients
 from worker.fairness import Rotation
 from worker.fanout import Delivery, Fanout
 from worker.http.answers import Answer
-from worker.http.pool import Owner, Pool
+from worker.http.pool import WARM_CONNECTIONS, Owner, Pool
 from worker.http.resolving import keep_resolving
 from worker.http.signing import Prepared, Signer
 from worker.rate import RateController
@@ -46,7 +46,6 @@ _TICK_SECONDS: Final = 0.001
 _STALLED_TICK_SECONDS: Final = 0.02
 _IDLE_TICK_SECONDS: Final = 0.1
 _SWEEP_SECONDS: Final = 1.0
-_WARM_CONNECTIONS: Final = 2
 _PROBES_PER_SECOND: Final = 50.0
 """So many that a room whose first hundreds of members fail comes to those that do not within seconds."""
 _CHECKPOINT_SECONDS: Final = 0.1
@@ -204,6 +203,8 @@ class DeliveryEngine:
     def _start_deliveries(self, now: float) -> None:  # noqa: C901 - the hot path, in one piece
         pool = self._pool
         if not self._signer.ready:
+            if pool.open_connections < WARM_CONNECTIONS:
+                pool.want(WARM_CONNECTIONS - pool.open_connections, now)
             return
         holding = self.endpoint.holding
         permits = self._pacer.permits(_PROBES_PER_SECOND if holding else self.rate.limit, now)
@@ -244,20 +245,23 @@ class DeliveryEngine:
             started += 1
         if started == idle and (self._due or self._rotation):
             pool.want(permits - started, now)
-        elif pool.open_connections < _WARM_CONNECTIONS:
-            pool.want(_WARM_CONNECTIONS - pool.open_connections, now)
+        elif pool.open_connections < WARM_CONNECTIONS:
+            pool.want(WARM_CONNECTIONS - pool.open_connections, now)
         self._pacer.spend(started)
 
     def _start_errands(self, limit: int, second: int, now: float) -> int:
         """How many were started."""
         started = 0
         while started < limit and (errand := self._errands.next(now)) is not None:
-            path = f"{self._signer.address.path}/@connections/"
-            prepared = self._signer.prepare(path, {}, errand.payload, second, method=errand.method)
             self._errands_in_flight += 1
-            self._pool.send(errand, prepared.request(errand.connection_id), now)
+            self._pool.send(errand, self._errand_request(errand, second), now)
             started += 1
         return started
+
+    def _errand_request(self, errand: Errand, second: int) -> bytes:
+        path = f"{self._signer.address.path}/@connections/"
+        prepared = self._signer.prepare(path, {}, errand.payload, second, method=errand.method)
+        return prepared.request(errand.connection_id)
 
     def _prepare(self, fanout: Fanout, second: int) -> Prepared:
         return self._signer.prepare(f"{self._signer.address.path}/@connections/", {}, fanout.payload, second)
@@ -362,6 +366,14 @@ class DeliveryEngine:
         self.endpoint.answered()
         self._slow.throttled(delivery, now)
         self._metrics.throttled(account=self.rate.account_throttles)
+
+    def retry_request(self, exchange: Exchange, now: float) -> bytes:
+        """The same attempt once more, for its connection had died: no failure of the endpoint's or the member's."""
+        del now
+        second = int(self._wall_clock())
+        if isinstance(exchange, Errand):
+            return self._errand_request(exchange, second)
+        return self._prepare(exchange.fanout, second).request(exchange.connection_id)
 
     def _hear(self, delivery: Delivery, status: int, failure: str, now: float) -> None:
         match meaning(status):

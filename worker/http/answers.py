@@ -10,10 +10,13 @@ import re
 from typing import Final, NamedTuple
 
 MAX_HEAD_BYTES: Final = 64 * 1024
+MAX_HEADERS: Final = 256
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [^\r\n\0]*)?")
-_HEADER: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\r\n\0]*?)[ \t]*")
+# Nowhere can two neighbours match the same byte: whatever a peer sends, matching takes one pass. Spaces around a
+# header's value are left to `strip`, for in a pattern they would be such neighbours.
+_HEADER: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\r\n\0]*)")
 _CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n\0]*)?")
 _CONTENT_LENGTH: Final = re.compile(rb"[0-9]{1,12}")
 _SHORTEST_HEAD: Final = len(b"HTTP/1.1 200\r\n\r\n")
@@ -41,14 +44,23 @@ ORDINARY: Final = Answer(200, {}, b"", reusable=True)
 
 
 class AnswerReader:
-    """Reads the answers of one connection, one after the other."""
+    """Reads the answers of one connection, one after the other.
 
-    __slots__ = ("_no_body_at", "_ordinary_length", "_parser")
+    Of each body at most `kept_body_bytes` are kept; the rest is read and forgotten.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_kept_body_bytes", "_no_body_at", "_ordinary_length", "_parser")
+
+    def __init__(self, kept_body_bytes: int = MAX_BODY_BYTES) -> None:
+        self._kept_body_bytes = kept_body_bytes
         self._parser: _Parser | None = None
         self._ordinary_length = 0
         self._no_body_at = 0
+
+    @property
+    def begun(self) -> bool:
+        """Whether a response has begun to arrive and is not complete."""
+        return self._parser is not None
 
     def is_ordinary(self, buffer: bytearray, length: int) -> bool:
         """Are the first `length` bytes of `buffer` one whole answer that is equal to ORDINARY? If not, `feed` them."""
@@ -83,7 +95,7 @@ class AnswerReader:
         Raises MalformedAnswer; then, as after an answer that is not `reusable`, the connection must be closed.
         """
         if self._parser is None:
-            self._parser = _Parser()
+            self._parser = _Parser(self._kept_body_bytes)
         answer = self._parser.feed(data)
         if answer is not None:
             self._parser = None
@@ -93,11 +105,15 @@ class AnswerReader:
 class _Parser:
     """One answer. `_stage` is the method that reads on; each consumes from `_buffer` and says if it got through."""
 
-    __slots__ = ("_body", "_buffer", "_headers", "_remaining", "_reusable", "_stage", "_status")
+    __slots__ = (
+        "_body", "_buffer", "_headers", "_kept_body_bytes", "_received", "_remaining", "_reusable", "_stage", "_status"
+    )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, kept_body_bytes: int) -> None:
+        self._kept_body_bytes = kept_body_bytes
         self._buffer = bytearray()
         self._body = bytearray()
+        self._received = 0
         self._stage = self._read_head
         self._status = 0
         self._headers: dict[bytes, bytes] = {}
@@ -166,7 +182,7 @@ class _Parser:
         return False
 
     def _within_limit(self, more: int) -> int:
-        if len(self._body) + more > MAX_BODY_BYTES:
+        if self._received + more > MAX_BODY_BYTES:
             raise MalformedAnswer("its body is too large")
         return more
 
@@ -174,16 +190,21 @@ class _Parser:
         """Move what is there of the `_remaining` bytes to the body; true when that is all of them."""
         taken = self._buffer[: self._remaining]
         del self._buffer[: len(taken)]
-        self._body += taken
+        self._keep(taken)
         self._remaining -= len(taken)
         return self._remaining == 0
+
+    def _keep(self, data: bytearray) -> None:
+        """Add to the body as much as may still be kept."""
+        self._received += len(data)
+        space = self._kept_body_bytes - len(self._body)
+        self._body += data if len(data) <= space else data[:space]
 
     def _read_body(self) -> bool | None:
         return True if self._take() else None
 
     def _read_until_end_of_file(self) -> None:
-        self._within_limit(len(self._buffer))
-        self._body += self._buffer
+        self._keep(self._buffer[: self._within_limit(len(self._buffer))])
         self._buffer.clear()
 
     def _line(self) -> bytes | None:
@@ -233,11 +254,13 @@ class _Parser:
 
 
 def _headers(lines: list[bytes]) -> dict[bytes, bytes]:
+    if len(lines) > MAX_HEADERS:
+        raise MalformedAnswer("it has too many headers")
     headers: dict[bytes, bytes] = {}
     for line in lines:
         header = _HEADER.fullmatch(line)
         if header is None:
             raise MalformedAnswer("a header line is not one")
-        name = header[1].lower()
-        headers[name] = headers[name] + b", " + header[2] if name in headers else header[2]
+        name, value = header[1].lower(), header[2].strip(b" \t")
+        headers[name] = headers[name] + b", " + value if name in headers else value
     return headers
