@@ -20,6 +20,7 @@ from urllib.parse import unquote
 from gatecast.broadcast import Broadcast
 from gatecast.publisher import queue_message
 from gatecast.table import Key, RoomSettings
+from worker.aws.progress import ABANDONED_SECONDS, DUPLICATE_SECONDS
 from worker.checkpoint import Checkpoint
 from worker.core import Core, Surroundings
 from worker.delivery.engine import Exchange
@@ -29,7 +30,7 @@ from worker.http.answers import Answer
 from worker.http.pool import Owner, Pool
 from worker.http.signing import Address, Credentials, Signer
 from worker.metrics import Metrics
-from worker.ports import Claim, Claimant, JoinedRoom, Message, NotClaimed, Page
+from worker.ports import Claim, Claimant, DamagedProgress, JoinedRoom, Message, NotClaimed, Page
 from worker.settings import Settings, SlowClients
 
 R = TypeVar("R")
@@ -101,7 +102,8 @@ class World:
     closed: Counter[str] = field(default_factory=Counter)
     removed: set[str] = field(default_factory=set)
     broken: set[str] = field(default_factory=set)
-    """What fails now: "queue", "table", or of these alone "lease" (extensions), "send", "dead letters", "page".
+    """What fails now: "queue", "table", or of these alone "lease" (extensions), "delete", "send", "dead letters",
+    "page".
 
     With "letters refused" SQS says no to dead letters for good.
     """
@@ -276,6 +278,9 @@ class MemoryQueue:
                     self._messages.remove(found[receipt])
             return [None if receipt in found else "ReceiptHandleIsInvalid" for receipt in receipts]
 
+        if "delete" in self._worker.world.broken:
+            await self._worker.pause(0.1)
+            raise OSError("broken")
         return await self._worker.call("queue", delete)
 
     async def change_visibility(self, receipts: Sequence[str], seconds: int) -> list[str | None]:
@@ -313,7 +318,12 @@ class MemoryTable:
     def _call(self, what: Callable[[], R]) -> Awaitable[R]:
         return self._worker.call("table", what)
 
-    async def page(self, room: str, shard: int, after: str) -> Page:
+    def begin_page(self, room: str, shard: int, after: str = "") -> Awaitable[Page]:
+        page = asyncio.create_task(self._page(room, shard, after))
+        page.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        return page
+
+    async def _page(self, room: str, shard: int, after: str) -> Page:
         if "page" in self._worker.world.broken:
             await self._worker.pause(0.1)
             raise OSError("broken")
@@ -362,22 +372,32 @@ class MemoryProgress:
 
     async def claim(self, broadcast: Broadcast, claimant: Claimant) -> Claim | NotClaimed:
         key = (broadcast.room or "", broadcast.id, broadcast.part)
+        return await self._call(lambda: self._claim(key, claimant))
 
-        def claim() -> Claim | NotClaimed:
-            item = self._worker.world.progress.setdefault(key, {})
-            holder = item.get("message_id")
-            if holder is not None and holder != claimant.message_id:
-                return NotClaimed(duplicate=True)
-            if holder is not None and item["receives"] >= claimant.receives and item["token"] != claimant.token:
-                return NotClaimed(duplicate=False)
-            item.update(message_id=claimant.message_id, receives=claimant.receives, token=claimant.token)
-            start, progressed = (
-                item.get("checkpoint", Checkpoint()),
-                item.setdefault("progressed", claimant.waited),
-            )
-            return Claim(cast(Any, key), claimant.token, claimant.receives, start, claimant.receives - progressed)
-
-        return await self._call(claim)
+    def _claim(self, key: tuple[str, str, str], claimant: Claimant) -> Claim | NotClaimed:
+        world = self._worker.world
+        item = world.progress.setdefault(key, {})
+        holder = item.get("message_id")
+        now = world.wall_clock()
+        if item.get("damaged"):
+            raise DamagedProgress(str(key))
+        if holder == claimant.message_id:
+            if "completed_at" in item:
+                return NotClaimed.COMPLETED
+            if item["receives"] >= claimant.receives and item["token"] != claimant.token:
+                return NotClaimed.SUPERSEDED
+        elif holder is not None:
+            if item["seen_at"] <= now - DUPLICATE_SECONDS:
+                item.clear()
+            elif "completed_at" in item:
+                return NotClaimed.COMPLETED
+            elif item["seen_at"] > now - ABANDONED_SECONDS:
+                return NotClaimed.HELD
+            item["progressed"] = claimant.waited
+        item.update(message_id=claimant.message_id, receives=claimant.receives, token=claimant.token, seen_at=now)
+        start = item.get("checkpoint", Checkpoint())
+        fresh_receives = claimant.receives - item.setdefault("progressed", claimant.waited)
+        return Claim(cast(Any, key), claimant.message_id, claimant.token, claimant.receives, start, fresh_receives)
 
     async def write_checkpoint(self, claim: Claim, checkpoint: Checkpoint, *, progress: bool) -> bool:
         def write() -> bool:
@@ -385,11 +405,26 @@ class MemoryProgress:
             if item.get("token") != claim.claimed_by:
                 return False
             item["checkpoint"] = Checkpoint.decode(checkpoint.cursor, checkpoint.encode_pending())
+            item["seen_at"] = self._worker.world.wall_clock()
             if progress:
                 item["progressed"] = claim.receives
             return True
 
         return await self._call(write)
+
+    async def complete(self, claims: Sequence[Claim]) -> list[Claim]:
+        def write() -> list[Claim]:
+            now = self._worker.world.wall_clock()
+            for claim in claims:
+                item = {"message_id": claim.message_id, "completed_at": now, "seen_at": now}
+                self._worker.world.progress[cast(Any, claim.key)] = item
+            return []
+
+        return await self._call(write)
+
+    async def forget(self, broadcast: Broadcast) -> None:
+        key = (broadcast.room or "", broadcast.id, broadcast.part)
+        await self._call(lambda: self._worker.world.progress.pop(key, None))
 
     async def release(self, claim: Claim) -> bool:
         def release() -> bool:

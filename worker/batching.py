@@ -1,4 +1,8 @@
-"""Many single requests, few calls: what is asked for within a moment shares a batch call."""
+"""Many single requests, few calls: what is asked for within a moment shares a batch call.
+
+Where there is no company there is no waiting for it: the first request after a quiet moment goes out at once, with all
+that are asked for in the same turn of the loop. Only after a call the next ones wait for a moment to pass.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -9,7 +13,7 @@ R = TypeVar("R")
 
 
 class Batcher(Generic[T, R]):
-    """Calls `call` with at most `most` items, at the latest `wait_seconds` after the first of them was asked for.
+    """Calls `call` with at most `most` items, and more often than every `wait_seconds` only with so many.
 
     `call` answers one result an item, in order. What it raises, each of the askers gets.
     """
@@ -21,23 +25,31 @@ class Batcher(Generic[T, R]):
         self._most = most
         self._wait_seconds = wait_seconds
         self._waiting: list[tuple[T, asyncio.Future[R]]] = []
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._called_at = float("-inf")
         self._calls: set[asyncio.Task[None]] = set()
 
     async def ask(self, item: T) -> R:
+        return await self.begin(item)
+
+    def begin(self, item: T) -> "asyncio.Future[R]":
+        """Ask now and await the result later, or never."""
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[R] = loop.create_future()
-        self._waiting.append((item, answer))
+        result: asyncio.Future[R] = loop.create_future()
+        result.add_done_callback(_retrieve)
+        self._waiting.append((item, result))
         if len(self._waiting) >= self._most:
             self._flush()
         elif self._timer is None:
-            self._timer = loop.call_later(self._wait_seconds, self._flush)
-        return await answer
+            wait = self._called_at + self._wait_seconds - loop.time()
+            self._timer = loop.call_later(wait, self._flush) if wait > 0 else loop.call_soon(self._flush)
+        return result
 
     def _flush(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._called_at = asyncio.get_running_loop().time()
         batch, self._waiting = self._waiting, []
         task = asyncio.create_task(self._run(batch))
         self._calls.add(task)
@@ -56,3 +68,9 @@ class Batcher(Generic[T, R]):
             for (_, answer), result in results:
                 if not answer.done():
                     answer.set_result(result)
+
+
+def _retrieve(result: "asyncio.Future[R]") -> None:
+    """An error that nobody waits for any more is no news."""
+    if not result.cancelled():
+        result.exception()

@@ -9,9 +9,10 @@ the message: they are sent again, under the same part names, and are duplicates.
 
 import asyncio
 import itertools
+from collections.abc import Awaitable
 from enum import Enum, auto
 from heapq import nsmallest
-from typing import Final
+from typing import Final, assert_never
 
 import msgspec
 import structlog
@@ -20,18 +21,23 @@ from msgspec import UNSET
 from gatecast import tracing
 from gatecast.broadcast import Broadcast
 from gatecast.publisher import is_fifo, queue_message
+from gatecast.table import RoomSettings
 from worker.capacity import Place
+from worker.completions import Completions
+from worker.damaged_items import DamagedItems
 from worker.lease import Lease, LeaseState
 from worker.parts import to_shards
 from worker.perseverance import persevere
-from worker.ports import Claim, Claimant, NotClaimed
-from worker.room_settings import RoomSettingsCache
+from worker.ports import Claim, Claimant, DamagedProgress, NotClaimed, Page
+from worker.room_settings import Lookup, RoomSettingsCache
 from worker.run import Run, Services
 from worker.sender import RejectedForGood
 
 log = structlog.get_logger()
 
 RECEIVES_WITHOUT_PROGRESS: Final = 100
+_HELD_SECONDS: Final = 0.5
+"""So long the end of another message's broadcast is waited for here: most last no longer."""
 _WAKE_SECONDS: Final = 0.25
 _MAX_SHOWN: Final = 50
 
@@ -43,6 +49,9 @@ class Ending(Enum):
     SPLIT = auto()
     EXPIRED = auto()
     DUPLICATE = auto()
+    """It had been completed before."""
+    HELD = auto()
+    """Another message of the same broadcast has it: ask again in a while."""
     GIVEN_UP = auto()
     """It is on the dead-letter queue as a whole."""
     RELEASED = auto()
@@ -54,9 +63,13 @@ class Ending(Enum):
 class Broadcaster:
     """Runs broadcasts side by side."""
 
-    def __init__(self, services: Services, settings: RoomSettingsCache) -> None:
+    def __init__(
+        self, services: Services, settings: RoomSettingsCache, completions: Completions, damaged: DamagedItems
+    ) -> None:
         self._services = services
         self._settings = settings
+        self._completions = completions
+        self._damaged = damaged
         self._fifo = is_fifo(services.sender.url)
         self._runs: set[Run] = set()
         self._order = itertools.count()
@@ -109,20 +122,70 @@ class Broadcaster:
         if broadcast.published_at_ms is UNSET:
             broadcast = msgspec.structs.replace(broadcast, published_at_ms=lease.message.sent_at_ms)
         services = self._services
-        claimant = Claimant.of(lease.message, fifo=self._fifo)
-        with tracing.span("claim"):
-            claim = await persevere("claim", services.health, lambda: services.progress.claim(broadcast, claimant))
+        # The first page and the settings are read beside the claim; only posts have to wait for it.
+        room = str(broadcast.room or "")
+        looks_up = bool(room) and broadcast.shard is UNSET and self._settings.known(room) is None
+        lookup = self._settings.begin(room) if looks_up else None
+        first_page = self._begin_first_page(broadcast, lease)
+        try:
+            with tracing.span("claim"):
+                claim = await self._claim(broadcast, lease)
+        except DamagedProgress as damaged:
+            return await self._give_up_damaged(broadcast, str(damaged))
         if isinstance(claim, NotClaimed):
-            return Ending.DUPLICATE if claim.duplicate else Ending.LEFT
+            return _not_ours(claim)
         if claim.fresh_receives > RECEIVES_WITHOUT_PROGRESS and services.dead_letters.exist:
             return await self._give_up(broadcast, claim, "receives")
         if broadcast.room and broadcast.shard is UNSET:
-            settings = await persevere("settings", services.health, lambda: self._settings.of(str(broadcast.room)))
+            settings = await self._room_settings(room, lookup)
             # What has begun on one shard, before there were more, has all its members there: it is not begun again.
             if settings.shards > 1 and claim.start.nowhere:
                 return await self._split(broadcast, claim, settings.shards)
         with tracing.span("deliver"):
-            return await self._deliver(broadcast, lease, claim, place)
+            return await self._deliver(broadcast, lease, claim, place, first_page)
+
+    def _begin_first_page(self, broadcast: Broadcast, lease: Lease) -> Awaitable[Page] | None:
+        """Unless it is known to be of no use: to parts of a room, or to what goes on from a checkpoint."""
+        if not broadcast.room or lease.message.receives > 1:
+            return None
+        if isinstance(broadcast.shard, int):
+            return self._services.table.begin_page(broadcast.room, broadcast.shard)
+        known = self._settings.known(broadcast.room)
+        if known is not None and known.shards > 1:
+            return None
+        return self._services.table.begin_page(broadcast.room, 0)
+
+    async def _room_settings(self, room: str, lookup: Lookup | None) -> RoomSettings:
+        async def find() -> RoomSettings:
+            nonlocal lookup
+            begun, lookup = lookup, None
+            return await self._settings.of(room, begun)
+
+        return await persevere("settings", self._services.health, find)
+
+    async def _claim(self, broadcast: Broadcast, lease: Lease) -> Claim | NotClaimed:
+        services = self._services
+        claimant = Claimant.of(lease.message, fifo=self._fifo)
+
+        async def claim() -> Claim | NotClaimed:
+            return await persevere("claim", services.health, lambda: services.progress.claim(broadcast, claimant))
+
+        claimed = await claim()
+        if claimed is NotClaimed.HELD:
+            await asyncio.sleep(_HELD_SECONDS)
+            claimed = await claim()
+        return claimed
+
+    async def _give_up_damaged(self, broadcast: Broadcast, pk: str) -> Ending:
+        """Nobody knows how far it has come. Sent again, it begins anew; without dead letters it does so at once."""
+        services = self._services
+        self._damaged.report("progress", pk, "no claim or checkpoint of a worker")
+        await persevere("claim", services.health, lambda: services.progress.forget(broadcast))
+        if not services.dead_letters.exist:
+            return Ending.RELEASED
+        await services.dead_letters.broadcast(broadcast, "damaged")
+        log.error("broadcast.given_up", reason="damaged")
+        return Ending.GIVEN_UP
 
     def _age_seconds(self, broadcast: Broadcast) -> float:
         return max(0.0, self._services.wall_clock() - int(broadcast.published_at_ms or 0) / 1000)
@@ -149,10 +212,21 @@ class Broadcaster:
             if not self._services.dead_letters.exist:
                 raise
             return await self._give_up(broadcast, claim, "undelivered")
+        self._completions.add(claim)
         return Ending.SPLIT
 
-    async def _deliver(self, broadcast: Broadcast, lease: Lease, claim: Claim, place: Place) -> Ending:
-        run = Run(self._services, broadcast, lease, claim=claim, place=place, order=next(self._order))
+    async def _deliver(
+        self, broadcast: Broadcast, lease: Lease, claim: Claim, place: Place, first_page: Awaitable[Page] | None
+    ) -> Ending:
+        run = Run(
+            self._services,
+            broadcast,
+            lease,
+            claim=claim,
+            place=place,
+            order=next(self._order),
+            first_page=first_page if claim.start.nowhere else None,
+        )
         if self._cutting_short:
             run.cut_short()
         self._runs.add(run)
@@ -162,6 +236,7 @@ class Broadcaster:
             self._runs.discard(run)
         if not settled:
             return _unfinished(lease)
+        self._completions.add(claim)
         self._completed(run)
         return Ending.COMPLETED
 
@@ -175,6 +250,18 @@ class Broadcaster:
             seconds=round(seconds, 3),
             **{str(outcome): count for outcome, count in run.fanout.counts.items() if count},
         )
+
+
+def _not_ours(reason: NotClaimed) -> Ending:
+    match reason:
+        case NotClaimed.COMPLETED:
+            return Ending.DUPLICATE
+        case NotClaimed.HELD:
+            return Ending.HELD
+        case NotClaimed.SUPERSEDED:
+            return Ending.LEFT
+        case _:
+            assert_never(reason)
 
 
 def _unfinished(lease: Lease) -> Ending:

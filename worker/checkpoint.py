@@ -15,6 +15,8 @@ WINDOW: Final = 1_000
 SNAPSHOT_AFTER: Final = 500
 """Settled since the last snapshot. The rest of the window lets deliveries go on while the snapshot is written."""
 _SNAPSHOT_SECONDS: Final = 1.0
+RENEW_SECONDS: Final = 60.0
+"""The longest between two checkpoints: a broadcast that only waits is in progress, too."""
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -52,9 +54,14 @@ class Pace:
     _writing: bool = field(init=False, default=False)
 
     def due(self, now: float) -> bool:
-        if self._writing or not self.since_snapshot:
+        if self._writing:
             return False
-        return self.since_snapshot >= SNAPSHOT_AFTER or now - self.snapshot_at >= _SNAPSHOT_SECONDS
+        since = now - self.snapshot_at
+        return (
+            self.since_snapshot >= SNAPSHOT_AFTER
+            or since >= RENEW_SECONDS
+            or (since >= _SNAPSHOT_SECONDS and self.since_snapshot > 0)
+        )
 
     def snapshot(self, now: float) -> None:
         """A checkpoint is about to be written of how things are now."""

@@ -60,6 +60,8 @@ class Disposition(Enum):
     DELETE = auto()
     RELEASE = auto()
     """Let it be received again at once."""
+    DEFER = auto()
+    """Let it be received again in a while."""
     LEAVE = auto()
     """It comes back when its visibility ends, or belongs to another worker."""
 
@@ -243,7 +245,9 @@ class Consumer:
         try:
             with tracing.consuming(first.lease.message.trace, first.lease.message.sent_at_ms):
                 disposition = await self._handle(first, place)
-            if disposition is not Disposition.DELETE:
+            if disposition is Disposition.DEFER and not self._stopping.is_set():
+                await self._defer(messages)
+            elif disposition is not Disposition.DELETE:
                 await self._give_back(messages, first=disposition)
             elif behind and not self._offer(behind):
                 await (self._give_back(behind) if self._stopping.is_set() else self._defer(behind))
@@ -259,7 +263,7 @@ class Consumer:
         for lease in behind:
             await self._change_visibility([lease], 0)
         match first:
-            case Disposition.RELEASE:
+            case Disposition.RELEASE | Disposition.DEFER:
                 await self._change_visibility([messages[0].lease], 0)
             case Disposition.LEAVE | Disposition.DELETE:
                 pass
@@ -286,6 +290,8 @@ class Consumer:
             return Disposition.LEAVE
         if ending is Ending.LEFT:
             return Disposition.LEAVE
+        if ending is Ending.HELD:
+            return Disposition.DEFER
         self._metrics.broadcasts[_OUTCOMES[ending]] += 1
         tracing.note(gatecast_outcome=_OUTCOMES[ending])
         match ending:

@@ -15,6 +15,7 @@ import structlog
 
 from worker.broadcaster import Broadcaster
 from worker.capacity import Capacity
+from worker.completions import Completions
 from worker.consumer import Consumer
 from worker.damaged_items import DamagedItems
 from worker.dead_letters import DeadLetters
@@ -100,7 +101,8 @@ class Core:
             clock=clock,
             wall_clock=wall_clock,
         )
-        self._broadcaster = Broadcaster(services, RoomSettingsCache(around.table, clock))
+        self._completions = Completions(around.progress, health)
+        self._broadcaster = Broadcaster(services, RoomSettingsCache(around.table, clock), self._completions, damaged)
         self._consumer = Consumer(
             queue=around.queue,
             leases=self._leases,
@@ -157,6 +159,7 @@ class Core:
                     self._leases.run(),
                     self._reaper.run(),
                     self._broadcaster.wake_periodically(),
+                    self._completions.run(),
                 )
             ]
             beside.append(group.create_task(self._ask_the_table()))
@@ -181,6 +184,11 @@ class Core:
         if unfinished:
             log.warning("worker.drain_incomplete", reason="not every position could be written in time")
             consuming.cancel()
+        try:
+            async with asyncio.timeout(min(1.0, seconds * 0.05)):
+                await self._completions.flush()
+        except TimeoutError:
+            log.warning("worker.drain_incomplete", reason="not every completion could be written in time")
 
 
 async def _forever(task: Awaitable[None]) -> None:

@@ -25,7 +25,7 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 BROADCAST_OUTCOMES: Final = ("completed", "split", "expired", "duplicate", "poison", "released", "given_up")
 LEASE_OUTCOMES: Final = ("extended", "lost", "failed")
 SLOW_CLIENT_OUTCOMES: Final = ("closed", "kept", "failed")
-DEAD_LETTER_REASONS: Final = ("poison", "receives", "undelivered", "rejected")
+DEAD_LETTER_REASONS: Final = ("poison", "receives", "undelivered", "rejected", "damaged")
 DAMAGED_ITEMS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 _CALL_BUCKETS: Final = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

@@ -3,8 +3,9 @@
 Every call may raise any of `perseverance.DEPENDENCY_ERRORS`; nothing else says that a call has failed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Any, Final, NamedTuple, Protocol
 from uuid import uuid4
 
@@ -60,17 +61,26 @@ class Claim:
     """A broadcast that is ours. `fresh_receives` counts the receives since one that made progress, with this one."""
 
     key: Key
+    message_id: str
     claimed_by: str
     receives: int
     start: Checkpoint
     fresh_receives: int
 
 
-@dataclass(frozen=True, slots=True)
-class NotClaimed:
-    """`duplicate`: another message has it. Otherwise it is this very message, received later or elsewhere."""
+class NotClaimed(Enum):
+    """Why a broadcast is not ours."""
 
-    duplicate: bool
+    COMPLETED = auto()
+    """All that was to be done has been done: whatever message asks for it can be deleted."""
+    HELD = auto()
+    """Another message has it and may be in progress: it will be completed or abandoned, so ask again later."""
+    SUPERSEDED = auto()
+    """This very message was received again, later or elsewhere: hands off."""
+
+
+class DamagedProgress(Exception):  # noqa: N818 - it says what is the case
+    """The progress item cannot be read, and retrying does not help. The argument is its partition key."""
 
 
 class ServiceError(Exception):
@@ -116,8 +126,8 @@ class MessageQueue(Protocol):
 class MemberTable(Protocol):
     """Who is in which room."""
 
-    async def page(self, room: str, shard: int, after: str) -> Page:
-        """One page of members behind the key `after` (empty: from the start)."""
+    def begin_page(self, room: str, shard: int, after: str = "") -> Awaitable[Page]:
+        """Ask for a page of members behind the key `after` (empty: from the start) now, and await it later or never."""
 
     async def settings(self, rooms: Sequence[str]) -> Sequence[RoomSettings | Exception]:
         """The settings of at most 100 rooms; an error for a room that was not read this time."""
@@ -136,10 +146,16 @@ class MemberTable(Protocol):
 
 
 class ProgressStore(Protocol):
-    """Claims and checkpoints."""
+    """Claims, checkpoints and completions."""
 
     async def claim(self, broadcast: Broadcast, claimant: Claimant) -> Claim | NotClaimed:
-        """Repeating it for a claimant changes nothing."""
+        """Repeating it for a claimant changes nothing. Raises DamagedProgress."""
+
+    async def complete(self, claims: Sequence[Claim]) -> list[Claim]:
+        """Write down that these (25 at most) are completed; returns those that were not processed."""
+
+    async def forget(self, broadcast: Broadcast) -> None:
+        """Remove what is known about it. Only for what is damaged."""
 
     async def write_checkpoint(self, claim: Claim, checkpoint: Checkpoint, *, progress: bool) -> bool:
         """False if the broadcast has been taken over: then nothing more may be done for it here.

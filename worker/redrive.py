@@ -25,7 +25,7 @@ from worker.dead_letters import is_refusal
 from worker.perseverance import DEPENDENCY_ERRORS, describe
 from worker.settings import InvalidSettings
 
-REASONS: Final = ("undelivered", "rejected", "receives")
+REASONS: Final = ("undelivered", "rejected", "receives", "damaged")
 """What the worker says of a broadcast that it gave up."""
 _BATCH: Final = 10
 _VISIBILITY_SECONDS: Final = 600

@@ -1,5 +1,6 @@
 """Room settings, remembered for a while: over how many shards a room is read."""
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -15,6 +16,10 @@ _MOST_ROOMS: Final = 10_000
 _ASK_WITHIN_SECONDS: Final = 0.002
 
 
+Lookup = asyncio.Future[RoomSettings | Exception]
+"""A lookup that has begun."""
+
+
 class RoomSettingsCache:
     def __init__(self, table: MemberTable, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -23,13 +28,21 @@ class RoomSettingsCache:
             table.settings, most=MAX_BATCH_GET, wait_seconds=_ASK_WITHIN_SECONDS
         )
 
-    async def of(self, room: str) -> RoomSettings:
-        """Raises what `Table.settings` raises."""
+    def known(self, room: str) -> RoomSettings | None:
+        """What is remembered of this room, if it is not too old."""
         known = self._known.get(room)
-        if known is not None and self._clock() - known[0] < CACHE_SECONDS:
-            return known[1]
+        return known[1] if known is not None and self._clock() - known[0] < CACHE_SECONDS else None
+
+    def begin(self, room: str) -> Lookup:
+        """Look this room up now; `of` can await it later."""
+        return self._lookups.begin(room)
+
+    async def of(self, room: str, lookup: Lookup | None = None) -> RoomSettings:
+        """Raises what `Table.settings` raises. `lookup` is one that was begun a moment ago."""
+        if (known := self.known(room)) is not None:
+            return known
         asked_at = self._clock()
-        settings = await self._lookups.ask(room)
+        settings = await (lookup or self._lookups.begin(room))
         if isinstance(settings, Exception):
             raise settings
         self._known[room] = (asked_at, settings)

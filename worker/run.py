@@ -15,7 +15,7 @@ checkpoint, in which every member is that is not settled.
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -37,7 +37,7 @@ from worker.lease import Lease, LeaseState
 from worker.metrics import Metrics
 from worker.parts import REMAINDER_PREFIX, to_connections
 from worker.perseverance import persevere
-from worker.ports import MAX_BATCH_GET, Claim, MemberTable, ProgressStore
+from worker.ports import MAX_BATCH_GET, Claim, MemberTable, Page, ProgressStore
 from worker.reaper import Reaper
 from worker.sender import RejectedForGood, Sender
 
@@ -67,10 +67,21 @@ class Services:
 
 
 class Run:
-    """The delivery of `broadcast`, which this worker holds by `lease` and `claim`. `order` counts runs."""
+    """The delivery of `broadcast`, which this worker holds by `lease` and `claim`. `order` counts runs.
+
+    `first_page` is its first page, if that has been asked for already.
+    """
 
     def __init__(
-        self, services: Services, broadcast: Broadcast, lease: Lease, *, claim: Claim, place: Place, order: int
+        self,
+        services: Services,
+        broadcast: Broadcast,
+        lease: Lease,
+        *,
+        claim: Claim,
+        place: Place,
+        order: int,
+        first_page: Awaitable[Page] | None = None,
     ) -> None:
         self._services = services
         self._lease = lease
@@ -79,6 +90,7 @@ class Run:
         self._parked = False
         self._remainders = not is_fifo(services.sender.url)  # a FIFO queue neither delays one nor lets it overtake
         self._cut_short = False
+        self._first_page = first_page
         found_in = (broadcast.room, int(broadcast.shard or 0)) if broadcast.room else None
         self.fanout = Fanout(
             broadcast,
@@ -138,13 +150,16 @@ class Run:
             fanout.add_page([Member(connection_id, None) for connection_id in ids], last=True)
         else:
             room, shard = str(broadcast.room), int(broadcast.shard or 0)
-            table = self._services.table
             with tracing.span("page"):
-                page = await persevere("table", self._services.health, lambda: table.page(room, shard, after))
+                page = await persevere("table", self._services.health, lambda: self._page(room, shard, after))
                 tracing.note(gatecast_members=len(page.members))
             fanout.add_page(page.members, last=page.after is None, read_to=page.after or "")
         self._offer()
         return fanout.exhausted
+
+    async def _page(self, room: str, shard: int, after: str) -> Page:
+        begun, self._first_page = self._first_page, None
+        return await (begun if begun is not None and not after else self._services.table.begin_page(room, shard, after))
 
     async def _read_on(self) -> None:
         """Read pages ahead, as far as deliveries drain."""

@@ -120,11 +120,11 @@ async def through_a_worker(bodies: Sequence[str]) -> tuple[Counter[str], Counter
 
 @pytest.fixture
 def every_room_has_the_same_members(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def page(table: MemoryTable, room: str, shard: int, after: str) -> Page:
+    async def begin_page(table: MemoryTable, room: str, shard: int, after: str = "") -> Page:
         del table, room, shard
         return Page([Member(member, joined) for member, joined in sorted(MEMBERS.items()) if member > after], None)
 
-    monkeypatch.setattr(MemoryTable, "page", page)
+    monkeypatch.setattr(MemoryTable, "begin_page", begin_page)
 
 
 @pytest.mark.usefixtures("every_room_has_the_same_members")

@@ -9,13 +9,13 @@ import pytest
 
 from gatecast import Broadcast
 from worker.aws.json_service import JsonService
-from worker.aws.progress import DUPLICATE_SECONDS, Progress
+from worker.aws.progress import ABANDONED_SECONDS, DUPLICATE_SECONDS, Progress
 from worker.aws.table import Table
 from worker.checkpoint import Checkpoint
 from worker.fanout import Member
 from worker.http.signing import Credentials
 from worker.metrics import ServiceCalls
-from worker.ports import Claim, Claimant, NotClaimed
+from worker.ports import Claim, Claimant, DamagedProgress, NotClaimed
 
 BROADCAST = Broadcast(id="one", room="room", data="x")
 HALFWAY = Checkpoint("c5=", (("c1=", 7), ("c2=", None)))
@@ -76,7 +76,7 @@ async def test_the_same_message_takes_over_where_it_was(progress: Progress) -> N
     assert not await progress.write_checkpoint(first, Checkpoint("c9="), progress=True), "it has been taken over"
     assert await progress.write_checkpoint(second, HALFWAY, progress=True)
     assert (await claimed(progress, "m", 3)).fresh_receives == 1
-    assert await progress.claim(BROADCAST, Claimant("m", 2, "late", 0)) == NotClaimed(duplicate=False)
+    assert await progress.claim(BROADCAST, Claimant("m", 2, "late", 0)) is NotClaimed.SUPERSEDED
 
 
 @pytest.mark.parametrize(("waited", "counted"), [(0, 5), (4, 1)])
@@ -87,12 +87,82 @@ async def test_receives_before_the_first_claim_count_unless_they_waited_for_othe
     assert (await claimed(progress, "m", 6, waited=waited)).fresh_receives == counted + 1
 
 
-async def test_another_message_is_a_duplicate_for_a_day(progress: Progress, clock: Clock) -> None:
-    assert await progress.write_checkpoint(await claimed(progress, "m", 1), HALFWAY, progress=True)
-    assert await progress.claim(BROADCAST, Claimant("other", 1, "o", 0)) == NotClaimed(duplicate=True)
+async def test_what_is_completed_is_a_duplicate_for_a_day(progress: Progress, clock: Clock) -> None:
+    claim = await claimed(progress, "m", 1)
+    assert await progress.complete([claim]) == []
+    for claimant in (Claimant("m", 1, "m/1", 0), Claimant("m", 7, "m/7", 0), Claimant("other", 1, "o", 0)):
+        assert await progress.claim(BROADCAST, claimant) is NotClaimed.COMPLETED
+    assert not await progress.write_checkpoint(claim, HALFWAY, progress=True), "it is completed"
     clock.now += DUPLICATE_SECONDS + 1
+    assert await progress.claim(BROADCAST, Claimant("m", 8, "m/8", 0)) is NotClaimed.COMPLETED
     afresh = await claimed(progress, "other", 1)
     assert (afresh.start, afresh.fresh_receives) == (Checkpoint(), 1)
+    assert await progress.write_checkpoint(afresh, HALFWAY, progress=True)
+
+
+async def test_another_message_waits_while_the_first_is_in_progress_and_goes_on_when_it_is_abandoned(
+    progress: Progress, clock: Clock
+) -> None:
+    first = await claimed(progress, "m", 3)
+    clock.now += ABANDONED_SECONDS - 1
+    assert await progress.claim(BROADCAST, Claimant("moved", 1, "x", 0)) is NotClaimed.HELD
+    assert await progress.write_checkpoint(first, HALFWAY, progress=True)
+    clock.now += ABANDONED_SECONDS - 1
+    assert await progress.claim(BROADCAST, Claimant("moved", 2, "x", 0)) is NotClaimed.HELD
+    clock.now += 1
+    second = await claimed(progress, "moved", 3)
+    assert (second.start, second.fresh_receives) == (HALFWAY, 3)
+    assert not await progress.write_checkpoint(first, Checkpoint("c9="), progress=True), "it has been taken over"
+    assert await progress.claim(BROADCAST, Claimant("m", 4, "late", 0)) is NotClaimed.HELD
+
+
+async def test_what_nobody_finished_within_a_day_begins_anew(progress: Progress, clock: Clock) -> None:
+    assert await progress.write_checkpoint(await claimed(progress, "m", 1), HALFWAY, progress=True)
+    clock.now += DUPLICATE_SECONDS + 1
+    assert (await claimed(progress, "other", 1)).start == Checkpoint()
+
+
+async def test_many_are_completed_in_one_call(progress: Progress, service: JsonService) -> None:
+    claims = []
+    for number in range(25):
+        claim = await progress.claim(Broadcast(id=f"b{number}", room="room", data="x"), Claimant("m", 1, "m/1", 0))
+        assert isinstance(claim, Claim)
+        claims.append(claim)
+    assert await progress.complete([*claims[:24], claims[0]]) == []
+    for number in range(25):
+        again = await progress.claim(Broadcast(id=f"b{number}", room="room", data="x"), Claimant("o", 1, "o/1", 0))
+        assert again is (NotClaimed.COMPLETED if number < 24 else NotClaimed.HELD)
+    del service
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("pending", {"B": b"\xff\xff"}),
+        ("pending", {"S": "x"}),
+        ("cursor", {"N": "1"}),
+        ("claimed_at", {"S": "yesterday"}),
+        ("progressed_at_receive", {"N": "1.5"}),
+        ("message_id", {"N": "5"}),
+    ],
+)
+async def test_a_damaged_item_is_said_to_be_damaged_and_forgotten_on_demand(
+    progress: Progress, dynamodb: Any, table: str, name: str, value: Any
+) -> None:
+    assert await progress.write_checkpoint(await claimed(progress, "m", 1), HALFWAY, progress=True)
+    dynamodb.update_item(
+        TableName=table,
+        Key=KEY,
+        UpdateExpression="SET #name = :value",
+        ExpressionAttributeNames={"#name": name},
+        ExpressionAttributeValues={":value": value},
+    )
+    message = "other" if name == "claimed_at" else "m"
+    for receives in (2, 3):
+        with pytest.raises(DamagedProgress, match="broadcast#room one"):
+            await progress.claim(BROADCAST, Claimant(message, receives, f"{message}/{receives}", 0))
+    await progress.forget(BROADCAST)
+    assert (await claimed(progress, message, 4)).start == Checkpoint()
 
 
 async def test_an_expired_item_counts_as_absent(progress: Progress, clock: Clock, dynamodb: Any, table: str) -> None:
@@ -134,5 +204,5 @@ async def test_numbers_need_not_be_whole(service: JsonService, dynamodb: Any, ta
                 "joined_at_ms": {"N": repr(joined_at_ms)},
             },
         )
-    page = await Table(service, table, wall_clock=clock).page("room", 0, "")
+    page = await Table(service, table, wall_clock=clock).begin_page("room", 0)
     assert page.members == [Member("a=", 1234), Member("c=", 1000)]

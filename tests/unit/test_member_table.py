@@ -1,5 +1,6 @@
 """What the table's adapter makes of items that nobody should have written. A scripted service responds."""
 
+import asyncio
 import json
 from collections.abc import Iterable
 from typing import Any, cast
@@ -29,6 +30,9 @@ class Service:
     async def call(self, operation: str, body: bytes) -> bytes:
         self.calls.append((operation, json.loads(body)))
         return json.dumps(self._responses.pop(0)).encode()
+
+    def begin(self, operation: str, body: bytes) -> "asyncio.Task[bytes]":
+        return asyncio.create_task(self.call(operation, body))
 
 
 def table(*responses: Any, damaged: dict[str, int] | None = None) -> tuple[Table, Service]:
@@ -61,7 +65,7 @@ async def test_a_damaged_membership_costs_no_other_member_its_message(odd: Any, 
     damaged: dict[str, int] = {}
     members, _ = table({"Items": [WELL, odd, WELL], "LastEvaluatedKey": {"sk": {"S": "well="}}}, damaged=damaged)
     with capture_logs() as logged:
-        page = await members.page("lobby", 3, "")
+        page = await members.begin_page("lobby", 3)
     assert page.members == [each for each in (Member("well=", 7), read, Member("well=", 7)) if each]
     assert page.after == "well="
     assert damaged == {"membership": 1}
@@ -71,14 +75,14 @@ async def test_a_damaged_membership_costs_no_other_member_its_message(odd: Any, 
 async def test_numbers_of_any_size_are_read() -> None:
     odd = [item(joined_at_ms={"N": number}) for number in ("1E125", "-1E125", "9007199254740992")]
     members, _ = table({"Items": odd})
-    assert (await members.page("lobby", 0, "")).members == [Member("odd=", 0)] * 3
+    assert (await members.begin_page("lobby", 0)).members == [Member("odd=", 0)] * 3
 
 
 @pytest.mark.parametrize("response", [[], {}, {"Items": None}, {"Items": [7]}, {"Items": [], "LastEvaluatedKey": {}}])
 async def test_what_is_no_page_at_all_is_the_services_fault(response: Any) -> None:
     members, _ = table(response)
     with pytest.raises(DEPENDENCY_ERRORS):
-        await members.page("lobby", 0, "")
+        await members.begin_page("lobby", 0)
 
 
 async def test_one_damaged_settings_item_fails_no_other_room() -> None:

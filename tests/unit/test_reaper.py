@@ -58,7 +58,7 @@ class MemoryTable:
             self.fails -= 1
             raise OSError
 
-    async def page(self, room: str, shard: int, after: str) -> Page:
+    async def begin_page(self, room: str, shard: int, after: str = "") -> Page:
         raise NotImplementedError
 
     async def settings(self, rooms: Sequence[str]) -> Sequence[RoomSettings | Exception]:

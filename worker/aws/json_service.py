@@ -70,11 +70,15 @@ class JsonService:
         self._start()
 
     async def call(self, operation: str, body: bytes) -> bytes:
-        """The answer's body. Raises ServiceError or NoAnswer."""
+        """The response's body. Raises ServiceError or NoAnswer."""
+        return await self.begin(operation, body)
+
+    def begin(self, operation: str, body: bytes) -> "asyncio.Future[bytes]":
+        """Call now and await the response later."""
         call = _Call(operation, body, asyncio.get_running_loop().create_future())
         self._waiting.append(call)
         self._start()
-        return await call.answer
+        return call.answer
 
     async def run(self) -> None:
         """Until cancelled. Whatever a poll raises is raised here."""

@@ -4,6 +4,7 @@ Everything goes through `JsonService`, and pages are decoded straight into typed
 into the table, no item makes a call fail: what cannot be read is taken for what harms least, and reported.
 """
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -93,8 +94,8 @@ class Table:
         self._wall_clock = wall_clock
         self._damaged = damaged or DamagedItems(Counter())
 
-    async def page(self, room: str, shard: int, after: str) -> Page:
-        """One page of members behind the key `after` (empty: from the start).
+    def begin_page(self, room: str, shard: int, after: str = "") -> "asyncio.Future[Page]":
+        """Ask for a page of members behind the key `after` (empty: from the start) now, and await it later or never.
 
         Consistent, so that whoever has been told that it joined is reached by what is published after that.
         """
@@ -109,7 +110,25 @@ class Table:
         }
         if after:
             query["ExclusiveStartKey"] = keys.key(pk, after)
-        body = await self._service.call("Query", msgspec.json.encode(query))
+        page: asyncio.Future[Page] = asyncio.get_running_loop().create_future()
+
+        def decode(response: "asyncio.Future[bytes]") -> None:
+            if page.cancelled() or response.cancelled():
+                page.cancel()
+            elif (error := response.exception()) is not None:
+                page.set_exception(error)
+                page.exception()  # perhaps nobody asks any more
+            else:
+                try:
+                    page.set_result(self._page(pk, response.result()))
+                except Exception as failure:  # noqa: BLE001 - whatever it is, who asked has to hear of it
+                    page.set_exception(failure)
+                    page.exception()
+
+        self._service.begin("Query", msgspec.json.encode(query)).add_done_callback(decode)
+        return page
+
+    def _page(self, pk: str, body: bytes) -> Page:
         now = self._wall_clock()
         try:
             page = _query_decoder.decode(body)

@@ -1,0 +1,163 @@
+"""What is completed is not posted again, and what is not completed is not forgotten, under whatever id it comes back.
+
+The real worker in virtual time (`tests.simulation`).
+"""
+
+import asyncio
+import random
+
+import pytest
+
+from gatecast import Broadcast, decode
+from tests.simulation import SimulatedWorker, World, members_of, run, until_empty
+from worker.aws.progress import ABANDONED_SECONDS
+
+
+def repeats(world: World) -> int:
+    return world.delivered.total() - len(world.delivered)
+
+
+def publish_rooms(world: World, rooms: int) -> None:
+    world.others = {f"room{room}": tuple(f"r{room}-{each}" for each in range(300)) for room in range(rooms)}
+    for room in world.others:
+        world.publish(Broadcast(id="one", room=room, data="x"))
+
+
+@pytest.mark.parametrize("stop", ["terminate", "kill"])
+def test_what_could_not_be_deleted_is_not_posted_again(stop: str) -> None:
+    world = World({}, dice=random.Random(1))
+
+    async def simulation() -> None:
+        publish_rooms(world, 20)
+        worker = SimulatedWorker(world)
+        await asyncio.sleep(0.05)
+        world.broken.add("delete")
+        await asyncio.sleep(5)
+        assert len(world.delivered) == 6_000
+        assert world.messages
+        await getattr(worker, stop)()
+        world.broken.clear()
+        worker = SimulatedWorker(world)
+        await until_empty(world)
+        await worker.terminate()
+
+    run(simulation())
+    assert repeats(world) == 0
+
+
+def test_a_queue_that_is_down_for_longer_than_a_lease_repeats_nothing() -> None:
+    world = World({}, dice=random.Random(2))
+
+    async def simulation() -> None:
+        publish_rooms(world, 4)
+        worker = SimulatedWorker(world)
+        await asyncio.sleep(0.1)
+        world.broken.update({"queue", "lease", "delete"})
+        await asyncio.sleep(45)
+        assert len(world.delivered) == 1_200
+        world.broken.clear()
+        await until_empty(world)
+        await worker.terminate()
+
+    run(simulation())
+    assert repeats(world) == 0
+
+
+def test_a_deletion_that_only_seems_to_succeed() -> None:
+    """A standard queue takes a superseded receipt and deletes nothing: the message comes back."""
+    world = World(members_of(5), dice=random.Random(3))
+
+    async def simulation() -> None:
+        world.publish(Broadcast(id="one", room="room", data="x"))
+        message = world.messages[0]
+        worker = SimulatedWorker(world)
+        await asyncio.sleep(2)
+        assert not world.messages
+        message.visible_at = world.now()
+        world.messages.append(message)
+        await until_empty(world)
+        await worker.terminate()
+        assert worker.metrics.broadcasts["duplicate"] == 1
+
+    run(simulation())
+    assert world.delivered == dict.fromkeys(world.members, 1)
+
+
+@pytest.mark.parametrize("after", [1.0, ABANDONED_SECONDS + 60.0, 3_600.0])
+def test_a_message_that_comes_back_under_another_id_goes_on_from_its_checkpoint(after: float) -> None:
+    """SQS gives a message that it moves to the dead-letter queue and back a new id, and counts its receives anew."""
+    world = World(members_of(3_000), dice=random.Random(4))
+
+    async def simulation() -> None:
+        world.publish(Broadcast(id="one", room="room", data="x"))
+        worker = SimulatedWorker(world)
+        await asyncio.sleep(0.3)
+        await worker.kill()
+        [moved] = world.messages
+        assert 0 < len(world.delivered) < 3_000
+        world.messages.clear()
+        await asyncio.sleep(after)
+        world.publish(decode(moved.body))
+        worker = SimulatedWorker(world)
+        await until_empty(world)
+        await worker.terminate()
+
+    run(simulation())
+    assert set(world.delivered) == set(world.members)
+    assert repeats(world) <= 1_064
+
+
+def test_an_id_that_is_published_twice_is_delivered_once_however_long_the_first_takes() -> None:
+    world = World(members_of(20_000), dice=random.Random(5))
+
+    async def simulation() -> None:
+        world.publish(Broadcast(id="one", room="room", data="x"))
+        workers = [SimulatedWorker(world, max_posts_per_second=500), SimulatedWorker(world, max_posts_per_second=500)]
+        await asyncio.sleep(1)
+        world.publish(Broadcast(id="one", room="room", data="x"))
+        await until_empty(world)
+        for worker in workers:
+            await worker.terminate()
+        assert sum(worker.metrics.broadcasts["duplicate"] for worker in workers) == 1
+
+    run(simulation())
+    assert world.delivered == dict.fromkeys(world.members, 1)
+
+
+def test_what_only_waits_for_long_is_not_taken_for_abandoned() -> None:
+    """An account that refuses everything for an hour: a second message with the same id waits as long."""
+    world = World(members_of(20), dice=random.Random(6))
+    world.answer = lambda _each, _nth: 429 if world.now() < 3_600 else 200
+    world.made_up = lambda: 429 if world.now() < 3_600 else 410
+
+    async def simulation() -> None:
+        world.publish(Broadcast(id="one", room="room", data="x"))
+        workers = [SimulatedWorker(world), SimulatedWorker(world)]
+        await asyncio.sleep(10)
+        world.publish(Broadcast(id="one", room="room", data="x"))
+        await until_empty(world)
+        for worker in workers:
+            await worker.terminate()
+
+    run(simulation())
+    assert world.delivered == dict.fromkeys(world.members, 1)
+
+
+def test_a_damaged_progress_item_becomes_a_dead_letter_that_can_be_sent_again() -> None:
+    world = World(members_of(5), dice=random.Random(7))
+    world.progress["room", "one", ""] = {"damaged": True}
+
+    async def simulation() -> None:
+        world.publish(Broadcast(id="one", room="room", data="x"))
+        worker = SimulatedWorker(world)
+        await until_empty(world)
+        assert not world.delivered
+        assert worker.metrics.damaged_items["progress"] == 1
+        assert not worker.health.troubles
+        [letter] = world.dead_letters
+        world.publish(decode(letter.body))
+        await until_empty(world)
+        await worker.terminate()
+
+    run(simulation())
+    assert world.delivered == dict.fromkeys(world.members, 1)

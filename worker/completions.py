@@ -1,0 +1,73 @@
+"""Writing down which broadcasts are completed, in batches, beside everything else.
+
+A completed broadcast's message is deleted at once, and its completion is written a moment later, 25 in a call. So
+completion costs no delivery and no deletion any time. If the message comes back all the same (SQS did not take the
+deletion, or took it with a receipt that was superseded), its claim says that nothing is left to do.
+
+What if we die in between? Then a message that comes back is delivered again, as far as its last checkpoint says: what
+a kill repeats is what was settled in the last second anyway. At a stop `flush` writes what is left.
+"""
+
+import asyncio
+from typing import Final
+
+from worker.health import Health
+from worker.perseverance import persevere
+from worker.ports import Claim, ProgressStore, ServiceError
+
+_BATCH: Final = 25
+_GATHER_SECONDS: Final = 0.1
+
+
+class Completions:
+    """Give it claims with `add`; they are written while `run` runs."""
+
+    def __init__(self, store: ProgressStore, health: Health) -> None:
+        self._store = store
+        self._health = health
+        self._pending: list[Claim] = []
+        self._flushing = False
+        self._added = asyncio.Event()
+        self._enough = asyncio.Event()
+        self._written = asyncio.Event()
+        self._written.set()
+
+    def add(self, claim: Claim) -> None:
+        """All that was to be done for it has been done. Costs nothing here."""
+        self._pending.append(claim)
+        self._written.clear()
+        self._added.set()
+        if len(self._pending) >= _BATCH:
+            self._enough.set()
+
+    async def flush(self) -> None:
+        """Returns when all that was added has been written."""
+        self._flushing = True
+        self._enough.set()
+        await self._written.wait()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self._added.wait()
+            try:
+                async with asyncio.timeout(_GATHER_SECONDS):
+                    await self._enough.wait()
+            except TimeoutError:
+                pass
+            batch, self._pending = self._pending[:_BATCH], self._pending[_BATCH:]
+            await self._write(batch)
+            if len(self._pending) < _BATCH and not self._flushing:
+                self._enough.clear()
+            if not self._pending:
+                self._added.clear()
+                self._written.set()
+
+    async def _write(self, claims: list[Claim]) -> None:
+        async def write() -> None:
+            nonlocal claims
+            claims = await self._store.complete(claims)
+            if claims:
+                raise ServiceError("UnprocessedItems")
+
+        await persevere("checkpoint", self._health, write)
