@@ -131,6 +131,11 @@ def test_what_waits_goes_on_elsewhere_only_after_probes_in_vain_since_it_lined_u
     assert record.lets_leave(second)
     record.leave(second)
     assert not record.lets_leave(second)
+    record.post(first)
+    record.leave(first)
+    record.probe_refused()
+    record.line_up(first, again=True)
+    assert record.lets_leave(first)
 
 
 def test_a_line_is_in_the_order_of_broadcasts_whoever_comes_first() -> None:

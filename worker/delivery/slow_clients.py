@@ -132,7 +132,7 @@ class SlowClients:
             delivery.fanout.settle(delivery, Outcome.UNDELIVERED)
             self._keep(record, now)
             return
-        self._line_up(record, delivery)
+        self._line_up(record, delivery, again=True)
         self._wait(record, now)
 
     def _wait(self, record: StalledConnection, now: float) -> None:
@@ -163,7 +163,7 @@ class SlowClients:
     def retry(self, delivery: Delivery, at: float) -> None:
         """A probe failed in another way, and is to be repeated then."""
         record = self._probe_ended(delivery)
-        self._line_up(record, delivery)
+        self._line_up(record, delivery, again=True)
         self._records.schedule(record, at)
 
     def closed(self, record: StalledConnection, now: float, *, succeeded: bool) -> None:
@@ -187,9 +187,9 @@ class SlowClients:
         else:
             self._records.remove(record)
 
-    def _line_up(self, record: StalledConnection, delivery: Delivery) -> None:
+    def _line_up(self, record: StalledConnection, delivery: Delivery, *, again: bool = False) -> None:
         if not delivery.fanout.stopped:
-            record.line_up(delivery)
+            record.line_up(delivery, again=again)
         delivery.fanout.waits(delivery)
 
     def _settle_line(self, record: StalledConnection, outcome: Outcome) -> None:

@@ -100,6 +100,7 @@ class StalledConnection:
     _in_a_row: int = 1
     _unjudged: bool = True
     _judged_here: int = 0
+    _probe_lined_up: int = 0
     _posted: References = field(init=False)
     _posted_before: References = field(init=False)
 
@@ -111,10 +112,10 @@ class StalledConnection:
         """Whether it was refused just once: its second post tells whether the account was the reason."""
         return self.refused == self._in_a_row == 1
 
-    def line_up(self, delivery: "Delivery") -> None:
-        """Let it wait, in the order of broadcasts."""
+    def line_up(self, delivery: "Delivery", *, again: bool = False) -> None:
+        """Let it wait, in the order of broadcasts. `again`: it was the probe, and has been in line before."""
         last = next(reversed(self.line), None)
-        self.line[delivery] = self._judged_here
+        self.line[delivery] = self._probe_lined_up if again else self._judged_here
         delivery.stalled = self
         if last is not None and delivery.fanout.order < last.fanout.order:
             self.line = dict(sorted(self.line.items(), key=lambda each: each[0].fanout.order))
@@ -131,6 +132,7 @@ class StalledConnection:
     def post(self, delivery: "Delivery") -> None:
         """This one of the line is posted now, as a probe."""
         self.probing = delivery
+        self._probe_lined_up = self.line.get(delivery, self._judged_here)
         self._posted_before, self._posted = self._posted, self.references.copy()
 
     def probe_refused(self) -> None:
