@@ -2,8 +2,8 @@
 
 Reads GATECAST_DEAD_LETTER_QUEUE_URL, sends every broadcast that the worker put there to GATECAST_QUEUE_URL, and deletes
 it only when SQS has accepted it. It may be interrupted and repeated: what is sent twice has the same id and part, which
-makes the second a duplicate. Left alone are poison, and broadcasts that SQS itself moved (no `reason`): their claim
-still belongs to the old message, so that a new one would count as a duplicate and be dropped.
+makes the second a duplicate. Left alone are poison, and messages that SQS itself moved (no `reason`), because a person
+should look at these first.
 
 A FIFO queue that had the same broadcast within five minutes would swallow it, and then it would be nowhere. So the dead
 letter's own message id goes into the deduplication id: one dead letter is stored once, each other one once more.

@@ -34,7 +34,9 @@ from tests.worker_process import WorkerProcess, eventually
 CHECKOUT = Path(__file__).parents[2]
 Use = tuple[str, str]
 """An IAM action and the ARN of what it is done to."""
-CONNECTIONS_ARN = "arn:aws:execute-api:us-east-1:000000000000:abcdef1234/live/POST/@connections/*"
+STAGE_ARN = "arn:aws:execute-api:us-east-1:000000000000:abcdef1234/live"
+
+METHODS = ("POST", "DELETE")
 
 # What IAM calls an operation; the rest have the operation's own name. Service Authorization Reference of SQS, DynamoDB.
 _BATCHES_OF: Final = {
@@ -110,7 +112,7 @@ def parameters(table: str, queues: Queues) -> dict[str, str]:
         "TableArn": _table_arn(table),
         "QueueArn": _queue_arn(queues.url),
         "DeadLetterQueueArn": _queue_arn(queues.dead_letter_url),
-        "ConnectionsArn": CONNECTIONS_ARN,
+        "StageArn": STAGE_ARN,
     }
 
 
@@ -261,8 +263,9 @@ async def test_the_worker(
         assert set(well) <= set(endpoint.delivered)
         assert 0 < len(set(many) & set(endpoint.delivered)) < len(many), "it was stopped in mid-broadcast"
 
-    posted = {("execute-api:ManageConnections", CONNECTIONS_ARN)}  # the endpoint serves nothing but POST
-    assert recorder.noted | posted == allowed(Template("worker", parameters), "TaskRole")
+    # The endpoint serves nothing but these: posts, and closing what does not read, which tests/chaos sees.
+    connections = {("execute-api:ManageConnections", f"{STAGE_ARN}/{method}/@connections/*") for method in METHODS}
+    assert recorder.noted | connections == allowed(Template("worker", parameters), "TaskRole")
 
 
 async def _metric_is(worker: WorkerProcess, sample: str, at_least: float) -> bool:

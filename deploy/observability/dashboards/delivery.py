@@ -52,6 +52,28 @@ _POSTS: Final = (
         runbook="the-account-and-the-clients",
     ),
     graph(
+        "Connections that do not read",
+        "Connections that returned 429 and have not yet taken what waits for them, by task. While the account throttles "
+        "they are many and change fast.",
+        {"{{instance}}": "gatecast_connections_stalled"},
+        unit=units.Short,
+        runbook="the-account-and-the-clients",
+    ),
+    graph(
+        "Slow clients given up",
+        "Connections given up per minute because their clients do not read, by what became of them.",
+        {"{{outcome}}": "60 * sum by (outcome) (rate(gatecast_slow_clients_total[$__rate_interval]))"},
+        unit=units.Short,
+        runbook="gatecastslowclientsgivenup",
+    ),
+    graph(
+        "Reference posts",
+        "Posts per second to made-up connections. They are sent only while nothing else tells what a failure means.",
+        {"{{instance}}": "rate(gatecast_reference_posts_total[$__rate_interval])"},
+        unit=units.CountsPerSecond,
+        runbook="the-account-and-the-clients",
+    ),
+    graph(
         "Waiting to be tried again",
         "Deliveries that were refused or failed, by task. Some are normal: clients that do not read.",
         {"{{instance}}": "gatecast_deliveries_waiting"},
@@ -117,8 +139,8 @@ _BROADCASTS: Final = (
         stacked=True,
     ),
     graph(
-        "In hand",
-        "Queue messages in hand of each task, as a share of what it may have. At 100% nothing more is received.",
+        "Places taken",
+        "Broadcasts that hold a place, as a share of the places of each task. At 100% nothing more is received.",
         {"{{instance}}": "gatecast_broadcasts_in_hand / gatecast_broadcasts_in_hand_limit"},
         unit=units.PercentUnit,
         runbook="gatecastslotstaken",
@@ -151,6 +173,23 @@ _BROADCASTS: Final = (
         {"{{instance}}": "rate(gatecast_checkpoints_total[$__rate_interval])"},
         unit=units.CountsPerSecond,
         runbook="sqs-dynamodb-credentials",
+    ),
+    graph(
+        "Parked and waiting",
+        "Broadcasts that only wait for single connections, and received ones that wait for a place because their room "
+        "or kind holds its share.",
+        {"parked": "sum(gatecast_broadcasts_parked)", "waiting": "sum(gatecast_broadcasts_waiting)"},
+        unit=units.Short,
+        runbook="gatecastslotstaken",
+        width=12,
+    ),
+    graph(
+        "Deferred",
+        "Queue messages per minute sent back for a while, because too many of their kind wait already.",
+        {"{{instance}}": "60 * rate(gatecast_broadcasts_deferred_total[$__rate_interval])"},
+        unit=units.Short,
+        runbook="gatecastslotstaken",
+        width=12,
     ),
 )
 
