@@ -25,6 +25,8 @@ DELIVERIES_PER_SECOND: Final = 2_500
 QUIET_SECONDS: Final = 45.0
 """What has not come so long after the last receipt is missing: the worker gives up no delivery before 30 s."""
 REAP_SECONDS: Final = 90.0
+OLD_SECONDS: Final = 31.0
+"""A connection that is younger may still be connecting: no worker removes it."""
 
 _LOOK_SECONDS: Final = 0.1
 _SCAN_SECONDS: Final = 1.0
@@ -70,15 +72,15 @@ class Scenario:
     async def run(self, clients: Clients) -> Result:
         """Raises DemoFailed if the clients cannot go on."""
         await self._for_each("connect", self._plan.clients, clients.connect)
+        old_at = time.monotonic() + OLD_SECONDS
         await self._for_each("join rooms", self._plan.memberships, partial(_join, clients))
         posts_before = await asyncio.to_thread(self._system.posts)
         async with self._screen.step("receive", self._ledger.due, lambda: self._ledger.receipts):
             await self._publish(clients)
-            await self._publish_to_all()
             await self._settle()
         seconds = max(_LOOK_SECONDS, self._ledger.last_receipt_at - self._ledger.first_published_at)
-        reaped = await self._count_reaped()
         posts = await asyncio.to_thread(self._system.posts) - posts_before
+        reaped = await self._count_reaped(old_at)
         return Result(
             tally=self._ledger.tally(),
             vanished=len(self._plan.vanishing),
@@ -149,12 +151,18 @@ class Scenario:
                 return
             await asyncio.sleep(_LOOK_SECONDS)
 
-    async def _count_reaped(self) -> int:
-        """How many of those that vanished have left no item in the table; waits for all of them, but not for ever."""
+    async def _count_reaped(self, old_at: float) -> int:
+        """How many of those that vanished have left no item in the table; waits for all of them, but not for ever.
+
+        The last broadcast goes out when all of them are so old (monotonic seconds) that no worker waits any more.
+        """
         left = set(self._vanished)
-        deadline = time.monotonic() + REAP_SECONDS
         total = len(left)
         async with self._screen.step("reap the vanished", lambda: total, lambda: total - len(left)):
+            await asyncio.sleep(max(0.0, old_at - time.monotonic()))
+            await self._publish_to_all()
+            await self._settle()
+            deadline = time.monotonic() + REAP_SECONDS
             while left := await asyncio.to_thread(self._system.still_in_table, left):
                 if time.monotonic() > deadline:
                     break
