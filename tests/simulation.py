@@ -314,6 +314,8 @@ class MemoryQueue:
 class MemoryTable:
     def __init__(self, worker: SimulatedWorker) -> None:
         self._worker = worker
+        self.pages: Callable[[str, int], Page] | None = None
+        """Whole rooms in one page each, by room and shard; None: the world's."""
 
     def _call(self, what: Callable[[], R]) -> Awaitable[R]:
         return self._worker.call("table", what)
@@ -327,6 +329,10 @@ class MemoryTable:
         if "page" in self._worker.world.broken:
             await self._worker.pause(0.1)
             raise OSError("broken")
+
+        if self.pages is not None:
+            pages = self.pages
+            return await self._call(lambda: pages(room, shard))
 
         def read() -> Page:
             world = self._worker.world
