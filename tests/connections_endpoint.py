@@ -16,11 +16,18 @@ Answer = int | None
 """A status, or None for a connection that is cut without an answer."""
 
 
+MADE_UP_BODY = "{}"
+
+
 class ConnectionsEndpoint:
-    """`answer(connection_id, nth_post)` decides; by default everything is delivered. Use `serving`."""
+    """`answer(connection_id, nth_post)` decides; by default everything is delivered. Use `serving`.
+
+    Posts to connections that the worker makes up are told by their body; they reach nobody and are answered `made_up`.
+    """
 
     def __init__(self) -> None:
         self.answer: Callable[[str, int], Answer] = lambda _id, _nth: 200
+        self.made_up = 410
         self.latency_seconds = 0.0
         self.posts: Counter[str] = Counter()
         self.delivered: Counter[str] = Counter()
@@ -36,6 +43,8 @@ class ConnectionsEndpoint:
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             body = await request.text()
+            if body == MADE_UP_BODY:
+                return web.Response(status=self.made_up)
             self.posts[connection_id] += 1
             answer = self.answer(connection_id, self.posts[connection_id])
             if self.latency_seconds:

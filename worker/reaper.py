@@ -47,6 +47,7 @@ _QUERIES_AT_ONCE: Final = 8
 _PROOF_SECONDS: Final = 5.0
 """How long a 410 waits for another post's success, where none came before it: a worker has to start somewhere."""
 _PROOF_POLL_SECONDS: Final = 0.25
+_TOLD_SECONDS: Final = 1.0
 
 
 class Reaper:
@@ -85,7 +86,9 @@ class Reaper:
             return
         if connection_id not in self._waiting and len(self._waiting) < _MAX_WAITING:
             now = self._clock()
-            self._waiting[connection_id] = (None if self._endpoint.proves_gone(now) else now, membership)
+            # The engine's time of the 410 itself: what is told later of the same moment came at the same moment.
+            gone_at = self._endpoint.last_gone_at if now - self._endpoint.last_gone_at < _TOLD_SECONDS else now
+            self._waiting[connection_id] = (None if self._endpoint.proves_gone(now) else gone_at, membership)
             self._offered.set()
 
     async def run(self) -> None:

@@ -22,12 +22,12 @@ KEY = "canary-secret-5d20"
 DEFECT = """
 from worker.aws.table import Table
 
-page = Table.page
+begin_page = Table.begin_page
 
-async def defective(self, room, shard, after):
-    return room.no_such_attribute if room == "broken" else await page(self, room, shard, after)
+def defective(self, room, shard, after=""):
+    return room.no_such_attribute if room == "broken" else begin_page(self, room, shard, after)
 
-Table.page = defective
+Table.begin_page = defective
 """
 """A mistake of ours, for whatever others do makes none; Python runs it before the worker's own program."""
 
@@ -72,6 +72,7 @@ async def test_the_log_names_broadcasts_and_holds_no_payload_token_or_credential
     await eventually(lambda: "broadcast.failed" in worker.log.read_text())
     assert "no_such_attribute" in worker.log.read_text(), "the traceback"
     endpoint.answer = lambda _id, _nth: 503
+    endpoint.made_up = 503
     publisher.publish(Broadcast(id="held-1", room="lobby", data=PAYLOAD))
     await eventually(lambda: "dependency.failing" in worker.log.read_text())
     worker.terminate()
@@ -98,6 +99,7 @@ async def test_a_dependency_that_fails_is_logged_once_and_when_it_works_again(
 ) -> None:
     write_members(dynamodb, table, "lobby", connection_ids(60))
     endpoint.answer = lambda _id, _nth: 403
+    endpoint.made_up = 403
     worker = launch()
     await worker.ready()
     Publisher(sqs, queues.url).publish(Broadcast(id="held", room="lobby", data="x"))
@@ -109,6 +111,7 @@ async def test_a_dependency_that_fails_is_logged_once_and_when_it_works_again(
     assert await worker.metric("gatecast_ready") == 0
 
     endpoint.answer = lambda _id, _nth: 200
+    endpoint.made_up = 410
     await eventually(lambda: [each for each in worker.events("dependency.ok") if each.get("failures")], seconds=60)
 
     assert await worker.metric('gatecast_trouble{part="connections"}') == 0
@@ -168,4 +171,8 @@ async def test_calls_to_services_are_counted(
 
         await eventually(counted)
     assert await worker.metric('gatecast_service_call_errors_total{api="dynamodb",operation="Query"}') == 0
-    assert await worker.metric("gatecast_memberships_reaped_total") == 1
+
+    async def reaped() -> bool:
+        return await worker.metric("gatecast_memberships_reaped_total") == 1
+
+    await eventually(reaped)

@@ -43,12 +43,10 @@ async def test_expired_credentials_are_waited_out(
         publisher.publish(Broadcast(id="one", connections=("a=",), data="x"))
         await eventually(lambda: endpoint.delivered["a="] == 1)
 
-        # The SDK asks for others before every call that it makes. Leases are extended that way.
         endpoint.latency_seconds = 4.0
         publisher.publish(Broadcast(id="two", connections=("b=",), data="x"))
         await eventually(lambda: endpoint.posts["b="] > 0)
         service.hand_out(EXPIRED)
-        await said(worker, "lease")
         await said(worker, EXPIRED_CREDENTIALS)
 
         service.hand_out(GOOD)

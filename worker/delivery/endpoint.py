@@ -28,11 +28,12 @@ class EndpointHealth:
     last_success_at: float = float("-inf")
     proved_at: float = float("-inf")
     """When a post to a made-up connection last got its 410: address, credentials and permission are right."""
+    last_gone_at: float = float("-inf")
+    """When a post was last answered with 410."""
     all_gone_at: float = float("-inf")
     """When the latest answers were last nothing but 410."""
     _gone_in_a_row: int = 0
     _gone_since: float = float("-inf")
-    _gone_at: float = float("-inf")
     _fresh_failures: int = 0
     _failing_since: float | None = None
     _last_failure_at: float = float("-inf")
@@ -43,7 +44,7 @@ class EndpointHealth:
     def succeeded(self, now: float) -> None:
         # What came at one moment came in no order: 410s that began at this very moment are no stretch before it.
         if self._gone_in_a_row >= FAILURES_BEFORE_HOLDING and self._gone_since < now:
-            self.all_gone_at = self._gone_at
+            self.all_gone_at = self.last_gone_at
         self.last_success_at = now
         self._gone_in_a_row = 0
         self.answered()
@@ -52,7 +53,7 @@ class EndpointHealth:
         """One 410."""
         if not self._gone_in_a_row:
             self._gone_since = now
-        self._gone_at = now
+        self.last_gone_at = now
         self._gone_in_a_row += 1
         if self._gone_in_a_row >= FAILURES_BEFORE_HOLDING and self._gone_since < now:
             self.all_gone_at = now
