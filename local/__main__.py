@@ -32,6 +32,10 @@ and type, line by line:
 
   {{"action":"join","room":"lobby"}}
   {{"action":"publish","room":"lobby","data":"hello"}}
+
+SQS and DynamoDB serve only requests that are signed with the secret of this start. For the AWS CLI and SDKs:
+
+{exports}
 """
 
 
@@ -40,22 +44,31 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=1, help="how many workers (default 1)")
     parser.add_argument("--port", type=int, default=4510, help="the gateway's port (default 4510; 0: a free one)")
     parser.add_argument("--fifo", action="store_true", help="a FIFO queue instead of a standard one")
+    parser.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="web pages that connect must be of this origin (default: any may, as with API Gateway)",
+    )
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
     allow_many_files()
     console = Console(highlight=False, soft_wrap=True)
     try:
-        return asyncio.run(_run(console, workers=options.workers, port=options.port, fifo=options.fifo))
+        return asyncio.run(_run(console, options))
     except (FileNotFoundError, ProcessFailed, OSError) as error:
         console.print(str(error), style="red", markup=False)
         return 1
 
 
-async def _run(console: Console, *, workers: int, port: int, fifo: bool) -> int:
+async def _run(console: Console, options: argparse.Namespace) -> int:
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    async with Stack.running(workers=workers, port=port, fifo=fifo) as stack:
+    async with Stack.running(
+        workers=options.workers, port=options.port, fifo=options.fifo, allowed_origins=options.allow_origin
+    ) as stack:
         console.print(_invitation(stack))
         await _until(stopped, stack)
         console.print("stopping …")
@@ -83,6 +96,7 @@ def _invitation(stack: Stack) -> str:
         queue=stack.backend.queues.url,
         table=stack.backend.table,
         logs=stack.directory,
+        exports="\n".join(f"  export {name}={value}" for name, value in stack.backend.ministack.environment().items()),
         python=os.path.relpath(sys.executable) if Path(sys.executable).is_relative_to(Path.cwd()) else sys.executable,
     )
 

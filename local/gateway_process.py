@@ -46,9 +46,9 @@ class GatewayControl:
         counters: dict[str, Any] = self._call("GET", "counters")
         return counters
 
-    def connections(self) -> dict[str, dict[str, dict[str, str]]]:
-        """The `query` and `headers` with which each open connection was made, by connection id."""
-        connections: dict[str, dict[str, dict[str, str]]] = self._call("GET", "connections")
+    def connections(self) -> dict[str, dict[str, str | None]]:
+        """The open connections, by id: `client` is what the query called so when it was made."""
+        connections: dict[str, dict[str, str | None]] = self._call("GET", "connections")
         return connections
 
     def vanish(self, connection_ids: Iterable[str]) -> int:
@@ -105,12 +105,26 @@ def main() -> None:
     )
     parser.add_argument("--port", type=int, default=0, help="default: a free one")
     parser.add_argument("--limits", default="{}", help="the Limits that differ from their defaults, as JSON")
+    parser.add_argument(
+        "--control-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a host name by which the control interface may be called, besides those of the loopback address",
+    )
+    parser.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="WebSocket clients with an Origin must have this one (default: all are accepted, as by API Gateway)",
+    )
     options = parser.parse_args()
     allow_many_files()
-    uvloop.run(_serve(options.host, options.port, msgspec.json.decode(options.limits, type=Limits)))
+    uvloop.run(_serve(options))
 
 
-async def _serve(host: str, port: int, limits: Limits) -> None:
+async def _serve(options: argparse.Namespace) -> None:
     from local.gatecast_routes import ROUTES  # noqa: PLC0415 - `GatewayProcess` itself needs no routes
 
     stopped = asyncio.Event()
@@ -122,7 +136,17 @@ async def _serve(host: str, port: int, limits: Limits) -> None:
         os.environ.get("AWS_SESSION_TOKEN"),
     )
     region = os.environ.get("AWS_REGION", REGION)
-    gateway = Gateway(ROUTES, stage=STAGE, host=host, port=port, region=region, credentials=[trusted], limits=limits)
+    gateway = Gateway(
+        ROUTES,
+        stage=STAGE,
+        host=options.host,
+        port=options.port,
+        region=region,
+        credentials=[trusted],
+        limits=msgspec.json.decode(options.limits, type=Limits),
+        control_hosts=options.control_host,
+        allowed_origins=options.allow_origin,
+    )
     async with gateway:
         sys.stdout.write(f"{gateway.url}\n")
         sys.stdout.flush()

@@ -1,31 +1,42 @@
 """SQS, DynamoDB and S3 in a child process: ministack, from a virtual environment of its own (it pins its botocore).
 
 It listens on 127.0.0.1 only, keeps its state in memory and its files in a temporary directory that goes with it, and
-leaves Docker and the user's own AWS configuration alone.
+leaves Docker and the user's own AWS configuration alone. A guard in its process lets nobody in but programs that sign
+with our secret, and only to the services that were asked for: `local.guarded_ministack`.
 """
 
 import contextlib
 import os
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final, Self
 
+from local.guarded_ministack import HEALTH_PATH, SECRET_VARIABLE
 from local.processes import LOOPBACK, Process, ProcessFailed, free_port
-from local.sdk import REGION, sdk_environment, without_aws
+from local.sdk import CREDENTIALS, REGION, sdk_environment, without_aws
 
 EXECUTABLE_VARIABLE: Final = "GATECAST_MINISTACK"
 
-_DEFAULT_EXECUTABLE: Final = Path(__file__).parents[1] / ".venv-ministack" / "bin" / "ministack"
+_ROOT: Final = Path(__file__).parents[1]
+_DEFAULT_EXECUTABLE: Final = _ROOT / ".venv-ministack" / "bin" / "ministack"
+_SERVICES: Final = ("sqs", "dynamodb")
 _START_ATTEMPTS: Final = 3
 _START_SECONDS: Final = 30.0
 
 
-def executable() -> Path:
-    """Where ministack is: GATECAST_MINISTACK, or the checkout's own. Raises FileNotFoundError that says what to do."""
+def interpreter() -> Path:
+    """The Python of ministack's virtual environment. Raises FileNotFoundError that says what to do.
+
+    GATECAST_MINISTACK names the `ministack` beside it; the default is the checkout's own.
+    """
     path = Path(os.environ.get(EXECUTABLE_VARIABLE) or _DEFAULT_EXECUTABLE)
-    if not path.is_file():
-        raise FileNotFoundError(f"no ministack at {path}: run `make setup`, or set {EXECUTABLE_VARIABLE}")
-    return path
+    python = path.with_name("python")
+    if not path.is_file() or not python.is_file():
+        raise FileNotFoundError(
+            f"no ministack with its python at {path}: run `make setup`, or set {EXECUTABLE_VARIABLE}"
+        )
+    return python
 
 
 class Ministack:
@@ -37,21 +48,28 @@ class Ministack:
         self.url = url
 
     @classmethod
-    def start(cls, *, log: Path | None = None) -> Self:
-        """Returns when it answers. Raises ProcessFailed with its log, or FileNotFoundError where it is not there."""
-        program = executable()
+    def start(cls, *, services: Collection[str] = _SERVICES, log: Path | None = None) -> Self:
+        """Returns when it responds. Raises ProcessFailed with its log, or FileNotFoundError where it is not there.
+
+        `services` are the only ones that it serves, by their names in the scope of a signature. "execute-api" opens
+        deployed WebSocket APIs to clients, who need not sign.
+        """
+        program = interpreter()
         for _ in range(_START_ATTEMPTS - 1):
             with contextlib.suppress(ProcessFailed):  # the free port may have been taken before it was used
-                return cls._launch(program, log)
-        return cls._launch(program, log)
+                return cls._launch(program, services, log)
+        return cls._launch(program, services, log)
 
     @classmethod
-    def _launch(cls, program: Path, log: Path | None) -> Self:
+    def _launch(cls, program: Path, services: Collection[str], log: Path | None) -> Self:
         directory = tempfile.TemporaryDirectory(prefix="gatecast-ministack-")
         home = Path(directory.name)
         port = free_port()
         environment = {
             **without_aws(os.environ),
+            SECRET_VARIABLE: CREDENTIALS.secret_access_key,
+            "SERVICES": ",".join(services),
+            "LAMBDA_EXECUTOR": "local" if "lambda" in services else "docker",  # there is none, so no function runs
             "BIND_HOST": LOOPBACK,
             "GATEWAY_PORT": str(port),
             "MINISTACK_HOST": LOOPBACK,
@@ -64,10 +82,15 @@ class Ministack:
             "DOCKER_HOST": f"unix://{home / 'no-docker'}",  # it reaps containers at start
             "LOG_LEVEL": "WARNING",
         }
-        process = Process.start([str(program)], environment=environment, log=log or home / "ministack.log")
+        process = Process.start(
+            [str(program), "-m", "local.guarded_ministack"],
+            environment=environment,
+            log=log or home / "ministack.log",
+            directory=_ROOT,
+        )
         url = f"http://{LOOPBACK}:{port}"
         try:
-            process.wait_until_answering(f"{url}/_ministack/health", timeout_seconds=_START_SECONDS)
+            process.wait_until_answering(f"{url}{HEALTH_PATH}", timeout_seconds=_START_SECONDS)
         except BaseException:
             process.stop()
             directory.cleanup()

@@ -1,13 +1,14 @@
 """Pointing AWS SDKs at the stand-ins: the credentials, the region and the environment that the whole stack shares."""
 
 import os
+import secrets
 from collections.abc import Mapping
 from typing import Final
 
 from local.gateway.sigv4 import Credentials
 
 REGION: Final = "us-east-1"
-CREDENTIALS: Final = Credentials("local", "local-secret")
+CREDENTIALS: Final = Credentials("local", secrets.token_hex(20))  # new in each process, whose children are handed them
 _SERVICES: Final = ("SQS", "DYNAMODB", "S3")
 
 

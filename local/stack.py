@@ -9,7 +9,7 @@ stop, kill and replace. Leaving the block stops the workers, then the gateway, t
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Self
@@ -48,11 +48,12 @@ class Stack:
         faults: Faults | None = None,
         seed: int | None = None,
         on: Backend | None = None,
+        allowed_origins: Collection[str] = (),
     ) -> AsyncIterator[Self]:
         """Runs the stack for the length of the block; its workers are ready when it begins.
 
         `route_settings` are variables of the routes besides the usual ones, which let anyone in who gets past
-        `authorizer`.
+        `authorizer`. `allowed_origins` are those of web pages that may connect, if there are any.
         `on` is a backend that runs already and goes on afterwards; otherwise one is started.
         """
         with ExitStack() as cleanup:
@@ -63,7 +64,13 @@ class Stack:
             cleanup.callback(dependencies.reset)
             dependencies.reset()
             async with Gateway(
-                ROUTES, port=port, limits=limits, faults=faults, authorizer=authorizer, seed=seed
+                ROUTES,
+                port=port,
+                limits=limits,
+                faults=faults,
+                authorizer=authorizer,
+                seed=seed,
+                allowed_origins=allowed_origins,
             ) as gateway:
                 stack = cls(base, gateway, directory)
                 try:

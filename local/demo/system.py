@@ -49,7 +49,7 @@ class System:
         """Cuts these clients off without `$disconnect` and returns their connection ids."""
         numbers = {str(client) for client in clients}
         found = self.gateway.connections().items()
-        connection_ids = [connection_id for connection_id, made in found if made["query"].get("client") in numbers]
+        connection_ids = [connection_id for connection_id, made in found if made["client"] in numbers]
         self.gateway.vanish(connection_ids)
         return connection_ids
 

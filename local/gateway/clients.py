@@ -6,7 +6,7 @@ ends it, `$disconnect` is called once, unless it vanished or a fault says that t
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from http import HTTPStatus
 from typing import Final, NamedTuple, cast
 
@@ -39,7 +39,14 @@ class Clients:
     """All clients of one API. `open` are those that can be posted to."""
 
     def __init__(
-        self, router: Router, *, limits: Limits, counters: Counters, faults: Faults, now_ms: Callable[[], int]
+        self,
+        router: Router,
+        *,
+        limits: Limits,
+        counters: Counters,
+        faults: Faults,
+        now_ms: Callable[[], int],
+        allowed_origins: Collection[str] = (),
     ) -> None:
         self.open: dict[str, Client] = {}
         self._router = router
@@ -47,6 +54,7 @@ class Clients:
         self._counters = counters
         self._faults = faults
         self._now_ms = now_ms
+        self._allowed_origins = allowed_origins
 
     def vanish(self, connection_id: str) -> None:
         """Cuts a client off without `$disconnect`. Raises KeyError if it is not connected."""
@@ -61,6 +69,9 @@ class Clients:
         offered = [name.strip() for name in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
         if not web.WebSocketResponse(protocols=offered).can_prepare(request):
             return web.json_response({"message": "Bad Request"}, status=HTTPStatus.BAD_REQUEST)
+        if self._allowed_origins and not set(request.headers.getall("Origin", [])) <= set(self._allowed_origins):
+            self._counters.connects[HTTPStatus.FORBIDDEN] += 1
+            return web.json_response({"message": "Forbidden"}, status=HTTPStatus.FORBIDDEN)
         answer = await self._router.admit(self._origin(request))
         if isinstance(answer, Refused):
             self._counters.connects[answer.status] += 1

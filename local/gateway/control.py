@@ -3,13 +3,16 @@
 | request | answer |
 |---|---|
 | `GET /_emulator/counters` | the Counters, as JSON |
-| `GET /_emulator/connections` | `{connection_id: {"query": {…}, "headers": {…}}}` of all that are open |
+| `GET /_emulator/connections` | `{connection_id: {"client": …}}` of all that are open: `client` of its query, or null |
 | `POST /_emulator/vanish`, body `["id", …]` | `{"vanished": n}`; ids that are not connected are left out |
 | `PUT /_emulator/faults`, body `[rule, …]` | 204; a rule is written as `Rule` has it, its fault with a `kind` |
 
-Not a part of API Gateway: the path cannot be a stage's.
+Not a part of API Gateway: the path cannot be a stage's. Requests that a web page may have made are rejected (403), and
+so is a `Host` that is neither on the loopback address nor allowed. What clients sent besides `client` is not shown: it
+may be a token or a cookie.
 """
 
+from collections.abc import Collection
 from http import HTTPStatus
 from typing import Final
 
@@ -19,19 +22,27 @@ from aiohttp import web
 from local.gateway.clients import Clients
 from local.gateway.counters import Counters
 from local.gateway.faults import Faults, Rule
+from local.web_pages import page_rejection
 
 PREFIX: Final = "/_emulator/"
 
 
 class Control:
-    """Answers the requests above, from anyone: that is why the gateway listens on the loopback address."""
+    """Responds to the requests above, from any program that reaches it: the gateway listens on the loopback address.
 
-    def __init__(self, clients: Clients, counters: Counters, faults: Faults) -> None:
+    `hosts` are names by which it may be called besides the loopback address and `localhost`.
+    """
+
+    def __init__(self, clients: Clients, counters: Counters, faults: Faults, *, hosts: Collection[str] = ()) -> None:
         self._clients = clients
         self._counters = counters
         self._faults = faults
+        self._hosts = hosts
 
     async def handle(self, request: web.BaseRequest) -> web.Response:
+        hosts, origins, sites = (request.headers.getall(name, []) for name in ("Host", "Origin", "Sec-Fetch-Site"))
+        if reason := page_rejection(hosts, origins, sites, allowed_hosts=self._hosts):
+            return web.json_response({"message": reason}, status=HTTPStatus.FORBIDDEN)
         try:
             return self._answer(request.method, request.path.removeprefix(PREFIX), await request.read())
         except (msgspec.MsgspecError, ValueError) as error:
@@ -44,7 +55,7 @@ class Control:
             case "GET", "connections":
                 return web.json_response(
                     {
-                        client.id: {"query": dict(client.origin.query), "headers": dict(client.origin.headers)}
+                        client.id: {"client": dict(client.origin.query).get("client")}
                         for client in self._clients.open.values()
                     }
                 )

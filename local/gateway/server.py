@@ -7,13 +7,14 @@
 It behaves as its AWS counterpart is documented or was observed to behave: the module docstrings of `wire`, `clients`,
 `routing`, `management`, `sigv4` and `limits` say in what. What it does not do: TLS, compression (AWS is not known to
 negotiate it), API keys, models, mapping templates, custom domains; clients' own connects and messages are not
-throttled. It listens on 127.0.0.1 unless `host` says otherwise: whoever reaches it may use its control interface.
+throttled. It listens on 127.0.0.1 unless `host` says otherwise: any program that reaches it may use its control
+interface.
 """
 
 import random
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final, Self
 
 from aiohttp import web
@@ -47,6 +48,9 @@ class Gateway:
     `routes` maps route keys to routes; handlers are called as `handler(event, context)` on at most `threads` threads.
     `credentials` may sign `@connections` calls. `on_post` is called, on the event loop, for every post that was
     delivered. `seed` makes connection ids, and with them seeded faults, the same in every run.
+    `allowed_origins` are the only ones that WebSocket clients may have, if there are any; clients without an Origin are
+    no web pages, and not affected. `control_hosts` are names by which the control interface may be called besides those
+    of the loopback address.
     """
 
     def __init__(
@@ -64,6 +68,8 @@ class Gateway:
         threads: int = 32,
         seed: int | None = None,
         on_post: Callable[[Post], None] | None = None,
+        allowed_origins: Collection[str] = (),
+        control_hosts: Collection[str] = (),
     ) -> None:
         self.counters: Final = Counters()
         self.faults: Final = faults or Faults()
@@ -89,7 +95,14 @@ class Gateway:
             now_ms=_now_ms,
             authorizer=authorizer,
         )
-        self._clients = Clients(router, limits=limits, counters=self.counters, faults=self.faults, now_ms=_now_ms)
+        self._clients = Clients(
+            router,
+            limits=limits,
+            counters=self.counters,
+            faults=self.faults,
+            now_ms=_now_ms,
+            allowed_origins=allowed_origins,
+        )
         self._management = Management(
             stage,
             self._clients,
@@ -101,7 +114,7 @@ class Gateway:
             rng=rng,
             on_post=on_post,
         )
-        self._control = Control(self._clients, self.counters, self.faults)
+        self._control = Control(self._clients, self.counters, self.faults, hosts=control_hosts)
 
     @property
     def port(self) -> int:

@@ -11,13 +11,14 @@ import hashlib
 import hmac
 import time
 from calendar import timegm
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from posixpath import normpath
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote
 
-from multidict import MultiMapping
+if TYPE_CHECKING:  # ministack's environment, where `local.guarded_ministack` uses this module, does not have it
+    from multidict import MultiMapping
 
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
 SERVICE: Final = "execute-api"
@@ -43,7 +44,9 @@ class Rejection(NamedTuple):
     message: str
 
 
-class _Authorization(NamedTuple):
+class Authorization(NamedTuple):
+    """What an `Authorization` header says."""
+
     access_key_id: str
     date: str
     region: str
@@ -63,12 +66,12 @@ class Verifier:
         self._region = region
         self._clock = clock
 
-    def verify(self, method: str, target: str, headers: MultiMapping[str], body: bytes) -> Rejection | None:
+    def verify(self, method: str, target: str, headers: "MultiMapping[str]", body: bytes) -> Rejection | None:
         """None if the signature is good. `target` is the request target as it was on the wire: path and query."""
         header = headers.get("Authorization")
         if not header:
             return Rejection("MissingAuthenticationTokenException", "Missing Authentication Token")
-        authorization = _parse(header)
+        authorization = parse_authorization(header)
         if isinstance(authorization, Rejection):
             return authorization
         timestamp = headers.get("X-Amz-Date", "")
@@ -78,8 +81,7 @@ class Verifier:
         if credentials is None or (credentials.session_token or "") != headers.get("X-Amz-Security-Token", ""):
             return Rejection("UnrecognizedClientException", "The security token included in the request is invalid.")
         canonical = canonical_request(method, target, headers, authorization.signed_headers, body)
-        expected = _signature(credentials.secret_access_key, authorization, timestamp, canonical)
-        if hmac.compare_digest(expected, authorization.signature):
+        if is_signed_with(credentials.secret_access_key, authorization, timestamp, canonical):
             return None
         return _mismatch(
             "The request signature we calculated does not match the signature you provided. Check your AWS Secret"
@@ -88,7 +90,7 @@ class Verifier:
         )
 
     def _check_scope(
-        self, authorization: _Authorization, timestamp: str, headers: MultiMapping[str]
+        self, authorization: Authorization, timestamp: str, headers: "MultiMapping[str]"
     ) -> Rejection | None:
         if authorization.region != self._region:
             return _mismatch(f"Credential should be scoped to a valid region, not '{authorization.region}'.")
@@ -100,29 +102,53 @@ class Verifier:
             return _mismatch("'Host' or ':authority' must be a 'SignedHeader' in the AWS Authorization.")
         if "X-Amz-Security-Token" in headers and "x-amz-security-token" not in authorization.signed_headers:
             return _mismatch("'X-Amz-Security-Token' must be a 'SignedHeader' in the AWS Authorization.")
-        return _check_date(authorization.date, timestamp, self._clock())
+        return check_date(authorization.date, timestamp, self._clock())
 
 
 def canonical_request(
-    method: str, target: str, headers: MultiMapping[str], signed_headers: tuple[str, ...], body: bytes
+    method: str, target: str, headers: "MultiMapping[str]", signed_headers: tuple[str, ...], body: bytes
 ) -> str:
-    """The text that both sides hash and sign."""
+    """The text that both sides hash and sign, for all services but S3."""
     path, _, query = target.partition("?")
-    lines = [f"{name}:{_header_value(headers.getall(name, []))}" for name in signed_headers]
+    signed = [(name, headers.getall(name, [])) for name in signed_headers]
+    return canonical_text(method, canonical_path(path), query, signed, body_hash(body))
+
+
+def canonical_text(
+    method: str, path: str, query: str, signed: Iterable[tuple[str, Sequence[str]]], payload_hash: str
+) -> str:
+    """The text of a request with this canonical path. `signed` are the signed headers, by name and values."""
+    lines = [(name, _header_value(values)) for name, values in signed]
     return "\n".join(
         (
             method,
-            quote(_normalized(path), safe="/~"),
+            path,
             "&".join("=".join(pair) for pair in sorted(_pairs(query))) if query else "",
-            *lines,
+            *(f"{name}:{value}" for name, value in lines),
             "",
-            ";".join(signed_headers),
-            hashlib.sha256(body).hexdigest(),
+            ";".join(name for name, _ in lines),
+            payload_hash,
         )
     )
 
 
-def _parse(header: str) -> _Authorization | Rejection:
+def canonical_path(path: str) -> str:
+    """The path on the wire, as it is signed for all services but S3."""
+    return quote(_normalized(path), safe="/~")
+
+
+def body_hash(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+def is_signed_with(secret: str, authorization: Authorization, timestamp: str, canonical: str) -> bool:
+    """Whether the signature is the one that this secret makes of the canonical text."""
+    expected = _signature(secret, authorization, timestamp, canonical)
+    return hmac.compare_digest(expected.encode(), authorization.signature.encode("utf-8", "surrogateescape"))
+
+
+def parse_authorization(header: str) -> Authorization | Rejection:
+    """What the header says, or why it cannot be a signature."""
     algorithm, _, rest = header.partition(" ")
     if algorithm != ALGORITHM:
         return _incomplete(f"Unsupported AWS 'algorithm': '{algorithm}'")
@@ -134,10 +160,11 @@ def _parse(header: str) -> _Authorization | Rejection:
         return _incomplete(f"Credential must have exactly {_SCOPE_PARTS} slash-delimited elements.")
     key_id, date, region, service, terminator = scope
     signed_headers = tuple(found["SignedHeaders"].split(";"))
-    return _Authorization(key_id, date, region, service, terminator, signed_headers, found["Signature"])
+    return Authorization(key_id, date, region, service, terminator, signed_headers, found["Signature"])
 
 
-def _check_date(scope_date: str, timestamp: str, now: float) -> Rejection | None:
+def check_date(scope_date: str, timestamp: str, now: float) -> Rejection | None:
+    """Why a signature of that time does not count now. None if it does."""
     signed_at = _epoch(timestamp)
     if signed_at is None:
         return _incomplete(f"Authorization header requires existence of a valid 'X-Amz-Date', not '{timestamp}'.")
@@ -154,7 +181,7 @@ def _check_date(scope_date: str, timestamp: str, now: float) -> Rejection | None
     return None
 
 
-def _signature(secret: str, authorization: _Authorization, timestamp: str, canonical: str) -> str:
+def _signature(secret: str, authorization: Authorization, timestamp: str, canonical: str) -> str:
     scope = f"{authorization.date}/{authorization.region}/{authorization.service}/aws4_request"
     digest = hashlib.sha256(canonical.encode("utf-8", "surrogateescape")).hexdigest()
     to_sign = f"{ALGORITHM}\n{timestamp}\n{scope}\n{digest}"
@@ -189,7 +216,7 @@ def _pairs(query: str) -> list[tuple[str, str]]:
     return [pair.partition("=")[::2] for pair in query.split("&")]
 
 
-def _header_value(values: list[str]) -> str:
+def _header_value(values: Sequence[str]) -> str:
     return ",".join(" ".join(value.split()) for value in values)
 
 

@@ -19,7 +19,7 @@ from aiohttp import web
 from local.processes import LOOPBACK, free_port
 from local.sdk import sdk_environment
 
-_HOP_BY_HOP: Final = {"connection", "keep-alive", "transfer-encoding", "content-length", "host", "date", "server"}
+_HOP_BY_HOP: Final = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"}
 
 
 @dataclass(frozen=True)

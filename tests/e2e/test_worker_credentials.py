@@ -4,6 +4,7 @@ from typing import Any
 
 from gatecast import Broadcast, Publisher
 from local.resources import Queues
+from local.sdk import CREDENTIALS
 from tests.connections_endpoint import ConnectionsEndpoint
 from tests.credentials_service import ABOUT_TO_EXPIRE, EXPIRED, GOOD, CredentialsService
 from tests.worker_fixtures import Launch
@@ -38,7 +39,7 @@ async def test_expired_credentials_are_waited_out(
         service.body = "{}"
         await said(worker, "credentials cannot be read")
 
-        service.hand_out(ABOUT_TO_EXPIRE)
+        service.hand_out(ABOUT_TO_EXPIRE, SecretAccessKey=CREDENTIALS.secret_access_key)
         await worker.ready()
         publisher.publish(Broadcast(id="one", connections=("a=",), data="x"))
         await eventually(lambda: endpoint.delivered["a="] == 1)
@@ -49,7 +50,7 @@ async def test_expired_credentials_are_waited_out(
         service.hand_out(EXPIRED)
         await said(worker, EXPIRED_CREDENTIALS)
 
-        service.hand_out(GOOD)
+        service.hand_out(GOOD, SecretAccessKey=CREDENTIALS.secret_access_key)
         publisher.publish(Broadcast(id="three", connections=("c=",), data="x"))
         await worker.ready()
         await eventually(lambda: endpoint.delivered.keys() == {"a=", "b=", "c="})

@@ -18,6 +18,7 @@ from local.gateway.server import Gateway
 from local.ministack import Ministack
 from local.processes import LOOPBACK, Process, free_port
 from local.resources import create_table
+from local.sdk import CREDENTIALS
 from tests.compose import CHECKOUT, Service, services
 
 
@@ -31,6 +32,7 @@ class Composed:
         gateway_port = str(free_port())
         self._addresses = {
             "http://aws:4566": aws_url,
+            "local-secret": CREDENTIALS.secret_access_key,
             "gateway:8080": f"{LOOPBACK}:{gateway_port}",
             "127.0.0.1:8080": f"{LOOPBACK}:{gateway_port}",
             "8080": gateway_port,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from local.ministack import Ministack, executable
+from local.ministack import Ministack, interpreter
 from local.processes import Process, ProcessFailed
 from local.resources import Queues, create_queues, create_table
 
@@ -47,14 +47,15 @@ def test_listens_on_the_loopback_address_only(ministack: Ministack) -> None:
 def test_a_missing_executable_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATECAST_MINISTACK", "/nowhere/ministack")
     with pytest.raises(FileNotFoundError, match="GATECAST_MINISTACK"):
-        executable()
+        interpreter()
 
 
 def test_one_that_ends_at_its_start_is_reported_with_its_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    broken = tmp_path / "ministack"
-    broken.write_text("#!/bin/sh\necho out of order\nexit 3\n")
-    broken.chmod(0o755)
-    monkeypatch.setenv("GATECAST_MINISTACK", str(broken))
+    for name in ("ministack", "python"):
+        broken = tmp_path / name
+        broken.write_text("#!/bin/sh\necho out of order\nexit 3\n")
+        broken.chmod(0o755)
+    monkeypatch.setenv("GATECAST_MINISTACK", str(tmp_path / "ministack"))
     with pytest.raises(ProcessFailed, match=r"exit code 3.*\n.*out of order"):
         Ministack.start(log=tmp_path / "log")
 

@@ -86,7 +86,7 @@ async def test_the_gateway_runs_in_a_process_of_its_own(backend: Backend, tmp_pa
     with GatewayProcess.start(backend.environment(), log=tmp_path / "log", limits=limits) as gateway:
         client = await joined(f"{gateway.url}?client=7", "lobby")
         (connection_id,) = connections = await asyncio.to_thread(gateway.connections)
-        assert connections[connection_id]["query"] == {"client": "7"}
+        assert connections == {connection_id: {"client": "7"}}
         assert (await asyncio.to_thread(gateway.counters))["routes"] == {"$connect": 1, "join": 1}
         gateway.replace_faults([Rule(fault=THROTTLED)])
         assert await asyncio.to_thread(gateway.vanish, [connection_id]) == 1

@@ -99,6 +99,12 @@ class Recorder(ServiceProxy):
         return await super()._forward(request, body)
 
 
+@pytest.fixture(scope="module")
+def ministack() -> Iterator[Ministack]:
+    with Ministack.start(services=("sqs", "dynamodb", "secretsmanager")) as running:
+        yield running
+
+
 @pytest.fixture
 async def recorder(ministack: Ministack) -> AsyncIterator[Recorder]:
     async with Recorder.recording(ministack.url) as recording:

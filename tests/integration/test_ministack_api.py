@@ -34,6 +34,7 @@ from tests.templates import Template
 from tests.tokens import AUDIENCE, ISSUER, SECRET, hs256
 from tests.worker_process import WorkerProcess, eventually
 
+SERVICES = ("apigateway", "cloudformation", "dynamodb", "execute-api", "iam", "lambda", "s3", "secretsmanager", "sqs")
 LOCK = Path(__file__).parents[2] / "requirements" / "routes.txt"
 
 
@@ -49,6 +50,12 @@ def install_from_here(target: Path, _architecture: str) -> None:
                 copy = target / file
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(str(file.locate()), copy)
+
+
+@pytest.fixture(scope="module")
+def ministack() -> Iterator[Ministack]:
+    with Ministack.start(services=SERVICES) as running:
+        yield running
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ import websockets
 from local.backend import Backend, prepared
 from local.gatecast_routes import AUTHORIZER
 from local.ministack import Ministack
+from local.sdk import CREDENTIALS
 from local.stack import Stack
 from routes import authorizer
 from tests.gateway_doubles import ask, until
@@ -75,6 +76,12 @@ def issuer(tmp_path: Path) -> Iterator[Issuer]:
     issuer.server.shutdown()
     issuer.server.server_close()
     thread.join()
+
+
+@pytest.fixture(scope="module")
+def ministack() -> Iterator[Ministack]:
+    with Ministack.start(services=("sqs", "dynamodb", "secretsmanager")) as running:
+        yield running
 
 
 @pytest.fixture
@@ -205,7 +212,10 @@ async def test_when_its_token_has_expired_a_client_does_and_receives_nothing_mor
 
 async def test_a_secret_can_be_rotated(backend: Backend, ministack: Ministack, unique_name: str) -> None:
     secrets = boto3.session.Session(region_name="us-east-1").client(
-        "secretsmanager", endpoint_url=ministack.url, aws_access_key_id="local", aws_secret_access_key="local"
+        "secretsmanager",
+        endpoint_url=ministack.url,
+        aws_access_key_id=CREDENTIALS.access_key_id,
+        aws_secret_access_key=CREDENTIALS.secret_access_key,
     )
     arn = secrets.create_secret(Name=unique_name, SecretString=PREVIOUS_SECRET)["ARN"]
     variables = {"GATECAST_TOKEN_SECRET_ARN": arn, "AWS_ENDPOINT_URL_SECRETS_MANAGER": ministack.url}

@@ -1,0 +1,261 @@
+"""A web page of any origin, on the developer's machine, against every port that the embedded stack opens.
+
+It sends what a browser lets a page send without a preflight, and what a page gets by giving its own name the address
+127.0.0.1. Nothing may come of it, and no response may be readable for it.
+"""
+
+import asyncio
+import json
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+import boto3
+import pytest
+import websockets
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+from local.backend import Backend, prepared
+from local.gateway.server import Gateway
+from local.ministack import Ministack
+from local.sdk import CREDENTIALS, REGION
+from local.stack import Stack
+
+PAGES = {
+    "an old browser": {},
+    "an origin": {"Origin": "https://evil.example"},
+    "no origin to speak of": {"Origin": "null"},
+    "cross-site": {"Sec-Fetch-Site": "cross-site"},
+    "same-site": {"Sec-Fetch-Site": "same-site"},
+    "a name that leads here": {"Host": "evil.example"},
+}
+FORM = "application/x-www-form-urlencoded"
+FUNCTION = json.dumps(
+    {"FunctionName": "page", "Runtime": "python3.11", "Role": "arn:aws:iam::0:role/x", "Handler": "x.y"}
+)
+
+
+class Sent(NamedTuple):
+    method: str
+    path: str
+    body: str = ""
+    content_type: str = "text/plain"
+    service: str = "sqs"
+
+
+def target(name: str) -> str:
+    return f"/?{urlencode({'X-Amz-Target': name})}"
+
+
+ATTEMPTS = {
+    "create a function": Sent("POST", "/2015-03-31/functions", FUNCTION, service="lambda"),
+    "invoke a function": Sent("POST", "/2015-03-31/functions/page/invocations", "{}", service="lambda"),
+    "list functions": Sent("GET", "/2015-03-31/functions", service="lambda"),
+    "create a queue by a query": Sent("GET", "/?Action=CreateQueue&QueueName=page"),
+    "create a queue by a form": Sent("POST", "/", "Action=CreateQueue&QueueName=page", FORM),
+    "create a queue as JSON": Sent("POST", target("AmazonSQS.CreateQueue"), '{"QueueName":"page"}'),
+    "send a message": Sent("POST", "/000000000000/{queue}", "Action=SendMessage&MessageBody=page", FORM),
+    "read the table": Sent("POST", target("DynamoDB_20120810.Scan"), '{"TableName":"{queue}"}', service="dynamodb"),
+    "create a bucket": Sent("POST", "/page", "", FORM, service="s3"),
+    "read messages": Sent("GET", "/_ministack/sqs/messages"),
+    "forget everything": Sent("POST", "/_ministack/reset"),
+    "configure": Sent("POST", "/_ministack/config", '{"lambda_svc.LAMBDA_EXECUTOR":"local"}'),
+}
+
+
+class Response(NamedTuple):
+    status: int
+    headers: Mapping[str, str]
+    body: str
+
+
+def send(url: str, sent: Sent, headers: Mapping[str, str]) -> Response:
+    request = urllib.request.Request(  # noqa: S310 - http, on the loopback address
+        f"{url}{sent.path}",
+        sent.body.encode() if sent.method != "GET" else None,
+        {"Content-Type": sent.content_type, **headers},
+        method=sent.method,
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=20) as response:  # noqa: S310
+            return Response(response.status, dict(response.headers), response.read().decode())
+    except urllib.error.HTTPError as error:
+        return Response(error.code, dict(error.headers), error.read().decode())
+
+
+def assert_rejected(response: Response) -> None:
+    assert 400 <= response.status < 500, response
+    assert_unreadable(response)
+
+
+def assert_unreadable(response: Response) -> None:
+    """Whether a browser would withhold it from a page of another origin."""
+    assert not [name for name in response.headers if name.lower().startswith("access-control-")], response
+
+
+def signed(url: str, sent: Sent, *, secret: str) -> dict[str, str]:
+    request = AWSRequest(sent.method, f"{url}{sent.path}", data=sent.body, headers={"Content-Type": sent.content_type})
+    SigV4Auth(Credentials("local", secret), sent.service, REGION).add_auth(request)
+    return dict(request.headers.items())
+
+
+@pytest.fixture
+def queue(sqs: Any, dynamodb: Any, unique_name: str, ministack: Ministack) -> Iterator[str]:
+    """The name of a table and a queue, which are as they were when the test ends."""
+    backend = prepared(ministack, table=unique_name, queue=unique_name)
+    before = sqs.list_queues().get("QueueUrls")
+    yield unique_name
+    assert sqs.list_queues().get("QueueUrls") == before
+    assert "Messages" not in sqs.receive_message(QueueUrl=backend.queues.url)
+    assert unique_name in dynamodb.list_tables()["TableNames"]
+
+
+def on_queue(sent: Sent, queue: str) -> Sent:
+    return sent._replace(path=sent.path.replace("{queue}", queue), body=sent.body.replace("{queue}", queue))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_ministack_does_nothing_for_a_page(ministack: Ministack, queue: str, page: str) -> None:
+    for attempt in ATTEMPTS.values():
+        sent = on_queue(attempt, queue)
+        assert_rejected(send(ministack.url, sent, PAGES[page]))
+        claimed = {"Authorization": f"AWS4-HMAC-SHA256 Credential=local/20260101/{REGION}/{sent.service}/aws4_request"}
+        assert_rejected(send(ministack.url, sent, {**PAGES[page], **claimed}))
+
+
+@pytest.mark.parametrize("attempt", ATTEMPTS)
+def test_ministack_does_nothing_for_a_wrong_secret(ministack: Ministack, queue: str, attempt: str) -> None:
+    sent = on_queue(ATTEMPTS[attempt], queue)
+    for secret in ("local-secret", "test", ""):
+        assert_rejected(send(ministack.url, sent, signed(ministack.url, sent, secret=secret)))
+
+
+def test_a_good_signature_is_of_no_use_to_a_page_or_for_another_request(ministack: Ministack, queue: str) -> None:
+    sent = on_queue(ATTEMPTS["send a message"], queue)
+    headers = signed(ministack.url, sent, secret=CREDENTIALS.secret_access_key)
+    for page in ("an origin", "cross-site", "a name that leads here"):
+        assert_rejected(send(ministack.url, sent, {**headers, **PAGES[page]}))
+    assert_rejected(send(ministack.url, sent._replace(body=sent.body + "!"), headers))
+    assert_rejected(send(ministack.url, sent._replace(path=f"{sent.path}?DelaySeconds=1"), headers))
+    assert_rejected(send(ministack.url, sent, {**headers, "X-Amz-Date": "20200101T000000Z"}))
+
+
+def test_services_that_were_not_asked_for_are_not_served(ministack: Ministack, aws: dict[str, str]) -> None:
+    for attempt in ("create a function", "list functions", "create a bucket"):
+        sent = ATTEMPTS[attempt]
+        headers = signed(ministack.url, sent, secret=CREDENTIALS.secret_access_key)
+        assert send(ministack.url, sent, headers)[::2] == (403, "the service was not asked for")
+        # Whatever ministack takes it for: it has no other services.
+        headers = signed(ministack.url, sent._replace(service="sqs"), secret=CREDENTIALS.secret_access_key)
+        assert 400 <= send(ministack.url, sent, headers).status < 500
+    assert aws["AWS_SECRET_ACCESS_KEY"] == CREDENTIALS.secret_access_key
+
+
+def test_readiness_reveals_nothing(ministack: Ministack) -> None:
+    health = Sent("GET", "/_ministack/health")
+    assert send(ministack.url, health, {})[::2] == (204, "")
+    assert_rejected(send(ministack.url, health, PAGES["an origin"]))
+    assert_rejected(send(ministack.url, health, PAGES["a name that leads here"]))
+
+
+async def test_a_web_socket_to_ministack_is_rejected(ministack: Ministack) -> None:
+    url = ministack.url.replace("http://", "ws://")
+    with pytest.raises(websockets.InvalidStatus) as rejected:
+        async with websockets.connect(f"{url}/_aws/execute-api/x/live"):
+            pass
+    assert rejected.value.response.status_code == 403
+
+
+@pytest.fixture
+async def stack(ministack: Ministack, unique_name: str) -> AsyncIterator[Stack]:
+    backend: Backend = prepared(ministack, table=unique_name, queue=unique_name)
+    async with Stack.running(on=backend) as running:
+        yield running
+
+
+CONTROL = (
+    Sent("GET", "/_emulator/counters"),
+    Sent("GET", "/_emulator/connections"),
+    Sent("POST", "/_emulator/vanish", '["{id}"]'),
+    Sent("PUT", "/_emulator/faults", '[{"fault":{"kind":"Reset"},"share":1}]'),
+)
+
+
+async def test_the_gateway_does_nothing_for_a_page(stack: Stack) -> None:
+    gateway = f"http://127.0.0.1:{stack.gateway.port}"
+    async with websockets.connect(stack.gateway.url):
+        (connection_id,) = stack.gateway.connections
+        post = Sent("POST", f"/local/@connections/{connection_id}", "from a page")
+        for headers in PAGES.values():
+            assert_rejected(await asyncio.to_thread(send, gateway, post, headers))
+            for sent in CONTROL if headers else ():  # without any sign of a page it is a program
+                sent = sent._replace(body=sent.body.replace("{id}", connection_id))  # noqa: PLW2901
+                assert_rejected(await asyncio.to_thread(send, gateway, sent, headers))
+        assert list(stack.gateway.connections) == [connection_id]
+        assert stack.gateway.faults.strike("POST", connection_id) is None
+
+
+async def test_a_worker_s_port_changes_nothing_and_is_unreadable(stack: Stack) -> None:
+    (worker,) = stack.workers
+    for headers in PAGES.values():
+        for path in ("/healthz", "/readyz", "/metrics", "/broadcasts"):
+            assert_unreadable(await asyncio.to_thread(send, worker.url, Sent("GET", path), headers))
+            assert_rejected(await asyncio.to_thread(send, worker.url, Sent("POST", path, "x"), headers))
+    assert worker.process.exit_code is None
+
+
+async def test_the_control_interface_shows_no_tokens_cookies_or_subprotocols() -> None:
+    async with (
+        Gateway({}) as gateway,
+        websockets.connect(
+            f"{gateway.url}?client=7&token=SECRET",
+            additional_headers={"Cookie": "a=SECRET", "Authorization": "SECRET"},
+            subprotocols=[websockets.Subprotocol("SECRET")],
+        ),
+    ):
+        (connection_id,) = gateway.connections
+        response = await asyncio.to_thread(send, f"http://127.0.0.1:{gateway.port}", CONTROL[1], {})
+        assert json.loads(response.body) == {connection_id: {"client": "7"}}
+
+
+async def test_the_control_interface_can_be_called_by_a_name_that_was_allowed() -> None:
+    async with Gateway({}, control_hosts=("gateway",)) as gateway:
+        url = f"http://127.0.0.1:{gateway.port}"
+        for host, status in (
+            ("gateway:8080", 200), ("localhost", 200), ("[::1]:1", 200), ("127.0.0.1:1", 200),
+            ("gateway.evil.example", 403), ("127.0.0.1.evil.example", 403), ("10.0.0.1", 403),
+        ):  # fmt: skip
+            response = await asyncio.to_thread(send, url, CONTROL[0], {"Host": host})
+            assert response.status == status, host
+
+
+async def test_web_socket_clients_may_be_limited_to_origins() -> None:
+    ours, other = websockets.Origin("http://localhost:3000"), websockets.Origin("https://evil.example")
+    async with Gateway({}, allowed_origins=(ours,)) as gateway:
+        async with websockets.connect(gateway.url, origin=ours), websockets.connect(gateway.url):
+            assert len(gateway.connections) == 2
+        with pytest.raises(websockets.InvalidStatus) as rejected:
+            async with websockets.connect(gateway.url, origin=other):
+                pass
+        assert rejected.value.response.status_code == 403
+        assert gateway.counters.connects[403] == 1
+    async with Gateway({}) as gateway, websockets.connect(gateway.url, origin=other):
+        assert len(gateway.connections) == 1
+
+
+def test_functions_run_where_lambda_was_asked_for_by_those_who_know_the_secret() -> None:
+    """What the other tests see rejected would have an effect: the same calls by the SDK have it."""
+    with Ministack.start(services=("lambda",)) as ministack:
+        session = boto3.session.Session(
+            aws_access_key_id="local", aws_secret_access_key=CREDENTIALS.secret_access_key, region_name=REGION
+        )
+        client = session.client("lambda", endpoint_url=ministack.url)
+        assert client.list_functions()["Functions"] == []
+        for headers in PAGES.values():
+            assert_rejected(send(ministack.url, ATTEMPTS["create a function"], headers))
+        assert client.list_functions()["Functions"] == []
+        client.close()
