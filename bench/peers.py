@@ -118,13 +118,20 @@ class Connections:
         self._control.ask("POST", "/reset", b"")
 
     def posts(self) -> int:
-        stats = self._control.stats()
-        if set(stats["statuses"]) - self._expected:
-            raise BenchmarkFailed(f"posts were answered with {stats['statuses']}")
-        return int(stats["posts"])
+        return int(self._checked_stats()["posts"])
+
+    def first_post_at(self) -> float:
+        """Since the last reset, in seconds on the machine's monotonic clock."""
+        return float(self._checked_stats()["first_at"])
 
     def cpu_seconds(self) -> float:
         return cpu_seconds(self._pid)
+
+    def _checked_stats(self) -> dict[str, Any]:
+        stats = self._control.stats()
+        if set(stats["statuses"]) - self._expected:
+            raise BenchmarkFailed(f"posts were answered with {stats['statuses']}")
+        return stats
 
 
 class Nginx:
@@ -160,13 +167,17 @@ class Nginx:
 
 
 class Workload(msgspec.Struct):
-    """What waits on the queue: broadcast *i* goes to room *i* modulo `rooms`, each of which has `members`."""
+    """What waits on the queue: broadcast *i* goes to room *i* modulo `rooms`, counted from `first_room`.
+
+    Each room has `members`.
+    """
 
     broadcasts: int
     rooms: int
     members: int
     data_bytes: int = 256
     joined_rooms: int = 0
+    first_room: int = 0
 
     @property
     def deliveries(self) -> int:
@@ -226,9 +237,13 @@ def connections(delays_ms: tuple[int, int] = (0, 0), *, gone: float = 0.0) -> It
 
 
 @contextmanager
-def aws() -> Iterator[Aws]:
-    """Its queue is empty at first."""
-    with _stand_in((SINK / "build" / "aws", "--port", "0", "--broadcasts", "0")) as (url, pid):
+def aws(*, sqs_ms: float = 0, dynamodb_ms: float = 0) -> Iterator[Aws]:
+    """Its queue is empty at first. Every call of a service takes as long as it says here."""
+    command = (
+        *(SINK / "build" / "aws", "--port", "0", "--broadcasts", "0"),
+        *("--sqs-delay-ms", str(sqs_ms), "--dynamodb-delay-ms", str(dynamodb_ms)),
+    )
+    with _stand_in(command) as (url, pid):
         yield Aws(url, pid)
 
 

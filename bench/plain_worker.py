@@ -2,13 +2,14 @@
 
 A semaphore bounds the posts, `gather` waits for a page of them. It claims nothing, checkpoints nothing, renews no
 lease, tries nothing again and measures nothing; it does the same job when nothing goes wrong. On uvloop, configured by
-the worker's own variables.
+the worker's own variables. With `--claim` it claims each broadcast and reads its room's settings first.
 """
 
 import asyncio
 import contextlib
 import json
 import os
+import sys
 from typing import Any
 
 import aioboto3
@@ -17,6 +18,8 @@ from aiobotocore.config import AioConfig
 
 IN_FLIGHT = int(os.environ.get("GATECAST_MAX_IN_FLIGHT", "256"))
 QUEUE_URL = os.environ["GATECAST_QUEUE_URL"]
+TABLE = os.environ["GATECAST_TABLE"]
+CLAIMS = "--claim" in sys.argv
 
 
 async def main() -> None:
@@ -36,11 +39,22 @@ async def main() -> None:
                 with contextlib.suppress(connections.exceptions.GoneException):
                     await connections.post_to_connection(ConnectionId=connection_id, Data=data)
 
+        async def claim(broadcast: dict[str, Any]) -> None:
+            await dynamodb.put_item(
+                TableName=TABLE,
+                Item={"pk": {"S": f"broadcast#{broadcast['room']} {broadcast['id']}"}, "sk": {"S": "part#"}},
+                ConditionExpression="attribute_not_exists(pk)",
+            )
+            settings = {"pk": {"S": f"settings#{broadcast['room']}"}, "sk": {"S": "room"}}
+            await dynamodb.get_item(TableName=TABLE, Key=settings)
+
         async def deliver(message: dict[str, Any]) -> None:
             broadcast = json.loads(message["Body"])
             data = broadcast["data"].encode()
+            if CLAIMS:
+                await claim(broadcast)
             pages = dynamodb.get_paginator("query").paginate(
-                TableName=os.environ["GATECAST_TABLE"],
+                TableName=TABLE,
                 KeyConditionExpression="pk = :pk",
                 ExpressionAttributeValues={":pk": {"S": f"room#{broadcast['room']}#0"}},
             )

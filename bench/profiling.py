@@ -20,9 +20,17 @@ _DECISIONS: Final = "posts: taking up, judging, settling"
 _BROADCASTS: Final = "broadcasts: decoding, fan-out, checkpoints"
 _MESSAGES: Final = "messages: leases, acknowledgements"
 _OTHER: Final = "everything else"
-_MESSAGE_FILES: Final = ("worker/consumer.py", "worker/lease.py", "worker/batching.py", "worker/slots.py")
+_MESSAGE_FILES: Final = (
+    "worker/consumer.py",
+    "worker/admission.py",
+    "worker/capacity.py",
+    "worker/lease.py",
+    "worker/batching.py",
+)
 _BROADCAST_FILES: Final = (
     "worker/broadcaster.py",
+    "worker/run.py",
+    "worker/completions.py",
     "worker/fanout.py",
     "worker/checkpoint.py",
     "worker/room_settings.py",
@@ -110,7 +118,7 @@ class Watched(msgspec.Struct):
 
 _WATCHING: Final = {
     "exporter": ("worker/server.py", "prometheus_client/", "aiohttp/web"),
-    "counters": ("worker/metrics.py", "worker/backlog.py", "worker/health.py"),
+    "counters": ("worker/metrics.py", "worker/queue_depth.py", "worker/health.py"),
     "logger": ("structlog/", "worker/log.py"),
 }
 

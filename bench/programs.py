@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -43,6 +44,10 @@ UNLIMITED: Final = 1_000_000
 _WARM_UP: Final = Workload(broadcasts=1, rooms=1, members=20_000)
 _WRK_STARTS_SECONDS: Final = 0.7
 _LONGEST_SECONDS: Final = 200.0
+_POSTED_SECONDS: Final = 0.06
+"""So long nobody asks the peers anything: a first post is on its way."""
+_PAUSE_SECONDS: Final = (0.15, 0.2)
+"""A completion is written within the shorter time; random, so that no broadcast keeps step with anything periodic."""
 
 
 class _Measured(msgspec.Struct):
@@ -166,6 +171,22 @@ class Worker:
             raise BenchmarkFailed("the workload was too small for the section")
         return sample
 
+    def time_to_first_post(self, workload: Workload) -> float:
+        """Seconds from SQS's response with the message to the first post's arrival; returns when all is quiet again."""
+        self._connections.reset()
+        self._aws.start(workload)
+        time.sleep(_POSTED_SECONDS)
+        deadline = time.monotonic() + _LONGEST_SECONDS
+        while self._aws.stats()["deleted"] < workload.broadcasts:
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise BenchmarkFailed("the broadcast was not acknowledged")
+            time.sleep(0.02)
+        time.sleep(random.uniform(*_PAUSE_SECONDS))
+        posts = self._connections.posts()
+        if posts != workload.deliveries:
+            raise BenchmarkFailed(f"{workload.deliveries} members, {posts} posts have arrived")
+        return self._connections.first_post_at() - float(self._aws.stats()["received_at"])
+
     @contextmanager
     def recording(self) -> Iterator[list[str]]:
         """What its instrument records within this block, line by line; see `instrumented_worker`."""
@@ -223,10 +244,11 @@ def worker(
 
 
 @contextmanager
-def plain_worker(aws: Aws, connections: Connections) -> Iterator[Worker]:
+def plain_worker(aws: Aws, connections: Connections, *, claims: bool = False) -> Iterator[Worker]:
     """The peer of the worker: it has no metrics and is ready when its first broadcast is done."""
+    program = (*python("bench.plain_worker"), *(("--claim",) if claims else ()))
     environ = _worker_environ(aws, connections, UNLIMITED, free_port())
-    with running(python("bench.plain_worker"), core=CLIENT_CORE, environ=environ) as process:
+    with running(program, core=CLIENT_CORE, environ=environ) as process:
         found = Worker(process, aws, connections)
         found.run(Workload(broadcasts=1, rooms=1, members=300))
         yield found

@@ -4,6 +4,7 @@ from typing import Any
 
 from bench.case import Case
 from bench.cases.clients import Clients
+from bench.cases.latency import Latency
 from bench.cases.memory import Memory
 from bench.cases.paced import Paced
 from bench.cases.reaping import Reaping
@@ -12,4 +13,14 @@ from bench.cases.small_rooms import SmallRooms
 from bench.cases.turns import LoopTurns
 from bench.cases.watching import Watching
 
-CASES: tuple[Case[Any], ...] = (Clients(), Room(), SmallRooms(), Paced(), LoopTurns(), Memory(), Watching(), Reaping())
+CASES: tuple[Case[Any], ...] = (
+    Clients(),
+    Room(),
+    SmallRooms(),
+    Latency(),
+    Paced(),
+    LoopTurns(),
+    Memory(),
+    Watching(),
+    Reaping(),
+)

@@ -17,6 +17,7 @@ static const struct {
 } fields[] = {
     {"broadcasts", &workload.broadcasts, 0, 100000000},
     {"rooms", &workload.rooms, 1, 100000000},
+    {"first_room", &workload.first_room, 0, 1000000000},
     {"members", &workload.members, 0, 1000000000},
     {"page_members", &workload.page_members, 1, 1000000},
     {"data_bytes", &workload.data_bytes, 1, 131072},
@@ -139,6 +140,15 @@ static bool set_field(int option, const char *value)
     return true;
 }
 
+static bool set_delay(int option, const char *value)
+{
+    double *delay_ms = option == 'q' ? &sqs_delay_ms : option == 't' ? &dynamodb_delay_ms : NULL;
+    if (delay_ms == NULL)
+        return false;
+    *delay_ms = atof(value);
+    return true;
+}
+
 int main(int argc, char **argv)
 {
     static const struct server server = {
@@ -151,18 +161,21 @@ int main(int argc, char **argv)
         SERVER_OPTIONS,
         {"broadcasts", required_argument, NULL, 1000},
         {"rooms", required_argument, NULL, 1001},
-        {"members", required_argument, NULL, 1002},
-        {"page-members", required_argument, NULL, 1003},
-        {"data-bytes", required_argument, NULL, 1004},
-        {"joined-rooms", required_argument, NULL, 1005},
+        {"first-room", required_argument, NULL, 1002},
+        {"members", required_argument, NULL, 1003},
+        {"page-members", required_argument, NULL, 1004},
+        {"data-bytes", required_argument, NULL, 1005},
+        {"joined-rooms", required_argument, NULL, 1006},
+        {"sqs-delay-ms", required_argument, NULL, 'q'},
+        {"dynamodb-delay-ms", required_argument, NULL, 't'},
         {0},
     };
     int option;
     while ((option = getopt_long(argc, argv, "", options, NULL)) != -1)
-        if (!set_field(option, optarg) && !server_option(option, optarg)) {
+        if (!set_field(option, optarg) && !set_delay(option, optarg) && !server_option(option, optarg)) {
             fputs("usage: aws " SERVER_USAGE
-                  " [--broadcasts N] [--rooms N] [--members N] [--page-members N] [--data-bytes N]"
-                  " [--joined-rooms N]\n",
+                  " [--broadcasts N] [--rooms N] [--first-room N] [--members N] [--page-members N]"
+                  " [--data-bytes N] [--joined-rooms N] [--sqs-delay-ms X] [--dynamodb-delay-ms X]\n",
                   stderr);
             return 2;
         }

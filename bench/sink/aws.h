@@ -7,12 +7,15 @@
 
 /* What the stand-in serves: set by the options, and again by POST /reset. */
 struct workload {
-    long long broadcasts, rooms, members, page_members, data_bytes, joined_rooms;
+    long long broadcasts, rooms, first_room, members, page_members, data_bytes, joined_rooms;
     int64_t armed_ms; /* since the epoch: when all of the broadcasts were "sent" */
     uint32_t run;     /* drawn at random, so that nothing of one run is taken for another's */
 };
 
 extern struct workload workload;
+
+/* How long each service takes for a call, beside what the server's own options say. */
+extern double sqs_delay_ms, dynamodb_delay_ms;
 
 typedef void operation(struct peer *peer, struct slice input);
 

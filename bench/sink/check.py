@@ -400,8 +400,33 @@ async def check_long_poll(port: int) -> None:
         assert len((await dynamodb.query(**room_query("r1", Limit=5)))["Items"]) == 5
     stats = await asyncio.to_thread(ask, port, "GET", "/stats")
     assert (stats["received"], stats["deleted"], stats["items"]) == (30, 30, 105), stats
-    expected = {"broadcasts": 35, "rooms": 7, "members": 5, "page_members": 7400, "data_bytes": 10, "joined_rooms": 3}
+    expected = {
+        "broadcasts": 35,
+        "rooms": 7,
+        "first_room": 0,
+        "members": 5,
+        "page_members": 7400,
+        "data_bytes": 10,
+        "joined_rooms": 3,
+    }
     assert stats["workload"] == expected
+
+
+def check_service_delays() -> None:
+    """Each service takes as long as it is told to, and it is noted when messages go out."""
+    options = ("--broadcasts", "1", "--first-room", "41", "--sqs-delay-ms", "40", "--dynamodb-delay-ms", "15")
+    with running("aws", *options) as port:
+        sqs, dynamodb = clients(port, boto3.Session())
+        dynamodb.query(**room_query("r41"))  # opens the connection
+        began = time.monotonic()
+        dynamodb.query(**room_query("r41"))
+        queried = time.monotonic()
+        (message,) = sqs.receive_message(QueueUrl="q")["Messages"]
+        received = time.monotonic()
+        assert 0.015 <= queried - began < 0.035
+        assert 0.04 <= received - queried < 0.5
+        assert json.loads(message["Body"])["room"] == message["Attributes"]["MessageGroupId"] == "r41"
+        assert queried + 0.04 <= ask(port, "GET", "/stats")["received_at"] <= received
 
 
 def check_pages(*, tls: bool) -> None:
@@ -452,6 +477,7 @@ def main() -> None:
         check_mutations("aws", (head + text).encode())
     check_garbage_for_tls()
     check_delay()
+    check_service_delays()
     for tls in (False, True):
         check_pages(tls=tls)
     check_aws()

@@ -103,9 +103,9 @@ static void answer_stats(struct peer *peer)
     buffer_format(&body, "\"200\":%lu", successes);
     for (int i = 0; i < share_count; i++)
         buffer_format(&body, ",\"%d\":%lu", shares[i].status, shares[i].answers);
-    buffer_format(&body, "},\"too_large\":%lu,\"peak_per_second\":%lu,\"seconds\":%.6f,\"cpu_seconds\":%.6f",
-                  counts.too_large, counts.peak_per_second, (double)(counts.last - counts.first) / SECOND,
-                  server_cpu() - counts.cpu);
+    buffer_format(&body, "},\"too_large\":%lu,\"peak_per_second\":%lu,\"first_at\":%.6f,\"seconds\":%.6f", counts.too_large,
+                  counts.peak_per_second, (double)counts.first / SECOND, (double)(counts.last - counts.first) / SECOND);
+    buffer_format(&body, ",\"cpu_seconds\":%.6f", server_cpu() - counts.cpu);
     buffer_format(&body, ",\"open\":%lu,\"open_peak\":%lu,\"accepted\":%lu,\"handshakes\":%lu,\"handshakes_resumed\":%lu",
                   server_counts.open, server_counts.open_peak, server_counts.accepted, server_counts.handshakes,
                   server_counts.handshakes_resumed);

@@ -60,6 +60,7 @@ static void answer_checked(struct peer *peer, int status, struct slice body, uin
                             .content_type = "application/x-amz-json-1.0",
                             .headers = buffer_as_slice(&headers),
                             .body = body,
+                            .delay_ms = dynamodb_delay_ms,
                         });
 }
 

@@ -24,7 +24,9 @@ struct answer {
     const char *content_type; /* NULL: none */
     struct slice headers;     /* further ones, each with its line end */
     struct slice body;
-    bool undelayed; /* do not keep it back as the options say: for /stats and /reset */
+    bool undelayed;   /* do not keep it back as the options say: for /stats and /reset */
+    double delay_ms;  /* and otherwise keep it back for so much longer */
+    int64_t *sent_at; /* NULL, or where to note the monotonic nanoseconds when it goes out */
 };
 
 void http_render(struct buffer *out, const struct answer *answer, bool keep_alive);

@@ -27,6 +27,7 @@ struct peer {
     size_t searched, needed; /* of `in`: no end of a head before, nothing complete before */
     size_t sent;             /* of `out` */
     int64_t due;
+    int64_t *sent_at; /* where to note when the answer goes out, if anybody wants to know */
     size_t place; /* in the heap, from 1; 0: not in it */
     long note;
     struct peer *previous, *next;
@@ -220,8 +221,20 @@ static void want_write(struct peer *peer, bool wanted)
     }
 }
 
+static void read_clock(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    loop.now = (int64_t)now.tv_sec * NANOSECONDS + now.tv_nsec;
+}
+
 static void flush(struct peer *peer)
 {
+    if (peer->sent_at) {
+        read_clock();
+        *peer->sent_at = loop.now;
+        peer->sent_at = NULL;
+    }
     while (peer->sent < peer->out.length) {
         size_t put = transmit(peer, peer->out.start + peer->sent, peer->out.length - peer->sent);
         if (put == 0) {
@@ -312,10 +325,11 @@ void server_answer(struct peer *peer, const struct answer *answer)
 {
     peer->held = false;
     peer->closing = !peer->keep_alive;
+    peer->sent_at = answer->sent_at;
     http_render(&peer->out, answer, peer->keep_alive);
-    if (loop.delay_max_ms > 0 && !answer->undelayed) {
+    if ((loop.delay_max_ms > 0 || answer->delay_ms > 0) && !answer->undelayed) {
         double share = (double)(random_bits() >> 11) * 0x1p-53;
-        double delay_ms = loop.delay_min_ms + share * (loop.delay_max_ms - loop.delay_min_ms);
+        double delay_ms = answer->delay_ms + loop.delay_min_ms + share * (loop.delay_max_ms - loop.delay_min_ms);
         schedule(peer, loop.now + (int64_t)(delay_ms * 1e6));
     } else {
         flush(peer);
@@ -412,13 +426,6 @@ static void stop(int signal)
 {
     (void)signal;
     stopped = 1;
-}
-
-static void read_clock(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    loop.now = (int64_t)now.tv_sec * NANOSECONDS + now.tv_nsec;
 }
 
 static void turn(const sigset_t *while_waiting)

@@ -16,6 +16,7 @@ static struct {
     uint8_t *deleted_bits;
     uint64_t deleted_again, sent, sent_bytes;
     int64_t first_received, last_deleted;
+    int64_t received_at; /* when the latest messages went out */
     struct buffer data; /* the same in every broadcast of a run */
 } queue;
 
@@ -36,7 +37,7 @@ void sqs_arm(void)
     server_release_held(); /* long polls learn of the new messages */
 }
 
-static void answer(struct peer *peer, struct slice body)
+static void answer_noting(struct peer *peer, struct slice body, int64_t *sent_at)
 {
     static struct buffer headers;
     headers.length = 0;
@@ -48,7 +49,14 @@ static void answer(struct peer *peer, struct slice body)
                             .content_type = "application/x-amz-json-1.0",
                             .headers = buffer_as_slice(&headers),
                             .body = body,
+                            .delay_ms = sqs_delay_ms,
+                            .sent_at = sent_at,
                         });
+}
+
+static void answer(struct peer *peer, struct slice body)
+{
+    answer_noting(peer, body, NULL);
 }
 
 static void add_md5(struct buffer *out, struct slice of)
@@ -81,7 +89,7 @@ static void add_message(struct buffer *out, long long index)
     unsigned run = workload.run, low = (unsigned)index;
     body.length = 0;
     buffer_format(&body, "{\"v\":1,\"id\":\"b%08x-%lld\",\"room\":\"r%lld\",\"data\":\"", run, index,
-                  index % workload.rooms);
+                  workload.first_room + index % workload.rooms);
     buffer_slice(&body, buffer_as_slice(&queue.data));
     buffer_text(&body, "\"}");
 
@@ -97,7 +105,7 @@ static void add_message(struct buffer *out, long long index)
     buffer_format(out,
                   "\",\"Attributes\":{\"SentTimestamp\":\"%lld\",\"ApproximateReceiveCount\":\"1\","
                   "\"MessageGroupId\":\"r%lld\"}}",
-                  (long long)workload.armed_ms, index % workload.rooms);
+                  (long long)workload.armed_ms, workload.first_room + index % workload.rooms);
 }
 
 static void answer_messages(struct peer *peer, long max_messages)
@@ -119,7 +127,7 @@ static void answer_messages(struct peer *peer, long max_messages)
         add_message(&out, queue.received++);
     }
     buffer_text(&out, "]}");
-    answer(peer, buffer_as_slice(&out));
+    answer_noting(peer, buffer_as_slice(&out), &queue.received_at);
 }
 
 void sqs_receive_message(struct peer *peer, struct slice input)
@@ -271,6 +279,7 @@ void sqs_stats(struct buffer *body)
     double seconds = queue.deleted ? (double)(queue.last_deleted - queue.first_received) / SECOND : 0;
     buffer_format(body,
                   "\"received\":%lld,\"deleted\":%lld,\"deleted_again\":%lu,\"sent\":%lu,\"sent_bytes\":%lu,"
-                  "\"seconds\":%.6f,",
-                  queue.received, queue.deleted, queue.deleted_again, queue.sent, queue.sent_bytes, seconds);
+                  "\"seconds\":%.6f,\"received_at\":%.6f,",
+                  queue.received, queue.deleted, queue.deleted_again, queue.sent, queue.sent_bytes, seconds,
+                  (double)queue.received_at / SECOND);
 }

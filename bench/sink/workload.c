@@ -3,6 +3,8 @@
 
 #include "aws.h"
 
+double sqs_delay_ms, dynamodb_delay_ms;
+
 struct workload workload = {.broadcasts = 1000, .rooms = 1000, .members = 5, .page_members = 7400, .data_bytes = 256};
 
 int64_t milliseconds_since_epoch(void)

@@ -1,0 +1,161 @@
+"""One broadcast at a time on a quiet system: from SQS's response to a receive until the first post has arrived."""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import median
+from typing import Final
+
+import msgspec
+
+from bench import peers
+from bench.case import Case, Extent, Target, table
+from bench.processes import BenchmarkFailed
+from bench.programs import Worker, plain_worker, worker
+
+WARM: Final = "the worker, the room's settings are cached"
+COLD: Final = "the worker, a room that it has not seen"
+PLAIN: Final = "plain aioboto3 worker: query"
+CLAIMING: Final = "plain aioboto3 worker: claim, settings, query"
+MEMBERS: Final = 5
+_SQS_MS: Final = 10
+_DYNAMODB_MS: Final = 5
+_POST_MS: Final = 10
+_BROADCASTS_PER_ROUND: Final = 40
+_WARM_UP_BROADCASTS: Final = 4
+_WARM_ROOM: Final = 0
+_MOST_WARM_MS: Final = 6.0
+_MOST_COLD_MS: Final = 9.0
+_LOOK_UP: Final = "BatchGetItem"
+
+
+class Result(msgspec.Struct):
+    milliseconds: dict[str, list[list[float]]]
+    """By kind and round, one per broadcast."""
+    operations: dict[str, dict[str, float]]
+    """Calls to SQS and DynamoDB per broadcast, by kind."""
+
+
+class Latency(Case[Result]):
+    name = "latency"
+    title = "From the queue to the first post, one broadcast at a time"
+    result = Result
+
+    def measure(self, extent: Extent) -> Result:
+        timings = _Timings()
+        broadcasts = extent.posts(_BROADCASTS_PER_ROUND)
+        with (
+            peers.aws(sqs_ms=_SQS_MS, dynamodb_ms=_DYNAMODB_MS) as aws,
+            peers.connections((_POST_MS, _POST_MS)) as connections,
+        ):
+            for _ in range(extent.rounds):
+                with worker(aws, connections, warm_up=None) as started, timings.round(WARM, COLD):
+                    for number in range(-_WARM_UP_BROADCASTS, broadcasts):  # both kinds meet the same disturbances
+                        timings.take(WARM, started, keep=number >= 0)
+                        timings.take(COLD, started, keep=number >= 0)
+                for kind in (PLAIN, CLAIMING):
+                    with plain_worker(aws, connections, claims=kind == CLAIMING) as started, timings.round(kind):
+                        for number in range(-_WARM_UP_BROADCASTS, broadcasts):
+                            timings.take(kind, started, keep=number >= 0)
+        return timings.result()
+
+    def describe(self, result: Result) -> list[str]:
+        rows = [
+            [
+                kind,
+                *(f"{_percentile(rounds, percent):.1f} ms" for percent in (50, 90, 99)),
+                f"{_ratio(rounds, result.milliseconds[WARM]):.1f}",
+            ]
+            for kind, rounds in result.milliseconds.items()
+        ]
+        calls = [
+            [operation, *(f"{result.operations[kind].get(operation, 0):.2f}" for kind in (WARM, COLD))]
+            for operation in sorted({operation for kind in (WARM, COLD) for operation in result.operations[kind]})
+        ]
+        number = sum(map(len, result.milliseconds[WARM]))
+        return [
+            (
+                f"A call to SQS takes {_SQS_MS} ms, one to DynamoDB {_DYNAMODB_MS} ms, a post {_POST_MS} ms. A room of "
+                f"{MEMBERS} members, bodies of 256 B, {number} broadcasts of each kind, each sent when the one before "
+                "has been over for a while. It is the time from the moment when SQS sends its response to a receive "
+                "until the first post has arrived, both as the peers see it. The worker claims every broadcast and "
+                "reads the settings of rooms that it does not know, beside the first page of members. The plain worker "
+                "(`bench/plain_worker.py`) makes one call of the SDK after the other: only the query, and the same "
+                "three calls as the worker."
+            ),
+            table(["", "p50", "p90", "p99", "× the worker"], rows),
+            (
+                "**Calls to SQS and DynamoDB per broadcast** when each is alone; under load, where many share a call, "
+                "see the rooms of five above:"
+            ),
+            table(["operation", "settings cached", "room not seen"], calls),
+        ]
+
+    def targets(self, result: Result) -> list[Target]:
+        where = "from SQS's response to the first post, p50"
+        found = result.milliseconds
+        return [
+            Target(f"{where}, settings cached", _MOST_WARM_MS, _percentile(found[WARM], 50), form="{:.1f} ms"),
+            Target(f"{where}, room not seen", _MOST_COLD_MS, _percentile(found[COLD], 50), form="{:.1f} ms"),
+        ]
+
+
+class _Timings:
+    """What has been measured so far."""
+
+    def __init__(self) -> None:
+        self._milliseconds: dict[str, list[list[float]]] = {kind: [] for kind in (WARM, COLD, PLAIN, CLAIMING)}
+        self._operations: dict[str, Counter[str]] = {kind: Counter() for kind in self._milliseconds}
+        self._rooms = itertools.count(_WARM_ROOM + 1)
+
+    @contextmanager
+    def round(self, *kinds: str) -> Iterator[None]:
+        for kind in kinds:
+            self._milliseconds[kind].append([])
+        yield
+        for kind in kinds:
+            taken = self._milliseconds[kind][-1:]
+            print(
+                f"  {kind:<48} p50 {_percentile(taken, 50):6.2f} ms  p99 {_percentile(taken, 99):6.2f} ms", flush=True
+            )
+
+    def take(self, kind: str, started: Worker, *, keep: bool) -> None:
+        room = next(self._rooms) if kind == COLD else _WARM_ROOM
+        workload = peers.Workload(broadcasts=1, rooms=1, members=MEMBERS, first_room=room)
+        milliseconds = started.time_to_first_post(workload) * 1000
+        if not keep:
+            return
+        operations = started.operations()
+        looked_up = operations.get(_LOOK_UP, 0)
+        if kind == WARM and looked_up:  # its settings were too old; now they are not
+            self.take(kind, started, keep=True)
+            return
+        if kind == COLD and not looked_up:
+            raise BenchmarkFailed("the worker has not read the settings of a room that it had never seen")
+        self._milliseconds[kind][-1].append(milliseconds)
+        self._operations[kind].update(operations)
+
+    def result(self) -> Result:
+        broadcasts = {kind: sum(map(len, rounds)) for kind, rounds in self._milliseconds.items()}
+        return Result(
+            milliseconds={
+                kind: [[round(each, 3) for each in taken] for taken in rounds]
+                for kind, rounds in self._milliseconds.items()
+            },
+            operations={
+                kind: {name: calls / broadcasts[kind] for name, calls in counted.items()}
+                for kind, counted in self._operations.items()
+            },
+        )
+
+
+def _percentile(rounds: list[list[float]], percent: int) -> float:
+    """Over all rounds."""
+    together = sorted(itertools.chain.from_iterable(rounds))
+    return together[min(len(together) * percent // 100, len(together) - 1)]
+
+
+def _ratio(rounds: list[list[float]], to: list[list[float]]) -> float:
+    """Median of the rounds' own ratios of their medians."""
+    return median(median(taken) / median(other) for taken, other in zip(rounds, to, strict=True))
