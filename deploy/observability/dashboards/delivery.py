@@ -53,8 +53,8 @@ _POSTS: Final = (
     ),
     graph(
         "Connections that do not read",
-        "Connections that returned 429 and have not yet taken what waits for them, by task. While the account throttles "
-        "they are many and change fast.",
+        "Connections that returned 429 and have not yet taken what waits for them, by task. While the account "
+        "throttles they are many and change fast.",
         {"{{instance}}": "gatecast_connections_stalled"},
         unit=units.Short,
         runbook="the-account-and-the-clients",
