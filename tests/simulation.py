@@ -90,6 +90,8 @@ class World:
     """For connection ids that are members or were named by a broadcast; all others are answered with `made_up`."""
     made_up: Callable[[], int | None] = lambda: 410
     named: set[str] = field(default_factory=set)
+    poll_seconds: float = 0.5
+    """How often a long poll looks at the queue."""
     latency: Callable[[], float] = lambda: 0.01
     """Seconds that an answer takes."""
     messages: list[Stored] = field(default_factory=list)
@@ -237,11 +239,11 @@ class MemoryQueue:
         self._messages = messages
 
     async def receive(self, most: int, *, visibility_seconds: int, wait: bool = True) -> list[Message]:
-        for _ in range(10 if wait else 1):
+        for _ in range(int(5 / self._worker.world.poll_seconds) if wait else 1):
             received = await self._worker.call("queue", lambda: self._receive(most, visibility_seconds))
             if received or not wait:
                 break
-            await self._worker.pause(0.5)
+            await self._worker.pause(self._worker.world.poll_seconds)
         return received
 
     def _receive(self, most: int, visibility_seconds: int) -> list[Message]:

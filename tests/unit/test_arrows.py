@@ -24,6 +24,7 @@ PURE = (
     "capacity",
     "admission",
     "delivery/stalled",
+    "throttle_evidence",
     "delivery/outcome",
     "delivery/endpoint",
     "delivery/pacing",
