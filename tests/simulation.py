@@ -20,8 +20,8 @@ from urllib.parse import unquote
 from gatecast.broadcast import Broadcast
 from gatecast.publisher import queue_message
 from gatecast.table import Key, RoomSettings
-from worker.aws.progress import ABANDONED_SECONDS, DUPLICATE_SECONDS
 from worker.checkpoint import Checkpoint
+from worker.claims import Resumption, Standing, judge
 from worker.core import Core, Surroundings
 from worker.delivery.engine import Exchange
 from worker.fanout import Member
@@ -370,7 +370,7 @@ class MemoryTable:
 
 
 class MemoryProgress:
-    """The rules of `worker.aws.progress`, without its protocol."""
+    """What `worker.aws.progress` does, without its protocol."""
 
     def __init__(self, worker: SimulatedWorker) -> None:
         self._worker = worker
@@ -385,23 +385,20 @@ class MemoryProgress:
     def _claim(self, key: tuple[str, str, str], claimant: Claimant) -> Claim | NotClaimed:
         world = self._worker.world
         item = world.progress.setdefault(key, {})
-        holder = item.get("message_id")
         now = world.wall_clock()
         if item.get("damaged"):
             raise DamagedProgress(str(key))
-        if holder == claimant.message_id:
-            if "completed_at" in item:
-                return NotClaimed.COMPLETED
-            if item["receives"] >= claimant.receives and item["token"] != claimant.token:
-                return NotClaimed.SUPERSEDED
-        elif holder is not None:
-            if item["seen_at"] <= now - DUPLICATE_SECONDS:
-                item.clear()
-            elif "completed_at" in item:
-                return NotClaimed.COMPLETED
-            elif item["seen_at"] > now - ABANDONED_SECONDS:
-                return NotClaimed.HELD
-            item["progressed"] = claimant.waited
+        holder = item.get("message_id")
+        standing = Standing(
+            holder, item.get("receives", 0), item.get("token", ""), item.get("seen_at", 0.0), "completed_at" in item
+        )
+        verdict = judge(standing, claimant, now)
+        if isinstance(verdict, NotClaimed):
+            return verdict
+        if verdict is Resumption.FROM_START:
+            item.clear()
+        if holder not in (None, claimant.message_id):
+            item["progressed"] = claimant.receives - 1
         item.update(message_id=claimant.message_id, receives=claimant.receives, token=claimant.token, seen_at=now)
         start = item.get("checkpoint", Checkpoint())
         fresh_receives = claimant.receives - item.setdefault("progressed", claimant.waited)

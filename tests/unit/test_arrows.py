@@ -19,6 +19,8 @@ PURE = (
     "retry",
     "rate",
     "checkpoint",
+    "claims",
+    "aws/progress_item",
     "fairness",
     "parts",
     "capacity",
