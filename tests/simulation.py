@@ -387,6 +387,7 @@ class MemoryProgress:
         item = world.progress.setdefault(key, {})
         now = world.wall_clock()
         if item.get("damaged"):
+            item["damaged"] -= 1
             raise DamagedProgress(str(key))
         holder = item.get("message_id")
         standing = Standing(
