@@ -1,4 +1,4 @@
-"""A stand-in for `@connections` whose answers a test decides by connection id, and which remembers every post.
+"""A stand-in for `@connections` whose answers a test decides by connection id, and which remembers every request.
 
 Unlike the emulator it knows no clients: a test writes members to the table and looks at what was posted to them.
 """
@@ -23,6 +23,7 @@ class ConnectionsEndpoint:
     """`answer(connection_id, nth_post)` decides; by default everything is delivered. Use `serving`.
 
     Posts to connections that the worker makes up are told by their body; they reach nobody and are answered `made_up`.
+    Every connection can be closed; `methods` are those of all requests, whatever became of them.
     """
 
     def __init__(self) -> None:
@@ -32,13 +33,26 @@ class ConnectionsEndpoint:
         self.posts: Counter[str] = Counter()
         self.delivered: Counter[str] = Counter()
         self.bodies: set[str] = set()
+        self.closed: Counter[str] = Counter()
+        self.methods: set[str] = set()
         self.in_flight = 0
         self.most_in_flight = 0
         self.url = ""
         self._runner: web.AppRunner | None = None
 
-    async def _post(self, request: web.Request) -> web.Response:
+    async def _serve(self, request: web.Request) -> web.Response:
         connection_id = unquote(request.raw_path.rpartition("/")[2])
+        self.methods.add(request.method)
+        match request.method:
+            case "POST":
+                return await self._post(request, connection_id)
+            case "DELETE":
+                self.closed[connection_id] += 1
+                return web.Response(status=204)
+            case _:
+                return web.Response(status=405)
+
+    async def _post(self, request: web.Request, connection_id: str) -> web.Response:
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
@@ -65,7 +79,7 @@ class ConnectionsEndpoint:
     async def serving(cls) -> AsyncIterator[Self]:
         endpoint = cls()
         app = web.Application(client_max_size=256 * 1024)
-        app.router.add_post("/live/@connections/{connection_id}", endpoint._post)
+        app.router.add_route("*", "/live/@connections/{connection_id}", endpoint._serve)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -8,6 +8,7 @@ import asyncio
 import json
 import re
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -35,8 +36,6 @@ CHECKOUT = Path(__file__).parents[2]
 Use = tuple[str, str]
 """An IAM action and the ARN of what it is done to."""
 STAGE_ARN = "arn:aws:execute-api:us-east-1:000000000000:abcdef1234/live"
-
-METHODS = ("POST", "DELETE")
 
 # What IAM calls an operation; the rest have the operation's own name. Service Authorization Reference of SQS, DynamoDB.
 _BATCHES_OF: Final = {
@@ -234,14 +233,15 @@ async def test_the_worker(
     aws: dict[str, str],
     tmp_path: Path,
 ) -> None:
-    """Split rooms, gone and refusing clients, poison, checkpoints, extended leases, and a stop in mid-broadcast."""
+    """Split rooms, clients that are gone, reject or do not read, poison, leases, and a stop in mid-broadcast."""
+    stuck = "stuck="
     gone, refusing, well = connection_ids(3, "gone"), connection_ids(3, "refusing"), connection_ids(30)
     many = connection_ids(3_000, "many")  # half a minute of posts
     write_members(dynamodb, table, "split", [*gone, *refusing, *well], shards=3)
     write_members(dynamodb, table, "large", many, memberships_only=True)
     publisher = Publisher(sqs, queues.url)
     async with ConnectionsEndpoint.serving() as endpoint:
-        answers = dict.fromkeys(gone, 410) | dict.fromkeys(refusing, 413)
+        answers = dict.fromkeys(gone, 410) | dict.fromkeys(refusing, 413) | {stuck: 429}
         endpoint.answer = lambda connection_id, _nth: answers.get(connection_id, 200)
         variables = {
             **aws,
@@ -261,17 +261,25 @@ async def test_the_worker(
             publisher.publish(Broadcast(id="split", room="split", data="x"))
             publisher.publish(Broadcast(id="one", connections=(well[0],), data="x"))
             publisher.publish(Broadcast(id="large", room="large", data="x"))
+            publisher.publish(remainder_of(stuck))
             await eventually(lambda: _metric_is(worker, 'gatecast_lease_extensions_total{outcome="extended"}', 1))
             await eventually(lambda: _metric_is(worker, "gatecast_memberships_reaped_total", 3))
-            await eventually(lambda: _metric_is(worker, 'gatecast_broadcasts_total{outcome="completed"}', 4))
+            await eventually(lambda: _metric_is(worker, 'gatecast_slow_clients_total{outcome="closed"}', 1))
+            await eventually(lambda: _metric_is(worker, 'gatecast_broadcasts_total{outcome="completed"}', 5))
             worker.terminate()
             assert await worker.ended(seconds=30) == 0, worker.log_tail()
         assert set(well) <= set(endpoint.delivered)
         assert 0 < len(set(many) & set(endpoint.delivered)) < len(many), "it was stopped in mid-broadcast"
+        assert set(endpoint.closed) == {stuck}
 
-    # The endpoint serves nothing but these: posts, and closing what does not read, which tests/chaos sees.
-    connections = {("execute-api:ManageConnections", f"{STAGE_ARN}/{method}/@connections/*") for method in METHODS}
-    assert recorder.noted | connections == allowed(Template("worker", parameters), "TaskRole")
+    managed = {("execute-api:ManageConnections", f"{STAGE_ARN}/{method}/@connections/*") for method in endpoint.methods}
+    assert recorder.noted | managed == allowed(Template("worker", parameters), "TaskRole")
+
+
+def remainder_of(connection_id: str) -> Broadcast:
+    """To one that another worker has found not to read for a minute: here one more rejected post gives it up."""
+    tried = (8, int((time.time() - 60) * 1000), 20.0)
+    return Broadcast(id="slow", connections=(connection_id,), data="x", part="r-slow", tried=tried)
 
 
 async def _metric_is(worker: WorkerProcess, sample: str, at_least: float) -> bool:

@@ -16,6 +16,7 @@ def test_defaults() -> None:
     assert (settings.http_host, settings.http_port) == ("127.0.0.1", 9090)
     assert (settings.max_in_flight, settings.max_posts_per_second, settings.max_broadcasts) == (256, 10_000, 64)
     assert (settings.visibility_seconds, settings.drain_seconds) == (30, 25)
+    assert settings.slow_clients == "close"
     assert (settings.log_level, settings.log_format, settings.dead_letter_queue_url) == ("info", "json", None)
 
 
@@ -54,6 +55,9 @@ def test_ranges(name: str, lowest: int, highest: int) -> None:
     [
         ("GATECAST_LOG_LEVEL", "INFO"),
         ("GATECAST_LOG_FORMAT", "text"),
+        ("GATECAST_SLOW_CLIENTS", ""),
+        ("GATECAST_SLOW_CLIENTS", "Close"),
+        ("GATECAST_SLOW_CLIENTS", "drop"),
         ("GATECAST_QUEUE_URL", "broadcasts"),
         ("GATECAST_QUEUE_URL", "https://sqs.eu-west-1.amazonaws.com/"),
         ("GATECAST_DEAD_LETTER_QUEUE_URL", ""),
@@ -76,6 +80,16 @@ def test_ranges(name: str, lowest: int, highest: int) -> None:
 def test_wrong_values(name: str, value: str) -> None:
     with pytest.raises(InvalidSettings, match=f"^{name} is "):
         Settings.from_environ({**REQUIRED, name: value})
+
+
+@pytest.mark.parametrize("value", ["close", "keep"])
+def test_slow_clients(value: str) -> None:
+    assert Settings.from_environ({**REQUIRED, "GATECAST_SLOW_CLIENTS": value}).slow_clients == value
+
+
+def test_what_becomes_of_slow_clients_is_said_in_the_message() -> None:
+    with pytest.raises(InvalidSettings, match=r"^GATECAST_SLOW_CLIENTS is 'drop': it takes one of close, keep$"):
+        Settings.from_environ({**REQUIRED, "GATECAST_SLOW_CLIENTS": "drop"})
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -21,7 +21,7 @@ from tests.compose import services
 from tests.templates import FOLDER, NAMES, Template
 from worker.health import Health
 from worker.metrics import _GAUGES, Metrics
-from worker.settings import Settings
+from worker.settings import Settings, SlowClients
 
 CHECKOUT = Path(__file__).parents[2]
 FROM_THE_SCRIPT = {"CodeKey", "Image"}
@@ -118,6 +118,13 @@ def test_the_worker_starts_with_what_its_task_says() -> None:
     differ = {name for name in Settings.__slots__ if getattr(settings, name) != getattr(defaults, name)}
     assert differ == {"dead_letter_queue_url", "drain_seconds"}
     assert settings.drain_seconds + 5 <= container["StopTimeout"] <= 120
+
+
+def test_slow_clients_are_closed_or_kept_as_the_worker_knows_it() -> None:
+    parameter = Template("worker").parameters["SlowClients"]
+    assert set(parameter["AllowedValues"]) == set(get_args(SlowClients))
+    for value in parameter["AllowedValues"]:
+        assert variables(worker_container(SlowClients=value))["GATECAST_SLOW_CLIENTS"] == value
 
 
 @pytest.mark.parametrize("where", ["ECS", "Compose"])
@@ -232,6 +239,18 @@ def test_every_action_has_a_reason_and_every_resource_a_name(name: str) -> None:
         if "*" in as_list(statement["Resource"]):
             assert statement["Action"] == "ecr:GetAuthorizationToken"
     assert not re.findall(r"^ +- [a-z-]+:[A-Z][A-Za-z]+$", template.text, re.MULTILINE), "an action without its reason"
+
+
+@pytest.mark.parametrize(("slow_clients", "methods"), [("close", ["DELETE", "POST"]), ("keep", ["POST"])])
+def test_the_worker_may_post_to_connections_and_close_them_where_it_does(slow_clients: str, methods: list[str]) -> None:
+    worker = Template("worker", {"StageArn": "arn:stage", "SlowClients": slow_clients})
+    managed = [
+        resource
+        for _, statement in statements(worker)
+        if "execute-api:ManageConnections" in as_list(statement["Action"])
+        for resource in as_list(statement["Resource"])
+    ]
+    assert sorted(managed) == [f"arn:stage/{method}/@connections/*" for method in methods]
 
 
 def test_every_check_that_is_skipped_has_its_reason() -> None:

@@ -42,6 +42,8 @@ def test_every_name_that_is_read_is_exported() -> None:
 def test_nothing_that_a_worker_exports_is_shown_as_unknown() -> None:
     its = figures(compare(exported(5), exported(25), 2.0))
     assert (its.delivered, its.posts_2xx, its.completed, its.dead_letters_written) == (10, 10, 10, 25)
+    assert (its.waiting, its.stalled) == (7, 7)
+    assert (its.places_taken, its.places, its.parked, its.waiting_for_place) == (7, 7, 7, 7)
     for quantiles in (its.post_seconds, its.completion_seconds, its.queue_lag_seconds):
         assert all(quantiles)
     unknown = {name for name in Figures.__dataclass_fields__ if getattr(its, name) is None}

@@ -36,6 +36,8 @@ class Figures:
     success_share: float | None
     """Delivered, of what was delivered or missed: who is gone, or for whom it came too late, counts neither way."""
     waiting: float | None
+    stalled: float | None
+    """Connections that return 429."""
     posts_2xx: float | None
     posts_4xx: float | None
     posts_5xx: float | None
@@ -51,8 +53,10 @@ class Figures:
     completed: float | None
     completion_seconds: Quantiles
     queue_lag_seconds: Quantiles
-    in_hand: float | None
-    in_hand_limit: float | None
+    places_taken: float | None
+    places: float | None
+    parked: float | None
+    waiting_for_place: float | None
     oldest_age_seconds: float | None
     backlog: float | None
     delayed: float | None
@@ -82,6 +86,7 @@ def figures(reading: Reading) -> Figures:
         missed=missed,
         success_share=_share(delivered, missed),
         waiting=reading.gauge("gatecast_deliveries_waiting"),
+        stalled=reading.gauge("gatecast_connections_stalled"),
         posts_2xx=posts.get("2"),
         posts_4xx=posts.get("4"),
         posts_5xx=posts.get("5"),
@@ -97,8 +102,10 @@ def figures(reading: Reading) -> Figures:
         completed=reading.rate("gatecast_broadcasts_total", outcome="completed"),
         completion_seconds=_quantiles(reading, "gatecast_broadcast_duration_seconds"),
         queue_lag_seconds=_quantiles(reading, "gatecast_queue_lag_seconds"),
-        in_hand=reading.gauge("gatecast_broadcasts_in_hand"),
-        in_hand_limit=reading.gauge("gatecast_broadcasts_in_hand_limit"),
+        places_taken=reading.gauge("gatecast_broadcasts_in_hand"),
+        places=reading.gauge("gatecast_broadcasts_in_hand_limit"),
+        parked=reading.gauge("gatecast_broadcasts_parked"),
+        waiting_for_place=reading.gauge("gatecast_broadcasts_waiting"),
         oldest_age_seconds=reading.gauge("gatecast_oldest_broadcast_age_seconds"),
         backlog=reading.gauge("gatecast_queue_messages", queue="main", state="visible"),
         delayed=reading.gauge("gatecast_queue_messages", queue="main", state="delayed"),

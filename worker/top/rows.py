@@ -55,7 +55,7 @@ _DELIVERIES: Final = (
     Row("success share", lambda its: _share(its.success_share), ("success_share",)),
     Row("missed /s", lambda its: short(its.missed), ("missed",)),
     Row("gone / expired /s", lambda its: _pair(its.gone, its.expired)),
-    Row("waiting for a retry", lambda its: short(its.waiting)),
+    Row("retries / stalled", lambda its: _pair(its.waiting, its.stalled)),
 )
 _POSTS: Final = (
     Row("2xx /s", lambda its: short(its.posts_2xx)),
@@ -73,7 +73,8 @@ _BROADCASTS: Final = (
     Row("completed /s", lambda its: short(its.completed)),
     Row("done, s p50/p95/p99", lambda its: _three(its.completion_seconds), ("completion_seconds",)),
     Row("lag, s p50/p95/p99", lambda its: _three(its.queue_lag_seconds), ("queue_lag_seconds",)),
-    Row("in hand / limit", lambda its: _pair(its.in_hand, its.in_hand_limit)),
+    Row("places taken / all", lambda its: _pair(its.places_taken, its.places)),
+    Row("parked / waiting", lambda its: _pair(its.parked, its.waiting_for_place)),
     Row("oldest, s", lambda its: short(its.oldest_age_seconds), ("oldest_age_seconds",)),
     Row("backlog", lambda its: short(its.backlog)),
     Row("  and delayed", lambda its: short(its.delayed)),
