@@ -36,7 +36,7 @@ from worker.health import Health
 from worker.http.pool import ANSWER_TIMEOUT_SECONDS
 from worker.lease import Lease, LeaseState
 from worker.metrics import Metrics
-from worker.parts import REMAINDER_PREFIX, to_connections
+from worker.parts import REMAINDER_PREFIX, can_name, to_connections
 from worker.perseverance import persevere
 from worker.ports import MAX_BATCH_GET, Claim, MemberTable, Page, ProgressStore
 from worker.reaper import Reaper
@@ -250,7 +250,9 @@ class Run:
         if fanout.stopped or not self._remainders:
             return []
         too_many = fanout.waiting >= MAX_WAITING or (fanout.only_waits and not self._parked)
-        return fanout.slow(MAX_WAITING) if too_many else []
+        if not too_many:
+            return []
+        return [delivery for delivery in fanout.slow(MAX_WAITING) if can_name(delivery.connection_id)]
 
     async def _write_checkpoint(self) -> None:
         fanout, claim = self.fanout, self._claim

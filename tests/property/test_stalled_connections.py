@@ -406,3 +406,23 @@ def test_what_waits_behind_a_410_of_a_young_connection_does_not_make_it_old() ->
         await worker.terminate()
 
     run(simulation())
+
+
+def test_a_stuck_member_with_an_id_that_no_broadcast_can_name_stays_where_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("worker.capacity.MAX_PARKED", 0)
+    endless = "stuck" + "x" * 200
+    world = world_with({"chat": (*CHAT, "stuck", endless)}, lambda each, _: 429 if is_stuck(each) else 200)
+    streams = Streams(world)
+
+    async def simulation() -> None:
+        worker = SimulatedWorker(world)
+        streams.publish("chat", 0)
+        await until_empty(world)
+        await worker.terminate()
+        assert worker.metrics.damaged_items["membership"] == 1
+
+    run(simulation())
+    assert streams.missed() == {"stuck": ["chat-0"]}
+    assert set(world.closed) == {"stuck", endless}
