@@ -388,13 +388,15 @@ FAULTS: Final = (
         make=answering(Rule(fault=THROTTLED, share=0.05, of="connections")),
         sights=[
             Sight("Overview: Posts answered 429", "connection"),
+            Sight("Delivery: Connections that do not read"),
+            Sight("Delivery: Slow clients given up", "closed"),
             Sight("Delivery: Waiting to be tried again"),
             Sight("Overview: Completion time", "p95"),
             Sight("Overview: Clients that do not read, and refusals", "undelivered"),
             Sight("Overview: Dead letters", "undelivered"),
         ],
         alerts=frozenset({"GatecastDeliveriesMissed"}),
-        must_act="By day: who these clients are, then redrive. The rate stays, the others have everything",
+        must_act="By day, if it goes on: who these clients are. They are closed, and all others have everything",
         load=Load(broadcasts_per_second=1),
     ),
     Fault(

@@ -34,13 +34,29 @@ def test_permits_never_exceed_the_limit_but_for_a_small_burst(limit: float, paus
     assert spent <= limit * now + max(1.0, limit * 0.05) + 1
 
 
-def test_permits_add_up_over_short_ticks() -> None:
-    pacer, spent = Pacer(), 0
-    for tick in range(1_001):
-        permits = pacer.permits(300, tick / 1_000)
+def permits_over(pacer: Pacer, limit: float, start: int, seconds: int) -> int:
+    """What is spent where everything is used, in ticks of a millisecond."""
+    spent = 0
+    for tick in range(start * 1_000, (start + seconds) * 1_000):
+        permits = pacer.permits(limit, tick / 1_000)
         pacer.spend(permits)
         spent += permits
-    assert 299 <= spent <= 301
+    return spent
+
+
+def test_permits_add_up_over_short_ticks() -> None:
+    pacer = Pacer()
+    permits_over(pacer, 300, 0, 2)
+    assert 299 <= permits_over(pacer, 300, 2, 1) <= 301
+
+
+def test_a_rate_that_has_not_been_in_use_is_reached_within_a_second() -> None:
+    pacer = Pacer()
+    assert 1_000 <= permits_over(pacer, 10_000, 0, 1) <= 8_000
+    assert 9_900 <= permits_over(pacer, 10_000, 1, 1) <= 10_100
+    for second in range(2, 600):
+        pacer.permits(10_000, float(second))
+    assert permits_over(pacer, 10_000, 600, 1) <= 8_500
 
 
 class Things:

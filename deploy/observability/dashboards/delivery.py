@@ -57,7 +57,7 @@ _POSTS: Final = (
         "throttles they are many and change fast.",
         {"{{instance}}": "gatecast_connections_stalled"},
         unit=units.Short,
-        runbook="the-account-and-the-clients",
+        runbook="clients-that-do-not-read",
     ),
     graph(
         "Slow clients given up",
@@ -71,11 +71,12 @@ _POSTS: Final = (
         "Posts per second to made-up connections. They are sent only while nothing else tells what a failure means.",
         {"{{instance}}": "rate(gatecast_reference_posts_total[$__rate_interval])"},
         unit=units.CountsPerSecond,
-        runbook="the-account-and-the-clients",
+        runbook="clients-that-do-not-read",
     ),
     graph(
         "Waiting to be tried again",
-        "Deliveries that were refused or failed, by task. Some are normal: clients that do not read.",
+        "Deliveries that wait for a retry, or in the line of a connection that does not read, by task. A few are "
+        "normal.",
         {"{{instance}}": "gatecast_deliveries_waiting"},
         unit=units.Short,
         runbook="the-account-and-the-clients",
@@ -156,7 +157,7 @@ _BROADCASTS: Final = (
     ),
     distribution(
         "Queue lag",
-        "How long messages had waited on the queue when a worker received them.",
+        "How long messages had waited, on the queue or for a place, when a worker began with them.",
         "gatecast_queue_lag_seconds",
         runbook="gatecastqueuelag",
     ),
@@ -165,7 +166,7 @@ _BROADCASTS: Final = (
         "Broadcasts a minute that left their slow members to a broadcast of their own, so that they hold up nobody.",
         {"remainders": "60 * sum(rate(gatecast_remainders_total[$__rate_interval]))"},
         unit=units.Short,
-        runbook="the-account-and-the-clients",
+        runbook="clients-that-do-not-read",
     ),
     graph(
         "Checkpoints",
@@ -180,7 +181,7 @@ _BROADCASTS: Final = (
         "or kind holds its share.",
         {"parked": "sum(gatecast_broadcasts_parked)", "waiting": "sum(gatecast_broadcasts_waiting)"},
         unit=units.Short,
-        runbook="gatecastslotstaken",
+        runbook="gatecastbroadcastswaiting",
         width=12,
     ),
     graph(
@@ -188,7 +189,7 @@ _BROADCASTS: Final = (
         "Queue messages per minute sent back for a while, because too many of their kind wait already.",
         {"{{instance}}": "60 * rate(gatecast_broadcasts_deferred_total[$__rate_interval])"},
         unit=units.Short,
-        runbook="gatecastslotstaken",
+        runbook="gatecastbroadcastswaiting",
         width=12,
     ),
 )

@@ -122,7 +122,8 @@ _NEWS: Final = (
 _QUEUE: Final = (
     graph(
         "Queue lag",
-        "How long messages had waited on the queue when a worker received them. Well within a second.",
+        "How long messages had waited, on the queue or for a place, when a worker began with them. Well within a "
+        "second.",
         quantiles("gatecast_queue_lag_seconds"),
         unit=units.Seconds,
         runbook="gatecastqueuelag",
