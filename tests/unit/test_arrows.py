@@ -18,6 +18,7 @@ MAY_IMPORT = {
 PURE = (
     "retry",
     "rate",
+    "throttle_evidence",
     "checkpoint",
     "fairness",
     "parts",

@@ -1,5 +1,8 @@
 """The other pure decisions: back-off, pacing, turns, the pace of checkpoints, endpoint health."""
 
+import itertools
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,13 +37,48 @@ def test_permits_never_exceed_the_limit_but_for_a_small_burst(limit: float, paus
     assert spent <= limit * now + max(1.0, limit * 0.05) + 1
 
 
-def test_permits_add_up_over_short_ticks() -> None:
-    pacer, spent = Pacer(), 0
-    for tick in range(1_001):
-        permits = pacer.permits(300, tick / 1_000)
+def spend_all(pacer: Pacer, limit: float, since: float, seconds: float) -> int:
+    """How many posts start if there is always something to post, and ticks take a millisecond."""
+    spent = 0
+    for tick in range(round(seconds * 1_000)):
+        permits = pacer.permits(limit, since + tick / 1_000)
         pacer.spend(permits)
         spent += permits
-    assert 299 <= spent <= 301
+    return spent
+
+
+def test_permits_add_up_over_short_ticks() -> None:
+    pacer = Pacer()
+    spend_all(pacer, 300, 0, 2)
+    assert 299 <= spend_all(pacer, 300, 2, 1) <= 301
+
+
+def test_a_rate_that_was_not_in_use_is_approached_by_doubling() -> None:
+    pacer = Pacer()
+    quarters = [spend_all(pacer, 16_000, quarter / 4, 0.25) for quarter in range(5)]
+    assert quarters[0] < 500
+    for earlier, later in itertools.pairwise(quarters[:4]):
+        assert later == pytest.approx(2 * earlier, rel=0.1)
+    assert quarters[4] == pytest.approx(4_000, rel=0.05)
+
+
+def test_a_rate_that_is_in_use_is_remembered_for_a_while() -> None:
+    pacer = Pacer()
+    spend_all(pacer, 16_000, 0, 2)
+    assert spend_all(pacer, 16_000, 3, 0.25) > 3_500
+    assert spend_all(pacer, 16_000, 600, 0.25) < 1_000
+
+
+def test_permits_that_nobody_uses_raise_no_rate() -> None:
+    pacer = Pacer()
+    for tick in range(10_000):
+        pacer.permits(16_000, tick / 1_000)
+        pacer.spend(tick % 10 == 0)
+    assert spend_all(pacer, 16_000, 10, 0.25) < 500
+
+
+def test_a_small_limit_is_there_at_once() -> None:
+    assert 49 <= spend_all(Pacer(), 50, 0, 1) <= 51
 
 
 class Things:

@@ -98,7 +98,9 @@ def test_nothing_counts_while_no_other_post_succeeds(status: int) -> None:
 def test_a_throttled_account_uses_up_no_attempt() -> None:
     rate = RateController(10_000)
     for _ in range(100):
-        rate.throttled(after_throttle=False)
+        rate.throttled(retry=False)
+    rate.passed(50, 50)
+    rate.adjust(NOW)
     verdict = decide(429, tries=99, attempts=99, first_tried_at=NOW - 300, rate=rate)
     assert isinstance(verdict, Retry)
     assert not verdict.counted

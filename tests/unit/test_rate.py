@@ -1,144 +1,267 @@
-"""The rate controller and simulated accounts: it finds what is granted, shares it, and leaves slow clients alone."""
-
-import random
+"""The rate controller: it finds and shares what the account grants, and clients that do not read leave it alone."""
 
 import pytest
 
+from bench.rate_model import ENDLESS, FREE, Account, Load, World, world
 from worker.rate import INTERVAL_SECONDS, RateController
+from worker.throttle_evidence import Counts
 
 
-class Account:
-    """A token bucket that all workers share, as API Gateway's throttle."""
-
-    def __init__(self, granted: float, burst: float) -> None:
-        self.granted, self.burst, self.tokens = granted, burst, burst
-
-    def refill(self) -> None:
-        self.tokens = min(self.burst, self.tokens + self.granted * INTERVAL_SECONDS)
-
-    def passes(self) -> bool:
-        if self.tokens < 1:
-            return False
-        self.tokens -= 1
-        return True
+def recognised(model: World, seconds: float) -> float:
+    """The share of this time in which the first worker says that the account throttles."""
+    ticks = model.ticks
+    model.measure(seconds)
+    return model.loads[0].recognised_ticks / (model.ticks - ticks)
 
 
-class Load:
-    """One worker that has endlessly many members to reach, a share of them slow."""
-
-    def __init__(self, ceiling: float, slow_share: float, dice: random.Random) -> None:
-        self.rate = RateController(ceiling)
-        self.slow_share, self.dice = slow_share, dice
-        self.retries: list[bool] = []
-        self.passed = self.throttled = 0
-
-    def posts(self) -> list[tuple[bool, bool]]:
-        """(slow, tried before) of each post of one interval; what was throttled is tried again first."""
-        count = int(self.rate.limit * INTERVAL_SECONDS)
-        again, self.retries = self.retries[: count // 2], self.retries[count // 2 :][-1_000:]
-        fresh = [(self.dice.random() < self.slow_share, False) for _ in range(count - len(again))]
-        return [(slow, True) for slow in again] + fresh
-
-    def hear(self, slow: bool, before: bool, passes: bool) -> None:
-        if passes:
-            self.passed += 1
-            self.rate.passed(not before, before)
-        else:
-            self.throttled += 1
-            self.rate.throttled(after_throttle=before)
-            self.retries.append(slow)
+def refused_share(model: World) -> float:
+    refused = sum(load.refused for load in model.loads)
+    return refused / (refused + sum(load.passed for load in model.loads))
 
 
-def run(account: Account, loads: list[Load], intervals: int, now: float = 0.0) -> None:
-    for interval in range(intervals):
-        account.refill()
-        posts = [(load, *post) for load in loads for post in load.posts()]
-        loads[0].dice.shuffle(posts)
-        for load, slow, before in posts:
-            load.hear(slow, before, account.passes() and not slow)
-        for load in loads:
-            load.rate.adjust(now + interval * INTERVAL_SECONDS)
+def used_share(model: World, seconds: float) -> float:
+    return sum(load.passed for load in model.loads) / (model.account.granted * seconds)
 
 
-def test_it_finds_what_the_account_grants_and_stays_there() -> None:
-    account, load = Account(granted=2_000, burst=1_000), Load(10_000, 0, random.Random(1))
-    run(account, [load], 60)
-    load.passed = load.throttled = 0
-    run(account, [load], 400, now=1_000)
-    assert load.passed >= 0.9 * 2_000 * 400 * INTERVAL_SECONDS
-    assert load.throttled < 0.05 * (load.passed + load.throttled)
+# Clients that do not read
 
 
-def test_two_workers_share_it() -> None:
-    dice = random.Random(2)
-    account, loads = Account(granted=2_000, burst=1_000), [Load(10_000, 0, dice), Load(10_000, 0, dice)]
-    run(account, loads[:1], 100)
-    run(account, loads, 200, now=1_000)
-    for load in loads:
-        load.passed = 0
-    run(account, loads, 400, now=2_000)
-    share = loads[0].passed / (loads[0].passed + loads[1].passed)
-    assert 0.35 <= share <= 0.65
+@pytest.mark.parametrize(
+    ("at_once", "per_second", "honest"),
+    [
+        (1, 0, 200),
+        (100, 0, 200),
+        (0, 1_000, 200),  # a hundred, posted to ten times per second by an engine that does not remember them
+        (100, 0, 5),
+        (1_000, 0, 5),
+        (1_000, 0, 0),
+        (0, 10, 5),
+        (0, 10, 0),
+        (0, 100, 5),
+    ],
+)
+def test_stalled_connections_never_lower_the_limit(at_once: int, per_second: float, honest: float) -> None:
+    model = world(Account(), ceiling=2_000, demand=honest)
+    load = model.loads[0]
+    model.run(5)
+    load.waiting_stalled, load.stalling = at_once, per_second
+    assert recognised(model, 20) == 0
+    assert load.lowest == load.ceiling
 
 
-def test_slow_clients_do_not_bring_it_down() -> None:
-    account, load = Account(granted=1e9, burst=1e9), Load(10_000, 0.05, random.Random(3))
-    run(account, [load], 200)
-    load.passed = 0
-    run(account, [load], 40, now=1_000)
-    assert load.rate.limit > 9_000
-    assert not load.rate.account_throttles
+def test_stalled_connections_do_not_hide_an_account_that_throttles() -> None:
+    model = world(Account(500, 250), ceiling=2_000)
+    load = model.loads[0]
+    load.waiting_stalled = 200
+    model.run(60)
+    model.measure(60)
+    assert load.refused_share < 0.03
+    assert used_share(model, 60) >= 0.9
+
+
+def test_a_refusal_or_two_are_no_evidence() -> None:
+    rate = RateController(1_000)
+    for nth in range(100):
+        rate.passed(19 if nth < 5 else 0)
+        if nth < 2:
+            rate.throttled(retry=False)
+            rate.passed(0, 1)
+        rate.adjust(nth * INTERVAL_SECONDS)
+    assert rate.limit == 1_000
+    assert not rate.account_throttles
+    assert not rate.cuts
+
+
+def test_retries_that_pass_after_the_last_refusal_are_no_refusals_of_now() -> None:
+    assert Counts(firsts=2, retries=90).account_share() == 0
+    assert Counts(firsts=90, retries=10, refused_firsts=10).account_share() == pytest.approx(1 / 11)
+    assert Counts(firsts=90, retries=10, refused_firsts=10).account_share(1.5) < 0.06
+
+
+# An account that grants less than the ceiling
+
+
+@pytest.mark.parametrize("burst", [15, 750, 3_000, 5_000])
+def test_few_of_the_first_posts_are_refused(burst: float) -> None:
+    model = world(Account(1_500, burst))
+    load = model.loads[0]
+    model.run(30, until=lambda: load.passed + load.refused >= 10_000)
+    assert load.refused_share < 0.1
+    assert load.rate.limit == pytest.approx(1_500, rel=0.25)
+
+
+def test_a_free_quota_is_used_within_about_a_second() -> None:
+    model = world(Account())
+    model.run(1.05)
+    model.measure(0.2)
+    assert model.loads[0].passed >= 0.95 * 10_000 * 0.2
+
+
+@pytest.mark.parametrize(("granted", "most_refused"), [(2_000, 0.01), (1_000, 0.01), (200, 0.025), (50, 0.06)])
+def test_it_finds_what_the_account_grants_and_stays_there(granted: float, most_refused: float) -> None:
+    model = world(Account(granted, granted / 2))
+    model.run(60)
+    model.measure(60)
+    assert refused_share(model) < most_refused
+    assert used_share(model, 60) >= 0.9
+
+
+def test_a_quota_that_shrinks_is_found_without_a_long_descent() -> None:
+    model = world(Account(2_000, 10), demand=600)
+    load = model.loads[0]
+    model.run(60)
+    model.account.granted = 300
+    model.measure(10)
+    assert load.lowest >= 150, "the time without demand is no time in which nothing passed"
+    assert load.passed >= 0.8 * 300 * 10
+
+
+def test_many_workers_share_it() -> None:
+    model = world(Account(2_500, 1_250), workers=10)
+    model.run(30)
+    model.measure(30)
+    assert refused_share(model) < 0.035
+    assert used_share(model, 30) >= 0.95
+    fair = sum(load.passed for load in model.loads) / len(model.loads)
+    assert all(0.5 * fair < load.passed < 2 * fair for load in model.loads)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_worker_that_comes_later_gets_its_share(seed: int) -> None:
+    model = world(Account(2_000, 1_000), workers=2, seed=seed)
+    first = World(model.account, model.loads[:1], model.rng)
+    first.run(25)
+    model.ticks, model.now = first.ticks, first.now
+    model.run(50)
+    model.measure(50)
+    assert 0.35 <= model.loads[1].passed / sum(load.passed for load in model.loads) <= 0.65
+    assert refused_share(model) < 0.03
+
+
+# An account that refuses, whatever we do
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.95, 0.98, 1.0])
+def test_it_is_the_account_for_as_long_as_it_refuses(share: float) -> None:
+    """One room of 3,000: its first posts run out, and only references tell anything then."""
+    model = world(Account(refuses=share), demand=0)
+    load = model.loads[0]
+    load.waiting = 3_000
+    assert model.run(5, until=lambda: load.rate.account_throttles) < 1.2
+    ticks = model.ticks
+    load.forget()
+    model.run(90, until=lambda: load.backlog < 1)
+    assert load.recognised_ticks == model.ticks - ticks
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.98, 1.0])
+def test_it_is_the_account_even_among_stalled_connections(share: float) -> None:
+    model = world(Account(refuses=share), demand=200)
+    load = model.loads[0]
+    load.waiting_stalled, load.stalling = 200, 5
+    model.run(10)
+    assert recognised(model, 90) > 0.9
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("share", [0.05, 0.2])
+def test_refusals_that_no_cut_avoids_do_not_hold_deliveries_up(share: float, seed: int) -> None:
+    model = world(Account(refuses=share), demand=400, seed=seed)
+    load = model.loads[0]
+    model.run(100)
+    model.measure(100)
+    assert load.passed >= 0.97 * 400 * 100
+    assert load.backlog < 1_000
+
+
+def test_unavoidable_refusals_that_end_are_forgotten() -> None:
+    model = world(Account(refuses=0.2), demand=400)
+    load = model.loads[0]
+    model.run(60)
+    assert load.rate.limit < load.ceiling
+    model.account.refuses = 0
+    assert model.run(60, until=lambda: load.rate.limit == load.ceiling) < 40
+
+
+@pytest.mark.parametrize(("posts", "least"), [(0.98, 350), (1.0, 200), (1.05, 200), (1.25, 200)])
+def test_a_competitor_that_does_not_give_way_leaves_a_share(posts: float, least: float) -> None:
+    model = world(Account(10_000, 5_000, others=posts * 10_000))
+    model.run(60)
+    model.measure(60)
+    assert model.loads[0].passed / 60 >= least
+
+
+def test_total_refusal_is_told_from_stalled_connections_by_references() -> None:
+    for refuses, throttles in ((0.0, False), (1.0, True)):
+        model = world(Account(refuses=refuses), demand=0)
+        load = model.loads[0]
+        assert not load.rate.wants_reference
+        load.waiting_stalled = 50
+        model.run(3)
+        assert load.references
+        assert load.rate.account_throttles is throttles
+        assert (load.rate.limit == load.ceiling) is not throttles
+
+
+def test_references_stop_once_real_posts_tell_enough() -> None:
+    model = world(Account(), ceiling=2_000, demand=100)
+    load = model.loads[0]
+    model.run(5)
+    load.stalling = 20
+    model.run(20)
+    assert not load.references
+
+
+# Limits of the limit
 
 
 def test_it_recovers_to_the_ceiling_and_never_exceeds_it() -> None:
-    account, load = Account(granted=1_000, burst=500), Load(10_000, 0, random.Random(4))
-    run(account, [load], 80)
+    model = world(Account(1_000, 500))
+    load = model.loads[0]
+    model.run(20)
     assert load.rate.limit < 2_000
-    account.granted = account.burst = 1e9
-    run(account, [load], 300, now=1_000)
-    assert load.rate.limit == 10_000
+    model.account.granted = model.account.burst = FREE
+    assert model.run(60, until=lambda: load.rate.limit == load.ceiling) < 30
+    model.measure(10)
+    assert load.lowest == load.rate.limit == load.ceiling
 
 
-@pytest.mark.parametrize("ceiling", [1.0, 5.0, 10_000.0])
+def test_after_a_total_refusal_it_recovers_by_itself() -> None:
+    model = world(Account(), demand=300)
+    load = model.loads[0]
+    model.run(5)
+    model.account.refuses = 1
+    model.run(60)
+    assert load.rate.limit < 100
+    model.account.refuses = 0
+    assert model.run(60, until=lambda: load.rate.limit == load.ceiling) < 40
+    assert not load.rate.account_throttles
+
+
+@pytest.mark.parametrize("ceiling", [1.0, 5.0, 50.0, 10_000.0])
 def test_it_never_comes_down_to_nothing(ceiling: float) -> None:
-    rate = RateController(ceiling)
-    for interval in range(1_000):
-        for _ in range(50):
-            rate.throttled(after_throttle=False)
-        rate.adjust(float(interval))
-    assert rate.limit == min(10.0, ceiling)
+    model = world(Account(refuses=1.0), ceiling=ceiling, demand=ENDLESS)
+    model.run(30)
+    floor = min(ceiling, max(10.0, 0.002 * ceiling))
+    assert model.loads[0].lowest == pytest.approx(floor)
 
 
-def test_a_few_throttled_posts_are_no_account() -> None:
-    rate = RateController(100)
-    for _ in range(5):
-        rate.throttled(after_throttle=False)
-    assert not rate.account_throttles
-
-
-def test_a_small_room_tells_an_exhausted_account_from_slow_clients() -> None:
-    account, slow = RateController(100), RateController(100)
-    for rate in (account, slow):
-        for _ in range(4):
-            rate.throttled(after_throttle=False)
-        rate.passed(1)
-    for nth in range(40):
-        slow.throttled(after_throttle=True)
-        if nth % 5:
-            account.throttled(after_throttle=True)
-        else:
-            account.passed(0, 1)
-        for rate in (account, slow):
-            rate.adjust(float(nth))
-    assert account.account_throttles
-    assert not slow.account_throttles
-
-
-def test_such_as_were_slow_before_say_nothing_of_the_account_while_they_are_slow_again() -> None:
+def test_it_acts_at_most_once_per_interval() -> None:
     rate = RateController(10_000)
-    for interval in range(20):
-        for _ in range(100):
-            rate.throttled(after_throttle=True)
-        rate.adjust(float(interval))
-    assert not rate.account_throttles
+    rate.adjust(0.0)
+    for _ in range(100):
+        rate.throttled(retry=False)
+        rate.passed(100, 100)
+        rate.adjust(INTERVAL_SECONDS * 0.99)
     assert rate.limit == 10_000
+    rate.adjust(INTERVAL_SECONDS)
+    rate.throttled(retry=False)
+    rate.adjust(INTERVAL_SECONDS * 2)
+    assert rate.cuts <= 2
+
+
+def test_nothing_to_deliver_changes_nothing() -> None:
+    model = World(Account(), [load := Load(10_000, world(Account()).rng, demand=0)], world(Account()).rng)
+    model.run(10)
+    assert load.rate.limit == 10_000
+    assert not load.rate.wants_reference
