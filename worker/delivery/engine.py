@@ -44,6 +44,8 @@ _PROBES_PER_SECOND: Final = 50.0
 """So many that a room whose first hundreds of members fail comes to those that do not within seconds."""
 _CHECKPOINT_SECONDS: Final = 0.1
 """How long a delivery that is due waits for its broadcast's checkpoint to be written."""
+_RETRY: Final = 2
+"""The second post of a delivery: what tells a client that does not read from an account that throttles."""
 _OK: Final = 200
 _OK_END: Final = 300
 
@@ -259,16 +261,17 @@ class DeliveryEngine:
             self._rotation.add(fanout)
 
     def _delivered(self, deliveries: Sequence[Delivery], now: float) -> None:
-        throttled = 0
+        firsts = retries = 0
         for delivery in deliveries:
-            throttled += delivery.throttled
+            firsts += not delivery.throttled
+            retries += delivery.throttled and delivery.tries == _RETRY
             fanout = delivery.fanout
             fanout.in_flight -= 1
             fanout.delivered(delivery)
             if not fanout.in_rotation and fanout.available:
                 self._rotation.add(fanout)
         self.endpoint.succeeded(now)
-        self.rate.passed(len(deliveries) - throttled, throttled)
+        self.rate.passed(firsts, retries, len(deliveries) - firsts - retries)
         self._metrics.deliveries[Outcome.DELIVERED] += len(deliveries)
 
     def failed(self, exchange: Delivery, reason: str, seconds: float, now: float) -> None:
@@ -280,7 +283,8 @@ class DeliveryEngine:
     def _hear(self, delivery: Delivery, status: int, failure: str, now: float) -> None:
         match meaning(status):
             case Meaning.THROTTLED:
-                self.rate.throttled(after_throttle=delivery.throttled)
+                if delivery.tries <= _RETRY and (not delivery.throttled or delivery.tries == _RETRY):
+                    self.rate.throttled(retry=delivery.throttled)
                 self._metrics.throttled(account=self.rate.account_throttles)
                 delivery.throttled = True
             case Meaning.REFUSED | Meaning.FAILED as what:
@@ -289,7 +293,8 @@ class DeliveryEngine:
                     delivery.refusals += 1  # while all are refused it says nothing of this one
                 return
             case what:
-                self.rate.passed(not delivery.throttled, delivery.throttled)
+                retry = delivery.throttled and delivery.tries == _RETRY
+                self.rate.passed(not delivery.throttled, retry, delivery.throttled and not retry)
                 if what is Meaning.GONE:
                     self.endpoint.gone(now)
         self.endpoint.answered()
