@@ -1,5 +1,8 @@
 """The other pure decisions: back-off, pacing, turns, the pace of checkpoints, endpoint health."""
 
+import itertools
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,11 +37,11 @@ def test_permits_never_exceed_the_limit_but_for_a_small_burst(limit: float, paus
     assert spent <= limit * now + max(1.0, limit * 0.05) + 1
 
 
-def permits_over(pacer: Pacer, limit: float, start: int, seconds: int) -> int:
-    """What is spent where everything is used, in ticks of a millisecond."""
+def spend_all(pacer: Pacer, limit: float, since: float, seconds: float) -> int:
+    """How many posts start if there is always something to post, and ticks take a millisecond."""
     spent = 0
-    for tick in range(start * 1_000, (start + seconds) * 1_000):
-        permits = pacer.permits(limit, tick / 1_000)
+    for tick in range(round(seconds * 1_000)):
+        permits = pacer.permits(limit, since + tick / 1_000)
         pacer.spend(permits)
         spent += permits
     return spent
@@ -46,17 +49,36 @@ def permits_over(pacer: Pacer, limit: float, start: int, seconds: int) -> int:
 
 def test_permits_add_up_over_short_ticks() -> None:
     pacer = Pacer()
-    permits_over(pacer, 300, 0, 2)
-    assert 299 <= permits_over(pacer, 300, 2, 1) <= 301
+    spend_all(pacer, 300, 0, 2)
+    assert 299 <= spend_all(pacer, 300, 2, 1) <= 301
 
 
-def test_a_rate_that_has_not_been_in_use_is_reached_within_a_second() -> None:
+def test_a_rate_that_was_not_in_use_is_approached_by_doubling() -> None:
     pacer = Pacer()
-    assert 1_000 <= permits_over(pacer, 10_000, 0, 1) <= 8_000
-    assert 9_900 <= permits_over(pacer, 10_000, 1, 1) <= 10_100
-    for second in range(2, 600):
-        pacer.permits(10_000, float(second))
-    assert permits_over(pacer, 10_000, 600, 1) <= 8_500
+    quarters = [spend_all(pacer, 16_000, quarter / 4, 0.25) for quarter in range(5)]
+    assert quarters[0] < 500
+    for earlier, later in itertools.pairwise(quarters[:4]):
+        assert later == pytest.approx(2 * earlier, rel=0.1)
+    assert quarters[4] == pytest.approx(4_000, rel=0.05)
+
+
+def test_a_rate_that_is_in_use_is_remembered_for_a_while() -> None:
+    pacer = Pacer()
+    spend_all(pacer, 16_000, 0, 2)
+    assert spend_all(pacer, 16_000, 3, 0.25) > 3_500
+    assert spend_all(pacer, 16_000, 600, 0.25) < 1_000
+
+
+def test_permits_that_nobody_uses_raise_no_rate() -> None:
+    pacer = Pacer()
+    for tick in range(10_000):
+        pacer.permits(16_000, tick / 1_000)
+        pacer.spend(tick % 10 == 0)
+    assert spend_all(pacer, 16_000, 10, 0.25) < 500
+
+
+def test_a_small_limit_is_there_at_once() -> None:
+    assert 49 <= spend_all(Pacer(), 50, 0, 1) <= 51
 
 
 class Things:

@@ -1,9 +1,9 @@
 """Permits to post: a bucket that fills at the rate controller's limit and holds a few ticks' worth.
 
 A rate that has not been in use lately is approached gently, for nobody knows whether the account still grants it:
-permits come at a sixteenth of the limit at first, and twice as fast after every quarter of a second in which all of
-them are used. So the full limit is reached within a second, which is less than opening connections for it takes, and
-what an account refuses is noticed before much has been posted.
+permits come at a sixteenth of the limit at first, and twice as fast after every quarter of a second in which they are
+used. So the full limit is reached within a second, less than it takes to open connections for it, and an account that
+refuses is noticed before much has been posted.
 """
 
 import math
@@ -32,10 +32,14 @@ class Pacer:
         self._filled_at = now
         remembered = self._rate * math.exp(-elapsed / _MEMORY_SECONDS)
         self._rate = min(limit, max(remembered, limit * _START_SHARE, _START))
-        self._permits = min(self._permits + elapsed * self._rate, max(1.0, self._rate * _DEPTH_SECONDS))
+        self._permits = min(self._permits + elapsed * self._rate, self._depth)
         return int(self._permits)
 
     def spend(self, posts: int) -> None:
         self._permits -= posts
-        if self._permits < 1:  # all are used: e-fold by e-fold, each post adds its part
+        if self._permits < max(1.0, self._depth / 2):  # permits are short: each post adds its part of a doubling
             self._rate += posts * math.log(2) / _DOUBLING_SECONDS
+
+    @property
+    def _depth(self) -> float:
+        return max(1.0, self._rate * _DEPTH_SECONDS)
