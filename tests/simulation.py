@@ -20,8 +20,8 @@ from urllib.parse import unquote
 from gatecast.broadcast import Broadcast
 from gatecast.publisher import queue_message
 from gatecast.table import Key, RoomSettings
-from worker.aws.progress import ABANDONED_SECONDS, DUPLICATE_SECONDS
 from worker.checkpoint import Checkpoint
+from worker.claims import Resumption, Standing, judge
 from worker.core import Core, Surroundings
 from worker.delivery.engine import Exchange
 from worker.fanout import Member
@@ -90,6 +90,8 @@ class World:
     """For connection ids that are members or were named by a broadcast; all others are answered with `made_up`."""
     made_up: Callable[[], int | None] = lambda: 410
     named: set[str] = field(default_factory=set)
+    poll_seconds: float = 0.5
+    """How often a long poll looks at the queue."""
     latency: Callable[[], float] = lambda: 0.01
     """Seconds that an answer takes."""
     messages: list[Stored] = field(default_factory=list)
@@ -237,11 +239,11 @@ class MemoryQueue:
         self._messages = messages
 
     async def receive(self, most: int, *, visibility_seconds: int, wait: bool = True) -> list[Message]:
-        for _ in range(10 if wait else 1):
+        for _ in range(int(5 / self._worker.world.poll_seconds) if wait else 1):
             received = await self._worker.call("queue", lambda: self._receive(most, visibility_seconds))
             if received or not wait:
                 break
-            await self._worker.pause(0.5)
+            await self._worker.pause(self._worker.world.poll_seconds)
         return received
 
     def _receive(self, most: int, visibility_seconds: int) -> list[Message]:
@@ -368,7 +370,7 @@ class MemoryTable:
 
 
 class MemoryProgress:
-    """The rules of `worker.aws.progress`, without its protocol."""
+    """What `worker.aws.progress` does, without its protocol."""
 
     def __init__(self, worker: SimulatedWorker) -> None:
         self._worker = worker
@@ -383,23 +385,21 @@ class MemoryProgress:
     def _claim(self, key: tuple[str, str, str], claimant: Claimant) -> Claim | NotClaimed:
         world = self._worker.world
         item = world.progress.setdefault(key, {})
-        holder = item.get("message_id")
         now = world.wall_clock()
         if item.get("damaged"):
+            item["damaged"] -= 1
             raise DamagedProgress(str(key))
-        if holder == claimant.message_id:
-            if "completed_at" in item:
-                return NotClaimed.COMPLETED
-            if item["receives"] >= claimant.receives and item["token"] != claimant.token:
-                return NotClaimed.SUPERSEDED
-        elif holder is not None:
-            if item["seen_at"] <= now - DUPLICATE_SECONDS:
-                item.clear()
-            elif "completed_at" in item:
-                return NotClaimed.COMPLETED
-            elif item["seen_at"] > now - ABANDONED_SECONDS:
-                return NotClaimed.HELD
-            item["progressed"] = claimant.waited
+        holder = item.get("message_id")
+        standing = Standing(
+            holder, item.get("receives", 0), item.get("token", ""), item.get("seen_at", 0.0), "completed_at" in item
+        )
+        verdict = judge(standing, claimant, now)
+        if isinstance(verdict, NotClaimed):
+            return verdict
+        if verdict is Resumption.FROM_START:
+            item.clear()
+        if holder not in (None, claimant.message_id):
+            item["progressed"] = claimant.receives - 1
         item.update(message_id=claimant.message_id, receives=claimant.receives, token=claimant.token, seen_at=now)
         start = item.get("checkpoint", Checkpoint())
         fresh_receives = claimant.receives - item.setdefault("progressed", claimant.waited)

@@ -1,7 +1,7 @@
 """Many single requests, few calls: what is asked for within a moment shares a batch call.
 
-Where there is no company there is no waiting for it: the first request after a quiet moment goes out at once, with all
-that are asked for in the same turn of the loop. Only after a call the next ones wait for a moment to pass.
+Where there is no company there is no waiting for it: while no call is in flight a request goes out at once, with all
+that are asked for in the same turn of the loop. Beside a call that is in flight, requests wait a moment for others.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ R = TypeVar("R")
 
 
 class Batcher(Generic[T, R]):
-    """Calls `call` with at most `most` items, and more often than every `wait_seconds` only with so many.
+    """Calls `call` with at most `most` items, at the latest `wait_seconds` after the first of them was asked for.
 
     `call` answers one result an item, in order. What it raises, each of the askers gets.
     """
@@ -26,7 +26,6 @@ class Batcher(Generic[T, R]):
         self._wait_seconds = wait_seconds
         self._waiting: list[tuple[T, asyncio.Future[R]]] = []
         self._timer: asyncio.Handle | None = None
-        self._called_at = float("-inf")
         self._calls: set[asyncio.Task[None]] = set()
 
     async def ask(self, item: T) -> R:
@@ -41,15 +40,14 @@ class Batcher(Generic[T, R]):
         if len(self._waiting) >= self._most:
             self._flush()
         elif self._timer is None:
-            wait = self._called_at + self._wait_seconds - loop.time()
-            self._timer = loop.call_later(wait, self._flush) if wait > 0 else loop.call_soon(self._flush)
+            wait = self._wait_seconds if self._calls else 0
+            self._timer = loop.call_later(wait, self._flush) if wait else loop.call_soon(self._flush)
         return result
 
     def _flush(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._called_at = asyncio.get_running_loop().time()
         batch, self._waiting = self._waiting, []
         task = asyncio.create_task(self._run(batch))
         self._calls.add(task)

@@ -38,6 +38,9 @@ log = structlog.get_logger()
 RECEIVES_WITHOUT_PROGRESS: Final = 100
 _HELD_SECONDS: Final = 0.5
 """So long the end of another message's broadcast is waited for here: most last no longer."""
+_DAMAGED_READS: Final = 3
+"""Times that a progress item is read before it counts as damaged: the response may have been the damaged one."""
+_DAMAGED_SECONDS: Final = 0.5
 _WAKE_SECONDS: Final = 0.25
 _MAX_SHOWN: Final = 50
 
@@ -127,6 +130,7 @@ class Broadcaster:
         looks_up = bool(room) and broadcast.shard is UNSET and self._settings.known(room) is None
         lookup = self._settings.begin(room) if looks_up else None
         first_page = self._begin_first_page(broadcast, lease)
+        claimed_at = services.clock()
         try:
             with tracing.span("claim"):
                 claim = await self._claim(broadcast, lease)
@@ -142,7 +146,17 @@ class Broadcaster:
             if settings.shards > 1 and claim.start.nowhere:
                 return await self._split(broadcast, claim, settings.shards)
         with tracing.span("deliver"):
-            return await self._deliver(broadcast, lease, claim, place, first_page)
+            run = Run(
+                services,
+                broadcast,
+                lease,
+                claim=claim,
+                claimed_at=claimed_at,
+                place=place,
+                order=next(self._order),
+                first_page=first_page if claim.start.nowhere else None,
+            )
+            return await self._deliver(run, lease, claim)
 
     def _begin_first_page(self, broadcast: Broadcast, lease: Lease) -> Awaitable[Page] | None:
         """Unless it is known to be of no use: to parts of a room, or to what goes on from a checkpoint."""
@@ -164,13 +178,22 @@ class Broadcaster:
         return await persevere("settings", self._services.health, find)
 
     async def _claim(self, broadcast: Broadcast, lease: Lease) -> Claim | NotClaimed:
+        """Raises DamagedProgress for an item that could not be read time and again."""
         services = self._services
         claimant = Claimant.of(lease.message, fifo=self._fifo)
 
         async def claim() -> Claim | NotClaimed:
             return await persevere("claim", services.health, lambda: services.progress.claim(broadcast, claimant))
 
-        claimed = await claim()
+        for _ in range(_DAMAGED_READS - 1):
+            try:
+                claimed = await claim()
+            except DamagedProgress:
+                await asyncio.sleep(_DAMAGED_SECONDS)
+            else:
+                break
+        else:
+            claimed = await claim()
         if claimed is NotClaimed.HELD:
             await asyncio.sleep(_HELD_SECONDS)
             claimed = await claim()
@@ -212,21 +235,10 @@ class Broadcaster:
             if not self._services.dead_letters.exist:
                 raise
             return await self._give_up(broadcast, claim, "undelivered")
-        self._completions.add(claim)
+        await self._completions.add(claim)
         return Ending.SPLIT
 
-    async def _deliver(
-        self, broadcast: Broadcast, lease: Lease, claim: Claim, place: Place, first_page: Awaitable[Page] | None
-    ) -> Ending:
-        run = Run(
-            self._services,
-            broadcast,
-            lease,
-            claim=claim,
-            place=place,
-            order=next(self._order),
-            first_page=first_page if claim.start.nowhere else None,
-        )
+    async def _deliver(self, run: Run, lease: Lease, claim: Claim) -> Ending:
         if self._cutting_short:
             run.cut_short()
         self._runs.add(run)
@@ -236,7 +248,7 @@ class Broadcaster:
             self._runs.discard(run)
         if not settled:
             return _unfinished(lease)
-        self._completions.add(claim)
+        await self._completions.add(claim)
         self._completed(run)
         return Ending.COMPLETED
 

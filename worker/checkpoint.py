@@ -36,8 +36,12 @@ class Checkpoint(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode(cls, cursor: str, pending: bytes) -> "Checkpoint":
-        """Raises msgspec.ValidationError for what `encode_pending` never wrote."""
-        return cls(cursor, msgspec.msgpack.decode(pending, type=tuple[tuple[str, int | None], ...]))
+        """Raises msgspec.MsgspecError for what `encode_pending` never wrote."""
+        found = msgspec.msgpack.decode(pending, type=tuple[tuple[str, int | None], ...])
+        ids = {connection_id for connection_id, _ in found}
+        if len(ids) < len(found) or len(found) > WINDOW or "" in ids:
+            raise msgspec.ValidationError(f"not at most {WINDOW:,} different connection ids")
+        return cls(cursor, found)
 
 
 @dataclass(slots=True)

@@ -6,6 +6,8 @@ deletion, or took it with a receipt that was superseded), its claim says that no
 
 What if we die in between? Then a message that comes back is delivered again, as far as its last checkpoint says: what
 a kill repeats is what was settled in the last second anyway. At a stop `flush` writes what is left.
+
+At most `MAX_UNWRITTEN` wait to be written. Beyond that broadcasts wait before their messages are deleted.
 """
 
 import asyncio
@@ -15,7 +17,10 @@ from worker.health import Health
 from worker.perseverance import persevere
 from worker.ports import Claim, ProgressStore, ServiceError
 
+MAX_UNWRITTEN: Final = 1_000
 _BATCH: Final = 25
+_CALLS: Final = 4
+"""In flight at once: one that has to be repeated holds up no others, and a slow table limits nobody."""
 _GATHER_SECONDS: Final = 0.1
 
 
@@ -26,15 +31,21 @@ class Completions:
         self._store = store
         self._health = health
         self._pending: list[Claim] = []
+        self._unwritten = 0
+        """Pending, or in a call."""
         self._flushing = False
         self._added = asyncio.Event()
         self._enough = asyncio.Event()
         self._written = asyncio.Event()
         self._written.set()
+        self._room = asyncio.Semaphore(MAX_UNWRITTEN)
+        self._calls = asyncio.Semaphore(_CALLS)
 
-    def add(self, claim: Claim) -> None:
-        """All that was to be done for it has been done. Costs nothing here."""
+    async def add(self, claim: Claim) -> None:
+        """All that was to be done for it has been done. Returns at once, as a rule."""
+        await self._room.acquire()
         self._pending.append(claim)
+        self._unwritten += 1
         self._written.clear()
         self._added.set()
         if len(self._pending) >= _BATCH:
@@ -48,22 +59,29 @@ class Completions:
 
     async def run(self) -> None:
         """Until cancelled."""
-        while True:
-            await self._added.wait()
-            try:
-                async with asyncio.timeout(_GATHER_SECONDS):
-                    await self._enough.wait()
-            except TimeoutError:
-                pass
-            batch, self._pending = self._pending[:_BATCH], self._pending[_BATCH:]
-            await self._write(batch)
-            if len(self._pending) < _BATCH and not self._flushing:
-                self._enough.clear()
-            if not self._pending:
-                self._added.clear()
-                self._written.set()
+        async with asyncio.TaskGroup() as writing:
+            while True:
+                await self._gather()
+                await self._calls.acquire()
+                batch, self._pending = self._pending[:_BATCH], self._pending[_BATCH:]
+                writing.create_task(self._write(batch))
+                if not self._pending:
+                    self._added.clear()
+                if len(self._pending) < _BATCH and not self._flushing:
+                    self._enough.clear()
+
+    async def _gather(self) -> None:
+        """Until there is a full batch, or something has waited for long enough."""
+        await self._added.wait()
+        try:
+            async with asyncio.timeout(_GATHER_SECONDS):
+                await self._enough.wait()
+        except TimeoutError:
+            pass
 
     async def _write(self, claims: list[Claim]) -> None:
+        count = len(claims)
+
         async def write() -> None:
             nonlocal claims
             claims = await self._store.complete(claims)
@@ -71,3 +89,9 @@ class Completions:
                 raise ServiceError("UnprocessedItems")
 
         await persevere("checkpoint", self._health, write)
+        self._calls.release()
+        self._unwritten -= count
+        for _ in range(count):
+            self._room.release()
+        if not self._unwritten:
+            self._written.set()

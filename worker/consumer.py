@@ -42,7 +42,8 @@ _MAX_RECEIVERS: Final = 4
 _ACKNOWLEDGE_WITHIN_SECONDS: Final = 0.02
 _MAX_BACKOFF_SECONDS: Final = 2.5
 _MAX_VISIBILITY_SECONDS: Final = 900
-_DEFER_SECONDS_PER_RECEIVE: Final = 5
+_DEFER_SECONDS: Final = 5
+_MAX_DOUBLINGS: Final = 10
 
 _OUTCOMES: Final = {
     Ending.COMPLETED: "completed",
@@ -227,7 +228,8 @@ class Consumer:
     async def _defer(self, messages: Sequence[Received]) -> None:
         """Let them come back in a while, and each time in a longer while; the last of a group goes first."""
         receives = min(received.lease.message.receives for received in messages)
-        longest = min(_MAX_VISIBILITY_SECONDS, _DEFER_SECONDS_PER_RECEIVE * receives)
+        # So steeply that waiting for a place takes few of the receives that a message has (broadcaster, 100).
+        longest = min(_MAX_VISIBILITY_SECONDS, _DEFER_SECONDS << min(receives - 1, _MAX_DOUBLINGS))
         leases = [received.lease for received in reversed(messages)]
         self._metrics.deferred += len(leases)
         await self._change_visibility(leases, round(longest * (0.75 + random.random() / 2)))

@@ -26,22 +26,14 @@ class Source(Protocol[R_co]):
         """The next one, or None: then it leaves the rotation until it is added again."""
 
 
-class _Group(Generic[R]):
-    __slots__ = ("name", "sources")
-
-    def __init__(self, name: str, source: Source[R]) -> None:
-        self.name = name
-        self.sources = [source]
-
-
 def _order(source: Source[R]) -> tuple[int, int]:
     return source.order
 
 
 class Rotation(Generic[R]):
     def __init__(self) -> None:
-        self._turns: deque[_Group[R]] = deque()
-        self._groups: dict[str, _Group[R]] = {}
+        self._turns: deque[list[Source[R]]] = deque()
+        self._groups: dict[str, list[Source[R]]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._turns)
@@ -51,27 +43,26 @@ class Rotation(Generic[R]):
         if source.in_rotation:
             return
         source.in_rotation = True
-        group = self._groups.get(source.group)
-        if group is None:
-            group = self._groups[source.group] = _Group(source.group, source)
-            self._turns.append(group)
+        sources = self._groups.get(source.group)
+        if sources is None:
+            sources = self._groups[source.group] = [source]
+            self._turns.append(sources)
         else:
-            insort(group.sources, source, key=_order)
+            insort(sources, source, key=_order)
 
     def take(self) -> R | None:
         """The next of whichever group's turn it is."""
         turns = self._turns
         while turns:
-            group = turns[0]
-            sources = group.sources
-            while sources:
-                source = sources[0]
-                taken = source.take()
-                if taken is not None:
-                    turns.rotate(-1)
-                    return taken
-                del sources[0]
-                source.in_rotation = False
-            turns.popleft()
-            del self._groups[group.name]
+            sources = turns[0]
+            source = sources[0]
+            taken = source.take()
+            if taken is not None:
+                turns.rotate(-1)
+                return taken
+            del sources[0]
+            source.in_rotation = False
+            if not sources:
+                turns.popleft()
+                del self._groups[source.group]
         return None

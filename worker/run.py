@@ -26,6 +26,7 @@ from gatecast import tracing
 from gatecast.broadcast import Broadcast
 from gatecast.publisher import is_fifo, queue_message
 from worker.capacity import Place
+from worker.checkpoint import RENEW_SECONDS
 from worker.dead_letters import DeadLetters
 from worker.delivery.engine import DeliveryEngine
 from worker.delivery.outcome import Outcome
@@ -35,7 +36,7 @@ from worker.health import Health
 from worker.http.pool import ANSWER_TIMEOUT_SECONDS
 from worker.lease import Lease, LeaseState
 from worker.metrics import Metrics
-from worker.parts import REMAINDER_PREFIX, to_connections
+from worker.parts import REMAINDER_PREFIX, can_name, to_connections
 from worker.perseverance import persevere
 from worker.ports import MAX_BATCH_GET, Claim, MemberTable, Page, ProgressStore
 from worker.reaper import Reaper
@@ -67,9 +68,9 @@ class Services:
 
 
 class Run:
-    """The delivery of `broadcast`, which this worker holds by `lease` and `claim`. `order` counts runs.
+    """The delivery of `broadcast`, which this worker holds by `lease` and, since `claimed_at`, by `claim`.
 
-    `first_page` is its first page, if that has been asked for already.
+    `order` counts runs. `first_page` is its first page, if that has been asked for already.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Run:
         lease: Lease,
         *,
         claim: Claim,
+        claimed_at: float,
         place: Place,
         order: int,
         first_page: Awaitable[Page] | None = None,
@@ -86,6 +88,7 @@ class Run:
         self._services = services
         self._lease = lease
         self._claim = claim
+        self._renewed_at = claimed_at
         self._place = place
         self._parked = False
         self._remainders = not is_fifo(services.sender.url)  # a FIFO queue neither delays one nor lets it overtake
@@ -121,9 +124,10 @@ class Run:
         if lease.state is not LeaseState.HELD:
             fanout.stop()
         try:
+            await self._renew()
             self._offer()
             # Members of an earlier receive are on their way already: there the first page must not hold up anything.
-            if self._claim.start.nowhere and await self._add_page(fanout.cursor):
+            if self._claim.start.nowhere and await self._add_first_page():
                 await self._supervise()
             else:
                 async with asyncio.TaskGroup() as group:
@@ -140,7 +144,20 @@ class Run:
         if self.fanout.available:
             self._services.engine.offer(self.fanout)
 
+    async def _renew(self) -> None:
+        """Before the first post: if the settings or the page took long, another message may have the claim by now."""
+        now = self._services.clock()
+        if now - self._renewed_at >= RENEW_SECONDS:
+            self._renewed_at = now
+            await self._write_checkpoint()
+
     # Pages
+
+    async def _add_first_page(self) -> bool:
+        last = await self._add_page("")
+        await self._renew()
+        self._offer()
+        return last
 
     async def _add_page(self, after: str) -> bool:
         """Read the page behind `after` and add it; true if it was the last."""
@@ -154,7 +171,6 @@ class Run:
                 page = await persevere("table", self._services.health, lambda: self._page(room, shard, after))
                 tracing.note(gatecast_members=len(page.members))
             fanout.add_page(page.members, last=page.after is None, read_to=page.after or "")
-        self._offer()
         return fanout.exhausted
 
     async def _page(self, room: str, shard: int, after: str) -> Page:
@@ -167,6 +183,7 @@ class Run:
         while not fanout.exhausted:
             while fanout.wants_page:
                 await self._add_page(fanout.read_to)
+                self._offer()
             await fanout.page_wanted.wait()
             fanout.page_wanted.clear()
 
@@ -233,7 +250,9 @@ class Run:
         if fanout.stopped or not self._remainders:
             return []
         too_many = fanout.waiting >= MAX_WAITING or (fanout.only_waits and not self._parked)
-        return fanout.slow(MAX_WAITING) if too_many else []
+        if not too_many:
+            return []
+        return [delivery for delivery in fanout.slow(MAX_WAITING) if can_name(delivery.connection_id)]
 
     async def _write_checkpoint(self) -> None:
         fanout, claim = self.fanout, self._claim

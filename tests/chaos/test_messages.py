@@ -6,6 +6,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import pytest
@@ -78,6 +79,8 @@ class MixedWorld(World):
         super()._store(messages, {"MessageGroupId": "", **message}, delay)
 
     def put(self, body: str) -> None:
+        with suppress(InvalidBroadcast):
+            self.named.update(self.members, decode(body).connections or ())
         self._store(self.messages, {"MessageBody": body}, 0)
 
 
@@ -120,9 +123,12 @@ async def through_a_worker(bodies: Sequence[str]) -> tuple[Counter[str], Counter
 
 @pytest.fixture
 def every_room_has_the_same_members(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def begin_page(table: MemoryTable, room: str, shard: int, after: str = "") -> Page:
+    def begin_page(table: MemoryTable, room: str, shard: int, after: str = "") -> asyncio.Future[Page]:
         del table, room, shard
-        return Page([Member(member, joined) for member, joined in sorted(MEMBERS.items()) if member > after], None)
+        page: asyncio.Future[Page] = asyncio.get_running_loop().create_future()
+        members = [Member(member, joined) for member, joined in sorted(MEMBERS.items()) if member > after]
+        page.set_result(Page(members, None))
+        return page
 
     monkeypatch.setattr(MemoryTable, "begin_page", begin_page)
 

@@ -1,17 +1,20 @@
 """Claims and checkpoints as DynamoDB keeps them, and members whose numbers somebody else wrote."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from itertools import product
 from typing import Any
 
+import msgspec
 import pytest
 
 from gatecast import Broadcast
 from worker.aws.json_service import JsonService
-from worker.aws.progress import ABANDONED_SECONDS, DUPLICATE_SECONDS, Progress
+from worker.aws.progress import Progress
 from worker.aws.table import Table
 from worker.checkpoint import Checkpoint
+from worker.claims import ABANDONED_SECONDS, DUPLICATE_SECONDS, Resumption, Standing, judge
 from worker.fanout import Member
 from worker.http.signing import Credentials
 from worker.metrics import ServiceCalls
@@ -19,6 +22,7 @@ from worker.ports import Claim, Claimant, DamagedProgress, NotClaimed
 
 BROADCAST = Broadcast(id="one", room="room", data="x")
 HALFWAY = Checkpoint("c5=", (("c1=", 7), ("c2=", None)))
+TWICE = msgspec.msgpack.encode([("c1=", None), ("c1=", 7)])
 KEY = {"pk": {"S": "broadcast#room one"}, "sk": {"S": "part#"}}
 
 
@@ -111,7 +115,7 @@ async def test_another_message_waits_while_the_first_is_in_progress_and_goes_on_
     assert await progress.claim(BROADCAST, Claimant("moved", 2, "x", 0)) is NotClaimed.HELD
     clock.now += 1
     second = await claimed(progress, "moved", 3)
-    assert (second.start, second.fresh_receives) == (HALFWAY, 3)
+    assert (second.start, second.fresh_receives) == (HALFWAY, 1), "until then it only waited"
     assert not await progress.write_checkpoint(first, Checkpoint("c9="), progress=True), "it has been taken over"
     assert await progress.claim(BROADCAST, Claimant("m", 4, "late", 0)) is NotClaimed.HELD
 
@@ -143,6 +147,10 @@ async def test_many_are_completed_in_one_call(progress: Progress, service: JsonS
         ("cursor", {"N": "1"}),
         ("claimed_at", {"S": "yesterday"}),
         ("progressed_at_receive", {"N": "1.5"}),
+        ("receives", {"S": "2"}),
+        ("cursor", {"S": "c" * 1_025}),
+        ("pending", {"B": TWICE}),
+        ("completed_at", {"S": "never"}),
         ("message_id", {"N": "5"}),
     ],
 )
@@ -163,6 +171,52 @@ async def test_a_damaged_item_is_said_to_be_damaged_and_forgotten_on_demand(
             await progress.claim(BROADCAST, Claimant(message, receives, f"{message}/{receives}", 0))
     await progress.forget(BROADCAST)
     assert (await claimed(progress, message, 4)).start == Checkpoint()
+
+
+@pytest.mark.parametrize("cursor", ["four", "-1", "5", "1e0", "\u0663", "9" * 40])
+async def test_a_cursor_that_no_broadcast_to_connections_can_have(progress: Progress, cursor: str) -> None:
+    broadcast = Broadcast(id="one", connections=("a", "b", "c", "b"), data="x")
+    for receives, checkpoint in ((1, Checkpoint("3")), (2, Checkpoint(cursor))):
+        claim = await progress.claim(broadcast, Claimant("m", receives, f"m/{receives}", 0))
+        assert isinstance(claim, Claim)
+        assert await progress.write_checkpoint(claim, checkpoint, progress=True)
+    with pytest.raises(DamagedProgress):
+        await progress.claim(broadcast, Claimant("m", 3, "m/3", 0))
+
+
+CLAIMANT = Claimant("m", 2, "m/2", 0)
+
+
+def standings(now: float) -> Iterator[Standing]:
+    """All that an item can say, as far as it matters to this claimant."""
+    for age in (0, ABANDONED_SECONDS - 1, ABANDONED_SECONDS, DUPLICATE_SECONDS - 1, DUPLICATE_SECONDS):
+        for message, completed in product((None, "m", "other"), (False, True)):
+            for receives, claim_id in product((1, 2, 3), ("m/2", "else")):
+                yield Standing(message, receives, claim_id, now - age, completed)
+
+
+async def test_what_is_claimed_is_what_the_rule_says(
+    progress: Progress, clock: Clock, dynamodb: Any, table: str
+) -> None:
+    for standing in standings(clock.now):
+        numbers = {"claimed_at": standing.seen_at - 1, "renewed_at": standing.seen_at, "expires_at": clock.now + 9}
+        if standing.completed:
+            numbers["completed_at"] = standing.seen_at
+        item = {name: {"N": str(int(number))} for name, number in numbers.items()}
+        if standing.message_id is not None:
+            item["message_id"] = {"S": standing.message_id}
+            item |= {"receives": {"N": str(standing.receives)}, "claimed_by": {"S": standing.claim_id}}
+        pending = {"B": HALFWAY.encode_pending()}
+        dynamodb.put_item(TableName=table, Item={**KEY, **item, "cursor": {"S": HALFWAY.cursor}, "pending": pending})
+        found = await progress.claim(BROADCAST, CLAIMANT)
+        verdict = judge(standing, CLAIMANT, clock.now)
+        if isinstance(verdict, NotClaimed):
+            assert found is verdict, standing
+        else:
+            start = HALFWAY if verdict is Resumption.FROM_CHECKPOINT else Checkpoint()
+            assert isinstance(found, Claim), standing
+            assert found.start == start, standing
+            assert await progress.write_checkpoint(found, HALFWAY, progress=True)
 
 
 async def test_an_expired_item_counts_as_absent(progress: Progress, clock: Clock, dynamodb: Any, table: str) -> None:

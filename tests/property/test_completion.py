@@ -10,7 +10,7 @@ import pytest
 
 from gatecast import Broadcast, decode
 from tests.simulation import SimulatedWorker, World, members_of, run, until_empty
-from worker.aws.progress import ABANDONED_SECONDS
+from worker.claims import ABANDONED_SECONDS
 
 
 def repeats(world: World) -> int:
@@ -145,7 +145,7 @@ def test_what_only_waits_for_long_is_not_taken_for_abandoned() -> None:
 
 def test_a_damaged_progress_item_becomes_a_dead_letter_that_can_be_sent_again() -> None:
     world = World(members_of(5), dice=random.Random(7))
-    world.progress["room", "one", ""] = {"damaged": True}
+    world.progress["room", "one", ""] = {"damaged": 100}
 
     async def simulation() -> None:
         world.publish(Broadcast(id="one", room="room", data="x"))
@@ -161,3 +161,60 @@ def test_a_damaged_progress_item_becomes_a_dead_letter_that_can_be_sent_again() 
 
     run(simulation())
     assert world.delivered == dict.fromkeys(world.members, 1)
+
+
+def test_a_progress_item_that_cannot_be_read_once_is_not_damaged() -> None:
+    world = World(members_of(5), dice=random.Random(7))
+    world.progress["room", "one", ""] = {"damaged": 2}
+
+    async def simulation() -> None:
+        world.publish(Broadcast(id="one", room="room", data="x"))
+        worker = SimulatedWorker(world)
+        await until_empty(world)
+        await worker.terminate()
+        assert not worker.metrics.damaged_items["progress"]
+
+    run(simulation())
+    assert not world.dead_letters
+    assert world.delivered == dict.fromkeys(world.members, 1)
+
+
+def test_two_messages_with_one_id_that_wait_for_the_same_page_deliver_once() -> None:
+    """Nothing renews a claim while its first page cannot be read, so the other message takes it over meanwhile."""
+    world = World(members_of(5), dice=random.Random(8))
+
+    async def simulation() -> None:
+        world.publish(Broadcast(id="one", room="room", data="x"))
+        world.broken.add("page")
+        workers = [SimulatedWorker(world), SimulatedWorker(world)]
+        await asyncio.sleep(60)
+        world.publish(Broadcast(id="one", room="room", data="x"))
+        await asyncio.sleep(3 * ABANDONED_SECONDS)
+        world.broken.clear()
+        await until_empty(world)
+        for worker in workers:
+            await worker.terminate()
+
+    run(simulation())
+    assert world.delivered == dict.fromkeys(world.members, 1)
+
+
+def test_waiting_for_another_message_is_no_try_in_vain() -> None:
+    """However often it was received meanwhile: when the claim is abandoned, the broadcast is delivered."""
+    world = World(members_of(3_000), dice=random.Random(9))
+
+    async def simulation() -> None:
+        world.publish(Broadcast(id="one", room="room", data="x"))
+        worker = SimulatedWorker(world)
+        await asyncio.sleep(0.3)
+        await worker.kill()
+        world.messages.clear()
+        world.publish(Broadcast(id="one", room="room", data="x"))
+        world.messages[0].receives = 150
+        worker = SimulatedWorker(world)
+        await until_empty(world)
+        await worker.terminate()
+
+    run(simulation())
+    assert not world.dead_letters
+    assert set(world.delivered) == set(world.members)

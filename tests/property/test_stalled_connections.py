@@ -327,3 +327,102 @@ def test_where_the_made_up_connection_fails_as_well_it_is_the_endpoint() -> None
 
     run(simulation())
     assert set(world.delivered.values()) == {1}
+
+
+@pytest.mark.parametrize("status", [503, 403, None])
+def test_a_429_before_failures_of_another_kind_makes_no_line_that_never_ends(status: int | None) -> None:
+    """What is no matter of a full buffer goes its own way again, each delivery for itself."""
+    world = world_with(
+        {"chat": (*CHAT, "stuck")}, lambda each, nth: (429 if nth == 1 else status) if is_stuck(each) else 200
+    )
+    streams = Streams(world)
+    parked: list[int] = []
+
+    async def simulation() -> None:
+        worker = SimulatedWorker(world)
+
+        async def watch() -> None:
+            while True:
+                await asyncio.sleep(1)
+                parked.append(worker.core._capacity.parked)
+
+        watching = asyncio.create_task(watch())
+        await streams.publish_for("chat", per_second=3, seconds=240)
+        await until_empty(world)
+        watching.cancel()
+        await worker.terminate()
+
+    run(simulation())
+    assert streams.all_received("chat", CHAT)
+    assert sorted(streams.missed()["stuck"]) == sorted(streams.names("chat"))
+    assert max(parked) < 3 * 60
+
+
+def test_one_429_on_a_quick_connection_makes_no_line_that_only_grows() -> None:
+    """More is published per round trip than one message: what waits must catch up all the same."""
+    world = world_with({"chat": (*CHAT, "stuck")}, lambda each, nth: 429 if is_stuck(each) and nth == 50 else 200)
+    world.latency = lambda: 0.06
+    world.poll_seconds = 0.02
+    streams = Streams(world)
+    lines: list[int] = []
+
+    async def simulation() -> None:
+        worker = SimulatedWorker(world)
+
+        async def watch() -> None:
+            while True:
+                await asyncio.sleep(0.5)
+                lines.append(sum(len(record.line) for record in worker.core.engine._slow.records.values()))
+
+        watching = asyncio.create_task(watch())
+        await streams.publish_for("chat", per_second=25, seconds=30)
+        await until_empty(world)
+        watching.cancel()
+        await worker.terminate()
+
+    run(simulation())
+    assert streams.all_received("chat", (*CHAT, "stuck"))
+    assert max(lines) < 25
+    assert lines[10:].count(0) > len(lines) / 2
+
+
+def test_what_waits_behind_a_410_of_a_young_connection_does_not_make_it_old() -> None:
+    world = World(members_of(5), dice=random.Random(1))
+    world.answer = lambda each, nth: 200 if each != "young" else 429 if nth == 1 else 410
+
+    async def simulation() -> None:
+        worker = SimulatedWorker(world)
+        world.publish(Broadcast(id="before", room="room", data="x"))
+        await asyncio.sleep(2)
+        world.members["young"] = int(world.wall_clock() * 1000)
+        world.publish(Broadcast(id="a", room="room", data="x"))
+        await asyncio.sleep(0.05)
+        world.publish(Broadcast(id="b", connections=("young",), data="x"))
+        for number in range(24):
+            await asyncio.sleep(1)
+            world.publish(Broadcast(id=f"c{number}", connections=("c000000=",), data="x"))
+        assert "young" not in world.removed
+        await until_empty(world)
+        await worker.terminate()
+
+    run(simulation())
+
+
+def test_a_stuck_member_with_an_id_that_no_broadcast_can_name_stays_where_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("worker.capacity.MAX_PARKED", 0)
+    endless = "stuck" + "x" * 200
+    world = world_with({"chat": (*CHAT, "stuck", endless)}, lambda each, _: 429 if is_stuck(each) else 200)
+    streams = Streams(world)
+
+    async def simulation() -> None:
+        worker = SimulatedWorker(world)
+        streams.publish("chat", 0)
+        await until_empty(world)
+        await worker.terminate()
+        assert worker.metrics.damaged_items["membership"] == 1
+
+    run(simulation())
+    assert streams.missed() == {"stuck": ["chat-0"]}
+    assert set(world.closed) == {"stuck", endless}

@@ -25,8 +25,8 @@ class Rate:
     def passed(self, _firsts: int) -> None:
         self.told.append("passed")
 
-    def throttled(self, *, after_throttle: bool) -> None:
-        assert not after_throttle
+    def throttled(self, *, retry: bool) -> None:
+        assert not retry
         self.told.append("throttled")
 
 

@@ -74,7 +74,7 @@ def test_chance_never_gives_a_connection_up(share: float) -> None:
             record.probe_refused()
             record.judge()
         else:
-            record.probe_passed()
+            record.probe_passed(0.0)
         highest = max(highest, record.evidence)
     assert highest < DECISIVE_EVIDENCE / 2
 
@@ -104,6 +104,8 @@ def test_what_a_remainder_carries_still_takes_a_probe_here() -> None:
     record.resume(Refused(99, 10.0, 1e9))
     assert not record.does_not_read(1_000.0)
     probe(record, references, 1_000, 0)
+    assert not record.does_not_read(1_000.0), "the last word takes two"
+    probe(record, references, 1_000, 0)
     assert record.does_not_read(1_000.0)
 
 
@@ -120,12 +122,12 @@ def test_what_waits_goes_on_elsewhere_only_after_probes_in_vain_since_it_lined_u
     references = References()
     record = StalledConnection("c", 0.0, references)
     first, second = cast(Delivery, Waiting(1)), cast(Delivery, Waiting(2))
-    record.line_up(first)
+    record.line_up(first, 0.0)
     probe(record, references, 1_000, 0)
     assert not record.lets_leave(first)
     probe(record, references, 1_000, 0)
     assert record.lets_leave(first)
-    record.line_up(second)
+    record.line_up(second, 0.0)
     assert not record.lets_leave(second)
     probe(record, references, 1_000, 0)
     assert record.lets_leave(second)
@@ -134,7 +136,7 @@ def test_what_waits_goes_on_elsewhere_only_after_probes_in_vain_since_it_lined_u
     record.post(first)
     record.leave(first)
     record.probe_refused()
-    record.line_up(first, again=True)
+    record.line_up(first, 0.0, again=True)
     assert record.lets_leave(first)
 
 
@@ -142,9 +144,34 @@ def test_a_line_is_in_the_order_of_broadcasts_whoever_comes_first() -> None:
     record = StalledConnection("c", 0.0, References())
     waiting = [cast(Delivery, Waiting(order)) for order in (5, 1, 3)]
     for each in waiting:
-        record.line_up(each)
+        record.line_up(each, 0.0)
     assert list(record.line) == [waiting[1], waiting[2], waiting[0]]
     assert record.first() is waiting[1]
+
+
+def test_a_client_that_reads_again_is_followed_by_ever_more() -> None:
+    record = StalledConnection("c", 0.0, References())
+    for order in range(100):
+        record.line_up(cast(Delivery, Waiting(order)), 0.0)
+    followers = []
+    for _ in range(5):
+        record.probe_passed(1.0)
+        followers.append(len(record.followers()))
+    assert followers == [0, 1, 3, 7, 15]
+    record.follower_refused()
+    assert not record.followers()
+
+
+def test_a_client_that_reads_now_and_then_is_given_up_only_when_it_is_far_behind() -> None:
+    references = References()
+    record = StalledConnection("c", 0.0, references)
+    for second in range(0, 90, 3):
+        probe(record, references, 1_000, 0)
+        probe(record, references, 1_000, 0)
+        assert not record.does_not_read(float(second))
+        record.probe_passed(float(second))
+    probe(record, references, 1_000, 0)
+    assert record.does_not_read(121.0)
 
 
 def test_records_without_a_line_are_forgotten_after_a_while_and_never_are_too_many(

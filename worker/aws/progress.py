@@ -1,18 +1,8 @@
-"""Progress items: the claim, the checkpoint and the completion of each broadcast, in DynamoDB.
+"""Claims, checkpoints and completions in DynamoDB: conditional writes to a broadcast's progress item.
 
-Beside their keys they have `message_id`, `receives`, `claimed_by`, `claimed_at` (the claim: which message, at which
-receive, by which lease, when), `renewed_at` (when it was last in progress for certain), `cursor`, `pending` (the
-checkpoint), `progressed_at_receive` and `expires_at`. Of a completed one only the claim's message and times are left,
-and `completed_at`.
-
-Who may go on with a broadcast?
-
-- The same message, received again: at once. Its worker has died or lost the lease.
-- Any message, if the claim was released: it was given up as a whole.
-- Another message, once the claim is abandoned: not completed and not renewed for longer than any worker at work lets
-  pass. That is how a message goes on that SQS itself has moved to the dead-letter queue and back, which gives it a new
-  id. It goes on from the checkpoint; until then it has to wait.
-- Nobody, once it is completed: for a day every message with its id is a duplicate.
+`worker.claims` says who may go on with a broadcast, `progress_item` what the item looks like. Most claims are decided
+by the condition of their first write, which says the same as `judge` does; where it fails, the item comes back with
+the failure, is judged, and is taken only if it is still as it was seen.
 
 Every write but the claim and the completion is conditional on `claimed_by`: where that fails, somebody else has taken
 over. A completion needs no condition: it says that every member has an outcome, which is true whoever has the claim.
@@ -28,16 +18,11 @@ from gatecast import table as keys
 from gatecast.broadcast import Broadcast
 from gatecast.table import Key
 from worker.aws.json_service import CONDITION_FAILED, JsonService
+from worker.aws.progress_item import TTL_SECONDS, CompletedKey, ProgressItem, Unreadable, completed_item, read
 from worker.batching import Batcher
-from worker.checkpoint import RENEW_SECONDS, Checkpoint
+from worker.checkpoint import Checkpoint
+from worker.claims import Resumption, judge
 from worker.ports import Claim, Claimant, DamagedProgress, NotClaimed, ServiceError
-
-TTL_SECONDS: Final = 15 * 24 * 3600
-"""Beyond the longest retention of a queue (14 days): a message never outlives what is known about it."""
-DUPLICATE_SECONDS: Final = 24 * 3600
-"""So long another message with the same target, id and part is the same broadcast."""
-ABANDONED_SECONDS: Final = 4 * RENEW_SECONDS
-"""A claim that is not renewed for so long belongs to nobody who is at work, clocks that differ included."""
 
 _MAX_CLAIMS: Final = 25
 _CLAIM_WITHIN_SECONDS: Final = 0.003
@@ -45,52 +30,11 @@ _TAKE_OVER: Final = (
     "attribute_not_exists(completed_at) AND (attribute_not_exists(pk) OR attribute_not_exists(message_id)"
     " OR (message_id = :message_id AND (receives < :receives OR claimed_by = :claimed_by)))"
 )
-
-
 _CLAIMED: Final = "claimed_by = :claimed_by"
 
 
-class _S(msgspec.Struct):
-    S: str
-
-
-class _N(msgspec.Struct):
-    N: str
-
-
-class _B(msgspec.Struct):
-    B: bytes
-
-
-class _Item(msgspec.Struct):
-    message_id: _S | None = None
-    claimed_by: _S | None = None
-    claimed_at: _N | None = None
-    renewed_at: _N | None = None
-    completed_at: _N | None = None
-    cursor: _S | None = None
-    pending: _B | None = None
-    progressed_at_receive: _N | None = None
-    expires_at: _N | None = None
-
-    def last_seen_at(self) -> int:
-        return max(_integer(self.claimed_at), _integer(self.renewed_at))
-
-    def start(self) -> Checkpoint:
-        if self.cursor is None or self.pending is None:
-            return Checkpoint()
-        try:
-            return Checkpoint.decode(self.cursor.S, self.pending.B)
-        except msgspec.MsgspecError as error:
-            raise _Unreadable(str(error)) from None
-
-
-def _integer(number: _N | None) -> int:
-    return int(number.N) if number else 0
-
-
 class _HeldBy(Exception):  # noqa: N818 - it says what is the case
-    def __init__(self, item: _Item) -> None:
+    def __init__(self, item: ProgressItem) -> None:
         self.item = item
 
 
@@ -102,50 +46,16 @@ class _ConditionFailed(msgspec.Struct):
     item: msgspec.Raw = msgspec.field(name="Item", default=msgspec.Raw(b"{}"))
 
 
-class _CompletedItem(msgspec.Struct):
-    pk: _S
-    sk: _S
-
-
-class _PutItem(msgspec.Struct):
-    item: _CompletedItem = msgspec.field(name="Item")
-
-
 class _Put(msgspec.Struct):
-    request: _PutItem = msgspec.field(name="PutRequest")
+    item: CompletedKey = msgspec.field(name="Item")
+
+
+class _Request(msgspec.Struct):
+    put: _Put | None = msgspec.field(name="PutRequest", default=None)
 
 
 class _BatchWriteResponse(msgspec.Struct):
-    unprocessed: dict[str, list[_Put]] = msgspec.field(name="UnprocessedItems", default_factory=dict)
-
-
-class _BatchDeleteResponse(msgspec.Struct):
-    unprocessed: dict[str, Any] = msgspec.field(name="UnprocessedItems", default_factory=dict)
-
-
-class _Unreadable(Exception):  # noqa: N818 - it says what is the case
-    """An item has another form than any worker writes."""
-
-
-def _read(item: msgspec.Raw) -> _Item:
-    try:
-        return msgspec.json.decode(item, type=_Item)
-    except msgspec.ValidationError as error:
-        raise _Unreadable(str(error)) from None
-
-
-def _claim(key: Key, claimant: Claimant, start: Checkpoint, fresh_receives: int) -> Claim:
-    return Claim(key, claimant.message_id, claimant.token, claimant.receives, start, fresh_receives)
-
-
-def _completed_item(claim: Claim, now: int) -> dict[str, Any]:
-    return {
-        **claim.key,
-        "message_id": {"S": claim.message_id},
-        "claimed_at": {"N": str(now)},
-        "completed_at": {"N": str(now)},
-        "expires_at": {"N": str(now + TTL_SECONDS)},
-    }
+    unprocessed: dict[str, list[_Request]] = msgspec.field(name="UnprocessedItems", default_factory=dict)
 
 
 class _StatementError(msgspec.Struct):
@@ -176,7 +86,7 @@ class Progress:
     async def claim(self, broadcast: Broadcast, claimant: Claimant) -> Claim | NotClaimed:
         """One conditional write; those of one moment share a call. Repeating it for a claimant changes nothing.
 
-        Raises DamagedProgress for an item that nobody can have written as it is.
+        Raises DamagedProgress for an item that no worker can have written as it is.
         """
         pk, sk = keys.progress_pk(broadcast.room or "", broadcast.id), keys.progress_sk(broadcast.part)
         now = int(self._wall_clock())
@@ -186,12 +96,12 @@ class Progress:
             row = [*({"S": value} for value in values), *({"N": str(number)} for number in numbers)]
             code = await self._insertions.ask(row)
             if code is None:
-                return _claim(keys.key(pk, sk), claimant, Checkpoint(), fresh_receives=1)
+                return _claim(keys.key(pk, sk), claimant, Checkpoint(), 0)
             if "DuplicateItem" not in code:
                 raise ServiceError(code)
         try:
-            return await self._take_over(keys.key(pk, sk), claimant, now)
-        except (_Unreadable, ValueError) as error:  # ValueError: a number that is none
+            return await self._take_over(broadcast, keys.key(pk, sk), claimant, now)
+        except Unreadable as error:
             raise DamagedProgress(pk) from error
 
     async def _insert_batch(self, rows: Sequence[list[dict[str, str]]]) -> list[str | None]:
@@ -205,39 +115,42 @@ class Progress:
         }
         return [codes.get(id(row), "DuplicateItem") for row in rows]
 
-    async def _take_over(self, key: Key, claimant: Claimant, now: int) -> Claim | NotClaimed:
-        """Of an item that is there: who may go on is said above."""
+    async def _take_over(self, broadcast: Broadcast, key: Key, claimant: Claimant, now: int) -> Claim | NotClaimed:
+        """Of an item that is there already, as a rule."""
         try:
-            before = await self._write_claim(key, claimant, now, condition=_TAKE_OVER)
+            before = await self._write_claim(key, claimant, now, condition=_TAKE_OVER, waited=claimant.waited)
         except _HeldBy as held:
             item = held.item
         else:
-            progressed_at = _integer(before.progressed_at_receive) if before.progressed_at_receive else claimant.waited
-            return _claim(key, claimant, before.start(), claimant.receives - progressed_at)
-        if item.message_id is None or claimant.message_id == item.message_id.S:
-            return NotClaimed.COMPLETED if item.completed_at else NotClaimed.SUPERSEDED
-        if item.last_seen_at() <= now - DUPLICATE_SECONDS or (item.expires_at and float(item.expires_at.N) <= now):
-            return await self._take_from(item, key, claimant, now, afresh=True)  # a day later it is a new broadcast
-        if item.completed_at:
-            return NotClaimed.COMPLETED
-        if item.last_seen_at() > now - ABANDONED_SECONDS:
-            return NotClaimed.HELD
-        return await self._take_from(item, key, claimant, now, afresh=False)
-
-    async def _take_from(
-        self, item: _Item, key: Key, claimant: Claimant, now: int, *, afresh: bool
-    ) -> Claim | NotClaimed:
-        """Of another message, if its claim is still as it was seen. `afresh`: forget how far that has come."""
-        seen = {name: value for name in _SEEN if (value := getattr(item, name)) is not None}
-        condition = " AND ".join(
-            f"{name} = :seen_{name}" if name in seen else f"attribute_not_exists({name})" for name in _SEEN
-        )
-        values = {f":seen_{name}": msgspec.to_builtins(value) for name, value in seen.items()}
+            progressed_at = before.progressed_at()
+            return _claim(
+                key, claimant, before.start(broadcast), claimant.waited if progressed_at is None else progressed_at
+            )
+        standing = item.standing(now)
+        verdict = judge(standing, claimant, now)
+        if isinstance(verdict, NotClaimed):
+            return verdict
+        if standing.message_id in (None, claimant.message_id):
+            return NotClaimed.HELD  # it has changed since the condition failed
+        afresh = verdict is Resumption.FROM_START
+        start = Checkpoint() if afresh else item.start(broadcast)
+        waited = claimant.receives - 1  # while another message had the claim, they only waited for it
+        seen = {name: msgspec.to_builtins(value) for name in _SEEN if (value := getattr(item, name)) is not None}
         try:
-            await self._write_claim(key, claimant, now, condition=condition, values=values, afresh=afresh)
+            await self._write_claim(
+                key,
+                claimant,
+                now,
+                condition=" AND ".join(
+                    f"{name} = :seen_{name}" if name in seen else f"attribute_not_exists({name})" for name in _SEEN
+                ),
+                values={f":seen_{name}": value for name, value in seen.items()},
+                waited=waited,
+                afresh=afresh,
+            )
         except _HeldBy:
             return NotClaimed.HELD
-        return _claim(key, claimant, Checkpoint() if afresh else item.start(), claimant.receives - claimant.waited)
+        return _claim(key, claimant, start, waited)
 
     async def _write_claim(
         self,
@@ -246,14 +159,16 @@ class Progress:
         now: int,
         *,
         condition: str,
+        waited: int,
         values: dict[str, Any] | None = None,
         afresh: bool | None = None,
-    ) -> _Item:
+    ) -> ProgressItem:
         """The item as it was before. Raises _HeldBy if the condition does not hold.
 
-        `afresh` is given where the claim was another message's, whose receives say nothing.
+        `waited` receives were no tries. `afresh` is given where the claim was another message's, whose receives say
+        nothing; true forgets the checkpoint as well.
         """
-        progressed = ":before" if afresh is not None else "if_not_exists(progressed_at_receive, :before)"
+        progressed = ":waited" if afresh is not None else "if_not_exists(progressed_at_receive, :waited)"
         body = {
             "TableName": self._table,
             "Key": key,
@@ -267,7 +182,7 @@ class Progress:
                 ":receives": {"N": str(claimant.receives)},
                 ":claimed_by": {"S": claimant.token},
                 ":now": {"N": str(now)},
-                ":before": {"N": str(claimant.waited)},
+                ":waited": {"N": str(waited)},
                 ":expires": {"N": str(now + TTL_SECONDS)},
                 **(values or {}),
             },
@@ -281,26 +196,30 @@ class Progress:
         except ServiceError as error:
             if error.code != CONDITION_FAILED:
                 raise
-            raise _HeldBy(_read(msgspec.json.decode(error.detail, type=_ConditionFailed).item)) from None
-        return _read(msgspec.json.decode(answer, type=_UpdateResponse).attributes)
+            raise _HeldBy(read(msgspec.json.decode(error.detail, type=_ConditionFailed).item)) from None
+        return read(msgspec.json.decode(answer, type=_UpdateResponse).attributes)
 
     async def complete(self, claims: Sequence[Claim]) -> list[Claim]:
         """Write down that these (25 at most) are completed; returns those that were not processed."""
         now = int(self._wall_clock())
         by_key = {(claim.key["pk"]["S"], claim.key["sk"]["S"]): claim for claim in claims}
-        requests = [{"PutRequest": {"Item": _completed_item(claim, now)}} for claim in by_key.values()]
-        body = msgspec.json.encode({"RequestItems": {self._table: requests}})
-        response = msgspec.json.decode(await self._service.call("BatchWriteItem", body), type=_BatchWriteResponse)
-        items = (put.request.item for put in response.unprocessed.get(self._table, ()))
-        return [by_key[item.pk.S, item.sk.S] for item in items]
+        unprocessed = await self._batch_write(
+            [{"PutRequest": {"Item": completed_item(claim, now)}} for claim in by_key.values()]
+        )
+        keys_left = {request.put.item.key for request in unprocessed if request.put}
+        return [claim for key, claim in by_key.items() if key in keys_left]
 
     async def forget(self, broadcast: Broadcast) -> None:
         """Remove the item. Only for one that is damaged."""
         key = keys.key(keys.progress_pk(broadcast.room or "", broadcast.id), keys.progress_sk(broadcast.part))
-        body = msgspec.json.encode({"RequestItems": {self._table: [{"DeleteRequest": {"Key": key}}]}})
-        response = msgspec.json.decode(await self._service.call("BatchWriteItem", body), type=_BatchDeleteResponse)
-        if response.unprocessed:
+        if await self._batch_write([{"DeleteRequest": {"Key": key}}]):
             raise ServiceError("UnprocessedItems")
+
+    async def _batch_write(self, requests: list[dict[str, Any]]) -> list[_Request]:
+        """Returns the unprocessed requests."""
+        body = msgspec.json.encode({"RequestItems": {self._table: requests}})
+        response = msgspec.json.decode(await self._service.call("BatchWriteItem", body), type=_BatchWriteResponse)
+        return response.unprocessed.get(self._table, [])
 
     async def write_checkpoint(self, claim: Claim, checkpoint: Checkpoint, *, progress: bool) -> bool:
         """False if the broadcast has been taken over: then nothing more may be done for it here."""
@@ -349,6 +268,10 @@ class Progress:
                 return False
             raise
         return True
+
+
+def _claim(key: Key, claimant: Claimant, start: Checkpoint, progressed_at: int) -> Claim:
+    return Claim(key, claimant.message_id, claimant.token, claimant.receives, start, claimant.receives - progressed_at)
 
 
 _SEEN: Final = ("message_id", "claimed_by", "renewed_at", "completed_at")

@@ -92,7 +92,13 @@ class DeliveryEngine:
         self.rate = RateController(posts_per_second)
         self.endpoint = EndpointHealth()
         self._errands = Errands(rate=self.rate, endpoint=self.endpoint)
-        self._slow = SlowClients(self.rate, metrics, close=self._errands.close if close_slow_clients else None)
+        self._due: deque[Delivery] = deque()
+        self._slow = SlowClients(
+            self.rate,
+            metrics,
+            close=self._errands.close if close_slow_clients else None,
+            requeue=self._due.append,
+        )
         self._errands.slow = self._slow
         self._errands_in_flight = 0
         self._signer = signer
@@ -104,7 +110,6 @@ class DeliveryEngine:
         self._rotation: Rotation[Delivery] = Rotation()
         self._heap: list[tuple[float, int, Delivery]] = []
         self._sequence = itertools.count()
-        self._due: deque[Delivery] = deque()
         self._take_fresh = False
         self._swept_at = clock()
         self._failure: asyncio.Future[None] | None = None
@@ -194,7 +199,7 @@ class DeliveryEngine:
         self._idle = False
         if self._pool.busy:
             return max(0.0, now + _TICK_SECONDS - self._clock())
-        if self._due or self._rotation:
+        if self._due or self._rotation or min(self._slow.due_at(), self._errands.due_at()) <= now:
             return _STALLED_TICK_SECONDS  # no connection, no permit or no credentials: it is not for us to hurry
         self._idle = True
         due_at = min(self._heap[0][0] if self._heap else math.inf, self._slow.due_at(), self._errands.due_at())
@@ -295,6 +300,8 @@ class DeliveryEngine:
         """Delivered, as almost all are: what is counted is counted once a tick, not once a post."""
         if self._errands_in_flight:
             exchanges = self._without_errands(exchanges, now)
+            if not exchanges:
+                return
         self._metrics.delivered(seconds)
         self._delivered(cast(Sequence[Delivery], exchanges), now)
 
@@ -409,8 +416,7 @@ class DeliveryEngine:
             return
         delivery.attempts += verdict.counted
         at = now + verdict.after_seconds
-        if delivery.stalled is not None:
-            self._slow.retry(delivery, at)
+        if delivery.stalled is not None and self._slow.retry(delivery, at):
             return
         self._try_again(delivery, at)
         delivery.fanout.waits(delivery)

@@ -96,7 +96,7 @@ class Errands:
         def ended(status: int, now: float) -> None:
             assert self.slow is not None  # noqa: S101
             if status == _THROTTLED:
-                self._rate.throttled(after_throttle=False)
+                self._rate.throttled(retry=False)
                 self.slow.references.throttled += 1
             elif 0 < status < _SERVER_ERROR:
                 self._rate.passed(1)

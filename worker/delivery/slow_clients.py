@@ -11,6 +11,7 @@ is kept: what is for it is missed at once, while a probe now and then finds out 
 
 import math
 import random
+from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -34,7 +35,10 @@ class SlowClientMetrics(Protocol):
 
 
 class SlowClients:
-    """`close` starts to close a connection and tells `closed` how that went; None where all are kept."""
+    """`close` starts to close a connection and tells `closed` how that went; None where all are kept.
+
+    `requeue` takes deliveries back that wait and are due.
+    """
 
     def __init__(
         self,
@@ -42,11 +46,15 @@ class SlowClients:
         metrics: SlowClientMetrics,
         *,
         close: Callable[[StalledConnection], None] | None,
+        requeue: Callable[[Delivery], None],
     ) -> None:
         self.references = References()
         self._rate = rate
         self._metrics = metrics
         self._close = close
+        self._requeue = requeue
+        self._followers: deque[Delivery] = deque()
+        """Those that may be posted right behind a probe."""
         self._records = StalledConnections(self.references)
         self.records = self._records.by_id
         """Connections that returned 429, by id. The engine looks each delivery's up."""
@@ -63,7 +71,7 @@ class SlowClients:
 
     def due_at(self) -> float:
         """When the next probe is due; infinity without any."""
-        return self._records.due_at()
+        return -math.inf if self._followers else self._records.due_at()
 
     def holds_back(self, delivery: Delivery, now: float) -> bool:
         """Whether this delivery must not be posted now: it waits in line, or is missed at once."""
@@ -77,7 +85,7 @@ class SlowClients:
         if record.given_up and (record.probing is not None or record.line or now < record.probe_at):
             fanout.settle(delivery, Outcome.UNDELIVERED)
             return True
-        self._line_up(record, delivery)
+        self._line_up(record, delivery, now)
         if record.probing is None and record.due == math.inf:
             self._records.schedule(record, max(now, record.probe_at))
         return True
@@ -87,18 +95,23 @@ class SlowClients:
         self._records.forget_idle(now)
 
     def next_probe(self, now: float) -> Delivery | None:
-        """The next probe that is due. It is posted at once."""
+        """The next probe that is due, or what follows one. It is posted at once."""
+        while self._followers:
+            follower = self._followers.popleft()
+            record = follower.stalled
+            if record is not None and follower in record.line and follower.fanout.may_start:
+                follower.fanout.waits_no_longer(follower)
+                follower.stalled = record
+                return follower
         while (record := self._records.next_due(now)) is not None:
             record.judge()
-            if record.does_not_read(now) and not record.given_up:
-                self._give_up(record, now)
-                continue
             delivery = record.first()
             if delivery is None:
                 self._records.rest(record, now)
             elif not delivery.fanout.may_start:
                 self._records.schedule(record, now + _CHECKPOINT_SECONDS)
             else:
+                self._followers.extend(record.followers())
                 record.post(delivery)
                 delivery.fanout.waits_no_longer(delivery)
                 return delivery
@@ -107,32 +120,38 @@ class SlowClients:
     def throttled(self, delivery: Delivery, now: float) -> None:
         """Its post was answered with 429."""
         record = delivery.stalled
-        if record is not None:
+        if record is not None and record.probing is delivery:
             self._probe_throttled(record, delivery, now)
             return
+        delivery.stalled = None
         record = self._records.get(delivery.connection_id)
         if record is None:
-            self._rate.throttled(after_throttle=False)
+            self._rate.throttled(retry=False)
             self.references.throttled += 1
             record = self._records.add(delivery.connection_id, now)
-        # Otherwise it was in flight beside the post that was rejected first, and says nothing new.
+        else:  # it followed a probe, or was in flight beside the post that was rejected first
+            record.follower_refused()
         if record.given_up:
             delivery.fanout.settle(delivery, Outcome.UNDELIVERED)
             return
-        self._line_up(record, delivery)
+        self._line_up(record, delivery, now)
         if record.probing is None and record.due == math.inf:
             self._wait(record, now)
 
     def _probe_throttled(self, record: StalledConnection, delivery: Delivery, now: float) -> None:
         if record.is_new:
-            self._rate.throttled(after_throttle=True)
+            self._rate.throttled(retry=True)
         record.probe_refused()
         delivery.stalled = None
         if record.given_up:
             delivery.fanout.settle(delivery, Outcome.UNDELIVERED)
             self._keep(record, now)
             return
-        self._line_up(record, delivery, again=True)
+        if record.does_not_read(now):
+            delivery.fanout.settle(delivery, Outcome.UNDELIVERED)
+            self._give_up(record, now)
+            return
+        self._line_up(record, delivery, now, again=True)
         self._wait(record, now)
 
     def _wait(self, record: StalledConnection, now: float) -> None:
@@ -140,31 +159,48 @@ class SlowClients:
         self._records.schedule(record, now + seconds)
 
     def passed(self, delivery: Delivery, now: float) -> None:
-        """A probe was delivered: what waits behind it follows."""
-        record = self._probe_ended(delivery)
+        """It was delivered; if it was a probe, what waits behind it follows."""
+        record = self._ended(delivery)
+        if record is None:
+            self._rate.passed(0, others=1)
+            return
         if record.is_new:
-            self._rate.passed(0, 1)
+            self._rate.passed(0, retries=1)
         else:
-            self._rate.passed(0, 0, 1)
-        record.probe_passed()
+            self._rate.passed(0, others=1)
+        record.probe_passed(now)
         record.given_up = False
         self._go_on(record, now)
 
     def ended(self, delivery: Delivery, outcome: Outcome | None, now: float) -> None:
-        """A probe has another outcome, or one that is not known yet. Where it is gone, so are those behind it."""
-        record = self._probe_ended(delivery)
+        """It has another outcome, or one that is not known yet. Where the connection is gone, it is so for all."""
+        record = self._ended(delivery)
+        if record is None:
+            return
         if outcome is Outcome.GONE:
+            for behind in list(record.line):
+                if behind.joined_at_ms is None:
+                    behind.joined_at_ms = delivery.joined_at_ms  # the same connection's age
             self._settle_line(record, outcome)
-        if record.line or outcome is Outcome.GONE:
-            self._go_on(record, now)
+            self._records.remove(record)
+        elif outcome is Outcome.UNDELIVERED or delivery.refusals > 1:
+            self._dissolve(record)
+        elif record.line:
+            self._records.schedule(record, now)
         else:
             self._records.rest(record, now)
 
-    def retry(self, delivery: Delivery, at: float) -> None:
-        """A probe failed in another way, and is to be repeated then."""
-        record = self._probe_ended(delivery)
-        self._line_up(record, delivery, again=True)
+    def retry(self, delivery: Delivery, at: float) -> bool:
+        """Whether it waits in line for a post at that time, after it has failed in another way than by a 429."""
+        record = self._ended(delivery)
+        if record is None:
+            return False
+        if record.probe_failed():
+            self._dissolve(record)
+            return False
+        self._line_up(record, delivery, at, again=True)
         self._records.schedule(record, at)
+        return True
 
     def closed(self, record: StalledConnection, now: float, *, succeeded: bool) -> None:
         """How an attempt to close a connection ended."""
@@ -174,12 +210,21 @@ class SlowClients:
         else:
             self._keep(record, now)
 
-    def _probe_ended(self, delivery: Delivery) -> StalledConnection:
-        record = delivery.stalled
-        assert record is not None  # noqa: S101 - only probes come here
+    def _ended(self, delivery: Delivery) -> StalledConnection | None:
+        """The record whose probe this was; None if it only followed one."""
+        record, delivery.stalled = delivery.stalled, None
+        if record is None or record.probing is not delivery:
+            return None
         record.probing = None
-        delivery.stalled = None
         return record
+
+    def _dissolve(self, record: StalledConnection) -> None:
+        """It is no matter of a full buffer: each delivery goes its own way again."""
+        waiting = list(record.line)
+        self._records.remove(record)
+        for delivery in waiting:
+            record.leave(delivery)
+            self._requeue(delivery)
 
     def _go_on(self, record: StalledConnection, now: float) -> None:
         if record.line:
@@ -187,9 +232,9 @@ class SlowClients:
         else:
             self._records.remove(record)
 
-    def _line_up(self, record: StalledConnection, delivery: Delivery, *, again: bool = False) -> None:
+    def _line_up(self, record: StalledConnection, delivery: Delivery, now: float, *, again: bool = False) -> None:
         if not delivery.fanout.stopped:
-            record.line_up(delivery, again=again)
+            record.line_up(delivery, now, again=again)
         delivery.fanout.waits(delivery)
 
     def _settle_line(self, record: StalledConnection, outcome: Outcome) -> None:

@@ -2,8 +2,9 @@
 
 A 429 says either that the account's rate is exceeded or that this client's send buffer is full. Either way the
 connection gets one record here, and all deliveries to it, of whatever broadcast, wait in its line. The first of the
-line *probes*: it is posted at growing intervals. When it passes, the next one follows at once, in order, until the line
-is empty and the record is dropped. So a client that does not read costs at most one post per second, and falling.
+line *probes*: it is posted at growing intervals. When it passes, the next ones follow at once, in order: one, then two,
+then four, as long as all pass, until the line is empty and the record is dropped. So a client that does not read costs
+at most one post per second, and falling, and one that reads again catches up however much is published meanwhile.
 
 Which of the two it is, is decided by a sequential likelihood ratio test. *References* are the posts to connections
 without a record. If the account rejected this connection's posts, it would reject references alike, so each rejected
@@ -13,6 +14,9 @@ the safe side, and where it is above a quarter nothing is concluded. Odds of 10^
 over 30 s, before a connection is given up: however much the account rejects, chance reaches them less than once in
 10^12 connections (Ville's inequality). Without references nothing counts; where nothing else is sent, the engine posts
 to made-up connection ids.
+
+A client that does read, but so slowly that what waits for it has waited for two minutes, is given up on the same
+evidence, without the probes having to be in a row.
 
 Always: a delivery is in at most one line, and is in it exactly while it waits and its broadcast has not stopped.
 """
@@ -44,6 +48,11 @@ _MIN_JUDGED: Final = 2
 _IDLE_SECONDS: Final = 60.0
 _GIVEN_UP_IDLE_SECONDS: Final = 600.0
 _SLOWEST_PROBE_SECONDS: Final = 5.0
+_MAX_BEHIND_SECONDS: Final = 120.0
+"""How long a delivery may wait for a client that reads, but too slowly."""
+_MAX_FAILURES: Final = 3
+"""Probes in a row that fail otherwise than by 429: then it is no matter of a full buffer."""
+_MAX_FOLLOWERS: Final = 64
 _STALLED_SHARE: Final = 0.5
 """Of its posts, which a stalled connection rejects at least."""
 _MAX_ACCOUNT_SHARE: Final = 0.25
@@ -95,16 +104,22 @@ class StalledConnection:
     probe_at: float = -math.inf
     """The earliest time of its next probe."""
     probing: "Delivery | None" = None
-    line: "dict[Delivery, int]" = field(default_factory=dict)
-    """What waits, in order, and how many probes had been judged when it lined up."""
+    line: "dict[Delivery, tuple[int, float]]" = field(default_factory=dict)
+    """What waits, in order; how many probes had been judged when it lined up, and when that was."""
     _in_a_row: int = 1
     _unjudged: bool = True
     _judged_here: int = 0
-    _probe_lined_up: int = 0
+    _probe_lined_up: tuple[int, float] = field(init=False)
+    _read_at: float = field(init=False)
+    """When it last took something, or was first refused."""
+    _passed_in_a_row: int = 0
+    _failed_in_a_row: int = 0
     _posted: References = field(init=False)
     _posted_before: References = field(init=False)
 
     def __post_init__(self) -> None:
+        self._read_at = self.since
+        self._probe_lined_up = (0, self.since)
         self._posted = self._posted_before = self.references.copy()
 
     @property
@@ -112,10 +127,10 @@ class StalledConnection:
         """Whether it was refused just once: its second post tells whether the account was the reason."""
         return self.refused == self._in_a_row == 1
 
-    def line_up(self, delivery: "Delivery", *, again: bool = False) -> None:
+    def line_up(self, delivery: "Delivery", now: float, *, again: bool = False) -> None:
         """Let it wait, in the order of broadcasts. `again`: it was the probe, and has been in line before."""
         last = next(reversed(self.line), None)
-        self.line[delivery] = self._probe_lined_up if again else self._judged_here
+        self.line[delivery] = self._probe_lined_up if again else (self._judged_here, now)
         delivery.stalled = self
         if last is not None and delivery.fanout.order < last.fanout.order:
             self.line = dict(sorted(self.line.items(), key=lambda each: each[0].fanout.order))
@@ -132,19 +147,37 @@ class StalledConnection:
     def post(self, delivery: "Delivery") -> None:
         """This one of the line is posted now, as a probe."""
         self.probing = delivery
-        self._probe_lined_up = self.line.get(delivery, self._judged_here)
+        self._probe_lined_up = self.line.get(delivery, self._probe_lined_up)
         self._posted_before, self._posted = self._posted, self.references.copy()
+
+    def followers(self) -> "list[Delivery]":
+        """Those of the line that may be posted right behind the next probe."""
+        behind = min(_MAX_FOLLOWERS, (1 << self._passed_in_a_row >> 1) - 1)
+        return list(itertools.islice(self.line, 1, 1 + max(0, behind)))
 
     def probe_refused(self) -> None:
         self.probing = None
         self.refused += 1
         self._in_a_row += 1
         self._unjudged = True
+        self._failed_in_a_row = self._passed_in_a_row = 0
 
-    def probe_passed(self) -> None:
+    def follower_refused(self) -> None:
+        """It has enough for now: no more than a probe at a time."""
+        self._passed_in_a_row = 0
+
+    def probe_passed(self, now: float) -> None:
         self.probing = None
-        self._in_a_row = 0
+        self._in_a_row = self._failed_in_a_row = 0
+        self._read_at = now
+        self._passed_in_a_row = min(self._passed_in_a_row + 1, 16)
         self.evidence = max(0.0, self.evidence - math.log10(1 / _STALLED_SHARE))
+
+    def probe_failed(self) -> bool:
+        """In another way. Whether it has failed so often that this is no matter of a full buffer."""
+        self.probing = None
+        self._failed_in_a_row += 1
+        return self._failed_in_a_row >= _MAX_FAILURES
 
     def judge(self) -> None:
         """Weigh the latest rejected probe by the references around it. Call it when the next probe is due."""
@@ -156,16 +189,16 @@ class StalledConnection:
                 self.evidence += math.log10(_STALLED_SHARE / share)
 
     def does_not_read(self, now: float) -> bool:
-        """Whether chance is ruled out, and it had its attempts and its time."""
-        return (
-            self.evidence >= DECISIVE_EVIDENCE
-            and self.refused >= ATTEMPTS_BEFORE_GIVING_UP
-            and now - self.since >= SECONDS_BEFORE_GIVING_UP
-        )
+        """Whether chance is ruled out, and it had its attempts and its time. Ask after a probe was rejected."""
+        if self.evidence < DECISIVE_EVIDENCE or self.refused < ATTEMPTS_BEFORE_GIVING_UP:
+            return False
+        if self._in_a_row >= ATTEMPTS_BEFORE_GIVING_UP and now - self._read_at >= SECONDS_BEFORE_GIVING_UP:
+            return True
+        return now - self._probe_lined_up[1] >= _MAX_BEHIND_SECONDS
 
     def lets_leave(self, delivery: "Delivery") -> bool:
         """Whether this one may go on elsewhere: probes since it lined up were in vain, and hardly for the account."""
-        judged_since = self._judged_here - self.line.get(delivery, self._judged_here)
+        judged_since = self._judged_here - self.line.get(delivery, (self._judged_here, 0.0))[0]
         return self._judged_here >= _MIN_JUDGED and judged_since > 0 and self.evidence >= _NOTABLE_EVIDENCE
 
     def retry_seconds(self, jitter: float, *, account_throttles: bool) -> float:
@@ -178,8 +211,8 @@ class StalledConnection:
 
     def resume(self, carried: Refused) -> None:
         """Go on from what another worker has seen, but let this worker see the last of it for itself."""
-        self.refused = self._in_a_row = min(carried.probes, ATTEMPTS_BEFORE_GIVING_UP - 1)
-        self.since = min(self.since, carried.since)
+        self.refused = self._in_a_row = min(carried.probes, ATTEMPTS_BEFORE_GIVING_UP - 2)
+        self.since = self._read_at = min(self.since, carried.since)
         self.evidence = min(carried.evidence, DECISIVE_EVIDENCE - 1)
         self._unjudged = False
 

@@ -23,11 +23,11 @@ class Rate:
         self.account_throttles = False
         self.told: list[str] = []
 
-    def passed(self, firsts: int, again: int = 0, others: int = 0) -> None:
-        self.told += ["first passed"] * firsts + ["retry passed"] * again + ["later one passed"] * others
+    def passed(self, firsts: int, retries: int = 0, others: int = 0) -> None:
+        self.told += ["first passed"] * firsts + ["retry passed"] * retries + ["later one passed"] * others
 
-    def throttled(self, *, after_throttle: bool) -> None:
-        self.told.append("retry throttled" if after_throttle else "first throttled")
+    def throttled(self, *, retry: bool) -> None:
+        self.told.append("retry throttled" if retry else "first throttled")
 
 
 class Counts:
@@ -43,8 +43,12 @@ class Scene:
         self.rate = Rate()
         self.counts = Counts()
         self.closing: list[StalledConnection] = []
+        self.requeued: list[Delivery] = []
         self.slow = SlowClients(
-            cast(RateController, self.rate), self.counts, close=self.closing.append if closes else None
+            cast(RateController, self.rate),
+            self.counts,
+            close=self.closing.append if closes else None,
+            requeue=self.requeued.append,
         )
         self.posted: list[tuple[str, str]] = []
 
@@ -291,9 +295,24 @@ def test_what_a_remainder_carries_makes_it_wait_before_its_first_post_here() -> 
     assert scene.slow.due_at() == scene.now, "one probe, at once"
     scene.probe(429)
     scene.slow.references.passed += 1_000
-    assert scene.probe(429) is None
-    assert len(scene.posted) == 1
+    scene.probe(429)
+    assert len(scene.posted) == 2, "the last word is this worker's own"
     assert len(scene.closing) == 1
+
+
+def test_what_fails_otherwise_three_times_is_no_matter_of_a_full_buffer() -> None:
+    scene = Scene()
+    first, second = (scene.fanout(f"b{number}", published_at=number) for number in range(2))
+    for fanout in (first, second):
+        scene.deliver(fanout, 429)
+    for failures in (1, 2, 3):
+        scene.now = max(scene.now, scene.slow.due_at())
+        delivery = scene.slow.next_probe(scene.now)
+        assert delivery is not None
+        assert scene.slow.retry(delivery, scene.now + 1) == (failures < 3)
+    assert not scene.slow.records
+    assert [each.fanout for each in scene.requeued] == [second]
+    assert scene.requeued[0].waiting
 
 
 def test_a_broadcast_that_stops_leaves_every_line() -> None:

@@ -1,0 +1,81 @@
+"""What the store of claims makes of responses that no service should give. A scripted service responds."""
+
+import asyncio
+import json
+from typing import Any, cast
+
+import pytest
+
+from gatecast import Broadcast
+from worker.aws.json_service import CONDITION_FAILED, JsonService
+from worker.aws.progress import Progress
+from worker.perseverance import DEPENDENCY_ERRORS
+from worker.ports import Claim, Claimant, DamagedProgress, ServiceError
+
+BROADCAST = Broadcast(id="one", room="room", data="x")
+AGAIN = Claimant("m", 2, "m/2", 0)
+
+
+class Service:
+    """Gives the scripted responses in turn; errors are raised."""
+
+    def __init__(self, *responses: bytes | Exception) -> None:
+        self._responses = list(responses)
+
+    async def call(self, operation: str, body: bytes) -> bytes:
+        assert operation
+        assert json.loads(body)
+        response = self._responses.pop(0)
+        if isinstance(response, Exception):
+            raise response
+        return response
+
+
+def store(*responses: bytes | Exception) -> Progress:
+    return Progress(cast(JsonService, Service(*responses)), "table")
+
+
+GARBLED = [b"", b"{", b'{"Attributes": {"message_id": {"S": "\xff"}}}', b'{"Attributes": {"message_id": {"S": ', b"[]"]
+
+
+@pytest.mark.parametrize("garbled", GARBLED)
+async def test_a_garbled_response_is_the_services_fault_and_no_damaged_item(garbled: bytes) -> None:
+    for response in (garbled, ServiceError(CONDITION_FAILED, garbled.replace(b"Attributes", b"Item"))):
+        with pytest.raises(DEPENDENCY_ERRORS) as raised:
+            await store(response).claim(BROADCAST, AGAIN)
+        assert not isinstance(raised.value, DamagedProgress)
+
+
+@pytest.mark.parametrize("attributes", [b"7", b"[]", b'{"message_id": "m"}', b'{"cursor": {"S": "c"}, "pending": {}}'])
+async def test_an_item_that_no_worker_writes_is_damaged(attributes: bytes) -> None:
+    for response in (
+        b'{"Attributes": ' + attributes + b"}",
+        ServiceError(CONDITION_FAILED, b'{"Item": ' + attributes + b"}"),
+    ):
+        with pytest.raises(DamagedProgress, match="broadcast#room one"):
+            await store(response).claim(BROADCAST, AGAIN)
+
+
+async def test_what_was_not_processed_is_returned() -> None:
+    claims = []
+    for number in range(2):
+        claim = await store(b"{}").claim(Broadcast(id=f"b{number}", room="room", data="x"), AGAIN)
+        assert isinstance(claim, Claim)
+        claims.append(claim)
+    stranger = {"PutRequest": {"Item": {"pk": {"S": "broadcast#room b9"}, "sk": {"S": "part#"}}}}
+    left: dict[str, Any] = {"PutRequest": {"Item": {**claims[1].key, "completed_at": {"N": "1"}}}}
+    responses = [
+        json.dumps({"UnprocessedItems": {"table": requests}}).encode()
+        for requests in ([], [left], [stranger, left, {"DeleteRequest": {}}])
+    ]
+    assert await store(responses[0]).complete(claims) == []
+    assert await store(responses[1]).complete(claims) == [claims[1]]
+    assert await store(responses[2]).complete(claims) == [claims[1]]
+
+
+async def test_many_claims_of_one_moment_share_a_call() -> None:
+    responses = json.dumps({"Responses": [{}] * 3}).encode()
+    progress = store(responses)
+    broadcasts = [Broadcast(id=f"b{number}", room="room", data="x") for number in range(3)]
+    claims = await asyncio.gather(*(progress.claim(each, Claimant("m", 1, "m/1", 0)) for each in broadcasts))
+    assert all(isinstance(claim, Claim) for claim in claims)
