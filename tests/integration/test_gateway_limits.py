@@ -86,30 +86,36 @@ async def test_a_client_that_is_idle_for_too_long_is_sent_away() -> None:
         )
 
 
+async def keep_busy(
+    client: websockets.ClientConnection, connection_id: str, sdk: Any, direction: str, last: float, seconds: float
+) -> float:
+    """Traffic in one direction, one message after the other; the longest pause since `last`, in seconds."""
+    longest_pause, start = 0.0, time.monotonic()
+    with contextlib.suppress(websockets.ConnectionClosed, sdk.exceptions.GoneException):
+        while time.monotonic() < start + seconds:
+            if direction == "from the client":
+                await ask(client, action="echo")
+            elif direction == "to the client":
+                await call(sdk.post_to_connection, ConnectionId=connection_id, Data=b"x")
+                await client.recv()
+            else:
+                await (await client.ping())
+            longest_pause = max(longest_pause, time.monotonic() - last)
+            last = time.monotonic()
+    return max(longest_pause, time.monotonic() - last)
+
+
 @pytest.mark.parametrize("direction", ["from the client", "to the client", "ping"])
 async def test_traffic_of_any_kind_keeps_a_client_from_being_idle(direction: str) -> None:
     idle_seconds = 0.5
     limits = Limits(idle_seconds=idle_seconds)
-    async with Gateway(Recorder().routes("echo"), limits=limits) as gateway, connected(gateway) as (client, id_):
-        with management_client(gateway) as sdk:
-
-            async def traffic() -> None:
-                if direction == "from the client":
-                    await ask(client, action="echo")
-                elif direction == "to the client":
-                    await call(sdk.post_to_connection, ConnectionId=id_, Data=b"x")
-                    await client.recv()
-                else:
-                    await (await client.ping())
-
-            longest_pause, last, start = 0.0, time.monotonic(), time.monotonic()
-            with contextlib.suppress(websockets.ConnectionClosed):
-                while time.monotonic() < start + 2 * idle_seconds:
-                    await traffic()
-                    longest_pause = max(longest_pause, time.monotonic() - last)
-                    last = time.monotonic()
-        if longest_pause < idle_seconds:  # on a machine that stands still the client is idle indeed
-            assert client.close_code is None
+    async with Gateway(Recorder().routes("echo"), limits=limits) as gateway:
+        with management_client(gateway) as sdk:  # before the client, which is idle meanwhile
+            last = time.monotonic()
+            async with connected(gateway) as (client, id_):
+                longest_pause = await keep_busy(client, id_, sdk, direction, last, 2 * idle_seconds)
+                if longest_pause < idle_seconds:  # on a machine that stands still the client is idle indeed
+                    assert client.close_code is None
 
 
 async def test_a_client_is_sent_away_at_the_end_of_its_lifetime_however_busy() -> None:
