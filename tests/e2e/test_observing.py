@@ -16,7 +16,6 @@ from tests.worker_process import CHECKOUT, eventually
 
 PAYLOAD = "canary-payload-7f3a"
 TOKEN = "canary-token-91bc"
-KEY = "canary-secret-5d20"
 
 
 DEFECT = """
@@ -44,17 +43,20 @@ async def test_the_log_names_broadcasts_and_holds_no_payload_token_or_credential
     queues: Queues,
     endpoint: ConnectionsEndpoint,
     launch: Launch,
+    aws: dict[str, str],
     log_format: str,
     tmp_path: Path,
 ) -> None:
     """Whatever goes wrong: poison, refusals, misses, a dead endpoint, damage, a mistake of ours with a traceback."""
-    secrets = {"AWS_SECRET_ACCESS_KEY": KEY, "AWS_SESSION_TOKEN": TOKEN}
     (tmp_path / "sitecustomize.py").write_text(DEFECT)
     everyone = connection_ids(40)
     refused = set(everyone[:3])
     write_members(dynamodb, table, "lobby", everyone)
     worker = launch(
-        GATECAST_LOG_FORMAT=log_format, GATECAST_LOG_LEVEL="debug", PYTHONPATH=f"{tmp_path}:{CHECKOUT}", **secrets
+        GATECAST_LOG_FORMAT=log_format,
+        GATECAST_LOG_LEVEL="debug",
+        PYTHONPATH=f"{tmp_path}:{CHECKOUT}",
+        AWS_SESSION_TOKEN=TOKEN,
     )
     await worker.ready()
     publisher = Publisher(sqs, queues.url)
@@ -79,7 +81,7 @@ async def test_the_log_names_broadcasts_and_holds_no_payload_token_or_credential
     assert await worker.ended(seconds=40) == 0
 
     text = worker.log.read_text()
-    assert not {secret for secret in (PAYLOAD, TOKEN, KEY) if secret in text}
+    assert not {secret for secret in (PAYLOAD, TOKEN, aws["AWS_SECRET_ACCESS_KEY"]) if secret in text}
     if log_format == "json":
         events = lines_of(worker.log)
         assert all(event["event"] and event["level"] and event["timestamp"] for event in events)

@@ -277,7 +277,7 @@ async def test_the_worker(
 
 
 def remainder_of(connection_id: str) -> Broadcast:
-    """To one that another worker has found not to read for a minute: here one more rejected post gives it up."""
+    """To one that another worker has found not to read for a minute: here two more rejected posts give it up."""
     tried = (8, int((time.time() - 60) * 1000), 20.0)
     return Broadcast(id="slow", connections=(connection_id,), data="x", part="r-slow", tried=tried)
 
