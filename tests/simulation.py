@@ -124,6 +124,14 @@ class World:
     def wall_clock(self) -> float:
         return EPOCH + self.now() + self.clock_offset
 
+    def move_back(self) -> None:
+        """SQS moves all visible messages to the dead-letter queue and back: under new ids, never received."""
+        for message in self.messages:
+            if message.visible_at <= self.now():
+                message.id = f"{message.id}'"
+                message.receives = 0
+                message.receipt = ""
+
     def publish(self, broadcast: Broadcast) -> None:
         self.named.update(self.members, broadcast.connections or (), *self.others.values())
         message = queue_message(broadcast, fifo=self.fifo)

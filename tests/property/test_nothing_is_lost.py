@@ -15,9 +15,9 @@ from gatecast import Broadcast, decode
 from tests.simulation import CONNECTIONS, SimulatedWorker, World, members_of, run, until_empty
 from worker.checkpoint import WINDOW
 
-EVENTS = st.sampled_from(
-    ["kill", "terminate", "second worker", "queue", "table", "lease", "clock forward", "clock back"]
-)
+HARMLESS = ("terminate", "second worker", "published again", "moved back")
+EVENTS = st.sampled_from(["kill", "queue", "table", "lease", "clock forward", "clock back", *HARMLESS])
+BROADCAST = Broadcast(id="one", room="room", data="x")
 PLANS = st.lists(st.tuples(st.floats(0, 3), EVENTS), max_size=8)
 
 
@@ -33,6 +33,10 @@ async def befall(world: World, plan: list[tuple[float, str]]) -> list[SimulatedW
                 await workers.pop(0).terminate()
             case "second worker":
                 workers.append(SimulatedWorker(world))
+            case "published again":
+                world.publish(BROADCAST)
+            case "moved back":
+                world.move_back()
             case "clock forward" | "clock back":
                 world.clock_offset += 40 if event == "clock forward" else -40
             case broken:
@@ -70,10 +74,10 @@ def test_whatever_happens_every_member_is_reached_or_a_dead_letter(
 
     world = World(dict(members), answer=answer, dice=random.Random(seed))
     reach = set(members) - slow_ones - gone_ones
-    disturbed = [event for _, event in plan if event not in ("terminate", "second worker")]
+    disturbed = [event for _, event in plan if event not in HARMLESS]
 
     async def simulation() -> None:
-        world.publish(Broadcast(id="one", room="room", data="x"))
+        world.publish(BROADCAST)
         workers = await befall(world, plan)
         await until_empty(world)
         for worker in workers:
