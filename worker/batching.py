@@ -1,7 +1,8 @@
 """Many single requests, few calls: what is asked for within a moment shares a batch call.
 
-Where there is no company there is no waiting for it: while no call is in flight a request goes out at once, with all
-that are asked for in the same turn of the loop. Beside a call that is in flight, requests wait a moment for others.
+What a delivery waits for is `urgent`: while no call is in flight a request goes out at once, with all that are asked
+for in the same turn of the loop, and only beside a call that is in flight do requests wait a moment for others. What
+nobody waits for always waits for company, so that fewer calls are made.
 """
 
 import asyncio
@@ -19,11 +20,17 @@ class Batcher(Generic[T, R]):
     """
 
     def __init__(
-        self, call: Callable[[Sequence[T]], Awaitable[Sequence[R]]], *, most: int, wait_seconds: float
+        self,
+        call: Callable[[Sequence[T]], Awaitable[Sequence[R]]],
+        *,
+        most: int,
+        wait_seconds: float,
+        urgent: bool,
     ) -> None:
         self._call = call
         self._most = most
         self._wait_seconds = wait_seconds
+        self._urgent = urgent
         self._waiting: list[tuple[T, asyncio.Future[R]]] = []
         self._timer: asyncio.Handle | None = None
         self._calls: set[asyncio.Task[None]] = set()
@@ -40,8 +47,8 @@ class Batcher(Generic[T, R]):
         if len(self._waiting) >= self._most:
             self._flush()
         elif self._timer is None:
-            wait = self._wait_seconds if self._calls else 0
-            self._timer = loop.call_later(wait, self._flush) if wait else loop.call_soon(self._flush)
+            at_once = self._urgent and not self._calls
+            self._timer = loop.call_soon(self._flush) if at_once else loop.call_later(self._wait_seconds, self._flush)
         return result
 
     def _flush(self) -> None:

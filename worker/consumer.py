@@ -44,6 +44,7 @@ _MAX_BACKOFF_SECONDS: Final = 2.5
 _MAX_VISIBILITY_SECONDS: Final = 900
 _DEFER_SECONDS: Final = 5
 _MAX_DOUBLINGS: Final = 10
+_FREED_WITHIN_SECONDS: Final = 0.003
 
 _OUTCOMES: Final = {
     Ending.COMPLETED: "completed",
@@ -123,7 +124,7 @@ class Consumer:
         self._polls_ended = asyncio.Event()
         self._work = asyncio.TaskGroup()
         self._deletions: Batcher[str, str | None] = Batcher(
-            self._queue.delete, most=MAX_BATCH, wait_seconds=_ACKNOWLEDGE_WITHIN_SECONDS
+            self._queue.delete, most=MAX_BATCH, wait_seconds=_ACKNOWLEDGE_WITHIN_SECONDS, urgent=False
         )
 
     @property
@@ -169,6 +170,7 @@ class Consumer:
             if limit <= 0:
                 self._place_freed.clear()
                 await self._place_freed.wait()
+                await asyncio.sleep(_FREED_WITHIN_SECONDS)  # more will be: one receive can bring messages for all
                 continue
             try:
                 leases = await self._receive(limit, wait=wait)

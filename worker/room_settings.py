@@ -25,7 +25,7 @@ class RoomSettingsCache:
         self._clock = clock
         self._known: OrderedDict[str, tuple[float, RoomSettings]] = OrderedDict()
         self._lookups: Batcher[str, RoomSettings | Exception] = Batcher(
-            table.settings, most=MAX_BATCH_GET, wait_seconds=_ASK_WITHIN_SECONDS
+            table.settings, most=MAX_BATCH_GET, wait_seconds=_ASK_WITHIN_SECONDS, urgent=True
         )
 
     def known(self, room: str) -> RoomSettings | None:

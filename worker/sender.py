@@ -24,7 +24,7 @@ class Sender:
         self._queue = queue
         self._health = health
         self._batcher: Batcher[dict[str, Any], str | None] = Batcher(
-            self._send_batch, most=MAX_BATCH, wait_seconds=_WAIT_SECONDS
+            self._send_batch, most=MAX_BATCH, wait_seconds=_WAIT_SECONDS, urgent=False
         )
 
     @property

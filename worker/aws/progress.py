@@ -80,7 +80,7 @@ class Progress:
         values = ", ".join(f"'{name}': ?" for name in _INSERTED)
         self._insert = f'INSERT INTO "{table}" VALUE {{{values}}}'  # the table's name is the operator's, and checked
         self._insertions: Batcher[list[dict[str, str]], str | None] = Batcher(
-            self._insert_batch, most=_MAX_CLAIMS, wait_seconds=_CLAIM_WITHIN_SECONDS
+            self._insert_batch, most=_MAX_CLAIMS, wait_seconds=_CLAIM_WITHIN_SECONDS, urgent=True
         )
 
     async def claim(self, broadcast: Broadcast, claimant: Claimant) -> Claim | NotClaimed:
