@@ -70,7 +70,7 @@ class Admission(Generic[T]):
         self._start(work.item, self._capacity.hold(work.kind))
 
     def _start_waiting(self) -> None:
-        """One of each kind in turn, while there are places."""
+        """One of each kind in turn. A place that has become free makes room for one more at most, so once is enough."""
         for kind in list(self._waiting):
             if not self._capacity.free:
                 return

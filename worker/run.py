@@ -113,10 +113,6 @@ class Run:
     def wake(self) -> None:
         self.fanout.changed.set()
 
-    @property
-    def lease_state(self) -> LeaseState:
-        return self._lease.state
-
     async def deliver(self) -> bool:
         """Whether all is settled; otherwise it has stopped, and the lease is ending or lost."""
         fanout, lease = self.fanout, self._lease

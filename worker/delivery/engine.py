@@ -299,7 +299,7 @@ class DeliveryEngine:
     def answered_ordinarily(self, exchanges: Sequence[Exchange], seconds: list[float], now: float) -> None:
         """Delivered, as almost all are: what is counted is counted once a tick, not once a post."""
         if self._errands_in_flight:
-            exchanges = self._without_errands(exchanges, now)
+            exchanges, seconds = self._without_errands(exchanges, seconds, now)
             if not exchanges:
                 return
         self._metrics.delivered(seconds)
@@ -340,14 +340,18 @@ class DeliveryEngine:
         self._errands_in_flight -= 1
         errand.ended(status, now)
 
-    def _without_errands(self, exchanges: Sequence[Exchange], now: float) -> list[Delivery]:
-        deliveries = []
-        for exchange in exchanges:
+    def _without_errands(
+        self, exchanges: Sequence[Exchange], seconds: list[float], now: float
+    ) -> tuple[list[Delivery], list[float]]:
+        deliveries: list[Delivery] = []
+        their_seconds: list[float] = []
+        for exchange, each in zip(exchanges, seconds, strict=True):
             if isinstance(exchange, Errand):
                 self._errand_ended(exchange, _OK, now)
             else:
                 deliveries.append(exchange)
-        return deliveries
+                their_seconds.append(each)
+        return deliveries, their_seconds
 
     def _delivered(self, deliveries: Sequence[Delivery], now: float) -> None:
         probes = 0

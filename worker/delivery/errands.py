@@ -34,6 +34,7 @@ _GONE: Final = 410
 _NOT_FOUND: Final = 404
 _THROTTLED: Final = 429
 _SERVER_ERROR: Final = 500
+_OK: Final = 200
 _OK_END: Final = 300
 
 
@@ -103,7 +104,7 @@ class Errands:
                 self.slow.references.passed += 1
             if status == _GONE:
                 self._endpoint.proved(now)
-            elif proof and status != _THROTTLED:
+            elif proof and status != _THROTTLED and not _OK <= status < _OK_END:  # some stand-ins take any id
                 failure = f"status {status}" if status else "no response"
                 self._endpoint.failed(failure, now, first_attempt=True, rejected=0 < status < _SERVER_ERROR)
 

@@ -4,9 +4,9 @@
 says when a connection is to be closed. The engine asks it about each delivery that it takes up (`holds_back`), tells it
 how probes end, and asks for the next probe that is due. Everything is a plain call; nothing waits.
 
-A connection that is given up has not read for 30 s or longer: what waited for it is missed, and it is closed. So many
-are closed at once, and so many per second after that; beyond, and where closing fails or is not wanted, a connection
-is kept: what is for it is missed at once, while a probe now and then finds out whether it reads again.
+A connection that is given up has not read for 30 s, or is two minutes behind: what waited for it is missed, and it is
+closed. So many are closed at once, and so many per second after that; beyond, and where closing fails or is not wanted,
+a connection is kept: what is for it is missed at once, while a probe now and then finds out whether it reads again.
 """
 
 import math

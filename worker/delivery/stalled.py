@@ -11,9 +11,9 @@ without a record. If the account rejected this connection's posts, it would reje
 probe is compared with the references around it: where a share p of them was rejected, and a stalled connection rejects
 at least half of its posts, the odds grow by the factor 0.5 / p, and a probe that passes halves them. `p` is taken on
 the safe side, and where it is above a quarter nothing is concluded. Odds of 10^12 are needed, with 8 rejected probes
-over 30 s, before a connection is given up: however much the account rejects, chance reaches them less than once in
-10^12 connections (Ville's inequality). Without references nothing counts; where nothing else is sent, the engine posts
-to made-up connection ids.
+in a row over 30 s, before a connection is given up: however much the account rejects, chance reaches them less than
+once in 10^12 connections (Ville's inequality). Without references nothing counts; where nothing else is sent, the
+engine posts to made-up connection ids.
 
 A client that does read, but so slowly that what waits for it has waited for two minutes, is given up on the same
 evidence, without the probes having to be in a row.
@@ -227,9 +227,6 @@ class StalledConnections:
         """Records without a line, and until when each is remembered."""
         self._heap: list[tuple[float, int, StalledConnection]] = []
         self._sequence = itertools.count()
-
-    def __bool__(self) -> bool:
-        return bool(self.by_id)
 
     def __len__(self) -> int:
         return len(self.by_id)
