@@ -58,7 +58,11 @@ GRANTS = (403, "gatecast grants what is no grant")
 DETACHED = b'{"alg":"RS256","kid":"rsa","b64":false,"crit":["b64"]}'
 
 Expected = Granted | tuple[int, str]
-NOW = int(time.time())
+
+
+def now() -> int:
+    """Seconds since 1970: asked in each test, because a whole run takes longer than these tokens live."""
+    return int(time.time())
 
 
 def grants(*join: Any) -> str:
@@ -105,22 +109,22 @@ JWKS: dict[str, tuple[Callable[[], str], Expected]] = {
     "claims that mean nothing here": (lambda: rs256(admin=True, gatecast={"ban": ["x"]}), NO_ROOMS),
     "without typ": (lambda: headed({"typ": None}), Granted()),
     # time
-    "expired": (lambda: rs256(exp=NOW - 60), EXPIRED),
+    "expired": (lambda: rs256(exp=now() - 60), EXPIRED),
     "expired at the epoch": (lambda: rs256(exp=0), EXPIRED),
     "expired before the epoch": (lambda: rs256(exp=-1), EXPIRED),
-    "expired within the leeway": (lambda: rs256(exp=int(time.time()) - 2), Granted()),
-    "not yet valid": (lambda: rs256(nbf=NOW + 600), TOO_EARLY),
-    "not valid for a moment": (lambda: rs256(nbf=int(time.time()) + 5), Granted()),
-    "issued in the future": (lambda: rs256(iat=NOW + 600), TOO_EARLY),
+    "expired within the leeway": (lambda: rs256(exp=now() - 2), Granted()),
+    "not yet valid": (lambda: rs256(nbf=now() + 600), TOO_EARLY),
+    "not valid for a moment": (lambda: rs256(nbf=now() + 5), Granted()),
+    "issued in the future": (lambda: rs256(iat=now() + 600), TOO_EARLY),
     "exp missing": (lambda: rs256(exp=...), MISSING),
     "exp null": (lambda: rs256(exp=None), MISSING),
     "exp true": (lambda: rs256(exp=True), EXPIRED),
-    "exp a list": (lambda: rs256(exp=[NOW + 600]), DECODING),
+    "exp a list": (lambda: rs256(exp=[now() + 600]), DECODING),
     "exp a word": (lambda: rs256(exp="tomorrow"), DECODING),
-    "exp a number in quotes": (lambda: rs256(exp=str(NOW + 600)), TYPES),
+    "exp a number in quotes": (lambda: rs256(exp=str(now() + 600)), TYPES),
     "exp infinite": (lambda: with_claims('"exp":1e999'), DECODING),
     "exp not a number": (lambda: with_claims('"exp":NaN'), DECODING),
-    "exp a fraction": (lambda: rs256(exp=NOW + 600.5), Granted()),
+    "exp a fraction": (lambda: rs256(exp=now() + 600.5), Granted()),
     "exp very far": (lambda: rs256(exp=10**30), Granted()),
     "exp of 5,000 digits": (lambda: with_claims('"exp":' + "9" * 5_000), DECODING),
     "nbf null": (lambda: rs256(nbf=None), DECODING),
@@ -260,7 +264,7 @@ SHARED: dict[str, tuple[Callable[[], str], Expected]] = {
     "HS256 with another secret": (lambda: hs256("x" * 32), SIGNATURE),
     "HS256 with no secret": (lambda: _by_hand({"alg": "HS256"}, b""), SIGNATURE),
     "HS256 that names a key": (lambda: signed(claims(), SECRET.encode(), "HS256", {"kid": "any"}), Granted()),
-    "HS256, expired": (lambda: hs256(exp=NOW - 60), EXPIRED),
+    "HS256, expired": (lambda: hs256(exp=now() - 60), EXPIRED),
     "HS512 with the secret": (lambda: signed(claims(), (SECRET * 2).encode(), "HS512"), ALGORITHM),
     "none": (lambda: unsigned("none", "AAAA"), ALGORITHM),
     "RS256": (rs256, ALGORITHM),
