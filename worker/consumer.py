@@ -45,6 +45,7 @@ _MAX_VISIBILITY_SECONDS: Final = 900
 _DEFER_SECONDS: Final = 5
 _MAX_DOUBLINGS: Final = 10
 _FREED_WITHIN_SECONDS: Final = 0.003
+_STARTED_WITHIN_SECONDS: Final = 0.002
 
 _OUTCOMES: Final = {
     Ending.COMPLETED: "completed",
@@ -184,6 +185,7 @@ class Consumer:
                 wait = True
                 self._health.ok("queue")
                 await self._admit(leases)
+                await asyncio.sleep(_STARTED_WITHIN_SECONDS)  # its claims and pages are asked for before more is received
 
     async def _receive(self, limit: int, *, wait: bool) -> list[Lease]:
         self._expected += limit
