@@ -34,7 +34,7 @@ local: .venv/.local .venv-ministack/.installed ## The embedded stack, to connect
 
 .PHONY: top
 top: .venv/.local ## A live view of workers; `make top URLS="10.0.0.1:9090 10.0.0.2:9090"`
-	@$(BIN)/python -m worker.top $(URLS)
+	@$(BIN)/python -m gatecast.cli.top $(URLS)
 
 .PHONY: redrive
 redrive: .venv/.local ## Send dead letters again; `DRY_RUN=1` only says which. Queues and credentials: the environment's

@@ -32,8 +32,8 @@ import uvloop
 
 from bench.machine import CHECKOUT
 from worker.__main__ import main
-from worker.metrics import Metrics
-from worker.reaper import Reaper
+from worker.observe.metrics import Metrics
+from worker.pipeline.reaper import Reaper
 
 SHORTEST_NS: Final = 20_000
 _SAMPLE_SECONDS: Final = 0.001
@@ -127,7 +127,7 @@ _INSTRUMENTS: Final[dict[str, type[_Instrument]]] = {
 
 
 def _short(file: str) -> str:
-    """`worker/core.py` for a module of the checkout, `structlog/_base.py` for an installed one."""
+    """`worker/worker.py` for a module of the checkout, `structlog/_base.py` for an installed one."""
     if "site-packages/" in file:
         return file.rpartition("site-packages/")[2]
     return file.removeprefix(f"{CHECKOUT}/")

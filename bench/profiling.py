@@ -21,19 +21,19 @@ _BROADCASTS: Final = "broadcasts: decoding, fan-out, checkpoints"
 _MESSAGES: Final = "messages: leases, acknowledgements"
 _OTHER: Final = "everything else"
 _MESSAGE_FILES: Final = (
-    "worker/consumer.py",
-    "worker/admission.py",
-    "worker/capacity.py",
-    "worker/lease.py",
-    "worker/batching.py",
+    "worker/pipeline/consumer.py",
+    "worker/pipeline/admission.py",
+    "worker/pipeline/capacity.py",
+    "worker/pipeline/lease.py",
+    "worker/batcher.py",
 )
 _BROADCAST_FILES: Final = (
-    "worker/broadcaster.py",
-    "worker/run.py",
-    "worker/completions.py",
-    "worker/fanout.py",
-    "worker/checkpoint.py",
-    "worker/room_settings.py",
+    "worker/pipeline/broadcaster.py",
+    "worker/pipeline/run.py",
+    "worker/pipeline/completions.py",
+    "worker/delivery/fanout.py",
+    "worker/decisions/checkpoint.py",
+    "worker/pipeline/room_settings.py",
     "worker/ports.py",
     "gatecast/broadcast.py",
 )
@@ -97,9 +97,9 @@ def _part(frames: list[_Frame]) -> tuple[str, _Frame]:
     if any(file.startswith("worker/aws/") for file in files):
         return _CALLS, innermost
     if "worker/delivery/engine.py" in files:
-        if innermost.file == "worker/http/signing.py":
+        if innermost.file == "worker/transport/signing.py":
             return _SIGNATURES, innermost
-        return (_SOCKETS if innermost.file == "worker/http/pool.py" else _DECISIONS), innermost
+        return (_SOCKETS if innermost.file == "worker/transport/pool.py" else _DECISIONS), innermost
     if innermost.file in _MESSAGE_FILES:
         return _MESSAGES, innermost
     return (_BROADCASTS if innermost.file in _BROADCAST_FILES else _OTHER), innermost
@@ -117,9 +117,9 @@ class Watched(msgspec.Struct):
 
 
 _WATCHING: Final = {
-    "exporter": ("worker/server.py", "prometheus_client/", "aiohttp/web"),
-    "counters": ("worker/metrics.py", "worker/queue_depth.py", "worker/health.py"),
-    "logger": ("structlog/", "worker/log.py"),
+    "exporter": ("worker/observe/admin_server.py", "prometheus_client/", "aiohttp/web"),
+    "counters": ("worker/observe/metrics.py", "worker/pipeline/queue_depth.py", "worker/observe/health.py"),
+    "logger": ("structlog/", "worker/observe/log.py"),
 }
 
 

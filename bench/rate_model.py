@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from worker.delivery.pacing import Pacer
-from worker.rate import RateController
+from worker.decisions.rate import RateController
+from worker.decisions.token_bucket import TokenBucket
 
 TICK_SECONDS: Final = 0.005
 LATENCY_TICKS: Final = 2
@@ -82,7 +82,7 @@ class Load:
     lowest: float = field(init=False)
     recognised_ticks: int = 0
     references: int = 0
-    _pacer: Pacer = field(default_factory=Pacer)
+    _token_bucket: TokenBucket = field(default_factory=TokenBucket)
     _retries: list[tuple[float, int, Post]] = field(default_factory=list)
     _sequence: int = 0
     _in_flight: deque[list[tuple[Post, bool]]] = field(init=False)
@@ -114,7 +114,7 @@ class Load:
             self._reference_at = now + REFERENCE_SECONDS
             self.references += 1
             posts.append(Post(reads=True, attempt=1, reference=True))
-        permits = min(free, self._pacer.permits(self.rate.limit, now))
+        permits = min(free, self._token_bucket.permits(self.rate.limit, now))
         while len(posts) < permits:
             if self._retries and self._retries[0][0] <= now:
                 post = heapq.heappop(self._retries)[2]
@@ -127,7 +127,7 @@ class Load:
                 posts.append(Post(reads=True, attempt=1))
             else:
                 break
-        self._pacer.spend(len(posts))
+        self._token_bucket.spend(len(posts))
         return posts
 
     def hear(self, sent: list[tuple[Post, bool]], now: float) -> None:

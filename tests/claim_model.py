@@ -1,7 +1,7 @@
 """A model of everything that can befall two messages of one broadcast, explored exhaustively.
 
 A room has two members. Its broadcast is published once or twice under one id (messages `a` and `b`). Workers receive,
-claim by the real rule (`worker.claims.judge`), read, post, write checkpoints, delete the message and write down the
+claim by the real rule (`worker.decisions.claims.judge`), read, post, write checkpoints, delete the message and write down the
 completion, each a step of its own. At any step a worker may crash, or stand still until its lease has ended and go on
 later, knowing nothing of it; a message may be moved to the dead-letter queue and back, which gives it a new id. Time
 passes in steps as well: a claim becomes abandoned unless somebody who is at work renews it.
@@ -15,8 +15,15 @@ from collections.abc import Callable, Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
-from worker.claims import ABANDONED_SECONDS, DUPLICATE_SECONDS, Resumption, Standing, judge
-from worker.ports import Claimant, NotClaimed
+from worker.decisions.claims import (
+    ABANDONED_SECONDS,
+    DUPLICATE_SECONDS,
+    Claimant,
+    NotClaimed,
+    Resumption,
+    Standing,
+    judge,
+)
 
 MEMBERS = 2
 Rule = Callable[[Standing, Claimant, float], Resumption | NotClaimed]

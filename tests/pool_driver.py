@@ -12,9 +12,9 @@ from typing import Self
 import pytest
 import trustme
 
-from worker.http.answers import MAX_BODY_BYTES, ORDINARY, Answer
-from worker.http.pool import Pool
-from worker.http.signing import Address
+from worker.transport.pool import Pool
+from worker.transport.responses import MAX_BODY_BYTES, PLAIN_200, Answer
+from worker.transport.signing import Address
 
 REQUEST = b"POST /x HTTP/1.1\r\ncontent-length: 5\r\n\r\nhello"
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
@@ -87,10 +87,10 @@ class Owner:
         self.retried: list[str] = []
         self.unwanted: set[str] = set()
 
-    def answered_ordinarily(self, exchanges: Sequence[str], seconds: list[float], now: float) -> None:
+    def on_plain_responses(self, exchanges: Sequence[str], seconds: list[float], now: float) -> None:
         assert exchanges
         for exchange, each in zip(exchanges, seconds, strict=True):
-            self.answered(exchange, ORDINARY, each, now)
+            self.answered(exchange, PLAIN_200, each, now)
 
     def answered(self, exchange: str, answer: Answer, seconds: float, now: float) -> None:
         assert 0 <= seconds <= now

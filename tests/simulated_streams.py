@@ -67,7 +67,7 @@ class Streams:
 def world_with(
     rooms: dict[str, Sequence[str]], answer: Callable[[str, int], int | None], *, fifo: bool = False
 ) -> World:
-    world = World({}, answer=answer, dice=random.Random(1), fifo=fifo)
+    world = World({}, answer=answer, rng=random.Random(1), fifo=fifo)
     world.others = {room: tuple(members) for room, members in rooms.items()}
     return world
 

@@ -20,18 +20,28 @@ from urllib.parse import unquote
 from gatecast.broadcast import Broadcast
 from gatecast.publisher import queue_message
 from gatecast.table import Key, RoomSettings
-from worker.checkpoint import Checkpoint
-from worker.claims import Resumption, Standing, judge
-from worker.core import Core, Surroundings
+from worker.decisions.checkpoint import Checkpoint
+from worker.decisions.claims import Claimant, NotClaimed, Resumption, Standing, judge
 from worker.delivery.engine import Exchange
-from worker.fanout import Member
-from worker.health import Health
-from worker.http.answers import Answer
-from worker.http.pool import Owner, Pool
-from worker.http.signing import Address, Credentials, Signer
-from worker.metrics import Metrics
-from worker.ports import Claim, Claimant, DamagedProgress, JoinedRoom, Message, NotClaimed, Page
+from worker.observe.health import Health
+from worker.observe.metrics import Metrics
+from worker.ports import (
+    Claim,
+    DamagedProgress,
+    DependencyError,
+    JoinedRoom,
+    Member,
+    Message,
+    MessageRejected,
+    Page,
+    PortError,
+    StaleReceipt,
+)
 from worker.settings import Settings, SlowClients
+from worker.transport.pool import ExchangeHandler, Pool
+from worker.transport.responses import Answer
+from worker.transport.signing import Address, Credentials, Signer
+from worker.worker import Adapters, Worker
 
 R = TypeVar("R")
 
@@ -77,7 +87,7 @@ class Stored:
     visible_at: float
     sent_at: float
     receives: int = 0
-    receipt: str = ""
+    receipt_handle: str = ""
 
 
 @dataclass
@@ -114,7 +124,7 @@ class World:
     others: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Members of other rooms than `room`, by room; they joined long ago."""
     clock_offset: float = 0.0
-    dice: random.Random = field(default_factory=random.Random)
+    rng: random.Random = field(default_factory=random.Random)
     fifo: bool = False
     _swallowed_until: dict[tuple[int, str], float] = field(default_factory=dict)
 
@@ -130,7 +140,7 @@ class World:
             if message.visible_at <= self.now():
                 message.id = f"{message.id}'"
                 message.receives = 0
-                message.receipt = ""
+                message.receipt_handle = ""
 
     def publish(self, broadcast: Broadcast) -> None:
         self.named.update(self.members, broadcast.connections or (), *self.others.values())
@@ -143,7 +153,7 @@ class World:
             if self.now() < self._swallowed_until.get(key, 0.0):
                 return
             self._swallowed_until[key] = self.now() + DEDUPLICATION_SECONDS
-        number = f"m{len(self.messages)}-{self.dice.getrandbits(64):x}"
+        number = f"m{len(self.messages)}-{self.rng.getrandbits(64):x}"
         now = self.now()
         messages.append(Stored(number, message["MessageBody"], message["MessageGroupId"], now + delay, now))
 
@@ -198,7 +208,7 @@ class SimulatedWorker:
             max_posts_per_second=max_posts_per_second,
             slow_clients=slow_clients,
         )
-        around = Surroundings(
+        adapters = Adapters(
             queue=MemoryQueue(self, world.messages),
             dead_letter_queue=MemoryQueue(self, world.dead_letters),
             table=MemoryTable(self),
@@ -210,15 +220,15 @@ class SimulatedWorker:
         )
         self.health = Health("queue", "table", clock=world.now)
         self.metrics = Metrics(self.health)
-        self.core = Core(settings, around, health=self.health, metrics=self.metrics)
+        self.core = Worker(settings, adapters, health=self.health, metrics=self.metrics)
         self.task = asyncio.create_task(self.core.run(self.stop))
 
     async def call(self, part: str, what: Callable[[], R]) -> R:
         """One call of a dependency: takes a moment, fails where that part is broken, never returns after a kill."""
-        await self.pause(0.002 + 0.01 * self.world.dice.random())
+        await self.pause(0.002 + 0.01 * self.world.rng.random())
         if part in self.world.broken:
             await self.pause(0.5)
-            raise OSError("broken")
+            raise DependencyError("broken")
         return what()
 
     async def pause(self, seconds: float) -> None:
@@ -264,11 +274,11 @@ class MemoryQueue:
         for stored in visible[:most]:
             stored.receives += 1
             stored.visible_at = now + visibility_seconds
-            stored.receipt = f"{stored.id}/{stored.receives}"
+            stored.receipt_handle = f"{stored.id}/{stored.receives}"
             received.append(
                 Message(
                     stored.id,
-                    stored.receipt,
+                    stored.receipt_handle,
                     stored.body,
                     stored.receives,
                     int((EPOCH + stored.sent_at) * 1000),
@@ -280,44 +290,44 @@ class MemoryQueue:
     async def count(self) -> dict[str, int]:
         return await self._worker.call("queue", lambda: {"visible": len(self._messages)})
 
-    async def delete(self, receipts: Sequence[str]) -> list[str | None]:
-        def delete() -> list[str | None]:
-            found = {stored.receipt: stored for stored in self._messages}
-            for receipt in receipts:
-                if receipt in found:
-                    self._messages.remove(found[receipt])
-            return [None if receipt in found else "ReceiptHandleIsInvalid" for receipt in receipts]
+    async def delete(self, receipt_handles: Sequence[str]) -> list[PortError | None]:
+        def delete() -> list[PortError | None]:
+            found = {stored.receipt_handle: stored for stored in self._messages}
+            for receipt_handle in receipt_handles:
+                if receipt_handle in found:
+                    self._messages.remove(found[receipt_handle])
+            return [None if each in found else StaleReceipt("ReceiptHandleIsInvalid") for each in receipt_handles]
 
         if "delete" in self._worker.world.broken:
             await self._worker.pause(0.1)
-            raise OSError("broken")
+            raise DependencyError("broken")
         return await self._worker.call("queue", delete)
 
-    async def change_visibility(self, receipts: Sequence[str], seconds: int) -> list[str | None]:
-        def change() -> list[str | None]:
+    async def change_visibility(self, receipt_handles: Sequence[str], seconds: int) -> list[PortError | None]:
+        def change() -> list[PortError | None]:
             now = self._worker.world.now()
-            found = {stored.receipt: stored for stored in self._messages if stored.visible_at > now}
-            for receipt in receipts:
-                if receipt in found:
-                    found[receipt].visible_at = now + seconds
-            return [None if receipt in found else "ReceiptHandleIsInvalid" for receipt in receipts]
+            found = {stored.receipt_handle: stored for stored in self._messages if stored.visible_at > now}
+            for receipt_handle in receipt_handles:
+                if receipt_handle in found:
+                    found[receipt_handle].visible_at = now + seconds
+            return [None if each in found else StaleReceipt("ReceiptHandleIsInvalid") for each in receipt_handles]
 
         if "lease" in self._worker.world.broken:
-            raise OSError("broken")
+            raise DependencyError("broken")
         return await self._worker.call("queue", change)
 
-    async def send(self, messages: Sequence[dict[str, Any]]) -> list[str | None]:
-        def send() -> list[str | None]:
+    async def send(self, messages: Sequence[dict[str, Any]]) -> list[PortError | None]:
+        def send() -> list[PortError | None]:
             for message in messages:
                 self._worker.world._store(self._messages, message, message.get("DelaySeconds", 0))
             return [None] * len(messages)
 
         dead = self._messages is self._worker.world.dead_letters
         if dead and "letters refused" in self._worker.world.broken:
-            return await self._worker.call("queue", lambda: ["InvalidParameterValue"] * len(messages))
+            return await self._worker.call("queue", lambda: [MessageRejected("InvalidParameterValue")] * len(messages))
         if ("dead letters" if dead else "send") in self._worker.world.broken:
             await self._worker.pause(0.1)
-            raise OSError("broken")
+            raise DependencyError("broken")
         return await self._worker.call("queue", send)
 
 
@@ -338,7 +348,7 @@ class MemoryTable:
     async def _page(self, room: str, shard: int, after: str) -> Page:
         if "page" in self._worker.world.broken:
             await self._worker.pause(0.1)
-            raise OSError("broken")
+            raise DependencyError("broken")
 
         if self.pages is not None:
             pages = self.pages
@@ -353,7 +363,7 @@ class MemoryTable:
 
         return await self._call(read)
 
-    async def settings(self, rooms: Sequence[str]) -> Sequence[RoomSettings | Exception]:
+    async def settings(self, rooms: Sequence[str]) -> Sequence[RoomSettings | DependencyError]:
         return await self._call(lambda: [RoomSettings(shards=self._worker.world.shards)] * len(rooms))
 
     async def connected_at_ms(self, connection_ids: Sequence[str]) -> dict[str, int]:
@@ -455,11 +465,11 @@ class MemoryProgress:
 class MemoryPool:
     """What the engine uses of `Pool`. A post has its effect when it is sent, whatever becomes of the worker."""
 
-    def __init__(self, worker: SimulatedWorker, owner: Owner[Exchange]) -> None:
+    def __init__(self, worker: SimulatedWorker, owner: ExchangeHandler[Exchange]) -> None:
         self.address = Address.of("http://127.0.0.1:1/live")
         self.in_flight = 0
         self.open_connections = CONNECTIONS
-        self.trouble: str | None = None
+        self.problem: str | None = None
         self._worker = worker
         self._owner = owner
         self._answers: list[tuple[float, int, float, Exchange, int | None]] = []
@@ -512,7 +522,7 @@ class MemoryPool:
             else:
                 self._owner.answered(exchange, Answer(status, {}, b"", reusable=True), now - started_at, now)
         if ordinary:
-            self._owner.answered_ordinarily(ordinary, seconds, now)
+            self._owner.on_plain_responses(ordinary, seconds, now)
 
     def sweep(self, now: float) -> None: ...
 

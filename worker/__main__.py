@@ -13,9 +13,9 @@ import structlog  # noqa: E402
 import uvloop  # noqa: E402
 
 from gatecast import tracing  # noqa: E402
-from worker import log  # noqa: E402
 from worker.aws.session import find_session  # noqa: E402
-from worker.server import PortInUse  # noqa: E402
+from worker.observe import log  # noqa: E402
+from worker.observe.admin_server import PortInUse  # noqa: E402
 from worker.service import serve  # noqa: E402
 from worker.settings import InvalidSettings, Settings  # noqa: E402
 

@@ -1,18 +1,16 @@
 """What the worker needs of its queue and its table, in its own words. `worker.aws` has the real ones.
 
-Every call may raise any of `perseverance.DEPENDENCY_ERRORS`; nothing else says that a call has failed.
+A call that fails raises DependencyError, and it may succeed when it is retried; where others are raised, it says so.
 """
 
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from typing import Any, Final, NamedTuple, Protocol
-from uuid import uuid4
 
 from gatecast.broadcast import Broadcast
 from gatecast.table import Key, RoomSettings
-from worker.checkpoint import Checkpoint
-from worker.fanout import Member
+from worker.decisions.checkpoint import Checkpoint
+from worker.decisions.claims import Claimant, NotClaimed
 
 MAX_BATCH_GET: Final = 100
 
@@ -22,7 +20,7 @@ class Message:
     """One receive of one queue message."""
 
     id: str
-    receipt: str
+    receipt_handle: str
     body: str
     receives: int
     sent_at_ms: int
@@ -31,29 +29,18 @@ class Message:
     """The publisher's trace context, if it sent one and traces are on."""
 
 
+class Member(NamedTuple):
+    """A connection to reach. `joined_at_ms` is None where it has to be looked up before a 410 is believed."""
+
+    connection_id: str
+    joined_at_ms: int | None
+
+
 class Page(NamedTuple):
     """Members of a room's shard in key order, expired ones left out. `after` is where the next page starts, if any."""
 
     members: Sequence[Member]
     after: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Claimant:
-    """Who claims: a message, at one of its receives. `token` is new for every receive.
-
-    `waited` are the receives before, if nobody has claimed the broadcast yet, that count as no try: on a FIFO queue it
-    may have been received only to wait for others.
-    """
-
-    message_id: str
-    receives: int
-    token: str
-    waited: int
-
-    @classmethod
-    def of(cls, message: Message, *, fifo: bool) -> "Claimant":
-        return cls(message.id, message.receives, uuid4().hex, message.receives - 1 if fifo else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,32 +55,32 @@ class Claim:
     fresh_receives: int
 
 
-class NotClaimed(Enum):
-    """Why a broadcast is not ours."""
-
-    COMPLETED = auto()
-    """All that was to be done has been done: whatever message asks for it can be deleted."""
-    HELD = auto()
-    """Another message has it and may be in progress: it will be completed or abandoned, so ask again later."""
-    SUPERSEDED = auto()
-    """This very message was received again, later or elsewhere: hands off."""
-
-
 class DamagedProgress(Exception):  # noqa: N818 - it says what is the case
     """The progress item cannot be read, and retrying does not help. The argument is its partition key."""
 
 
-class ServiceError(Exception):
-    """The service answered with an error; the argument is its code. `detail` is the answer's body."""
+class PortError(Exception):
+    """Something outside failed or said no. `code` says why, in a few words that are safe to log."""
 
-    def __init__(self, code: str, detail: bytes = b"") -> None:
+    def __init__(self, code: str) -> None:
         super().__init__(code)
         self.code = code
-        self.detail = detail
 
 
-class NoAnswer(OSError):  # noqa: N818 - it says what happened
-    """No answer came, or none that can be read; the call may have worked. The argument says why, in a few words."""
+class DependencyError(PortError):
+    """A call failed and may succeed when it is retried. It may have had its effect all the same."""
+
+
+class NoResponse(DependencyError):  # noqa: N818 - it says what happened
+    """No response came, or none that can be read."""
+
+
+class StaleReceipt(PortError):  # noqa: N818 - it says what is the case
+    """The message has been received again or deleted since: this receipt is good for nothing any more."""
+
+
+class MessageRejected(PortError):  # noqa: N818 - it says what happened
+    """The queue rejects the message itself, so that retrying is pointless."""
 
 
 class JoinedRoom(NamedTuple):
@@ -104,7 +91,7 @@ class JoinedRoom(NamedTuple):
 
 
 class MessageQueue(Protocol):
-    """Batches answer an error code an entry, or None where it went well."""
+    """Batches return an error per entry, or None where it succeeded."""
 
     @property
     def url(self) -> str: ...
@@ -115,12 +102,17 @@ class MessageQueue(Protocol):
     async def count(self) -> dict[str, int]:
         """About how many messages there are: visible, in_flight, delayed."""
 
-    async def delete(self, receipts: Sequence[str]) -> list[str | None]: ...
+    async def delete(self, receipt_handles: Sequence[str]) -> list[PortError | None]:
+        """StaleReceipt where it is too late."""
 
-    async def change_visibility(self, receipts: Sequence[str], seconds: int) -> list[str | None]: ...
+    async def change_visibility(self, receipt_handles: Sequence[str], seconds: int) -> list[PortError | None]:
+        """StaleReceipt where it is too late."""
 
-    async def send(self, messages: Sequence[dict[str, Any]]) -> list[str | None]:
-        """At most 10 messages, at most 1 MiB together, each as SendMessage takes it."""
+    async def send(self, messages: Sequence[dict[str, Any]]) -> list[PortError | None]:
+        """At most 10 messages, at most 1 MiB together, each as SendMessage takes it.
+
+        MessageRejected for an entry, or raised for all of them, if the queue will never take them.
+        """
 
 
 class MemberTable(Protocol):
@@ -129,7 +121,7 @@ class MemberTable(Protocol):
     def begin_page(self, room: str, shard: int, after: str = "") -> Awaitable[Page]:
         """Ask for a page of members behind the key `after` (empty: from the start) now, and await it later or never."""
 
-    async def settings(self, rooms: Sequence[str]) -> Sequence[RoomSettings | Exception]:
+    async def settings(self, rooms: Sequence[str]) -> Sequence[RoomSettings | DependencyError]:
         """The settings of at most 100 rooms; an error for a room that was not read this time."""
 
     async def connected_at_ms(self, connection_ids: Sequence[str]) -> dict[str, int]:

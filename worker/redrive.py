@@ -20,9 +20,9 @@ from typing import Any, Final
 
 from gatecast.broadcast import Broadcast, InvalidBroadcast, decode
 from gatecast.publisher import is_fifo, queue_message
+from worker.aws.errors import sdk_errors
 from worker.aws.session import find_session
-from worker.dead_letters import is_refusal
-from worker.perseverance import DEPENDENCY_ERRORS, describe
+from worker.ports import DependencyError, MessageRejected
 from worker.settings import InvalidSettings
 
 REASONS: Final = ("undelivered", "rejected", "receives", "damaged")
@@ -125,11 +125,10 @@ class Redrive:
         """Only what is on the broadcast queue is deleted from the other."""
         entry = queue_message(broadcast, fifo=is_fifo(self._target), sending=message["MessageId"])
         try:
-            await self._sqs.send_message(QueueUrl=self._target, **entry)
-        except DEPENDENCY_ERRORS as error:
-            if not is_refusal(describe(error)):
-                raise
-            self._leave(message, f"refused, {describe(error)}")
+            with sdk_errors():
+                await self._sqs.send_message(QueueUrl=self._target, **entry)
+        except MessageRejected as rejected:
+            self._leave(message, f"rejected, {rejected.code}")
             return
         await self._sqs.delete_message(QueueUrl=self._source, ReceiptHandle=message["ReceiptHandle"])
         del self._held[message["MessageId"]]
@@ -142,14 +141,14 @@ class Redrive:
 
     async def _put_back(self) -> None:
         """Make what stays visible at once, not only when its visibility ends."""
-        receipts = list(self._held.values())
+        receipt_handles = list(self._held.values())
         self._held.clear()
-        for start in range(0, len(receipts), _BATCH):
+        for start in range(0, len(receipt_handles), _BATCH):
             await self._sqs.change_message_visibility_batch(
                 QueueUrl=self._source,
                 Entries=[
-                    {"Id": str(index), "ReceiptHandle": receipt, "VisibilityTimeout": 0}
-                    for index, receipt in enumerate(receipts[start : start + _BATCH])
+                    {"Id": str(index), "ReceiptHandle": receipt_handle, "VisibilityTimeout": 0}
+                    for index, receipt_handle in enumerate(receipt_handles[start : start + _BATCH])
                 ],
             )
 
@@ -172,16 +171,17 @@ async def redrive(environ: Mapping[str, str], *, dry_run: bool) -> int:
         return 2
     report, failure = Report(), None
     try:
-        async with session.client("sqs") as sqs:
-            work = Redrive(sqs, source=source, target=target, dry_run=dry_run)
-            report = work.report
-            await work.run()
-    except DEPENDENCY_ERRORS as error:
+        with sdk_errors():
+            async with session.client("sqs") as sqs:
+                work = Redrive(sqs, source=source, target=target, dry_run=dry_run)
+                report = work.report
+                await work.run()
+    except DependencyError as error:
         failure = error
     for line in report.lines(dry_run=dry_run):
         _say(line)
     if failure is not None:
-        _say(f"stopped by {describe(failure)}: {failure}. It is safe to run it again.", error=True)
+        _say(f"stopped by {failure.code}: {failure.__cause__ or failure}. It is safe to run it again.", error=True)
         return 1
     return 0
 

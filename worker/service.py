@@ -21,14 +21,14 @@ from worker.aws.progress import Progress
 from worker.aws.queue import Queue
 from worker.aws.session import CredentialsKeeper, Services, find_services, tls_context
 from worker.aws.table import Table
-from worker.core import Core, Surroundings
-from worker.damaged_items import DamagedItems
-from worker.health import Health
-from worker.http.pool import Pool
-from worker.http.signing import Address, Signer
-from worker.metrics import Metrics
-from worker.server import HealthServer
+from worker.observe.admin_server import AdminServer
+from worker.observe.damaged_items import DamagedItems
+from worker.observe.health import Health
+from worker.observe.metrics import Metrics
 from worker.settings import Settings
+from worker.transport.pool import Pool
+from worker.transport.signing import Address, Signer
+from worker.worker import Adapters, Worker
 
 log = structlog.get_logger()
 
@@ -46,16 +46,16 @@ async def serve(settings: Settings, session: aioboto3.Session) -> None:
     stop = _stop_on_signals()
     tls = tls_context(session)
     async with AsyncExitStack() as stack:
-        server = HealthServer(settings.http_host, settings.http_port, health=health, metrics=metrics)
+        server = AdminServer(settings.http_host, settings.http_port, health=health, metrics=metrics)
         stack.push_async_callback(server.close)
         await server.open()
         credentials = CredentialsKeeper(session, health)
-        if not await _unless_stopped(credentials.find(), stop):
+        if not await _or_stop(credentials.find(), stop):
             return
         services = await find_services(session, connections=_CONNECTIONS, tls=tls, calls=metrics.service_calls)
         around = _surroundings(settings, session, tls, services, metrics)
-        core = Core(settings, around, health=health, metrics=metrics)
-        server.in_hand = core.in_hand
+        core = Worker(settings, around, health=health, metrics=metrics)
+        server.in_progress = core.in_progress
         metrics.follow(
             gatecast_draining=stop.is_set,
             gatecast_credentials_expiry_timestamp_seconds=lambda: credentials.expires_at,
@@ -76,10 +76,10 @@ async def serve(settings: Settings, session: aioboto3.Session) -> None:
 
 def _surroundings(
     settings: Settings, session: aioboto3.Session, tls: ssl.SSLContext, services: Services, metrics: Metrics
-) -> Surroundings:
+) -> Adapters:
     address = Address.of(settings.connections_endpoint)
     dead_letter_url = settings.dead_letter_queue_url
-    return Surroundings(
+    return Adapters(
         queue=Queue(services.sqs, settings.queue_url),
         dead_letter_queue=Queue(services.sqs, dead_letter_url) if dead_letter_url else None,
         table=Table(services.dynamodb, settings.table, damaged=DamagedItems(metrics.damaged_items)),
@@ -110,7 +110,7 @@ def _stop_on_signals() -> asyncio.Event:
     return stop
 
 
-async def _unless_stopped(waiting: Coroutine[Any, Any, object], stop: asyncio.Event) -> bool:
+async def _or_stop(waiting: Coroutine[Any, Any, object], stop: asyncio.Event) -> bool:
     """Did it end before a signal came? If not, it is cancelled."""
     tasks = {asyncio.create_task(waiting), asyncio.create_task(stop.wait())}
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -130,4 +130,4 @@ async def _watch(health: Health, metrics: Metrics) -> None:
         metrics.loop_lag.observe(max(0.0, now - asked_at - _LAG_SECONDS))
         if now - checked_at >= 1:
             checked_at = now
-            health.check()
+            health.poll()

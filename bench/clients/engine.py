@@ -9,14 +9,14 @@ import uvloop
 
 from bench.clients.section import Arguments, connection_ids, measured, tls
 from gatecast.broadcast import Broadcast
-from worker.checkpoint import Checkpoint
+from worker.decisions.checkpoint import Checkpoint
+from worker.decisions.outcome import Outcome
 from worker.delivery.engine import DeliveryEngine, Exchange
-from worker.delivery.outcome import Outcome
-from worker.fanout import Delivery, Fanout
-from worker.health import Health
-from worker.http.pool import Owner, Pool
-from worker.http.signing import Address, Credentials, Signer
-from worker.metrics import Metrics
+from worker.delivery.fanout import Delivery, Fanout
+from worker.observe.health import Health
+from worker.observe.metrics import Metrics
+from worker.transport.pool import ExchangeHandler, Pool
+from worker.transport.signing import Address, Credentials, Signer
 
 P = TypeVar("P", bound=Pool[Exchange])
 
@@ -73,7 +73,7 @@ class Bench(Generic[P]):
             )
         )
 
-        def make_pool(owner: Owner[Exchange]) -> Pool[Exchange]:
+        def make_pool(owner: ExchangeHandler[Exchange]) -> Pool[Exchange]:
             self.pool = pool_type(address, size=arguments.concurrency, owner=owner, tls=tls())
             return self.pool
 

@@ -18,8 +18,8 @@ import uvloop
 from bench.clients.engine import Bench, Members
 from bench.clients.section import Arguments, wait_for_start
 from worker.delivery.engine import Exchange
-from worker.fanout import Delivery
-from worker.http.pool import Pool
+from worker.delivery.fanout import Delivery
+from worker.transport.pool import Pool
 
 READY_PER_SECOND: Final = 10_000
 _PERCENTILES: Final = (50.0, 90.0, 99.0, 99.9)

@@ -9,11 +9,11 @@ import uvloop
 from bench.clients.section import Arguments, connection_ids, measured
 from worker.aws.json_service import JsonService
 from worker.aws.table import Table
-from worker.delivery.endpoint import EndpointHealth
-from worker.health import Health
-from worker.http.signing import Credentials
-from worker.metrics import Metrics
-from worker.reaper import Reaper
+from worker.decisions.endpoint_health import EndpointHealth
+from worker.observe.health import Health
+from worker.observe.metrics import Metrics
+from worker.pipeline.reaper import Reaper
+from worker.transport.signing import Credentials
 
 
 async def main() -> None:

@@ -12,14 +12,14 @@ MOMENTS: Final = 20 if FULL else 3
 SEED: Final = int(os.environ.get("GATECAST_CHAOS_SEED", "20"))
 
 
-def dice(purpose: str) -> random.Random:
+def rng(purpose: str) -> random.Random:
     """Dice that fall alike in every run with the same seed, whatever other tests threw before."""
     return random.Random(f"{SEED} {purpose}")
 
 
 def moments(purpose: str, number: int, members: int) -> list[int]:
     """After how many deliveries something happens: random, in order, neither at the very start nor at the end."""
-    return sorted(dice(purpose).sample(range(members // 100, members - members // 20), number))
+    return sorted(rng(purpose).sample(range(members // 100, members - members // 20), number))
 
 
 async def side_by_side(*runs: Coroutine[Any, Any, None]) -> None:

@@ -12,7 +12,7 @@ from local.gateway.faults import INTERNAL_ERROR, NOT_JSON, UNAVAILABLE, Answer, 
 from tests.chaos.arena import Arena, Room
 from tests.chaos.results import Figures, record
 from tests.chaos.rooms import connection_ids, items_left, write_members
-from tests.chaos.sizes import FULL, MEMBERS, SEED, dice, side_by_side
+from tests.chaos.sizes import FULL, MEMBERS, SEED, rng, side_by_side
 from tests.worker_process import WorkerProcess
 
 DATA = "x"
@@ -92,7 +92,7 @@ async def stalls(arena: Arena, room: Room) -> None:
 
 async def half_are_gone(arena: Arena, room: Room) -> None:
     """They are removed, all of them and nobody else."""
-    gone = dice("gone").sample(room.ids, len(room.ids) // 2)
+    gone = rng("gone").sample(room.ids, len(room.ids) // 2)
     living = sorted(set(room.ids) - set(gone))
     await arena.endpoint.behave(Rule(fault=GONE, only=frozenset(gone)))
     worker = await broadcast_to(arena, room)

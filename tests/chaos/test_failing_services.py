@@ -13,7 +13,7 @@ from tests.chaos.arena import Arena, Room
 from tests.chaos.results import Figures, record
 from tests.chaos.rooms import connection_ids, write_members
 from tests.chaos.service_proxy import Answered, Cut, Hang, ServiceFault, ServiceProxy
-from tests.chaos.sizes import FULL, dice, side_by_side
+from tests.chaos.sizes import FULL, rng, side_by_side
 from tests.worker_process import WorkerProcess
 
 DATA = "x"
@@ -103,7 +103,7 @@ async def not_ready(worker: WorkerProcess) -> bool:
 
 async def throttled(arena: Arena, proxy: ServiceProxy, room: Room) -> None:
     """A third of all calls are throttled, at random, all the time."""
-    thrown = dice("throttled services")
+    thrown = rng("throttled services")
     throttle = Answered.error(400, "ThrottlingException")
     proxy.fault = lambda _operation: throttle if thrown.random() < 1 / 3 else None
     await begun(arena, proxy, room)
@@ -136,7 +136,7 @@ async def failing_once(arena: Arena, proxy: ServiceProxy, room: Room) -> None:
     worker = arena.launch(proxy.environment())
     await worker.ready()
     cases = [(call, way) for call in range(1, CALLS + 1) for way in range(len(ERRORS))]
-    chosen = cases if FULL else dice("calls").sample(cases, 6)
+    chosen = cases if FULL else rng("calls").sample(cases, 6)
     hit: set[str] = set()
     for call, way in chosen:
         operation = await broadcast_with_one_error(arena, proxy, room, call, ERRORS[way])

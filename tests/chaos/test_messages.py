@@ -17,11 +17,10 @@ from gatecast import Broadcast, InvalidBroadcast, decode, encode
 from tests.chaos.arena import Arena
 from tests.chaos.results import Figures, record
 from tests.chaos.rooms import connection_ids, write_members
-from tests.chaos.sizes import FULL, dice
+from tests.chaos.sizes import FULL, rng
 from tests.property.strategies import broadcasts, text
 from tests.simulation import EPOCH, MemoryTable, SimulatedWorker, Stored, VirtualTimeLoop, World
-from worker.fanout import Member
-from worker.ports import Page
+from worker.ports import Member, Page
 
 MESSAGES_EACH: Final = 50
 EXAMPLES: Final = 2_000 if FULL else 30
@@ -175,7 +174,7 @@ async def test_poison_among_good_messages_stops_nobody(arena: Arena) -> None:
     good = [Broadcast(id=f"good-{number}", room=room, data=f"good-{number}") for number in range(300 if FULL else 60)]
     bad = [body.replace("few", room) for body in POISON[5:]] + [body for body in POISON[:5] if body != "\u0000"]
     messages = [*map(encode, good), *bad * (10 if FULL else 2)]
-    dice("poison").shuffle(messages)
+    rng("poison").shuffle(messages)
     for body in messages:
         arena.sqs.send_message(QueueUrl=arena.backend.queues.url, MessageBody=body)
     workers = [arena.launch({"GATECAST_MAX_BROADCASTS": "20"}) for _ in range(2)]

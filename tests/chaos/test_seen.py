@@ -25,7 +25,7 @@ from tests.chaos.counting import Account
 from tests.chaos.rooms import connection_ids, write_members
 from tests.chaos.seen import Row, Sight, Window, alerts_in, look, record
 from tests.chaos.service_proxy import Answered, ServiceFault, ServiceProxy
-from tests.chaos.sizes import FULL, SEED, dice
+from tests.chaos.sizes import FULL, SEED, rng
 from tests.chaos.test_failing_endpoint import BURSTS, FORBIDDEN, GONE
 from tests.chaos.test_failing_services import ERRORS
 from tests.chaos.test_messages import POISON
@@ -176,7 +176,7 @@ def calling(fault: Callable[[str], ServiceFault | None]) -> Making:
 
 def some(share: float, faults: Sequence[ServiceFault]) -> Callable[[str], ServiceFault | None]:
     """This share of all calls, each in another way."""
-    thrown, ways = dice("seen"), itertools.cycle(faults)
+    thrown, ways = rng("seen"), itertools.cycle(faults)
     return lambda _operation: next(ways) if thrown.random() < share else None
 
 
@@ -189,7 +189,7 @@ async def bursts(scene: Scene) -> None:
 
 
 async def half_are_gone(scene: Scene) -> None:
-    gone = frozenset(each for room in scene.rooms for each in dice(room.name).sample(room.ids, len(room.ids) // 2))
+    gone = frozenset(each for room in scene.rooms for each in rng(room.name).sample(room.ids, len(room.ids) // 2))
     await scene.arena.endpoint.behave(Rule(fault=GONE, only=gone), latency_seconds=0.01)
 
 
@@ -291,7 +291,7 @@ FAULTS: Final = (
             Sight("Delivery: Posts by status", "403"),
             Sight("Overview: Oldest broadcast in hand"),
         ],
-        alerts=frozenset({"GatecastNoWorkerReady", "GatecastPartInTrouble"}),
+        alerts=frozenset({"GatecastNoWorkerReady", "GatecastDependencyFailing"}),
         must_act="On call: the role's policy, or the endpoint",
     ),
     Fault(
@@ -314,7 +314,7 @@ FAULTS: Final = (
             Sight("Dependencies: Calls that failed", "ReceiveMessage"),
             Sight("Dependencies: Failed calls by part", "queue"),
         ],
-        alerts=frozenset({"GatecastNoWorkerReady", "GatecastPartInTrouble"}),
+        alerts=frozenset({"GatecastNoWorkerReady", "GatecastDependencyFailing"}),
         must_act="On call, if it lasts for minutes: role, network, AWS's status. It recovers by itself",
     ),
     Fault(
@@ -324,7 +324,7 @@ FAULTS: Final = (
             Sight("Dependencies: Calls that failed"),
             Sight("Dependencies: Failed calls by part"),
         ],
-        perhaps=frozenset({"GatecastPartInTrouble"}),
+        perhaps=frozenset({"GatecastDependencyFailing"}),
         must_act="By day, if it goes on: quotas. Everything arrives, a little later",
         load=Load(workers=2),
     ),
@@ -418,7 +418,7 @@ FAULTS: Final = (
             Sight("Dependencies: Trouble by part", "lease"),
             Sight("Overview: Queue lag", "p99"),
         ],
-        alerts=frozenset({"GatecastLeasesLost", "GatecastPartInTrouble"}),
+        alerts=frozenset({"GatecastLeasesLost", "GatecastDependencyFailing"}),
         must_act="By day: the role, or the queue's settings. On call where broadcasts are late for it, as here",
         load=LONG,
     ),

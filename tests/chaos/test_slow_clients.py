@@ -12,7 +12,7 @@ from local.gateway.faults import THROTTLED, Rule
 from tests.chaos.arena import Arena, Room
 from tests.chaos.endpoint import CHECKOUT, Tally
 from tests.chaos.results import Figures, record
-from tests.chaos.sizes import FULL, dice
+from tests.chaos.sizes import FULL, rng
 from tests.worker_process import WorkerProcess, eventually
 
 SETTINGS = {
@@ -23,7 +23,7 @@ PATIENCE_SECONDS = 120
 
 
 def slow_ids(room: Room) -> list[str]:
-    return dice("slow clients").sample(room.ids, len(room.ids) // 20)
+    return rng("slow clients").sample(room.ids, len(room.ids) // 20)
 
 
 async def seconds_to_reach(arena: Arena, members: int) -> float:

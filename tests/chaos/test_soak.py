@@ -23,7 +23,7 @@ from tests.chaos.endpoint import CHECKOUT
 from tests.chaos.results import Figures, record
 from tests.chaos.rooms import connection_ids, write_members
 from tests.chaos.service_proxy import Answered, Cut, ServiceFault, ServiceProxy
-from tests.chaos.sizes import SEED, dice
+from tests.chaos.sizes import SEED, rng
 from tests.worker_process import WorkerProcess
 
 SECONDS: Final = float(os.environ.get("GATECAST_SOAK_SECONDS", "3"))
@@ -117,7 +117,7 @@ def launch_observed(arena: Arena, proxy: ServiceProxy, tasks_file: Path) -> Work
 
 def service_faults(proxy: ServiceProxy) -> None:
     """One call in a hundred fails."""
-    thrown = dice("soak")
+    thrown = rng("soak")
     ways = itertools.cycle(SERVICE_FAULTS)
     proxy.fault = lambda _operation: next(ways) if thrown.random() < 0.01 else None
 

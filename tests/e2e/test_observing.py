@@ -108,19 +108,19 @@ async def test_a_dependency_that_fails_is_logged_once_and_when_it_works_again(
     await eventually(lambda: worker.events("dependency.failing"))
     began = time.monotonic()
     await eventually(lambda: time.monotonic() - began > 4)
-    assert len([each for each in worker.events("dependency.failing") if each["part"] == "connections"]) == 1
-    assert await worker.metric('gatecast_trouble{part="connections"}') == 1
+    assert len([each for each in worker.events("dependency.failing") if each["component"] == "connections"]) == 1
+    assert await worker.metric('gatecast_dependency_failing{component="connections"}') == 1
     assert await worker.metric("gatecast_ready") == 0
 
     endpoint.answer = lambda _id, _nth: 200
     endpoint.made_up = 410
     await eventually(lambda: [each for each in worker.events("dependency.ok") if each.get("failures")], seconds=60)
 
-    assert await worker.metric('gatecast_trouble{part="connections"}') == 0
+    assert await worker.metric('gatecast_dependency_failing{component="connections"}') == 0
     assert await worker.metric("gatecast_ready") == 1
 
 
-async def test_broadcasts_in_hand_are_shown_while_they_run(
+async def test_broadcasts_in_progress_are_shown_while_they_run(
     sqs: Any, dynamodb: Any, table: str, queues: Queues, endpoint: ConnectionsEndpoint, launch: Launch
 ) -> None:
     write_members(dynamodb, table, "lobby", connection_ids(400))
@@ -141,7 +141,7 @@ async def test_broadcasts_in_hand_are_shown_while_they_run(
     known = broadcast["delivered"] + broadcast["in_flight"] + broadcast["waiting"] + broadcast["read_ahead"]
     assert broadcast["delivered"] > 0
     assert known == 400
-    assert await worker.metric("gatecast_broadcasts_in_hand") == 1
+    assert await worker.metric("gatecast_broadcasts_in_progress") == 1
     assert await worker.metric("gatecast_oldest_broadcast_age_seconds") > 0
     assert await worker.metric("gatecast_post_rate_ceiling") == 50
     assert await worker.metric('gatecast_queue_messages{queue="main",state="visible"}') == 0

@@ -13,12 +13,13 @@ from aiobotocore.config import AioConfig
 
 from tests.credentials_service import ABOUT_TO_EXPIRE, EXPIRED, GOOD, CredentialsService, credentials
 from tests.worker_process import eventually
+from worker.aws.errors import sdk_errors
 from worker.aws.session import CredentialsKeeper, find_session
-from worker.health import Health
-from worker.http.signing import Credentials
-from worker.perseverance import DEPENDENCY_ERRORS, describe
+from worker.observe.health import Health
+from worker.ports import DependencyError
 from worker.redrive import redrive
 from worker.settings import InvalidSettings
+from worker.transport.signing import Credentials
 
 UNUSABLE: dict[str, Callable[[], Any]] = {
     "expired": lambda: credentials(expire_in=EXPIRED),
@@ -62,13 +63,13 @@ async def test_the_worker_waits_for_credentials_that_it_can_use_and_says_so(
     health = Health()
     keeper = CredentialsKeeper(session_of(), health)
     finding = asyncio.create_task(keeper.find())
-    await eventually(lambda: "credentials" in health.troubles or finding.done())
+    await eventually(lambda: "credentials" in health.problems or finding.done())
     assert not finding.done()
     if what == "expired":
-        assert health.troubles == {"credentials": "credentials had expired when they were handed out"}
+        assert health.problems == {"credentials": "credentials had expired when they were handed out"}
     service.hand_out(GOOD)
     assert await asyncio.wait_for(finding, 20) == Credentials("handed-out", "secret", "token")
-    assert not health.troubles
+    assert not health.problems
     assert keeper.expires_at is not None
     assert keeper.expires_at > time.time() + 3600
 
@@ -91,9 +92,9 @@ async def test_calls_through_the_sdk_fail_as_a_dependency_does(service: Credenti
             sqs.get_queue_attributes(QueueUrl="http://127.0.0.1:1/q"),
             dynamodb.delete_item(TableName="t", Key={"pk": {"S": "a"}}),
         ):
-            with pytest.raises(DEPENDENCY_ERRORS) as raised:
+            with pytest.raises(DependencyError) as raised, sdk_errors():
                 await call
-            assert "credential" in describe(raised.value).lower()
+            assert "credential" in raised.value.code.lower()
         assert service.asked > asked
 
 
@@ -110,9 +111,9 @@ async def test_what_is_not_about_credentials_is_as_it_was(
             sqs.get_queue_attributes(QueueUrl="http://127.0.0.1:1/q"),
             dynamodb.delete_item(TableName="t", Key={"pk": {"S": "a"}}),
         ):
-            with pytest.raises(DEPENDENCY_ERRORS) as raised:
+            with pytest.raises(DependencyError) as raised, sdk_errors():
                 await call
-            assert describe(raised.value) == "EndpointConnectionError"
+            assert raised.value.code == "EndpointConnectionError"
     assert service.asked == (0 if from_environment else 1)
 
 

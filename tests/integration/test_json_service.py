@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 import pytest
 import uvloop
 
+from worker.aws.errors import ServiceError
 from worker.aws.json_service import JsonService
 from worker.aws.queue import Queue
-from worker.http.pool import Pool
-from worker.http.signing import Credentials
-from worker.metrics import ServiceCalls
-from worker.perseverance import DEPENDENCY_ERRORS
-from worker.ports import NoAnswer, ServiceError
+from worker.observe.metrics import ServiceCalls
+from worker.ports import NoResponse
+from worker.transport.pool import Pool
+from worker.transport.signing import Credentials
 
 # What becomes of an exception in a reader's callback is the event loop's to say.
 EVENT_LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
@@ -77,7 +77,7 @@ async def test_an_error_that_is_not_utf8_has_no_code() -> None:
 
 async def test_an_answer_that_is_not_utf8_is_a_failure_of_the_service() -> None:
     async with calling(200, NOT_UTF8, ServiceCalls()) as (service, running):
-        with pytest.raises(DEPENDENCY_ERRORS):
+        with pytest.raises(NoResponse, match="malformed"):
             await asyncio.wait_for(Queue(service, "url").receive(1, visibility_seconds=5), 5)
         assert not running.done()
 
@@ -124,7 +124,7 @@ async def test_a_call_whose_retry_fails_has_no_response() -> None:
     calls = ServiceCalls()
     async with resetting_kept_connections(calls, when=lambda number: number in {2, 3}) as (service, seen):
         await asyncio.wait_for(service.call("DeleteMessageBatch", b"{}"), 5)
-        with pytest.raises(NoAnswer):
+        with pytest.raises(NoResponse):
             await asyncio.wait_for(service.call("DeleteMessageBatch", b"{}"), 5)
         assert len(seen) == 3
         assert calls.errors.total() == 1

@@ -18,14 +18,15 @@ from gatecast.broadcast import Broadcast
 from tests.connections_endpoint import ConnectionsEndpoint
 from tests.nat import Nat, silence_can_be_played
 from tests.worker_process import eventually
-from worker.checkpoint import Checkpoint
+from worker.decisions.checkpoint import Checkpoint
+from worker.decisions.outcome import Outcome
 from worker.delivery.engine import DeliveryEngine, Exchange
-from worker.delivery.outcome import Outcome
-from worker.fanout import Delivery, Fanout, Member
-from worker.health import Health
-from worker.http.pool import IDLE_SECONDS, WARM_CONNECTIONS, Owner, Pool
-from worker.http.signing import Address, Credentials, Signer
-from worker.metrics import Metrics
+from worker.delivery.fanout import Delivery, Fanout
+from worker.observe.health import Health
+from worker.observe.metrics import Metrics
+from worker.ports import Member
+from worker.transport.pool import IDLE_SECONDS, WARM_CONNECTIONS, ExchangeHandler, Pool
+from worker.transport.signing import Address, Credentials, Signer
 
 CONNECTIONS = 64
 SILENT = pytest.param(True, marks=pytest.mark.skipif(not silence_can_be_played(), reason="takes Linux"), id="silent")
@@ -42,17 +43,17 @@ class Recorded(Fanout):
 
 
 class Sender:
-    """An engine whose clock can be moved; `troubles` are all that it has seen."""
+    """An engine whose clock can be moved; `problems` are all that it has seen."""
 
     def __init__(self, port: int) -> None:
         self.skipped = 0.0
         self.metrics = Metrics(Health())
-        self.troubles: set[str] = set()
+        self.problems: set[str] = set()
         address = Address.of(f"http://127.0.0.1:{port}/live")
         signer = Signer(address, "eu-west-1", "execute-api")
         signer.use(Credentials("key", "secret"))
 
-        def pool(owner: Owner[Exchange]) -> Pool[Exchange]:
+        def pool(owner: ExchangeHandler[Exchange]) -> Pool[Exchange]:
             self.pool = Pool(address, size=CONNECTIONS, owner=owner, tls=None)
             return self.pool
 
@@ -79,9 +80,9 @@ class Sender:
         fanout.add_page([Member(f"c{number:04d}=", 0) for number in range(members)], last=True)
         self.engine.offer(fanout)
         while not fanout.settled:
-            trouble = self.engine.trouble()
-            if trouble is not None:
-                self.troubles.add(trouble)
+            problem = self.engine.problem()
+            if problem is not None:
+                self.problems.add(problem)
             await asyncio.sleep(0.01)
             fanout.pace.since_written = 0  # nobody writes checkpoints here
 
@@ -99,7 +100,7 @@ class Sender:
         assert self.metrics.posts_without_answer == 0
         assert self.metrics.posts == {200: posts}
         assert Recorded.back_offs == 0
-        assert not self.troubles
+        assert not self.problems
 
 
 @asynccontextmanager
@@ -205,7 +206,7 @@ async def test_an_endpoint_that_resets_every_request_fails() -> None:
         await sender.pass_time(30)
         assert sender.pool.open_connections == WARM_CONNECTIONS
         broadcast = asyncio.create_task(sender.broadcast(50))
-        await eventually(lambda: sender.engine.trouble() is not None)
+        await eventually(lambda: sender.engine.problem() is not None)
         broadcast.cancel()
         assert sender.pool.retried <= WARM_CONNECTIONS
         assert sender.metrics.posts_without_answer >= 20

@@ -15,8 +15,8 @@ import pytest
 import trustme
 
 from tests.pool_driver import ANSWER, GONE, REQUEST, Driver, Server, Tls, driving, reset, serving
-from worker.http import pool as pool_module
-from worker.http.opening import OPENING_AT_ONCE
+from worker.transport import pool as pool_module
+from worker.transport.opening import OPENING_AT_ONCE
 
 
 def refusing_port() -> int:
@@ -82,7 +82,7 @@ def test_the_peer_stalls_anywhere_and_the_sweep_ends_it(tls: Tls, position: int)
         driver.poll_until(lambda: server.requests == 1)
         driver.pool.sweep(driver.time)
         assert not driver.owner.failures, "it still has time"
-        driver.time += pool_module.ANSWER_TIMEOUT_SECONDS + 1
+        driver.time += pool_module.RESPONSE_TIMEOUT_SECONDS + 1
         driver.pool.sweep(driver.time)
         assert driver.owner.failures == {"stalled": "timeout"}
         driver.exchange("next")
@@ -174,15 +174,15 @@ def test_connections_are_opened_a_few_at_a_time_and_no_more_than_allowed(tls: Tl
 
 def test_a_refused_connection_is_tried_again_with_back_off() -> None:
     with Driver(refusing_port()) as driver:
-        driver.poll_until(lambda: driver.pool.trouble is not None)
-        assert driver.pool.trouble == "cannot connect: Connection refused"
+        driver.poll_until(lambda: driver.pool.problem is not None)
+        assert driver.pool.problem == "cannot connect: Connection refused"
         failed = driver.pool._openings.failed_in_a_row
         driver.pool.want(1, driver.time)
         assert driver.pool._openings.failed_in_a_row == failed, "not at once"
         with Server(lambda _, sock: sock.sendall(ANSWER)) as server:
             driver.pool.resolved([(socket.AF_INET, ("127.0.0.1", server.port))])
             driver.exchange("later")
-            assert driver.pool.trouble is None
+            assert driver.pool.problem is None
 
 
 def test_while_no_address_answers_one_connection_at_a_time_is_tried_ever_more_seldom() -> None:
@@ -201,7 +201,7 @@ def test_while_no_address_answers_one_connection_at_a_time_is_tried_ever_more_se
             if pool._opening:
                 tried_at.append(driver.time)
                 driver.poll_until(lambda: not pool._opening)
-            assert str(pool.trouble).startswith("cannot connect: ")
+            assert str(pool.problem).startswith("cannot connect: ")
         pauses = [later - earlier for earlier, later in pairwise(tried_at)]
         assert pauses[0] < 1
         assert all(2 < pause < 6 for pause in pauses[8:])
@@ -214,8 +214,8 @@ def test_an_address_that_refuses_holds_up_no_other_and_is_tried_no_more_often() 
         driver.wanted = 128
         driver.poll_until(lambda: driver.pool.open_connections == 128)
         assert driver.time < 2
-        assert driver.pool._openings.tried <= 2 * 128 + OPENING_AT_ONCE
-        assert driver.pool.trouble is None
+        assert driver.pool._openings.attempts <= 2 * 128 + OPENING_AT_ONCE
+        assert driver.pool.problem is None
 
 
 @pytest.mark.parametrize("tls", ["tls"], indirect=True)
@@ -244,8 +244,8 @@ def test_a_wrong_certificate_is_refused_and_named(tmp_path: Path) -> None:
         Server(lambda _, sock: sock.sendall(ANSWER), server_context) as server,
         Driver(server.port, tls=client) as driver,
     ):
-        driver.poll_until(lambda: driver.pool.trouble is not None)
-        assert "certificate" in str(driver.pool.trouble)
+        driver.poll_until(lambda: driver.pool.problem is not None)
+        assert "certificate" in str(driver.pool.problem)
         assert server.requests == 0
 
 

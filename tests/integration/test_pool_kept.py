@@ -10,11 +10,11 @@ import pytest
 
 from tests.nat import drop_what_arrives, silence_can_be_played
 from tests.pool_driver import ANSWER, GONE, REQUEST, Driver, Server, Tls, driving, reset, serving
-from worker.http.connection import Connection
-from worker.http.pool import (
-    ANSWER_TIMEOUT_SECONDS,
+from worker.transport.connection import Connection
+from worker.transport.pool import (
     IDLE_SECONDS,
     LONGEST_IDLE_SECONDS,
+    RESPONSE_TIMEOUT_SECONDS,
     WARM_CONNECTIONS,
     Pool,
 )
@@ -254,7 +254,7 @@ def test_a_response_that_is_late_is_no_reason_to_send_the_request_again() -> Non
         driver.time += IDLE
         driver.pool.send("late", REQUEST, driver.time)
         driver.poll_until(lambda: server.requests == 4)
-        driver.time += ANSWER_TIMEOUT_SECONDS + 1
+        driver.time += RESPONSE_TIMEOUT_SECONDS + 1
         driver.pool.sweep(driver.time)
         assert driver.owner.failures == {"late": "timeout"}
         assert not driver.owner.retried

@@ -13,12 +13,19 @@ from gatecast import Broadcast
 from worker.aws.json_service import JsonService
 from worker.aws.progress import Progress
 from worker.aws.table import Table
-from worker.checkpoint import Checkpoint
-from worker.claims import ABANDONED_SECONDS, DUPLICATE_SECONDS, Resumption, Standing, judge
-from worker.fanout import Member
-from worker.http.signing import Credentials
-from worker.metrics import ServiceCalls
-from worker.ports import Claim, Claimant, DamagedProgress, NotClaimed
+from worker.decisions.checkpoint import Checkpoint
+from worker.decisions.claims import (
+    ABANDONED_SECONDS,
+    DUPLICATE_SECONDS,
+    Claimant,
+    NotClaimed,
+    Resumption,
+    Standing,
+    judge,
+)
+from worker.observe.metrics import ServiceCalls
+from worker.ports import Claim, DamagedProgress, Member
+from worker.transport.signing import Credentials
 
 BROADCAST = Broadcast(id="one", room="room", data="x")
 HALFWAY = Checkpoint("c5=", (("c1=", 7), ("c2=", None)))

@@ -11,10 +11,10 @@ from gatecast import Broadcast, decode, queue_message
 from local.resources import Queues
 from worker.aws.json_service import JsonService
 from worker.aws.queue import Queue
-from worker.http.signing import Credentials
-from worker.metrics import ServiceCalls
-from worker.parts import MAX_BATCH, MAX_BATCH_BYTES
-from worker.ports import ServiceError
+from worker.decisions.parts import MAX_BATCH, MAX_BATCH_BYTES
+from worker.observe.metrics import ServiceCalls
+from worker.ports import DependencyError
+from worker.transport.signing import Credentials
 
 REASON = {"reason": {"DataType": "String", "StringValue": "undelivered: ½"}}
 
@@ -93,5 +93,5 @@ async def test_a_batch_fails_entry_by_entry(service: JsonService, sqs: Any, queu
 async def test_a_queue_that_is_not_there_has_a_name_for_it(service: JsonService, queues: Queues) -> None:
     queue = Queue(service, f"{queues.url}-other")
     for call in (queue.count(), queue.send([{"MessageBody": "a"}]), queue.change_visibility(["x"], 1)):
-        with pytest.raises(ServiceError, match=r"NonExistentQueue|QueueDoesNotExist"):
+        with pytest.raises(DependencyError, match=r"NonExistentQueue|QueueDoesNotExist"):
             await call

@@ -1,4 +1,4 @@
-"""`python -m worker.top` as people start it, against servers that answer as workers do."""
+"""`python -m gatecast.cli.top` as people start it, against servers that answer as workers do."""
 
 import asyncio
 import os
@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from worker.top.fetch import address, poll_all, session
-from worker.top.view import Scrape, Unreachable
+from gatecast.cli.top.fetch import address, poll_all, session
+from gatecast.cli.top.view import Scrape, Unreachable
 
 CHECKOUT = Path(__file__).parents[2]
 BROADCAST = {
@@ -25,10 +25,10 @@ BROADCAST = {
 
 
 class FakeWorker:
-    """Delivers 1,000 between any two polls. `troubles` make it not ready."""
+    """Delivers 1,000 between any two polls. `problems` make it not ready."""
 
-    def __init__(self, troubles: dict[str, str] | None = None) -> None:
-        self.troubles = troubles or {}
+    def __init__(self, problems: dict[str, str] | None = None) -> None:
+        self.problems = problems or {}
         self.delivered = 0
         self.url = ""
         self.polled = asyncio.Event()
@@ -41,9 +41,12 @@ class FakeWorker:
             "# TYPE gatecast_build_info gauge",
             'gatecast_build_info{version="1.2.3"} 1.0',
             "# TYPE gatecast_ready gauge",
-            f"gatecast_ready {float(not self.troubles)}",
-            "# TYPE gatecast_trouble gauge",
-            *(f'gatecast_trouble{{part="{part}"}} {float(part in self.troubles)}' for part in ("queue", "table")),
+            f"gatecast_ready {float(not self.problems)}",
+            "# TYPE gatecast_dependency_failing gauge",
+            *(
+                f'gatecast_dependency_failing{{component="{part}"}} {float(part in self.problems)}'
+                for part in ("queue", "table")
+            ),
             "# TYPE gatecast_deliveries_total counter",
             f'gatecast_deliveries_total{{outcome="delivered"}} {self.delivered}',
         ]
@@ -53,7 +56,7 @@ class FakeWorker:
         return web.json_response({"broadcasts": [BROADCAST], "total": 7})
 
     async def readyz(self, _: web.Request) -> web.Response:
-        return web.json_response(self.troubles, status=503)
+        return web.json_response(self.problems, status=503)
 
 
 @asynccontextmanager
@@ -76,7 +79,7 @@ async def serving(worker: FakeWorker, *paths: str) -> AsyncIterator[FakeWorker]:
 async def start(*arguments: str, out: int = asyncio.subprocess.PIPE) -> asyncio.subprocess.Process:
     environment = {"PATH": os.environ["PATH"], "TERM": "xterm"}
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "worker.top", *arguments, cwd=CHECKOUT, env=environment,
+        sys.executable, "-m", "gatecast.cli.top", *arguments, cwd=CHECKOUT, env=environment,
         stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
 
@@ -102,14 +105,14 @@ async def test_a_snapshot_has_rates(tmp_path: Path) -> None:
 
 
 async def test_workers_that_are_not_ready_or_not_there() -> None:
-    troubled = FakeWorker({"queue": "AccessDenied"})
-    async with serving(troubled), serving(FakeWorker()) as good:
+    failing = FakeWorker({"queue": "AccessDenied"})
+    async with serving(failing), serving(FakeWorker()) as good:
         code, printed, errors = await run(
-            "--once", "--interval", "0.1", f"http://{troubled.url}/metrics", good.url, "127.0.0.1:1"
+            "--once", "--interval", "0.1", f"http://{failing.url}/metrics", good.url, "127.0.0.1:1"
         )
     assert (code, errors) == (1, "")
     assert printed.startswith(" 1 OF 3 READY   3 workers")
-    assert f":{troubled.url.rpartition(':')[2]}  NOT READY    queue: AccessDenied" in printed
+    assert f":{failing.url.rpartition(':')[2]}  NOT READY    queue: AccessDenied" in printed
     assert re.search(r"^:1 +UNREACHABLE  Connection refused", printed, re.MULTILINE)
 
 
@@ -172,13 +175,13 @@ async def test_a_picture_that_cannot_be_saved(tmp_path: Path) -> None:
 
 async def test_it_says_what_to_install() -> None:
     """Where rich is missing, as in the worker's image."""
-    code = "import runpy, sys; sys.modules['rich'] = None; runpy.run_module('worker.top', run_name='__main__')"
+    code = "import runpy, sys; sys.modules['rich'] = None; runpy.run_module('gatecast.cli.top', run_name='__main__')"
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", code, cwd=CHECKOUT, stderr=asyncio.subprocess.PIPE
     )
     _, errors = await process.communicate()
     assert process.returncode == 1
-    assert errors.startswith(b"python -m worker.top needs rich (pip install rich)")
+    assert errors.startswith(b"python -m gatecast.cli.top needs rich (pip install rich)")
     assert errors.count(b"\n") == 1
 
 
@@ -219,8 +222,8 @@ async def test_an_older_worker_without_broadcasts_has_its_figures() -> None:
     async with serving(FakeWorker({"queue": "AccessDenied"}), "metrics") as worker:
         poll = await _polled(worker.url)
     assert isinstance(poll, Scrape)
-    assert (poll.in_hand, poll.reasons) == (None, {})
-    assert poll.samples.parts_in_trouble == ["queue"]
+    assert (poll.in_progress, poll.reasons) == (None, {})
+    assert poll.samples.failing_components == ["queue"]
 
 
 async def test_one_that_hangs_is_given_up_and_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,7 +235,7 @@ async def test_one_that_hangs_is_given_up_and_holds_up_nobody(monkeypatch: pytes
 
     hanging = FakeWorker()
     hanging.metrics = hang  # type: ignore[method-assign] # it shall not answer
-    monkeypatch.setattr("worker.top.fetch.TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr("gatecast.cli.top.fetch.TIMEOUT_SECONDS", 0.2)
     async with serving(hanging), serving(FakeWorker()) as good, session() as asking:
         polls = await poll_all(asking, [address(hanging.url), address(good.url)])
         released.set()

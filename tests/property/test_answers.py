@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.http.answers import MAX_HEADERS, Answer, AnswerReader, MalformedAnswer
-from worker.http.answers import ORDINARY as ORDINARY_ANSWER
+from worker.transport.responses import MAX_HEADERS, Answer, MalformedResponse, ResponseReader
+from worker.transport.responses import PLAIN_200 as ORDINARY_ANSWER
 
-ORDINARY = (
+PLAIN_200 = (
     b"HTTP/1.1 200 OK\r\nDate: Tue, 24 Nov 2026 06:00:00 GMT\r\nContent-Type: application/json\r\n"
     b"Content-Length: 0\r\nConnection: keep-alive\r\nx-amzn-RequestId: 1a2b\r\n\r\n"
 )
@@ -44,10 +44,10 @@ def answers(draw: st.DrawFn) -> tuple[bytes, Answer]:
     return interim + head + b"\r\n\r\n" + encoded, Answer(status, {}, body, reusable=not close)
 
 
-def read(reader: AnswerReader, data: bytes) -> Answer | None:
+def read(reader: ResponseReader, data: bytes) -> Answer | None:
     """As the pool does it; the buffer holds older bytes behind the new ones."""
     buffer = bytearray(data + b"\r\nContent-Length: 0\r\n\r\n")
-    return ORDINARY_ANSWER if reader.is_ordinary(buffer, len(data)) else reader.feed(data)
+    return ORDINARY_ANSWER if reader.is_plain_200(buffer, len(data)) else reader.feed(data)
 
 
 def pieces_of(data: bytes, cuts: list[int]) -> Iterator[bytes]:
@@ -58,7 +58,7 @@ def pieces_of(data: bytes, cuts: list[int]) -> Iterator[bytes]:
 
 @given(st.lists(answers(), min_size=1, max_size=3), st.lists(st.integers(0, 10_000), max_size=8))
 def test_split_anywhere_the_answer_is_the_same(sent: list[tuple[bytes, Answer]], cuts: list[int]) -> None:
-    reader = AnswerReader()
+    reader = ResponseReader()
     for data, expected in sent:
         *early, last = pieces_of(data, cuts)
         for piece in early:
@@ -71,7 +71,7 @@ def test_split_anywhere_the_answer_is_the_same(sent: list[tuple[bytes, Answer]],
 @given(answers(), st.lists(st.integers(0, 10_000), max_size=8), st.integers(0, 250))
 def test_of_a_body_as_much_is_kept_as_is_wanted(sent: tuple[bytes, Answer], cuts: list[int], kept: int) -> None:
     data, expected = sent
-    reader = AnswerReader(kept)
+    reader = ResponseReader(kept)
     for piece in pieces_of(data, cuts):
         answer = read(reader, piece)
     assert answer is not None
@@ -81,7 +81,7 @@ def test_of_a_body_as_much_is_kept_as_is_wanted(sent: tuple[bytes, Answer], cuts
 
 @given(answers(), st.integers(1, 10_000))
 def test_a_response_has_begun_with_its_first_byte(sent: tuple[bytes, Answer], cut: int) -> None:
-    reader = AnswerReader()
+    reader = ResponseReader()
     assert not reader.begun
     read(reader, sent[0][: min(cut, len(sent[0]) - 1)])
     assert reader.begun
@@ -95,57 +95,57 @@ def test_reading_a_header_takes_one_pass_whatever_it_holds(value: bytes) -> None
     head = b"HTTP/1.1 410 Gone\r\nX-Padding:  " + value + b" \t\r\nContent-Length: 0\r\n\r\n"
     for _ in range(30):
         if value.endswith(b"a"):
-            answer = read(AnswerReader(), head)
+            answer = read(ResponseReader(), head)
             assert answer is not None
             assert answer.headers[b"x-padding"] == value.strip()
         else:
-            with pytest.raises(MalformedAnswer):
-                read(AnswerReader(), head)
+            with pytest.raises(MalformedResponse):
+                read(ResponseReader(), head)
 
 
 @pytest.mark.parametrize(("headers", "well_formed"), [(MAX_HEADERS - 1, True), (MAX_HEADERS, False), (16_000, False)])
 def test_headers_of_one_name_are_joined_but_not_without_end(headers: int, well_formed: bool) -> None:
     head = b"HTTP/1.1 410 Gone\r\n" + b"a:\r\n" * headers + b"Content-Length: 0\r\n\r\n"
     if well_formed:
-        answer = read(AnswerReader(), head)
+        answer = read(ResponseReader(), head)
         assert answer is not None
         assert answer.headers[b"a"] == b", ".join([b""] * headers)
     else:
-        with pytest.raises(MalformedAnswer, match="headers"):
-            read(AnswerReader(), head)
+        with pytest.raises(MalformedResponse, match="headers"):
+            read(ResponseReader(), head)
 
 
-@pytest.mark.parametrize("cut", range(1, len(ORDINARY)))
+@pytest.mark.parametrize("cut", range(1, len(PLAIN_200)))
 def test_an_ordinary_answer_in_two_pieces(cut: int) -> None:
-    reader = AnswerReader()
-    assert read(reader, ORDINARY[:cut]) is None
-    answer = read(reader, ORDINARY[cut:])
+    reader = ResponseReader()
+    assert read(reader, PLAIN_200[:cut]) is None
+    answer = read(reader, PLAIN_200[cut:])
     assert answer is not None
     assert (answer.status, answer.body, answer.reusable) == (200, b"", True)
 
 
 @pytest.mark.parametrize("part", [b"HTTP/1.1 200", b"\r\nContent-Length: 0\r\n", b"\r\n\r\n"])
 def test_an_answer_that_differs_where_it_matters_is_not_ordinary(part: bytes) -> None:
-    reader = AnswerReader()
-    assert reader.is_ordinary(bytearray(ORDINARY), len(ORDINARY))
-    start = ORDINARY.index(part)
+    reader = ResponseReader()
+    assert reader.is_plain_200(bytearray(PLAIN_200), len(PLAIN_200))
+    start = PLAIN_200.index(part)
     for at in range(start, start + len(part)):
-        changed = bytearray(ORDINARY)
+        changed = bytearray(PLAIN_200)
         changed[at] ^= 1
-        assert not reader.is_ordinary(changed, len(changed))
-    assert reader.is_ordinary(bytearray(ORDINARY), len(ORDINARY))
+        assert not reader.is_plain_200(changed, len(changed))
+    assert reader.is_plain_200(bytearray(PLAIN_200), len(PLAIN_200))
 
 
 def test_a_body_may_follow_a_head_that_is_as_long_as_an_ordinary_answer() -> None:
-    reader = AnswerReader()
-    assert read(reader, ORDINARY) is ORDINARY_ANSWER
-    assert read(reader, ORDINARY.replace(b"Length: 0", b"Length: 2")) is None
+    reader = ResponseReader()
+    assert read(reader, PLAIN_200) is ORDINARY_ANSWER
+    assert read(reader, PLAIN_200.replace(b"Length: 0", b"Length: 2")) is None
     answer = read(reader, b"{}")
     assert answer is not None
     assert answer.body == b"{}"
-    moved = ORDINARY.replace(b"Content-Length: 0\r\n", b"").replace(b"Date", b"Content-Length: 0\r\nDate")
+    moved = PLAIN_200.replace(b"Content-Length: 0\r\n", b"").replace(b"Date", b"Content-Length: 0\r\nDate")
     assert read(reader, moved) is ORDINARY_ANSWER
-    assert read(reader, ORDINARY) is ORDINARY_ANSWER
+    assert read(reader, PLAIN_200) is ORDINARY_ANSWER
 
 
 @given(st.lists(st.binary(min_size=1, max_size=200), max_size=6))
@@ -153,18 +153,18 @@ def test_garbage_never_raises_anything_else(pieces: list[bytes]) -> None:
     feed_all(pieces)
 
 
-@given(st.integers(0, len(ORDINARY) - 1), st.binary(max_size=6), st.lists(st.integers(0, 1000), max_size=3))
+@given(st.integers(0, len(PLAIN_200) - 1), st.binary(max_size=6), st.lists(st.integers(0, 1000), max_size=3))
 def test_mutated_answers_never_raise_anything_else(at: int, inserted: bytes, cuts: list[int]) -> None:
-    feed_all(list(pieces_of(ORDINARY[:at] + inserted + ORDINARY[at + len(inserted) :], cuts)))
+    feed_all(list(pieces_of(PLAIN_200[:at] + inserted + PLAIN_200[at + len(inserted) :], cuts)))
 
 
 def feed_all(pieces: list[bytes]) -> None:
-    reader = AnswerReader()
+    reader = ResponseReader()
     try:
         for piece in [*pieces, b""]:
             answer = read(reader, piece)
             assert answer is None or 100 <= answer.status <= 999
-    except MalformedAnswer:
+    except MalformedResponse:
         pass
 
 
@@ -188,12 +188,12 @@ def feed_all(pieces: list[bytes]) -> None:
     ],
 )  # fmt: skip
 def test_what_is_malformed(data: bytes) -> None:
-    with pytest.raises(MalformedAnswer):
-        read(AnswerReader(), data)
+    with pytest.raises(MalformedResponse):
+        read(ResponseReader(), data)
 
 
 def test_an_answer_without_length_ends_with_the_connection() -> None:
-    reader = AnswerReader()
+    reader = ResponseReader()
     assert read(reader, b"HTTP/1.1 410 Gone\r\n\r\nbo") is None
     assert read(reader, b"dy") is None
     assert read(reader, b"") == Answer(410, {}, b"body", reusable=False)
@@ -205,12 +205,12 @@ def test_http_1_0_is_not_kept_alive_unless_it_says_so() -> None:
 
 
 def reusable(data: bytes) -> bool:
-    answer = read(AnswerReader(), data)
+    answer = read(ResponseReader(), data)
     assert answer is not None
     return answer.reusable
 
 
 def test_no_content_has_no_body() -> None:
-    answer = read(AnswerReader(), b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n")
+    answer = read(ResponseReader(), b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n")
     assert answer is not None
     assert answer.body == b""

@@ -8,8 +8,7 @@ from collections import Counter
 import pytest
 
 from tests.claim_model import Events, Variant, explore
-from worker.claims import Resumption, Standing, judge
-from worker.ports import Claimant, NotClaimed
+from worker.decisions.claims import Claimant, NotClaimed, Resumption, Standing, judge
 
 
 def wrong(found: Counter[str]) -> set[str]:

@@ -10,7 +10,7 @@ import pytest
 
 from gatecast import Broadcast, decode
 from tests.simulation import SimulatedWorker, World, members_of, run, until_empty
-from worker.claims import ABANDONED_SECONDS
+from worker.decisions.claims import ABANDONED_SECONDS
 
 
 def repeats(world: World) -> int:
@@ -25,7 +25,7 @@ def publish_rooms(world: World, rooms: int) -> None:
 
 @pytest.mark.parametrize("stop", ["terminate", "kill"])
 def test_what_could_not_be_deleted_is_not_posted_again(stop: str) -> None:
-    world = World({}, dice=random.Random(1))
+    world = World({}, rng=random.Random(1))
 
     async def simulation() -> None:
         publish_rooms(world, 20)
@@ -46,7 +46,7 @@ def test_what_could_not_be_deleted_is_not_posted_again(stop: str) -> None:
 
 
 def test_a_queue_that_is_down_for_longer_than_a_lease_repeats_nothing() -> None:
-    world = World({}, dice=random.Random(2))
+    world = World({}, rng=random.Random(2))
 
     async def simulation() -> None:
         publish_rooms(world, 4)
@@ -65,7 +65,7 @@ def test_a_queue_that_is_down_for_longer_than_a_lease_repeats_nothing() -> None:
 
 def test_a_deletion_that_only_seems_to_succeed() -> None:
     """A standard queue takes a superseded receipt and deletes nothing: the message comes back."""
-    world = World(members_of(5), dice=random.Random(3))
+    world = World(members_of(5), rng=random.Random(3))
 
     async def simulation() -> None:
         world.publish(Broadcast(id="one", room="room", data="x"))
@@ -86,7 +86,7 @@ def test_a_deletion_that_only_seems_to_succeed() -> None:
 @pytest.mark.parametrize("after", [1.0, ABANDONED_SECONDS + 60.0, 3_600.0])
 def test_a_message_that_comes_back_under_another_id_goes_on_from_its_checkpoint(after: float) -> None:
     """SQS gives a message that it moves to the dead-letter queue and back a new id, and counts its receives anew."""
-    world = World(members_of(3_000), dice=random.Random(4))
+    world = World(members_of(3_000), rng=random.Random(4))
 
     async def simulation() -> None:
         world.publish(Broadcast(id="one", room="room", data="x"))
@@ -108,7 +108,7 @@ def test_a_message_that_comes_back_under_another_id_goes_on_from_its_checkpoint(
 
 
 def test_an_id_that_is_published_twice_is_delivered_once_however_long_the_first_takes() -> None:
-    world = World(members_of(20_000), dice=random.Random(5))
+    world = World(members_of(20_000), rng=random.Random(5))
 
     async def simulation() -> None:
         world.publish(Broadcast(id="one", room="room", data="x"))
@@ -126,7 +126,7 @@ def test_an_id_that_is_published_twice_is_delivered_once_however_long_the_first_
 
 def test_what_only_waits_for_long_is_not_taken_for_abandoned() -> None:
     """An account that refuses everything for an hour: a second message with the same id waits as long."""
-    world = World(members_of(20), dice=random.Random(6))
+    world = World(members_of(20), rng=random.Random(6))
     world.answer = lambda _each, _nth: 429 if world.now() < 3_600 else 200
     world.made_up = lambda: 429 if world.now() < 3_600 else 410
 
@@ -144,7 +144,7 @@ def test_what_only_waits_for_long_is_not_taken_for_abandoned() -> None:
 
 
 def test_a_damaged_progress_item_becomes_a_dead_letter_that_can_be_sent_again() -> None:
-    world = World(members_of(5), dice=random.Random(7))
+    world = World(members_of(5), rng=random.Random(7))
     world.progress["room", "one", ""] = {"damaged": 100}
 
     async def simulation() -> None:
@@ -153,7 +153,7 @@ def test_a_damaged_progress_item_becomes_a_dead_letter_that_can_be_sent_again() 
         await until_empty(world)
         assert not world.delivered
         assert worker.metrics.damaged_items["progress"] == 1
-        assert not worker.health.troubles
+        assert not worker.health.problems
         [letter] = world.dead_letters
         world.publish(decode(letter.body))
         await until_empty(world)
@@ -164,7 +164,7 @@ def test_a_damaged_progress_item_becomes_a_dead_letter_that_can_be_sent_again() 
 
 
 def test_a_progress_item_that_cannot_be_read_once_is_not_damaged() -> None:
-    world = World(members_of(5), dice=random.Random(7))
+    world = World(members_of(5), rng=random.Random(7))
     world.progress["room", "one", ""] = {"damaged": 2}
 
     async def simulation() -> None:
@@ -181,7 +181,7 @@ def test_a_progress_item_that_cannot_be_read_once_is_not_damaged() -> None:
 
 def test_two_messages_with_one_id_that_wait_for_the_same_page_deliver_once() -> None:
     """Nothing renews a claim while its first page cannot be read, so the other message takes it over meanwhile."""
-    world = World(members_of(5), dice=random.Random(8))
+    world = World(members_of(5), rng=random.Random(8))
 
     async def simulation() -> None:
         world.publish(Broadcast(id="one", room="room", data="x"))
@@ -201,7 +201,7 @@ def test_two_messages_with_one_id_that_wait_for_the_same_page_deliver_once() -> 
 
 def test_waiting_for_another_message_is_no_try_in_vain() -> None:
     """However often it was received meanwhile: when the claim is abandoned, the broadcast is delivered."""
-    world = World(members_of(3_000), dice=random.Random(9))
+    world = World(members_of(3_000), rng=random.Random(9))
 
     async def simulation() -> None:
         world.publish(Broadcast(id="one", room="room", data="x"))

@@ -8,7 +8,7 @@ import pytest
 from gatecast import Broadcast
 from gatecast.broadcast import MAX_BODY_BYTES, encode
 from tests.simulation import CONNECTIONS, EPOCH, SimulatedWorker, World, members_of, run, until_empty
-from worker.checkpoint import WINDOW
+from worker.decisions.checkpoint import WINDOW
 
 STOPS = pytest.mark.parametrize("stop", ["terminate", "kill"])
 
@@ -137,7 +137,7 @@ def test_answers_may_take_nearly_all_of_a_drain() -> None:
 
 def test_a_rejected_member_does_not_keep_a_slow_one_from_making_room() -> None:
     answers = {"c000000=": 429, "c000001=": 413}
-    world = World(members_of(50), answer=lambda each, _: answers.get(each, 200), dice=random.Random(1))
+    world = World(members_of(50), answer=lambda each, _: answers.get(each, 200), rng=random.Random(1))
 
     async def simulation() -> None:
         world.publish(Broadcast(id="one", room="room", data="x"))
@@ -169,8 +169,8 @@ def test_a_room_whose_first_members_all_fail() -> None:
 
 def test_when_403_for_all_ends_late_answers_reject_nobody() -> None:
     """Some that were refused before answer after the first that succeeded."""
-    dice = random.Random(1)
-    world = World(members_of(600), latency=lambda: dice.uniform(0.02, 2.0), dice=dice)
+    rng = random.Random(1)
+    world = World(members_of(600), latency=lambda: rng.uniform(0.02, 2.0), rng=rng)
     world.answer = lambda _each, _nth: 403 if 50 < world.now() < 110 else 200
     world.made_up = lambda: 403 if 50 < world.now() < 110 else 410
 
@@ -196,7 +196,7 @@ def test_one_client_that_fails_makes_no_worker_unready() -> None:
         world.publish(Broadcast(id="one", room="room", data="x"))
         while world.messages:
             await asyncio.sleep(0.2)
-            assert not worker.health.troubles
+            assert not worker.health.problems
         await worker.terminate()
 
     run(simulation())

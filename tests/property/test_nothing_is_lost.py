@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gatecast import Broadcast, decode
 from tests.simulation import CONNECTIONS, SimulatedWorker, World, members_of, run, until_empty
-from worker.checkpoint import WINDOW
+from worker.decisions.checkpoint import WINDOW
 
 HARMLESS = ("terminate", "second worker", "published again", "moved back")
 EVENTS = st.sampled_from(["kill", "queue", "table", "lease", "clock forward", "clock back", *HARMLESS])
@@ -59,9 +59,9 @@ async def befall(world: World, plan: list[tuple[float, str]]) -> list[SimulatedW
 def test_whatever_happens_every_member_is_reached_or_a_dead_letter(
     count: int, slow: float, gone: float, flaky: float, plan: list[tuple[float, str]], seed: int
 ) -> None:
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     members = members_of(count)
-    kinds = {member: dice.random() for member in members}
+    kinds = {member: rng.random() for member in members}
     slow_ones = {member for member, kind in kinds.items() if kind < slow and member != "c000000="}
     gone_ones = {member for member, kind in kinds.items() if kind > 1 - gone}
 
@@ -70,9 +70,9 @@ def test_whatever_happens_every_member_is_reached_or_a_dead_letter(
             return 429
         if connection_id in gone_ones:
             return 410
-        return dice.choice([503, None]) if dice.random() < flaky else 200
+        return rng.choice([503, None]) if rng.random() < flaky else 200
 
-    world = World(dict(members), answer=answer, dice=random.Random(seed))
+    world = World(dict(members), answer=answer, rng=random.Random(seed))
     reach = set(members) - slow_ones - gone_ones
     disturbed = [event for _, event in plan if event not in HARMLESS]
 
@@ -97,7 +97,7 @@ def test_whatever_happens_every_member_is_reached_or_a_dead_letter(
 def test_one_410_does_not_hide_that_nothing_succeeds() -> None:
     """Single bad connections in every slot, and a gone one among them: nothing looks as if all failed alike."""
     answers = {"bad": 400, "gon": 410}
-    world = World(members_of(5), answer=lambda each, _: answers.get(each[:3], 200), dice=random.Random(5))
+    world = World(members_of(5), answer=lambda each, _: answers.get(each[:3], 200), rng=random.Random(5))
     named = [f"bad{number}" for number in range(63)] + ["gone", "bad64"]
 
     async def simulation() -> None:
@@ -116,7 +116,7 @@ def test_one_410_does_not_hide_that_nothing_succeeds() -> None:
 def test_an_outage_dead_letters_nothing_on_a_fifo_queue() -> None:
     """Messages that wait for their turn are released and received again and again, without ever being tried."""
     down = True
-    world = World(members_of(30), answer=lambda _id, _nth: 503 if down else 200, dice=random.Random(6), fifo=True)
+    world = World(members_of(30), answer=lambda _id, _nth: 503 if down else 200, rng=random.Random(6), fifo=True)
 
     async def simulation() -> None:
         nonlocal down
@@ -139,7 +139,7 @@ def test_an_outage_dead_letters_nothing_on_a_fifo_queue() -> None:
 
 
 def test_after_an_outage_nothing_is_in_trouble_any_more() -> None:
-    world = World(members_of(3), dice=random.Random(7))
+    world = World(members_of(3), rng=random.Random(7))
 
     async def simulation() -> None:
         worker = SimulatedWorker(world, visibility_seconds=5)
@@ -148,11 +148,11 @@ def test_after_an_outage_nothing_is_in_trouble_any_more() -> None:
             if number == 5:
                 world.broken.update({"queue", "table", "lease"})
             await asyncio.sleep(3)
-        assert worker.health.troubles
+        assert worker.health.problems
         world.broken.clear()
         await until_empty(world)
         await asyncio.sleep(30)
-        assert not worker.health.troubles
+        assert not worker.health.problems
         await worker.terminate()
 
     run(simulation())
@@ -160,7 +160,7 @@ def test_after_an_outage_nothing_is_in_trouble_any_more() -> None:
 
 @pytest.mark.parametrize("moment", [0.01, 0.05, 0.1, 0.2, 0.35, 0.5, 0.8])
 def test_each_kill_repeats_no_more_than_the_window_and_what_is_in_flight(moment: float) -> None:
-    world = World(members_of(5_000), dice=random.Random(1))
+    world = World(members_of(5_000), rng=random.Random(1))
 
     async def simulation() -> None:
         world.publish(Broadcast(id="one", room="room", data="x"))
@@ -181,7 +181,7 @@ def test_each_kill_repeats_no_more_than_the_window_and_what_is_in_flight(moment:
 
 def test_broadcasts_that_can_never_succeed_keep_no_other_from_being_received() -> None:
     """They fill every slot and fail for all, which looks as if the endpoint did; what they miss is a dead letter."""
-    world = World(members_of(50), answer=lambda each, _: 400 if each.startswith("bad") else 200, dice=random.Random(4))
+    world = World(members_of(50), answer=lambda each, _: 400 if each.startswith("bad") else 200, rng=random.Random(4))
     bad = [tuple(f"bad{broadcast}-{number}" for number in range(15)) for broadcast in range(4)]
     world.made_up = lambda: 400  # it does not tell either
 
@@ -206,13 +206,13 @@ def test_broadcasts_that_can_never_succeed_keep_no_other_from_being_received() -
 
 
 def test_a_stop_repeats_nothing_whenever_it_comes() -> None:
-    world = World(members_of(5_000), dice=random.Random(2))
+    world = World(members_of(5_000), rng=random.Random(2))
 
     async def simulation() -> None:
         world.publish(Broadcast(id="one", room="room", data="x"))
         while len(world.delivered) < len(members_of(5_000)):
             worker = SimulatedWorker(world)
-            await asyncio.sleep(0.2 * world.dice.random())
+            await asyncio.sleep(0.2 * world.rng.random())
             await worker.terminate()
         worker = SimulatedWorker(world)
         await until_empty(world)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatecast import Broadcast, queue_message
-from worker.parts import (
+from worker.decisions.parts import (
     MAX_BATCH,
     MAX_BATCH_BYTES,
     REJECTED_PREFIX,
@@ -47,9 +47,9 @@ def test_shards_have_names_of_their_own_that_are_always_the_same(part: str, shar
 
 
 @given(st.lists(IDS, min_size=1, max_size=50, unique=True), st.randoms())
-def test_some_members_are_the_same_part_in_whatever_order(ids: list[str], dice: Any) -> None:
+def test_some_members_are_the_same_part_in_whatever_order(ids: list[str], rng: Any) -> None:
     broadcast = Broadcast(id="one", room="hall", data="x", shard=3, except_=("c",))
-    shuffled = dice.sample(ids, len(ids))
+    shuffled = rng.sample(ids, len(ids))
     part = to_connections(broadcast, ids, REMAINDER_PREFIX)
     assert part.part == to_connections(broadcast, shuffled, REMAINDER_PREFIX).part
     assert part.part != to_connections(broadcast, [*ids, ids[0] + "x"], REMAINDER_PREFIX).part

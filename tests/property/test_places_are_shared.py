@@ -5,8 +5,7 @@ import random
 
 from tests.simulated_streams import HONEST, Streams, percentile, world_with
 from tests.simulation import LONG_AGO_MS, SimulatedWorker, World, run, until_empty
-from worker.fanout import Member
-from worker.ports import Page
+from worker.ports import Member, Page
 
 LARGE = tuple(f"large{number:04d}" for number in range(1_000))
 
@@ -61,7 +60,7 @@ class Sharded(World):
 
 
 def test_seventy_shards_of_one_room_delay_no_other() -> None:
-    world = Sharded({}, dice=random.Random(1), shards=70)
+    world = Sharded({}, rng=random.Random(1), shards=70)
     world.others = {"honest": HONEST[:5]}
     world.named = {f"s{shard}-{each}" for shard in range(70) for each in range(500)}
     streams = Streams(world)
@@ -72,7 +71,7 @@ def test_seventy_shards_of_one_room_delay_no_other() -> None:
         streams.publish("large", 0)
         await asyncio.sleep(3)
         world.shards = 1
-        worker.core._broadcaster._settings._known.clear()
+        worker.core._broadcaster._room_settings._cache.clear()
         await streams.publish_for("honest", per_second=2, seconds=25)
         await until_empty(world)
         await worker.terminate()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.property.strategies import connection_ids
-from worker.http.signing import Address, Credentials, Signer, wire_id
+from worker.transport.signing import Address, Credentials, Signer, wire_id
 
 SECRETS = st.text("abcXYZ0189+/=", min_size=1, max_size=100)
 ENDPOINTS = st.sampled_from([

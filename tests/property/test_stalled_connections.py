@@ -12,7 +12,7 @@ import pytest
 from gatecast import Broadcast, decode
 from tests.simulated_streams import CHAT, HONEST, Streams, is_stuck, percentile, stuck_ids, world_with
 from tests.simulation import SimulatedWorker, World, members_of, run, until_empty
-from worker.delivery.stalled import CLOSINGS_AT_ONCE
+from worker.decisions.stall import CLOSINGS_AT_ONCE
 
 
 @pytest.mark.parametrize(("stuck", "per_second"), [(1, 3), (1, 20), (100, 10), (400, 2)])
@@ -130,7 +130,7 @@ def test_kept_slow_clients_miss_at_once_and_read_again_later() -> None:
 @pytest.mark.parametrize("share", [0.5, 0.9, 1.0])
 def test_an_account_that_refuses_closes_nobody_and_misses_nobody(share: float) -> None:
     members = members_of(500)
-    world = World(members, dice=random.Random(1))
+    world = World(members, rng=random.Random(1))
     jitter = random.Random(2)
 
     def refused() -> bool:
@@ -199,7 +199,7 @@ def test_a_stop_or_a_kill_forgets_nobody_who_waits_in_line(stop: str, moment: fl
 
 
 def test_what_waits_beyond_the_bound_leaves_as_remainders_and_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.capacity.MAX_PARKED", 10)
+    monkeypatch.setattr("worker.pipeline.capacity.MAX_PARKED", 10)
     bad = stuck_ids(3)
     world = world_with({"chat": CHAT + bad, "honest": HONEST}, lambda each, _: 429 if is_stuck(each) else 200)
     streams = Streams(world)
@@ -225,7 +225,7 @@ def test_what_waits_beyond_the_bound_leaves_as_remainders_and_is_not_lost(monkey
 
 def test_a_remainder_carries_how_often_its_connections_were_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers that keep nothing in memory come to an end of it together."""
-    monkeypatch.setattr("worker.capacity.MAX_PARKED", 0)
+    monkeypatch.setattr("worker.pipeline.capacity.MAX_PARKED", 0)
     world = world_with({"chat": (*CHAT, "stuck")}, lambda each, _: 429 if is_stuck(each) else 200)
     streams = Streams(world)
     tried: list[int] = []
@@ -272,7 +272,7 @@ def test_on_a_fifo_queue_stuck_clients_of_many_rooms_hold_up_no_other_room() -> 
 def test_a_large_room_with_slow_members_never_stands_still() -> None:
     members = members_of(20_000)
     slow = set(random.Random(5).sample(sorted(members), 600))
-    world = World(dict(members), answer=lambda each, _: 429 if each in slow else 200, dice=random.Random(1))
+    world = World(dict(members), answer=lambda each, _: 429 if each in slow else 200, rng=random.Random(1))
 
     async def simulation() -> None:
         worker = SimulatedWorker(world, max_posts_per_second=400, slow_clients="keep")
@@ -299,7 +299,7 @@ def test_one_wrong_id_in_a_quiet_system_is_rejected_soon_and_worries_nobody() ->
         world.publish(Broadcast(id="bad", connections=("bogus!!",), data="x"))
         for _ in range(50):
             await asyncio.sleep(0.2)
-            assert not worker.health.troubles
+            assert not worker.health.problems
         assert not world.messages
         await worker.terminate()
 
@@ -317,12 +317,12 @@ def test_where_the_made_up_connection_fails_as_well_it_is_the_endpoint() -> None
         await asyncio.sleep(1)
         world.publish(Broadcast(id="one", room="room", data="x"))
         await asyncio.sleep(30)
-        assert "connections" in worker.health.troubles
+        assert "connections" in worker.health.problems
         assert not world.dead_letters
         world.answer = lambda _each, _nth: 200
         world.made_up = lambda: 410
         await until_empty(world)
-        assert not worker.health.troubles
+        assert not worker.health.problems
         await worker.terminate()
 
     run(simulation())
@@ -387,7 +387,7 @@ def test_one_429_on_a_quick_connection_makes_no_line_that_only_grows() -> None:
 
 
 def test_what_waits_behind_a_410_of_a_young_connection_does_not_make_it_old() -> None:
-    world = World(members_of(5), dice=random.Random(1))
+    world = World(members_of(5), rng=random.Random(1))
     world.answer = lambda each, nth: 200 if each != "young" else 429 if nth == 1 else 410
 
     async def simulation() -> None:
@@ -411,7 +411,7 @@ def test_what_waits_behind_a_410_of_a_young_connection_does_not_make_it_old() ->
 def test_a_stuck_member_with_an_id_that_no_broadcast_can_name_stays_where_it_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("worker.capacity.MAX_PARKED", 0)
+    monkeypatch.setattr("worker.pipeline.capacity.MAX_PARKED", 0)
     endless = "stuck" + "x" * 200
     world = world_with({"chat": (*CHAT, "stuck", endless)}, lambda each, _: 429 if is_stuck(each) else 200)
     streams = Streams(world)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from gatecast import Broadcast, decode
 from tests.simulation import SimulatedWorker, World, run, until_empty
-from worker import admission, capacity, fanout
+from worker.delivery import fanout
+from worker.pipeline import admission, capacity
 
 EVENTS = st.sampled_from(["kill", "terminate", "second worker", "queue", "table", "lease", "send", "dead letters"])
 PLANS = st.lists(st.tuples(st.floats(0, 8), EVENTS), max_size=8)
@@ -21,9 +22,9 @@ BEHAVIOURS = ("well", "well", "well", "stuck", "recovers", "slow reader", "gone"
 class Members:
     """What each member's connection returns, by how it behaves."""
 
-    def __init__(self, world: World, dice: random.Random) -> None:
+    def __init__(self, world: World, rng: random.Random) -> None:
         self._world = world
-        self._dice = dice
+        self._rng = rng
         self.behaviour: dict[str, str] = {}
         self._taken_at: dict[str, float] = {}
 
@@ -41,7 +42,7 @@ class Members:
             case "gone":
                 return 410
             case "flaky":
-                return self._dice.choice([200, 200, 503, None])
+                return self._rng.choice([200, 200, 503, None])
             case "too large":
                 return 413
         return 200
@@ -87,12 +88,12 @@ def test_every_member_of_every_room_gets_every_message_or_a_dead_letter_says_so(
     plan: list[tuple[float, str]],
     seed: int,
 ) -> None:
-    dice = random.Random(seed)
-    world = World({}, dice=random.Random(seed), fifo=fifo)
-    members = Members(world, dice)
+    rng = random.Random(seed)
+    world = World({}, rng=random.Random(seed), fifo=fifo)
+    members = Members(world, rng)
     for number, size in enumerate(sizes):
         world.others[f"room{number}"] = tuple(f"m{number}-{each}" for each in range(size))
-    members.behaviour = {each: dice.choice(BEHAVIOURS) for room in world.others.values() for each in room}
+    members.behaviour = {each: rng.choice(BEHAVIOURS) for room in world.others.values() for each in room}
     world.answer = members.answer
     # One who reads: without any, a 410 is no proof, and a 403 nobody's own.
     members.behaviour["m0-0"] = "well"

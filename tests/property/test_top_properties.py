@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.top.samples import NotAWorker, Samples, Series, compare, parse, quantile, together
+from gatecast.cli.top.samples import NotAWorker, Samples, Series, compare, parse, quantile, together
 
 BOUNDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 COUNTER = Series("gatecast_deliveries_total", frozenset({("outcome", "delivered")}))

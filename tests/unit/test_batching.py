@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import pytest
 
 from tests.simulation import run
-from worker.batching import Batcher
+from worker.batcher import Batcher
 
 CALL_SECONDS = 0.005
 WAIT_SECONDS = 0.02

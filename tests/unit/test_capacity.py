@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatecast import Broadcast
-from worker.admission import Admission, Work
-from worker.capacity import Capacity, Place, kind_of
+from worker.pipeline.admission import Admission, Work
+from worker.pipeline.capacity import Capacity, Place, kind_of
 
 
 def fill(capacity: Capacity, kind: str) -> list[Place]:
@@ -55,8 +55,8 @@ def test_what_parks_gives_its_place_back_once_and_counts_until_it_is_released() 
 
 
 def test_how_many_park_is_bounded_by_number_and_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.capacity.MAX_PARKED", 3)
-    monkeypatch.setattr("worker.capacity.MAX_PARKED_BYTES", 1_000)
+    monkeypatch.setattr("worker.pipeline.capacity.MAX_PARKED", 3)
+    monkeypatch.setattr("worker.pipeline.capacity.MAX_PARKED_BYTES", 1_000)
     capacity = Capacity(100)
     places = [capacity.hold("a") for _ in range(5)]
     assert [place.park(10) for place in places] == [True, True, True, False, False]
@@ -117,11 +117,11 @@ def test_a_kind_that_waits_is_not_overtaken_by_its_own() -> None:
 
 
 def test_so_many_wait_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.admission.MAX_WAITING", 2)
+    monkeypatch.setattr("worker.pipeline.admission.MAX_WAITING", 2)
     started = Started(1)
     assert started.offer("a1", "a2", "a3", "a4") == [True, True, True, False]
-    monkeypatch.setattr("worker.admission.MAX_WAITING", 5)
-    monkeypatch.setattr("worker.admission.MAX_WAITING_BYTES", 35)
+    monkeypatch.setattr("worker.pipeline.admission.MAX_WAITING", 5)
+    monkeypatch.setattr("worker.pipeline.admission.MAX_WAITING_BYTES", 35)
     assert started.offer("a5", "a6") == [True, False]
 
 

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import cast
 
-from worker.checkpoint import Checkpoint
-from worker.completions import MAX_UNWRITTEN, Completions
-from worker.health import Health
+from worker.decisions.checkpoint import Checkpoint
+from worker.observe.health import Health
+from worker.pipeline.completions import MAX_UNWRITTEN, Completions
 from worker.ports import Claim, ProgressStore
 
 

@@ -24,8 +24,8 @@ from tests.observability import (
     run_tool,
     selectors,
 )
-from worker.health import Health
-from worker.metrics import _GAUGES, Metrics
+from worker.observe.health import Health
+from worker.observe.metrics import _GAUGES, Metrics
 
 PANELS = [pytest.param(panel, id=f"{path.stem}: {panel['title']}") for path in DASHBOARDS for panel in panels(path)]
 EXPRESSIONS = sorted({query.of_everything() for query in queries()} | {rule.expr for rule in rules()})

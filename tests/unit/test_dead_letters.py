@@ -7,27 +7,27 @@ import pytest
 from structlog.testing import capture_logs
 
 from gatecast import Broadcast, decode
-from worker.damaged_items import DamagedItems
-from worker.dead_letters import DeadLetters, Refused
-from worker.delivery.outcome import Outcome
-from worker.health import Health
-from worker.ports import Message, MessageQueue
+from worker.decisions.outcome import Outcome
+from worker.observe.damaged_items import DamagedItems
+from worker.observe.health import Health
+from worker.pipeline.dead_letters import DeadLetters
+from worker.ports import DependencyError, Message, MessageQueue, MessageRejected, PortError
 
 BROADCAST = Broadcast(id="one", room="room", data="secret")
 MISSED = {Outcome.REJECTED: ["a=", "b="], Outcome.UNDELIVERED: ["c="]}
 
 
 class FakeQueue:
-    """Fails with each of `codes` in turn, then takes everything."""
+    """Returns each of `errors` in turn, then takes everything."""
 
-    def __init__(self, *codes: str, url: str = "http://queue/dead-letters") -> None:
+    def __init__(self, *errors: PortError, url: str = "http://queue/dead-letters") -> None:
         self.url = url
         self.sent: list[dict[str, Any]] = []
-        self._codes: list[str | None] = [*codes]
+        self._errors = [*errors]
 
-    async def send(self, messages: Sequence[dict[str, Any]]) -> list[str | None]:
+    async def send(self, messages: Sequence[dict[str, Any]]) -> list[PortError | None]:
         self.sent += messages
-        return [self._codes.pop(0) if self._codes else None]
+        return [self._errors.pop(0) if self._errors else None]
 
     @property
     def letters(self) -> list[Broadcast]:
@@ -71,9 +71,9 @@ async def test_without_one_there_is_one_event_with_all_ids() -> None:
     assert counts == {"rejected": 1, "undelivered": 1}
 
 
-async def test_what_the_queue_refuses_is_neither_safe_nor_tried_for_ever() -> None:
-    with pytest.raises(Refused, match="InvalidParameterValue"):
-        await kept(FakeQueue("InvalidParameterValue"))
+async def test_a_rejected_dead_letter_is_neither_safe_nor_retried() -> None:
+    with pytest.raises(MessageRejected, match="InvalidParameterValue"):
+        await kept(FakeQueue(MessageRejected("InvalidParameterValue")))
 
 
 LONG = "x" * 500
@@ -102,8 +102,10 @@ async def test_what_one_dead_letter_cannot_hold_goes_into_several() -> None:
 async def test_a_fifo_queue_swallows_only_the_retries_of_one_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:
     async def at_once(_seconds: float) -> None: ...
 
-    monkeypatch.setattr("worker.perseverance.asyncio.sleep", at_once)
-    queue = FakeQueue("InternalError", "InternalError", url="http://queue/dead-letters.fifo")
+    monkeypatch.setattr("worker.resilience.asyncio.sleep", at_once)
+    queue = FakeQueue(
+        DependencyError("InternalError"), DependencyError("InternalError"), url="http://queue/dead-letters.fifo"
+    )
     letters = dead_letters(queue)
     await letters.broadcast(BROADCAST, "receives")
     await letters.broadcast(BROADCAST, "receives")
@@ -119,11 +121,3 @@ async def test_poison_on_a_fifo_queue_is_in_nobodys_way() -> None:
         await letters.poison(Message(number, "receipt", "no broadcast", 1, 0, "group"), "poison: no JSON")
     assert [message["MessageGroupId"] for message in queue.sent] == ["one", "two"]
     assert [message["MessageDeduplicationId"] for message in queue.sent] == ["one", "two"]
-
-
-@pytest.mark.parametrize(
-    "code", ["AWS.SimpleQueueService.BatchRequestTooLong", "InvalidParameterValueException", "InvalidMessageContents"]
-)
-async def test_what_sqs_rejects_for_good_is_known_by_any_of_its_names(code: str) -> None:
-    with pytest.raises(Refused, match=code):
-        await kept(FakeQueue(code))

@@ -2,8 +2,8 @@
 
 import pytest
 
-from worker.delivery.endpoint import FAILURES_BEFORE_HOLDING, EndpointHealth
-from worker.delivery.outcome import Outcome, Retry, Tried, judge
+from worker.decisions.endpoint_health import FAILURES_BEFORE_HOLDING, EndpointHealth
+from worker.decisions.outcome import History, Outcome, Retry, judge
 
 NOW = 1_000.0
 
@@ -17,8 +17,8 @@ def failing(*rejected: bool, at: float = NOW) -> EndpointHealth:
 
 
 def decide(status: int, endpoint: EndpointHealth, *, attempts: int = 1) -> Outcome | Retry:
-    tried = Tried(tries=8, refusals=2, attempts=attempts, first_tried_at=NOW, age_seconds=None)
-    return judge(status, tried, endpoint=endpoint, now=NOW + 60, dice=0.5)
+    history = History(tries=8, refusals=2, attempts=attempts, first_tried_at=NOW, age_seconds=None)
+    return judge(status, history, endpoint=endpoint, now=NOW + 60, jitter=0.5)
 
 
 def test_in_a_quiet_system_one_wrong_id_is_rejected_once_there_is_proof() -> None:
@@ -68,18 +68,18 @@ def test_one_client_that_fails_is_no_trouble() -> None:
     endpoint = failing(True)
     for second in range(60):
         endpoint.failed("status 403", NOW + second, first_attempt=False, rejected=True)
-        assert endpoint.trouble(NOW + second) is None
+        assert endpoint.problem(NOW + second) is None
 
 
 def test_several_that_fail_are_trouble_after_a_while_unless_there_is_proof() -> None:
     endpoint = failing(False, False)
     endpoint.failed("status 503", NOW + 3.5, first_attempt=False)
-    assert endpoint.trouble(NOW + 3) is None
-    assert endpoint.trouble(NOW + 3.5) == "every post fails: status 503"
+    assert endpoint.problem(NOW + 3) is None
+    assert endpoint.problem(NOW + 3.5) == "every post fails: status 503"
     endpoint.proved(NOW + 3.5)
-    assert endpoint.trouble(NOW + 3.5) is None
-    assert endpoint.trouble(NOW + 7) == "every post fails: status 503"
-    assert endpoint.trouble(NOW + 20) is None, "nothing has failed any more"
+    assert endpoint.problem(NOW + 3.5) is None
+    assert endpoint.problem(NOW + 7) == "every post fails: status 503"
+    assert endpoint.problem(NOW + 20) is None, "nothing has failed any more"
 
 
 @pytest.mark.parametrize("server_errors", [0, 1])

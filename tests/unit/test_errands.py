@@ -8,12 +8,12 @@ from typing import cast
 
 import pytest
 
-from worker.delivery.endpoint import FAILURES_BEFORE_HOLDING, EndpointHealth
+from worker.decisions.backoff import ATTEMPTS_BEFORE_GIVING_UP
+from worker.decisions.endpoint_health import FAILURES_BEFORE_HOLDING, EndpointHealth
+from worker.decisions.rate import RateController
+from worker.decisions.stall import References, StalledConnection
 from worker.delivery.errands import REFERENCES_PER_SECOND, Errand, Errands
 from worker.delivery.slow_clients import SlowClients
-from worker.delivery.stalled import References, StalledConnection
-from worker.rate import RateController
-from worker.retry import ATTEMPTS_BEFORE_GIVING_UP
 
 
 class Rate:
@@ -162,7 +162,7 @@ def test_a_proof_that_fails_is_a_failure_of_another_connection(status: int) -> N
     assert len(at) == FAILURES_BEFORE_HOLDING
     assert scene.endpoint.holding
     said = f"status {status}" if status else "no response"
-    assert scene.endpoint.trouble(scene.now) == f"every post fails: {said}"
+    assert scene.endpoint.problem(scene.now) == f"every post fails: {said}"
 
 
 @pytest.mark.parametrize("status", [429, 200, 204])
@@ -171,7 +171,7 @@ def test_a_proof_that_is_throttled_or_accepted_says_nothing_of_the_endpoint(stat
     scene = Scene()
     scene.endpoint.failed("status 403", scene.now, first_attempt=True, rejected=True)
     assert scene.sent(30, lambda _: status)
-    assert scene.endpoint.trouble(scene.now) is None
+    assert scene.endpoint.problem(scene.now) is None
     assert scene.endpoint.wants_proof
 
 

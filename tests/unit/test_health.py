@@ -3,7 +3,7 @@
 import pytest
 from structlog.testing import capture_logs
 
-from worker.health import Health
+from worker.observe.health import Health
 
 
 class Clock:
@@ -20,10 +20,10 @@ def clock() -> Clock:
 
 def test_parts_that_must_report_are_trouble_until_they_do() -> None:
     health = Health("queue", "table")
-    assert set(health.troubles) == {"queue", "table"}
-    health.ok("queue")
-    health.ok("table")
-    assert not health.troubles
+    assert set(health.problems) == {"queue", "table"}
+    health.recovered("queue")
+    health.recovered("table")
+    assert not health.problems
 
 
 def test_a_failing_part_is_logged_once_then_once_a_minute_with_a_sum(clock: Clock) -> None:
@@ -32,14 +32,14 @@ def test_a_failing_part_is_logged_once_then_once_a_minute_with_a_sum(clock: Cloc
         for _ in range(150):
             health.failed("table", "ThrottlingException")
             clock.now += 1
-            health.check()
+            health.poll()
     assert [(entry["event"], entry["failures"]) for entry in logs] == [
         ("dependency.failing", 1),
         ("dependency.failing", 60),
         ("dependency.failing", 60),
     ]
     assert health.failures["table"] == 150
-    assert health.troubles == {"table": "ThrottlingException"}
+    assert health.problems == {"table": "ThrottlingException"}
 
 
 def test_a_trouble_of_which_nobody_speaks_any_more_is_over(clock: Clock) -> None:
@@ -47,9 +47,9 @@ def test_a_trouble_of_which_nobody_speaks_any_more_is_over(clock: Clock) -> None
     health = Health("queue", clock=clock)
     health.failed("lease", "TimeoutError")
     clock.now += 39
-    assert health.troubles == {"queue": "has not answered yet", "lease": "TimeoutError"}
+    assert health.problems == {"queue": "has not answered yet", "lease": "TimeoutError"}
     clock.now += 1
-    assert health.troubles == {"queue": "has not answered yet"}
+    assert health.problems == {"queue": "has not answered yet"}
 
 
 def test_failing_and_working_by_turns_is_one_failing_part(clock: Clock) -> None:
@@ -57,24 +57,24 @@ def test_failing_and_working_by_turns_is_one_failing_part(clock: Clock) -> None:
     with capture_logs() as logs:
         for _ in range(20):
             health.failed("table", "TimeoutError")
-            health.ok("table")
+            health.recovered("table")
             clock.now += 1
-            health.check()
+            health.poll()
         clock.now += 10
-        health.check()
-        health.check()
+        health.poll()
+        health.poll()
     assert [(entry["event"], entry["failures"]) for entry in logs] == [("dependency.failing", 1), ("dependency.ok", 19)]
 
 
 def test_a_watched_part_is_asked(clock: Clock) -> None:
     health = Health(clock=clock)
-    trouble: str | None = "every post fails: status 403"
-    health.watch("connections", lambda: trouble)
-    assert health.troubles == {"connections": "every post fails: status 403"}
+    problem: str | None = "every post fails: status 403"
+    health.register_check("connections", lambda: problem)
+    assert health.problems == {"connections": "every post fails: status 403"}
     with capture_logs() as logs:
-        health.check()
-        trouble = None
-        assert not health.troubles
+        health.poll()
+        problem = None
+        assert not health.problems
         clock.now += 6
-        health.check()
+        health.poll()
     assert [entry["event"] for entry in logs] == ["dependency.failing", "dependency.ok"]

@@ -7,13 +7,14 @@ from typing import cast
 import pytest
 
 from gatecast import Broadcast
-from worker.checkpoint import Checkpoint
-from worker.delivery.outcome import Outcome
+from worker.decisions.backoff import ATTEMPTS_BEFORE_GIVING_UP, SECONDS_BEFORE_GIVING_UP
+from worker.decisions.checkpoint import Checkpoint
+from worker.decisions.outcome import Outcome
+from worker.decisions.rate import RateController
+from worker.decisions.stall import CLOSINGS_AT_ONCE, KEEP_PROBE_SECONDS, Refused, StalledConnection
+from worker.delivery.fanout import Delivery, Fanout
 from worker.delivery.slow_clients import SlowClients
-from worker.delivery.stalled import CLOSINGS_AT_ONCE, KEEP_PROBE_SECONDS, Refused, StalledConnection
-from worker.fanout import Delivery, Fanout, Member
-from worker.rate import RateController
-from worker.retry import ATTEMPTS_BEFORE_GIVING_UP, SECONDS_BEFORE_GIVING_UP
+from worker.ports import Member
 
 
 class Rate:

@@ -11,10 +11,8 @@ from structlog.testing import capture_logs
 from gatecast.table import RoomSettings
 from worker.aws.json_service import JsonService
 from worker.aws.table import Table
-from worker.damaged_items import DamagedItems
-from worker.fanout import Member
-from worker.perseverance import DEPENDENCY_ERRORS
-from worker.ports import JoinedRoom, ServiceError
+from worker.observe.damaged_items import DamagedItems
+from worker.ports import DependencyError, JoinedRoom, Member
 
 NOW = 1_800_000_000.0
 WELL = {"sk": {"S": "well="}, "joined_at_ms": {"N": "7"}, "expires_at": {"N": "1800003600"}}
@@ -81,7 +79,7 @@ async def test_numbers_of_any_size_are_read() -> None:
 @pytest.mark.parametrize("response", [[], {}, {"Items": None}, {"Items": [7]}, {"Items": [], "LastEvaluatedKey": {}}])
 async def test_what_is_no_page_at_all_is_the_services_fault(response: Any) -> None:
     members, _ = table(response)
-    with pytest.raises(DEPENDENCY_ERRORS):
+    with pytest.raises(DependencyError):
         await members.begin_page("lobby", 0)
 
 
@@ -95,7 +93,7 @@ async def test_one_damaged_settings_item_fails_no_other_room() -> None:
         for _ in range(2):
             *settings, unread = await members.settings(["a", "b", "c", "d", "none", "e"])
     assert settings == [RoomSettings(1_000), RoomSettings(), RoomSettings(4), RoomSettings(2), RoomSettings()]
-    assert isinstance(unread, ServiceError)
+    assert isinstance(unread, DependencyError)
     assert damaged == {"settings": 6}
     assert [each["pk"] for each in logged] == ["settings#a", "settings#b", "settings#d"], "once each"
     assert all(request["RequestItems"]["t"]["ConsistentRead"] for _, request in service.calls)
@@ -126,7 +124,7 @@ async def test_a_connection_without_a_time_is_an_old_one() -> None:
 async def test_ages_that_were_not_read_are_asked_for_again() -> None:
     unprocessed = {"t": {"Keys": [{"pk": {"S": "connection#a"}}]}}
     members, _ = table({"Responses": {}, "UnprocessedKeys": unprocessed})
-    with pytest.raises(ServiceError, match="UnprocessedKeys"):
+    with pytest.raises(DependencyError, match="UnprocessedKeys"):
         await members.connected_at_ms(["a"])
 
 

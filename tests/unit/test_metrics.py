@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from worker.health import PARTS, Health
-from worker.metrics import _GAUGES, Histogram, Metrics
+from worker.observe.health import COMPONENTS, Health
+from worker.observe.metrics import _GAUGES, Histogram, Metrics
 
 CHECKOUT = Path(__file__).parents[2]
 FOLDER = CHECKOUT / "deploy" / "observability"
@@ -70,7 +70,7 @@ def test_labels_and_their_values_are_those_of_the_table(
     assert found.keys() == labels.keys()
     for label, values in found.items():
         if label == "part":
-            assert values == set(PARTS)
+            assert values == set(COMPONENTS)
         elif label not in OPEN_ENDED and labels[label]:
             assert values == labels[label]
 

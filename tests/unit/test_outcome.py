@@ -2,8 +2,8 @@
 
 import pytest
 
-from worker.delivery.endpoint import FAILURES_BEFORE_HOLDING, EndpointHealth
-from worker.delivery.outcome import Meaning, Outcome, Retry, Tried, judge, meaning
+from worker.decisions.endpoint_health import FAILURES_BEFORE_HOLDING, EndpointHealth
+from worker.decisions.outcome import History, Meaning, Outcome, Retry, judge, meaning
 
 NOW = 1_000.0
 
@@ -26,10 +26,10 @@ def decide(
 ) -> Outcome | Retry:
     return judge(
         status,
-        Tried(tries, attempts, refusals, first_tried_at, age),
+        History(tries, attempts, refusals, first_tried_at, age),
         endpoint=endpoint or endpoint_with_success(),
         now=NOW,
-        dice=0.5,
+        jitter=0.5,
     )
 
 

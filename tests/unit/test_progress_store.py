@@ -7,10 +7,11 @@ from typing import Any, cast
 import pytest
 
 from gatecast import Broadcast
+from worker.aws.errors import ServiceError
 from worker.aws.json_service import CONDITION_FAILED, JsonService
 from worker.aws.progress import Progress
-from worker.perseverance import DEPENDENCY_ERRORS
-from worker.ports import Claim, Claimant, DamagedProgress, ServiceError
+from worker.decisions.claims import Claimant
+from worker.ports import Claim, DamagedProgress, DependencyError
 
 BROADCAST = Broadcast(id="one", room="room", data="x")
 AGAIN = Claimant("m", 2, "m/2", 0)
@@ -41,7 +42,7 @@ GARBLED = [b"", b"{", b'{"Attributes": {"message_id": {"S": "\xff"}}}', b'{"Attr
 @pytest.mark.parametrize("garbled", GARBLED)
 async def test_a_garbled_response_is_the_services_fault_and_no_damaged_item(garbled: bytes) -> None:
     for response in (garbled, ServiceError(CONDITION_FAILED, garbled.replace(b"Attributes", b"Item"))):
-        with pytest.raises(DEPENDENCY_ERRORS) as raised:
+        with pytest.raises(DependencyError) as raised:
             await store(response).claim(BROADCAST, AGAIN)
         assert not isinstance(raised.value, DamagedProgress)
 

@@ -3,8 +3,8 @@
 import pytest
 
 from bench.rate_model import ENDLESS, FREE, Account, Load, World, world
-from worker.rate import INTERVAL_SECONDS, RateController
-from worker.throttle_evidence import Counts
+from worker.decisions.rate import INTERVAL_SECONDS, RateController
+from worker.decisions.throttle_evidence import Counts
 
 
 def recognised(model: World, seconds: float) -> float:

@@ -10,11 +10,11 @@ import pytest
 from gatecast import table as keys
 from gatecast.table import Key, RoomSettings
 from tests.simulation import EPOCH, run
-from worker.delivery.endpoint import EndpointHealth
-from worker.health import Health
-from worker.metrics import Metrics
-from worker.ports import JoinedRoom, Page
-from worker.reaper import CONNECTIONS_PER_SECOND, YOUNG_SECONDS, Reaper
+from worker.decisions.endpoint_health import EndpointHealth
+from worker.observe.health import Health
+from worker.observe.metrics import Metrics
+from worker.pipeline.reaper import CONNECTIONS_PER_SECOND, YOUNG_SECONDS, Reaper
+from worker.ports import DependencyError, JoinedRoom, Page
 
 LONG_AGO_MS = int(EPOCH * 1000) - 3_600_000
 
@@ -61,7 +61,7 @@ class MemoryTable:
     async def begin_page(self, room: str, shard: int, after: str = "") -> Page:
         raise NotImplementedError
 
-    async def settings(self, rooms: Sequence[str]) -> Sequence[RoomSettings | Exception]:
+    async def settings(self, rooms: Sequence[str]) -> Sequence[RoomSettings | DependencyError]:
         raise NotImplementedError
 
     async def connected_at_ms(self, connection_ids: Sequence[str]) -> dict[str, int]:

@@ -165,9 +165,9 @@ TROUBLE = [
 
 @pytest.mark.parametrize("trouble", TROUBLE, ids=lambda each: type(each).__name__)
 def test_a_table_in_trouble_stops_nobody_and_is_logged(
-    trouble: Exception, counters: Counters, log: io.StringIO
+    problem: Exception, counters: Counters, log: io.StringIO
 ) -> None:
-    counters.failure = trouble
+    counters.failure = problem
     assert granted(limits(counters), 20, caller("alice")) == 20
     line = json.loads(log.getvalue().splitlines()[0])
     assert (line["message"], line["level"], line["action"]) == ("limit.not_counted", "WARNING", "publish")

@@ -5,7 +5,8 @@ from typing import cast
 
 import pytest
 
-from worker.delivery.stalled import (
+from worker.decisions.backoff import ATTEMPTS_BEFORE_GIVING_UP, SECONDS_BEFORE_GIVING_UP
+from worker.decisions.stall import (
     CLOSINGS_AT_ONCE,
     CLOSINGS_PER_SECOND,
     DECISIVE_EVIDENCE,
@@ -15,8 +16,7 @@ from worker.delivery.stalled import (
     StalledConnection,
     StalledConnections,
 )
-from worker.fanout import Delivery
-from worker.retry import ATTEMPTS_BEFORE_GIVING_UP, SECONDS_BEFORE_GIVING_UP
+from worker.delivery.fanout import Delivery
 
 
 def probe(record: StalledConnection, references: References, passed: int, throttled: int) -> None:
@@ -61,16 +61,16 @@ def test_eight_probes_beside_a_busy_room_are_enough_and_beside_made_up_posts_soo
 @pytest.mark.parametrize("share", [0.02, 0.05, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99])
 def test_chance_never_gives_a_connection_up(share: float) -> None:
     """What an account refuses, whatever the share, tells of the account, over a million probes of connections."""
-    dice = random.Random(7)
+    rng = random.Random(7)
     references = References()
     highest = 0.0
     record = StalledConnection("c", 0.0, references)
     for _ in range(100_000):
-        throttled = sum(dice.random() < share for _ in range(10))
+        throttled = sum(rng.random() < share for _ in range(10))
         record.post(None)  # type: ignore[arg-type]
         references.throttled += throttled
         references.passed += 10 - throttled
-        if dice.random() < share:
+        if rng.random() < share:
             record.probe_refused()
             record.judge()
         else:
@@ -177,7 +177,7 @@ def test_a_client_that_reads_now_and_then_is_given_up_only_when_it_is_far_behind
 def test_records_without_a_line_are_forgotten_after_a_while_and_never_are_too_many(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("worker.delivery.stalled.MAX_IDLE", 10)
+    monkeypatch.setattr("worker.decisions.stall.MAX_IDLE", 10)
     records = StalledConnections(References())
     for number in range(25):
         records.rest(records.add(f"c{number}", 0.0), 0.0)

@@ -19,8 +19,8 @@ from routes.environment import OPEN_ACCESS
 from routes.metrics import Invocation
 from tests.compose import services
 from tests.templates import FOLDER, NAMES, Template
-from worker.health import Health
-from worker.metrics import _GAUGES, Metrics
+from worker.observe.health import Health
+from worker.observe.metrics import _GAUGES, Metrics
 from worker.settings import Settings, SlowClients
 
 CHECKOUT = Path(__file__).parents[2]

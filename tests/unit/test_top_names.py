@@ -3,11 +3,11 @@
 import re
 from pathlib import Path
 
-from worker.delivery.outcome import Outcome
-from worker.health import Health
-from worker.metrics import _GAUGES, Metrics
-from worker.top.figures import Figures, figures
-from worker.top.samples import Samples, compare, parse
+from gatecast.cli.top.figures import Figures, figures
+from gatecast.cli.top.samples import Samples, compare, parse
+from worker.decisions.outcome import Outcome
+from worker.observe.health import Health
+from worker.observe.metrics import _GAUGES, Metrics
 
 TOP = Path(__file__).parents[2] / "worker" / "top"
 

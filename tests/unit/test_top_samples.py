@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from worker.top.samples import NotAWorker, Samples, Series, compare, parse, quantile, together
+from gatecast.cli.top.samples import NotAWorker, Samples, Series, compare, parse, quantile, together
 
 BUILD = '# TYPE gatecast_build_info gauge\ngatecast_build_info{version="1.2.3"} 1.0\n'
 
@@ -43,9 +43,11 @@ def test_a_number_that_is_none_is_left_out() -> None:
 
 
 def test_ready_and_parts_in_trouble() -> None:
-    trouble = '# TYPE gatecast_trouble gauge\ngatecast_trouble{part="table"} 1\ngatecast_trouble{part="queue"} 0\n'
-    samples = parse(f'{BUILD}{trouble}gatecast_trouble{{part="dead letters"}} 1\n# TYPE gatecast_ready gauge\n')
-    assert samples.parts_in_trouble == ["dead letters", "table"]
+    problem = '# TYPE gatecast_dependency_failing gauge\ngatecast_dependency_failing{component="table"} 1\ngatecast_dependency_failing{component="queue"} 0\n'
+    samples = parse(
+        f'{BUILD}{problem}gatecast_dependency_failing{{component="dead letters"}} 1\n# TYPE gatecast_ready gauge\n'
+    )
+    assert samples.failing_components == ["dead letters", "table"]
     assert not samples.ready
     assert parse(f"{BUILD}# TYPE gatecast_ready gauge\ngatecast_ready 1\n").ready
     assert not parse(f"{BUILD}# TYPE gatecast_ready gauge\ngatecast_ready 0\n").ready

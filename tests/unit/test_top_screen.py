@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from worker.top.figures import Figures, figures
-from worker.top.rows import short
-from worker.top.samples import Samples, Series, compare
-from worker.top.screen import draw, save_picture
-from worker.top.view import Broadcast, Progress, State, View, Worker
+from gatecast.cli.top.figures import Figures, figures
+from gatecast.cli.top.rows import short
+from gatecast.cli.top.samples import Samples, Series, compare
+from gatecast.cli.top.screen import draw, save_picture
+from gatecast.cli.top.view import Broadcast, Progress, State, View, Worker
 
 AT = datetime(2026, 11, 24, 3, 12, 45, tzinfo=UTC)
 BUILD = Series("gatecast_build_info", frozenset({("version", "1.2.3")}))
@@ -27,18 +27,18 @@ def worker(
     state: State = State.READY,
     its: Figures | None = BUSY,
     suspects: tuple[str, ...] = (),
-    troubles: Mapping[str, str] | None = None,
+    problems: Mapping[str, str] | None = None,
 ) -> Worker:
-    return Worker(name, state, troubles or {}, its, frozenset(suspects))
+    return Worker(name, state, problems or {}, its, frozenset(suspects))
 
 
-def shown(*workers: Worker, broadcasts: tuple[Progress, ...] = (), in_hand: int | None = None) -> View:
+def shown(*workers: Worker, broadcasts: tuple[Progress, ...] = (), in_progress: int | None = None) -> View:
     return View(
         workers=workers,
         total=BUSY,
         suspects=frozenset().union(*(one.suspects for one in workers)),
         broadcasts=broadcasts,
-        in_hand=len(broadcasts) if in_hand is None else in_hand,
+        in_progress=len(broadcasts) if in_progress is None else in_progress,
     )
 
 
@@ -94,7 +94,7 @@ def test_one_worker() -> None:
 
 
 def test_what_is_not_known_is_not_said() -> None:
-    assert "in hand: not known" in text(replace(shown(worker()), in_hand=None))
+    assert "in hand: not known" in text(replace(shown(worker()), in_progress=None))
 
 
 def test_success_is_not_rounded_up_to_all() -> None:
@@ -103,7 +103,7 @@ def test_success_is_not_rounded_up_to_all() -> None:
 
 
 def test_what_is_wrong_comes_first() -> None:
-    bad = worker(state=State.NOT_READY, troubles={"queue": "Connection refused", "dead letters": ""})
+    bad = worker(state=State.NOT_READY, problems={"queue": "Connection refused", "dead letters": ""})
     lines = [one.rstrip() for one in text(shown(bad)).splitlines()]
     assert lines[0].startswith(" NOT READY   10.0.0.1:9090")
     assert lines[1:3] == [
@@ -113,7 +113,7 @@ def test_what_is_wrong_comes_first() -> None:
 
 
 def test_several_workers_have_a_column_each() -> None:
-    lost = worker("10.0.0.2", State.UNREACHABLE, None, troubles={"": "Connection refused"})
+    lost = worker("10.0.0.2", State.UNREACHABLE, None, problems={"": "Connection refused"})
     view = shown(worker("10.0.0.1"), lost)
     printed = text(view)
     assert printed.startswith(" 1 OF 2 READY   2 workers")
@@ -133,8 +133,8 @@ def test_where_not_all_fit_those_in_trouble_do() -> None:
 
 
 def test_many_troubles_leave_room_for_figures() -> None:
-    troubles = {f"part {number}": "fails" for number in range(12)}
-    printed = text(shown(worker(state=State.NOT_READY, troubles=troubles)))
+    problems = {f"part {number}": "fails" for number in range(12)}
+    printed = text(shown(worker(state=State.NOT_READY, problems=problems)))
     assert "part 7: fails" in printed
     assert "part 8: fails" not in printed
     assert "and 4 more" in printed
@@ -155,7 +155,7 @@ def test_a_narrow_terminal_gets_what_fits(width: int) -> None:
 
 
 def test_broadcasts_fill_what_the_screen_has_left() -> None:
-    view = shown(worker(), broadcasts=tuple(broadcast(f"id-{number:02}") for number in range(40)), in_hand=64)
+    view = shown(worker(), broadcasts=tuple(broadcast(f"id-{number:02}") for number in range(40)), in_progress=64)
     for height, expected in ((24, 3), (30, 9)):
         printed = text(view, height=height)
         assert printed.count("id-") == expected
@@ -174,7 +174,7 @@ def test_progress_of_a_broadcast() -> None:
 
 def test_what_others_wrote_is_printed_and_not_obeyed() -> None:
     nasty = "\x1b[2J[red]\x07"
-    bad = worker(state=State.NOT_READY, troubles={"queue": nasty})
+    bad = worker(state=State.NOT_READY, problems={"queue": nasty})
     printed = text(shown(bad, broadcasts=(broadcast("[bold]id", part=nasty),)))
     assert printed.count("\N{REPLACEMENT CHARACTER}[2J[red]\N{REPLACEMENT CHARACTER}") == 2
     assert "[bold]id" in printed

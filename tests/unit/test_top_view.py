@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from worker.top.figures import Figures, Quantiles, figures, suspects
-from worker.top.samples import Samples, Series, compare
-from worker.top.view import Broadcast, BroadcastsInHand, Scrape, State, Unreachable, View, view
+from gatecast.cli.top.figures import Figures, Quantiles, figures, suspects
+from gatecast.cli.top.samples import Samples, Series, compare
+from gatecast.cli.top.view import Broadcast, BroadcastsInProgress, Scrape, State, Unreachable, View, view
 
 
 def series(name: str, **labels: str) -> Series:
@@ -20,7 +20,7 @@ def samples(
 
 
 def scrape(at: float, counted: Samples | None = None, *broadcasts: Broadcast, **reasons: str) -> Scrape:
-    return Scrape(at, counted or samples(), reasons, BroadcastsInHand(broadcasts, len(broadcasts)))
+    return Scrape(at, counted or samples(), reasons, BroadcastsInProgress(broadcasts, len(broadcasts)))
 
 
 def broadcast(name: str = "b", **fields: Any) -> Broadcast:
@@ -108,10 +108,13 @@ def test_states(gauges: dict[str, float], ready: float, state: State) -> None:
 
 
 def test_troubles_have_reasons_or_at_least_parts() -> None:
-    parts = {series("gatecast_trouble", part="queue"): 1.0, series("gatecast_trouble", part="table"): 0.0}
+    parts = {
+        series("gatecast_dependency_failing", component="queue"): 1.0,
+        series("gatecast_dependency_failing", component="table"): 0.0,
+    }
     counted = samples(gauges=parts, ready=0.0)
     shown = view({}, {"w:1": scrape(1.0, counted, queue="refused"), "w:2": scrape(1.0, counted)})
-    assert [worker.troubles for worker in shown.workers] == [{"queue": "refused"}, {"queue": ""}]
+    assert [worker.problems for worker in shown.workers] == [{"queue": "refused"}, {"queue": ""}]
 
 
 def test_workers_that_do_not_answer_are_shown_as_such() -> None:
@@ -119,7 +122,7 @@ def test_workers_that_do_not_answer_are_shown_as_such() -> None:
         {}, {"w:1": Unreachable("refused"), "w:2": scrape(1.0, samples({}, {series("gatecast_posts_in_flight"): 3}))}
     )
     lost, good = shown.workers
-    assert (lost.state, lost.troubles, lost.figures) == (State.UNREACHABLE, {"": "refused"}, None)
+    assert (lost.state, lost.problems, lost.figures) == (State.UNREACHABLE, {"": "refused"}, None)
     assert good.state is State.READY
     assert shown.ready == 1
     assert shown.total is not None
@@ -128,7 +131,7 @@ def test_workers_that_do_not_answer_are_shown_as_such() -> None:
 
 def test_where_no_worker_answers_there_is_no_total() -> None:
     shown = view({}, {"w:1": Unreachable("refused")})
-    assert (shown.total, shown.ready, shown.in_hand, shown.broadcasts) == (None, 0, None, ())
+    assert (shown.total, shown.ready, shown.in_progress, shown.broadcasts) == (None, 0, None, ())
 
 
 @pytest.mark.parametrize(
@@ -154,7 +157,7 @@ def test_broadcasts_of_all_workers_with_the_oldest_first() -> None:
     }
     shown = view({}, now)
     assert [(one.worker, one.broadcast.id) for one in shown.broadcasts] == [("a", "x"), ("b", "z"), ("a", "y")]
-    assert shown.in_hand == 3
+    assert shown.in_progress == 3
 
 
 def test_the_rate_of_a_broadcast() -> None:

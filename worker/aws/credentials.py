@@ -13,11 +13,11 @@ from typing import Any
 
 import aioboto3
 
-from worker.perseverance import DEPENDENCY_ERRORS
-from worker.ports import ServiceError
+from worker.aws.errors import SDK_ERRORS
+from worker.ports import DependencyError
 
 
-class UnusableCredentials(ServiceError):  # noqa: N818 - it says what is the case
+class UnusableCredentials(DependencyError):  # noqa: N818 - it says what is the case
     """The SDK was handed no credentials that it can use; the argument says why."""
 
 
@@ -68,7 +68,7 @@ class _Credentials(_Delegate):
 def _translated() -> Iterator[None]:
     try:
         yield
-    except DEPENDENCY_ERRORS:
+    except SDK_ERRORS:
         raise
     except Exception as error:
         if isinstance(error, RuntimeError) and "expired" in str(error):

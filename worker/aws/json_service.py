@@ -14,12 +14,13 @@ from typing import Final
 
 import msgspec
 
-from worker.http.answers import ORDINARY, Answer
-from worker.http.pool import Pool
-from worker.http.resolving import keep_resolving
-from worker.http.signing import Address, Credentials, Signer
-from worker.metrics import ServiceCalls
-from worker.ports import NoAnswer, ServiceError
+from worker.aws.errors import ServiceError
+from worker.observe.metrics import ServiceCalls
+from worker.ports import NoResponse
+from worker.transport.pool import Pool
+from worker.transport.resolver import refresh_addresses
+from worker.transport.responses import PLAIN_200, Answer
+from worker.transport.signing import Address, Credentials, Signer
 
 _SWEEP_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 0.002
@@ -70,7 +71,7 @@ class JsonService:
         self._start()
 
     async def call(self, operation: str, body: bytes) -> bytes:
-        """The response's body. Raises ServiceError or NoAnswer."""
+        """The response's body. Raises ServiceError or NoResponse."""
         return await self.begin(operation, body)
 
     def begin(self, operation: str, body: bytes) -> "asyncio.Future[bytes]":
@@ -84,7 +85,7 @@ class JsonService:
         """Until cancelled. Whatever a poll raises is raised here."""
         loop = asyncio.get_running_loop()
         self._failure = loop.create_future()
-        resolving = asyncio.create_task(keep_resolving(self._pool))
+        resolving = asyncio.create_task(refresh_addresses(self._pool))
         descriptor = self._pool.fileno()
         if descriptor is not None:
             loop.add_reader(descriptor, self._poll)
@@ -132,10 +133,10 @@ class JsonService:
         if not self._waiting:
             return
         self._pool.want(len(self._waiting), now)
-        if self._pool.trouble is not None and not self._pool.open_connections:
+        if self._pool.problem is not None and not self._pool.open_connections:
             # No connection can be had: say so to whoever waits, and let them decide how long to wait.
             while self._waiting:
-                self.failed(self._waiting.popleft(), self._pool.trouble, 0.0, now)
+                self.failed(self._waiting.popleft(), self._pool.problem, 0.0, now)
 
     def _request(self, call: _Call) -> bytes:
         headers = {"content-type": self._content_type, "x-amz-target": f"{self._prefix}.{call.operation}"}
@@ -143,9 +144,9 @@ class JsonService:
 
     # The pool's owner
 
-    def answered_ordinarily(self, exchanges: Sequence[_Call], seconds: list[float], now: float) -> None:
+    def on_plain_responses(self, exchanges: Sequence[_Call], seconds: list[float], now: float) -> None:
         for call, each in zip(exchanges, seconds, strict=True):
-            self.answered(call, ORDINARY, each, now)
+            self.answered(call, PLAIN_200, each, now)
 
     def answered(self, exchange: _Call, answer: Answer, seconds: float, now: float) -> None:
         del now
@@ -167,12 +168,12 @@ class JsonService:
         del seconds, now
         self._calls.failed(self._service, exchange.operation)
         if not exchange.answer.done():
-            exchange.answer.set_exception(NoAnswer(reason))
+            exchange.answer.set_exception(NoResponse(reason))
 
     def retry_request(self, exchange: _Call, now: float) -> bytes | None:
         """The same call once more, for its connection had died.
 
-        The service may have executed it all the same. That is no other than what callers do after NoAnswer, so every
+        The service may have executed it all the same. That is no other than what callers do after NoResponse, so every
         call has to bear it: a receive leaves messages that become visible again, deletions repeat harmlessly, and
         writes are conditional on whose claim it is. A new kind of call must be as safe to repeat.
         """

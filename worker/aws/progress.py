@@ -1,6 +1,6 @@
 """Claims, checkpoints and completions in DynamoDB: conditional writes to a broadcast's progress item.
 
-`worker.claims` says who may go on with a broadcast, `progress_item` what the item looks like. Most claims are decided
+`worker.decisions.claims` says who may go on with a broadcast, `progress_item` what the item looks like. Most claims are decided
 by the condition of their first write, which says the same as `judge` does; where it fails, the item comes back with
 the failure, is judged, and is taken only if it is still as it was seen.
 
@@ -17,12 +17,13 @@ import msgspec
 from gatecast import table as keys
 from gatecast.broadcast import Broadcast
 from gatecast.table import Key
+from worker.aws.errors import ServiceError, reading_response
 from worker.aws.json_service import CONDITION_FAILED, JsonService
 from worker.aws.progress_item import TTL_SECONDS, CompletedKey, ProgressItem, Unreadable, completed_item, read
-from worker.batching import Batcher
-from worker.checkpoint import Checkpoint
-from worker.claims import Resumption, judge
-from worker.ports import Claim, Claimant, DamagedProgress, NotClaimed, ServiceError
+from worker.batcher import Batcher
+from worker.decisions.checkpoint import Checkpoint
+from worker.decisions.claims import Claimant, NotClaimed, Resumption, judge
+from worker.ports import Claim, DamagedProgress, DependencyError
 
 _MAX_CLAIMS: Final = 25
 _CLAIM_WITHIN_SECONDS: Final = 0.003
@@ -98,7 +99,7 @@ class Progress:
             if code is None:
                 return _claim(keys.key(pk, sk), claimant, Checkpoint(), 0)
             if "DuplicateItem" not in code:
-                raise ServiceError(code)
+                raise DependencyError(code)
         try:
             return await self._take_over(broadcast, keys.key(pk, sk), claimant, now)
         except Unreadable as error:
@@ -107,12 +108,13 @@ class Progress:
     async def _insert_batch(self, rows: Sequence[list[dict[str, str]]]) -> list[str | None]:
         first = {(row[0]["S"], row[1]["S"]): row for row in reversed(rows)}  # a call takes each key once
         body = {"Statements": [{"Statement": self._insert, "Parameters": row} for row in first.values()]}
-        answer = await self._service.call("BatchExecuteStatement", msgspec.json.encode(body))
-        responses = msgspec.json.decode(answer, type=_StatementsResponse).responses
-        codes = {
-            id(row): response.error.code if response.error else None
-            for row, response in zip(first.values(), responses, strict=True)
-        }
+        response_body = await self._service.call("BatchExecuteStatement", msgspec.json.encode(body))
+        with reading_response():
+            responses = msgspec.json.decode(response_body, type=_StatementsResponse).responses
+            codes = {
+                id(row): response.error.code if response.error else None
+                for row, response in zip(first.values(), responses, strict=True)
+            }
         return [codes.get(id(row), "DuplicateItem") for row in rows]
 
     async def _take_over(self, broadcast: Broadcast, key: Key, claimant: Claimant, now: int) -> Claim | NotClaimed:
@@ -192,12 +194,15 @@ class Progress:
         if afresh:
             body["ExpressionAttributeNames"] = {"#cursor": "cursor"}
         try:
-            answer = await self._service.call("UpdateItem", msgspec.json.encode(body))
+            response_body = await self._service.call("UpdateItem", msgspec.json.encode(body))
         except ServiceError as error:
             if error.code != CONDITION_FAILED:
                 raise
-            raise _HeldBy(read(msgspec.json.decode(error.detail, type=_ConditionFailed).item)) from None
-        return read(msgspec.json.decode(answer, type=_UpdateResponse).attributes)
+            with reading_response():
+                item = read(msgspec.json.decode(error.detail, type=_ConditionFailed).item)
+            raise _HeldBy(item) from None
+        with reading_response():
+            return read(msgspec.json.decode(response_body, type=_UpdateResponse).attributes)
 
     async def complete(self, claims: Sequence[Claim]) -> list[Claim]:
         """Write down that these (25 at most) are completed; returns those that were not processed."""
@@ -213,12 +218,14 @@ class Progress:
         """Remove the item. Only for one that is damaged."""
         key = keys.key(keys.progress_pk(broadcast.room or "", broadcast.id), keys.progress_sk(broadcast.part))
         if await self._batch_write([{"DeleteRequest": {"Key": key}}]):
-            raise ServiceError("UnprocessedItems")
+            raise DependencyError("UnprocessedItems")
 
     async def _batch_write(self, requests: list[dict[str, Any]]) -> list[_Request]:
         """Returns the unprocessed requests."""
         body = msgspec.json.encode({"RequestItems": {self._table: requests}})
-        response = msgspec.json.decode(await self._service.call("BatchWriteItem", body), type=_BatchWriteResponse)
+        response_body = await self._service.call("BatchWriteItem", body)
+        with reading_response():
+            response = msgspec.json.decode(response_body, type=_BatchWriteResponse)
         return response.unprocessed.get(self._table, [])
 
     async def write_checkpoint(self, claim: Claim, checkpoint: Checkpoint, *, progress: bool) -> bool:

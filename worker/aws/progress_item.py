@@ -11,8 +11,8 @@ from typing import Any, Final
 import msgspec
 
 from gatecast.broadcast import Broadcast, utf8_length
-from worker.checkpoint import Checkpoint
-from worker.claims import DUPLICATE_SECONDS, Standing
+from worker.decisions.checkpoint import Checkpoint
+from worker.decisions.claims import DUPLICATE_SECONDS, Standing
 from worker.ports import Claim
 
 TTL_SECONDS: Final = 15 * 24 * 3600

@@ -6,9 +6,10 @@ from typing import Any, Final
 import msgspec
 
 from gatecast import tracing
+from worker.aws.errors import ServiceError, reading_response, to_error
 from worker.aws.json_service import JsonService
 from worker.aws.session import LONG_POLL_SECONDS
-from worker.ports import Message
+from worker.ports import Message, NoResponse, PortError
 
 
 class _Attribute(msgspec.Struct):
@@ -17,13 +18,13 @@ class _Attribute(msgspec.Struct):
 
 class _Received(msgspec.Struct):
     id: str = msgspec.field(name="MessageId")
-    receipt: str = msgspec.field(name="ReceiptHandle")
+    receipt_handle: str = msgspec.field(name="ReceiptHandle")
     body: str = msgspec.field(name="Body", default="")
     attributes: dict[str, str] = msgspec.field(name="Attributes", default_factory=dict)
     message_attributes: dict[str, _Attribute] = msgspec.field(name="MessageAttributes", default_factory=dict)
 
 
-class _ReceiveAnswer(msgspec.Struct):
+class _ReceiveResponse(msgspec.Struct):
     messages: list[_Received] | None = msgspec.field(name="Messages", default=None)
 
 
@@ -32,7 +33,7 @@ class _Entry(msgspec.Struct):
     code: str = msgspec.field(name="Code", default="Unknown")
 
 
-class _BatchAnswer(msgspec.Struct):
+class _BatchResponse(msgspec.Struct):
     successful: list[_Entry] | None = msgspec.field(name="Successful", default=None)
     failed: list[_Entry] | None = msgspec.field(name="Failed", default=None)
 
@@ -41,8 +42,8 @@ class _Attributes(msgspec.Struct):
     attributes: dict[str, str] = msgspec.field(name="Attributes", default_factory=dict)
 
 
-_receive_decoder: Final = msgspec.json.Decoder(_ReceiveAnswer)
-_batch_decoder: Final = msgspec.json.Decoder(_BatchAnswer)
+_receive_decoder: Final = msgspec.json.Decoder(_ReceiveResponse)
+_batch_decoder: Final = msgspec.json.Decoder(_BatchResponse)
 _attributes_decoder: Final = msgspec.json.Decoder(_Attributes)
 
 _COUNTS: Final = {
@@ -53,7 +54,7 @@ _COUNTS: Final = {
 
 
 class Queue:
-    """One queue. Every call raises what `JsonService` raises; batches return an error code per entry."""
+    """One queue. Every call raises what `JsonService` raises; batches return an error per entry."""
 
     def __init__(self, service: JsonService, url: str) -> None:
         self._service = service
@@ -70,50 +71,55 @@ class Queue:
         }
         if tracing.enabled():
             request["MessageAttributeNames"] = list(tracing.ATTRIBUTES)
-        answer = _receive_decoder.decode(await self._service.call("ReceiveMessage", msgspec.json.encode(request)))
-        return [_message(received) for received in answer.messages or ()]
+        body = await self._service.call("ReceiveMessage", msgspec.json.encode(request))
+        with reading_response():
+            return [_message(received) for received in _receive_decoder.decode(body).messages or ()]
 
     async def count(self) -> dict[str, int]:
         """About how many messages there are: visible, in_flight, delayed."""
         request = {"QueueUrl": self.url, "AttributeNames": list(_COUNTS.values())}
-        response = await self._service.call("GetQueueAttributes", msgspec.json.encode(request))
-        counts = _attributes_decoder.decode(response).attributes
-        return {state: int(counts[attribute]) for state, attribute in _COUNTS.items() if attribute in counts}
+        body = await self._service.call("GetQueueAttributes", msgspec.json.encode(request))
+        with reading_response():
+            counts = _attributes_decoder.decode(body).attributes
+            return {state: int(counts[attribute]) for state, attribute in _COUNTS.items() if attribute in counts}
 
-    async def delete(self, receipts: Sequence[str]) -> list[str | None]:
-        """None for each that is deleted, else the code of its error."""
-        return await self._batch("DeleteMessageBatch", [{"ReceiptHandle": receipt} for receipt in receipts])
-
-    async def change_visibility(self, receipts: Sequence[str], seconds: int) -> list[str | None]:
+    async def delete(self, receipt_handles: Sequence[str]) -> list[PortError | None]:
+        """None for each that is deleted, else its error."""
         return await self._batch(
-            "ChangeMessageVisibilityBatch",
-            [{"ReceiptHandle": receipt, "VisibilityTimeout": seconds} for receipt in receipts],
+            "DeleteMessageBatch", [{"ReceiptHandle": receipt_handle} for receipt_handle in receipt_handles]
         )
 
-    async def send(self, messages: Sequence[dict[str, Any]]) -> list[str | None]:
-        """At most 10 messages, at most MAX_BATCH_BYTES together, each as SendMessage takes it."""
-        return await self._batch("SendMessageBatch", messages)
+    async def change_visibility(self, receipt_handles: Sequence[str], seconds: int) -> list[PortError | None]:
+        return await self._batch(
+            "ChangeMessageVisibilityBatch",
+            [{"ReceiptHandle": receipt_handle, "VisibilityTimeout": seconds} for receipt_handle in receipt_handles],
+        )
 
-    async def _batch(self, operation: str, entries: Sequence[dict[str, Any]]) -> list[str | None]:
+    async def send(self, messages: Sequence[dict[str, Any]]) -> list[PortError | None]:
+        """At most 10 messages, at most MAX_BATCH_BYTES together, each as SendMessage takes it."""
+        try:
+            return await self._batch("SendMessageBatch", messages)
+        except ServiceError as error:
+            raise to_error("SendMessageBatch", error.code) from None
+
+    async def _batch(self, operation: str, entries: Sequence[dict[str, Any]]) -> list[PortError | None]:
         numbered = [{"Id": str(index), **entry} for index, entry in enumerate(entries)]
         request = {"QueueUrl": self.url, "Entries": numbered}
-        response = await self._service.call(operation, msgspec.json.encode(request))
-        return _outcomes(_batch_decoder.decode(response), len(entries))
-
-
-def _outcomes(answer: _BatchAnswer, entries: int) -> list[str | None]:
-    outcomes: list[str | None] = ["Unanswered"] * entries
-    for succeeded in answer.successful or ():
-        outcomes[int(succeeded.id)] = None
-    for failed in answer.failed or ():
-        outcomes[int(failed.id)] = failed.code
-    return outcomes
+        body = await self._service.call(operation, msgspec.json.encode(request))
+        outcomes: list[PortError | None] = [NoResponse("no result for this entry")] * len(entries)
+        with reading_response():
+            response = _batch_decoder.decode(body)
+            for succeeded in response.successful or ():
+                outcomes[int(succeeded.id)] = None
+            for failed in response.failed or ():
+                outcomes[int(failed.id)] = to_error(operation, failed.code)
+        return outcomes
 
 
 def _message(received: _Received) -> Message:
     return Message(
         id=received.id,
-        receipt=received.receipt,
+        receipt_handle=received.receipt_handle,
         body=received.body,
         receives=int(received.attributes.get("ApproximateReceiveCount", "1")),
         sent_at_ms=int(received.attributes.get("SentTimestamp", "0")),

@@ -16,12 +16,13 @@ from botocore.exceptions import BotoCoreError
 from botocore.httpsession import get_cert_path
 
 from worker.aws.credentials import translate_errors
+from worker.aws.errors import sdk_errors
 from worker.aws.json_service import JsonService
-from worker.health import Health
-from worker.http.signing import Credentials
-from worker.metrics import ServiceCalls
-from worker.perseverance import DEPENDENCY_ERRORS, describe
+from worker.observe.health import Health
+from worker.observe.metrics import ServiceCalls
+from worker.ports import DependencyError
 from worker.settings import InvalidSettings, check_sdk_endpoints
+from worker.transport.signing import Credentials
 
 LONG_POLL_SECONDS: Final = 5
 """SQS allows 20. A drain waits for the open poll, and one poll every five seconds costs next to nothing."""
@@ -110,15 +111,16 @@ class CredentialsKeeper:
         """Returns when there are some: the SDK's clients must not be made before, for they would never find any."""
         while True:
             try:
-                found = await self._session.get_credentials()
-                if found is not None:
-                    frozen = await found.get_frozen_credentials()
+                with sdk_errors():
+                    found = await self._session.get_credentials()
+                    frozen = await found.get_frozen_credentials() if found is not None else None
+                if frozen is not None:
                     self.expires_at = _expiry(found)
-                    self._health.ok("credentials")
+                    self._health.recovered("credentials")
                     return Credentials(frozen.access_key, frozen.secret_key, frozen.token or None)
                 self._health.failed("credentials", "the SDK finds none")
-            except DEPENDENCY_ERRORS as error:
-                self._health.failed("credentials", describe(error))
+            except DependencyError as error:
+                self._health.failed("credentials", error.code)
             await asyncio.sleep(_CREDENTIALS_AGAIN_SECONDS)
 
     async def run(self, *receivers: TakesCredentials) -> None:

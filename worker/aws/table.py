@@ -14,10 +14,10 @@ import msgspec
 
 from gatecast import table as keys
 from gatecast.table import Key, RoomSettings, lenient_number
+from worker.aws.errors import reading_response
 from worker.aws.json_service import JsonService
-from worker.damaged_items import DamagedItems
-from worker.fanout import Member
-from worker.ports import JoinedRoom, Page, ServiceError
+from worker.observe.damaged_items import DamagedItems
+from worker.ports import DependencyError, JoinedRoom, Member, Page
 
 _PAGE_MEMBERS: Final = 4_000
 """Bounds memory and the time that decoding a page takes; DynamoDB's own limit is 1 MB."""
@@ -143,7 +143,8 @@ class Table:
 
     def _lenient_page(self, pk: str, body: bytes, now: float) -> Page:
         """The same page where the quick way fails: an item that cannot be read costs no other member its message."""
-        page = _lenient_query_decoder.decode(body)
+        with reading_response():
+            page = _lenient_query_decoder.decode(body)
         members = []
         damaged = 0
         for item in page.items:
@@ -155,7 +156,7 @@ class Table:
             self._damaged.report("membership", pk, "joined_at_ms or expires_at is no number", items=damaged)
         return Page(members, page.last_key.sk.S if page.last_key else None)
 
-    async def settings(self, rooms: Sequence[str]) -> list[RoomSettings | ServiceError]:
+    async def settings(self, rooms: Sequence[str]) -> list[RoomSettings | DependencyError]:
         """The settings of at most 100 rooms; an error for a room that was not read this time.
 
         Consistent: who raises `join_shards` need only wait until nobody remembers the `shards` of before.
@@ -163,7 +164,7 @@ class Table:
         wanted = [keys.key(keys.settings_pk(room), keys.SETTINGS_SK) for room in dict.fromkeys(rooms)]
         found, unprocessed = await self._get({"Keys": wanted, "ConsistentRead": True})
         return [
-            ServiceError("UnprocessedKeys") if pk in unprocessed else self._room_settings(pk, found.get(pk))
+            DependencyError("UnprocessedKeys") if pk in unprocessed else self._room_settings(pk, found.get(pk))
             for pk in map(keys.settings_pk, rooms)
         ]
 
@@ -181,7 +182,7 @@ class Table:
         projection = {"ProjectionExpression": "pk, connected_at_ms", "ConsistentRead": True}
         found, unprocessed = await self._get({"Keys": wanted, **projection})
         if unprocessed:
-            raise ServiceError("UnprocessedKeys")
+            raise DependencyError("UnprocessedKeys")
         return {pk.removeprefix(keys.connection_pk("")): self._connected_at_ms(pk, item) for pk, item in found.items()}
 
     def _connected_at_ms(self, pk: str, item: dict[str, Any]) -> int:
@@ -194,9 +195,11 @@ class Table:
     async def _get(self, request: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], set[str]]:
         """BatchGetItem: the items that there are by their `pk`, and the `pk` of what was not processed."""
         body = msgspec.json.encode({"RequestItems": {self._name: request}})
-        response = _batch_get_decoder.decode(await self._service.call("BatchGetItem", body))
-        found = {item["pk"]["S"]: item for item in response.responses.get(self._name, ())}
-        return found, {key["pk"]["S"] for key in response.unprocessed.get(self._name, {}).get("Keys", ())}
+        response_body = await self._service.call("BatchGetItem", body)
+        with reading_response():
+            response = _batch_get_decoder.decode(response_body)
+            found = {item["pk"]["S"]: item for item in response.responses.get(self._name, ())}
+            return found, {key["pk"]["S"] for key in response.unprocessed.get(self._name, {}).get("Keys", ())}
 
     async def remove_connections(self, connection_ids: Sequence[str]) -> list[str]:
         """Delete the items of these (25 at most) connections: from here on none can join. Returns the unprocessed."""
@@ -217,7 +220,9 @@ class Table:
         }
         joined: list[JoinedRoom] = []
         while True:
-            page = _lenient_query_decoder.decode(await self._service.call("Query", msgspec.json.encode(query)))
+            body = await self._service.call("Query", msgspec.json.encode(query))
+            with reading_response():
+                page = _lenient_query_decoder.decode(body)
             joined += [self._joined_room(pk, item) for item in page.items]
             if page.last_key is None:
                 return joined
@@ -233,7 +238,9 @@ class Table:
         """At most 25 different keys; what comes back is unprocessed."""
         requests = [{"DeleteRequest": {"Key": key}} for key in doomed]
         body = msgspec.json.encode({"RequestItems": {self._name: requests}})
-        response = _batch_write_decoder.decode(await self._service.call("BatchWriteItem", body))
+        response_body = await self._service.call("BatchWriteItem", body)
+        with reading_response():
+            response = _batch_write_decoder.decode(response_body)
         return [request.deletion.key for request in response.unprocessed.get(self._name, ())]
 
 

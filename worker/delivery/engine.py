@@ -28,19 +28,19 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, Protocol, cast
 
-from worker.delivery.endpoint import EndpointHealth
+from worker.decisions.backoff import backoff_seconds
+from worker.decisions.endpoint_health import EndpointHealth
+from worker.decisions.outcome import History, Meaning, Outcome, judge, meaning
+from worker.decisions.rate import RateController
+from worker.decisions.round_robin import RoundRobin
+from worker.decisions.token_bucket import TokenBucket
 from worker.delivery.errands import Errand, Errands
-from worker.delivery.outcome import Meaning, Outcome, Tried, judge, meaning
-from worker.delivery.pacing import Pacer
+from worker.delivery.fanout import Delivery, Fanout
 from worker.delivery.slow_clients import SlowClients
-from worker.fairness import Rotation
-from worker.fanout import Delivery, Fanout
-from worker.http.answers import Answer
-from worker.http.pool import WARM_CONNECTIONS, Owner, Pool
-from worker.http.resolving import keep_resolving
-from worker.http.signing import Prepared, Signer
-from worker.rate import RateController
-from worker.retry import backoff_seconds
+from worker.transport.pool import WARM_CONNECTIONS, ExchangeHandler, Pool
+from worker.transport.resolver import refresh_addresses
+from worker.transport.responses import Answer
+from worker.transport.signing import Prepared, Signer
 
 _TICK_SECONDS: Final = 0.001
 _STALLED_TICK_SECONDS: Final = 0.02
@@ -82,7 +82,7 @@ class DeliveryEngine:
         self,
         *,
         signer: Signer,
-        pool: Callable[[Owner[Exchange]], Pool[Exchange]],
+        pool: Callable[[ExchangeHandler[Exchange]], Pool[Exchange]],
         posts_per_second: float,
         metrics: PostMetrics,
         close_slow_clients: bool = True,
@@ -106,8 +106,8 @@ class DeliveryEngine:
         self._metrics = metrics
         self._clock = clock
         self._wall_clock = wall_clock
-        self._pacer = Pacer()
-        self._rotation: Rotation[Delivery] = Rotation()
+        self._token_bucket = TokenBucket()
+        self._round_robin: RoundRobin[Delivery] = RoundRobin()
         self._heap: list[tuple[float, int, Delivery]] = []
         self._sequence = itertools.count()
         self._take_fresh = False
@@ -134,17 +134,17 @@ class DeliveryEngine:
         """Posts to made-up connections since the start."""
         return self._errands.references
 
-    def trouble(self) -> str | None:
+    def problem(self) -> str | None:
         """What stops deliveries now, in words for an operator; None while nothing does."""
         if not self._signer.ready:
             return "no credentials"
-        if self._pool.trouble is not None:
-            return self._pool.trouble
-        return self.endpoint.trouble(self._clock())
+        if self._pool.problem is not None:
+            return self._pool.problem
+        return self.endpoint.problem(self._clock())
 
     def offer(self, fanout: Fanout) -> None:
         """It has, or may have, something to deliver."""
-        self._rotation.add(fanout)
+        self._round_robin.add(fanout)
         if self._idle and self._timer is not None:
             self._timer.cancel()
             self._schedule(0)
@@ -162,7 +162,7 @@ class DeliveryEngine:
         """Until cancelled. Whatever a tick raises is raised here."""
         self._failure = asyncio.get_running_loop().create_future()
         self._schedule(0)
-        resolving = asyncio.create_task(keep_resolving(self._pool))
+        resolving = asyncio.create_task(refresh_addresses(self._pool))
         try:
             await asyncio.wait({self._failure, resolving}, return_when=asyncio.FIRST_COMPLETED)
             if self._failure.done():
@@ -199,7 +199,7 @@ class DeliveryEngine:
         self._idle = False
         if self._pool.busy:
             return max(0.0, now + _TICK_SECONDS - self._clock())
-        if self._due or self._rotation or min(self._slow.due_at(), self._errands.due_at()) <= now:
+        if self._due or self._round_robin or min(self._slow.due_at(), self._errands.due_at()) <= now:
             return _STALLED_TICK_SECONDS  # no connection, no permit or no credentials: it is not for us to hurry
         self._idle = True
         due_at = min(self._heap[0][0] if self._heap else math.inf, self._slow.due_at(), self._errands.due_at())
@@ -212,7 +212,7 @@ class DeliveryEngine:
                 pool.want(WARM_CONNECTIONS - pool.open_connections, now)
             return
         holding = self.endpoint.holding
-        permits = self._pacer.permits(_PROBES_PER_SECOND if holding else self.rate.limit, now)
+        permits = self._token_bucket.permits(_PROBES_PER_SECOND if holding else self.rate.limit, now)
         wall_clock = self._wall_clock()
         now_ms = wall_clock * 1000
         for_second = (int(wall_clock), self._signer.generation)
@@ -220,7 +220,7 @@ class DeliveryEngine:
         most = min(permits, idle)
         started = self._start_errands(most, for_second[0], now)
         stalled = self._slow.records
-        take = self._rotation.take
+        take = self._round_robin.take
         if self._due or self._slow.due_at() <= now:
             take = partial(self._next, now)
         while started < most:
@@ -248,11 +248,11 @@ class DeliveryEngine:
             fanout.in_flight += 1
             pool.send(delivery, prepared.request(delivery.connection_id), now)
             started += 1
-        if started == idle and (self._due or self._rotation):
+        if started == idle and (self._due or self._round_robin):
             pool.want(permits - started, now)
         elif pool.open_connections < WARM_CONNECTIONS:
             pool.want(WARM_CONNECTIONS - pool.open_connections, now)
-        self._pacer.spend(started)
+        self._token_bucket.spend(started)
 
     def _start_errands(self, limit: int, second: int, now: float) -> int:
         """How many were started."""
@@ -275,8 +275,8 @@ class DeliveryEngine:
         """What is due and what has not been posted yet take turns, so that neither holds up the other."""
         self._take_fresh = not self._take_fresh
         if self._take_fresh:
-            return self._rotation.take() or self._next_due(now)
-        return self._next_due(now) or self._rotation.take()
+            return self._round_robin.take() or self._next_due(now)
+        return self._next_due(now) or self._round_robin.take()
 
     def _next_due(self, now: float) -> Delivery | None:
         while self._due:
@@ -287,7 +287,7 @@ class DeliveryEngine:
             if not fanout.may_start:
                 self._try_again(delivery, now + _CHECKPOINT_SECONDS)
                 continue
-            fanout.waits_no_longer(delivery)
+            fanout.unpark(delivery)
             return delivery
         return self._slow.next_probe(now)
 
@@ -296,7 +296,7 @@ class DeliveryEngine:
 
     # The pool's owner
 
-    def answered_ordinarily(self, exchanges: Sequence[Exchange], seconds: list[float], now: float) -> None:
+    def on_plain_responses(self, exchanges: Sequence[Exchange], seconds: list[float], now: float) -> None:
         """Delivered, as almost all are: what is counted is counted once a tick, not once a post."""
         if self._errands_in_flight:
             exchanges, seconds = self._without_errands(exchanges, seconds, now)
@@ -321,8 +321,8 @@ class DeliveryEngine:
         else:
             self._hear(exchange, status, f"status {status}", now)
             self._decide(exchange, status, now)
-        if not fanout.in_rotation and fanout.available:
-            self._rotation.add(fanout)
+        if not fanout.in_round_robin and fanout.available:
+            self._round_robin.add(fanout)
 
     def failed(self, exchange: Exchange, reason: str, seconds: float, now: float) -> None:
         if isinstance(exchange, Errand):
@@ -333,8 +333,8 @@ class DeliveryEngine:
         fanout.in_flight -= 1
         self._hear(exchange, 0, reason, now)
         self._decide(exchange, 0, now)
-        if not fanout.in_rotation and fanout.available:
-            self._rotation.add(fanout)
+        if not fanout.in_round_robin and fanout.available:
+            self._round_robin.add(fanout)
 
     def _errand_ended(self, errand: Errand, status: int, now: float) -> None:
         self._errands_in_flight -= 1
@@ -362,8 +362,8 @@ class DeliveryEngine:
             if delivery.stalled is not None:
                 probes += 1
                 self._slow.passed(delivery, now)
-            if not fanout.in_rotation and fanout.available:
-                self._rotation.add(fanout)
+            if not fanout.in_round_robin and fanout.available:
+                self._round_robin.add(fanout)
         self.endpoint.succeeded(now)
         self._passed(len(deliveries) - probes)
         self._metrics.deliveries[Outcome.DELIVERED] += len(deliveries)
@@ -407,14 +407,14 @@ class DeliveryEngine:
                 self._slow.ended(delivery, None, now)
             delivery.fanout.ask_age(delivery)  # gone, if it is not young
             return
-        tried = Tried(
+        history = History(
             tries=delivery.tries,
             refusals=delivery.refusals,
             attempts=delivery.attempts + 1,
             first_tried_at=delivery.first_tried_at,
             age_seconds=None if joined_at_ms is None else self._wall_clock() - joined_at_ms / 1000,
         )
-        verdict = judge(status, tried, endpoint=self.endpoint, now=now, dice=random.random())
+        verdict = judge(status, history, endpoint=self.endpoint, now=now, jitter=random.random())
         if isinstance(verdict, Outcome):
             self._settle(delivery, verdict, now)
             return

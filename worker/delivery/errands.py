@@ -18,11 +18,12 @@ from typing import Final
 import msgspec
 import structlog
 
-from worker.delivery.endpoint import EndpointHealth
+from worker.decisions.backoff import ATTEMPTS_BEFORE_GIVING_UP, backoff_seconds
+from worker.decisions.endpoint_health import EndpointHealth
+from worker.decisions.rate import RateController
+from worker.decisions.stall import StalledConnection
+from worker.delivery.fanout import Delivery
 from worker.delivery.slow_clients import SlowClients
-from worker.delivery.stalled import StalledConnection
-from worker.rate import RateController
-from worker.retry import ATTEMPTS_BEFORE_GIVING_UP, backoff_seconds
 
 log = structlog.get_logger()
 
@@ -56,13 +57,13 @@ class Errands:
         self.slow: SlowClients | None = None
         self._rate = rate
         self._endpoint = endpoint
-        self._closings: list[tuple[float, int, int, StalledConnection]] = []
+        self._closings: list[tuple[float, int, int, StalledConnection[Delivery]]] = []
         self._sequence = itertools.count()
         self._checked_at = -math.inf
         self._counted = 0
         self._proof_at = -math.inf
 
-    def close(self, record: StalledConnection) -> None:
+    def close(self, record: StalledConnection[Delivery]) -> None:
         """Close this connection as soon as possible."""
         self._close_at(record, -math.inf, tries=0)
 
@@ -110,10 +111,10 @@ class Errands:
 
         return Errand("POST", made_up, b"{}", ended)
 
-    def _close_at(self, record: StalledConnection, at: float, *, tries: int) -> None:
+    def _close_at(self, record: StalledConnection[Delivery], at: float, *, tries: int) -> None:
         heapq.heappush(self._closings, (at, next(self._sequence), tries, record))
 
-    def _closing(self, record: StalledConnection, tries: int) -> Errand:
+    def _closing(self, record: StalledConnection[Delivery], tries: int) -> Errand:
         def ended(status: int, now: float) -> None:
             assert self.slow is not None  # noqa: S101
             if 0 < status < _OK_END or status in (_GONE, _NOT_FOUND):

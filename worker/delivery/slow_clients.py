@@ -17,10 +17,10 @@ from typing import Final, Protocol
 
 import structlog
 
-from worker.delivery.outcome import Outcome
-from worker.delivery.stalled import ClosingBudget, References, StalledConnection, StalledConnections
-from worker.fanout import Delivery
-from worker.rate import RateController
+from worker.decisions.outcome import Outcome
+from worker.decisions.rate import RateController
+from worker.decisions.stall import ClosingBudget, References, StalledConnection, StalledConnections
+from worker.delivery.fanout import Delivery
 
 log = structlog.get_logger()
 
@@ -45,7 +45,7 @@ class SlowClients:
         rate: RateController,
         metrics: SlowClientMetrics,
         *,
-        close: Callable[[StalledConnection], None] | None,
+        close: Callable[[StalledConnection[Delivery]], None] | None,
         requeue: Callable[[Delivery], None],
     ) -> None:
         self.references = References()
@@ -55,7 +55,7 @@ class SlowClients:
         self._requeue = requeue
         self._followers: deque[Delivery] = deque()
         """Those that may be posted right behind a probe."""
-        self._records = StalledConnections(self.references)
+        self._records = StalledConnections[Delivery](self.references)
         self.records = self._records.by_id
         """Connections that returned 429, by id. The engine looks each delivery's up."""
         self._budget = ClosingBudget()
@@ -100,7 +100,7 @@ class SlowClients:
             follower = self._followers.popleft()
             record = follower.stalled
             if record is not None and follower in record.line and follower.fanout.may_start:
-                follower.fanout.waits_no_longer(follower)
+                follower.fanout.unpark(follower)
                 follower.stalled = record
                 return follower
         while (record := self._records.next_due(now)) is not None:
@@ -113,7 +113,7 @@ class SlowClients:
             else:
                 self._followers.extend(record.followers())
                 record.post(delivery)
-                delivery.fanout.waits_no_longer(delivery)
+                delivery.fanout.unpark(delivery)
                 return delivery
         return None
 
@@ -138,7 +138,7 @@ class SlowClients:
         if record.probing is None and record.due == math.inf:
             self._wait(record, now)
 
-    def _probe_throttled(self, record: StalledConnection, delivery: Delivery, now: float) -> None:
+    def _probe_throttled(self, record: StalledConnection[Delivery], delivery: Delivery, now: float) -> None:
         if record.is_new:
             self._rate.throttled(retry=True)
         record.probe_refused()
@@ -154,7 +154,7 @@ class SlowClients:
         self._line_up(record, delivery, now, again=True)
         self._wait(record, now)
 
-    def _wait(self, record: StalledConnection, now: float) -> None:
+    def _wait(self, record: StalledConnection[Delivery], now: float) -> None:
         seconds = record.retry_seconds(random.random(), account_throttles=self._rate.account_throttles)
         self._records.schedule(record, now + seconds)
 
@@ -202,7 +202,7 @@ class SlowClients:
         self._records.schedule(record, at)
         return True
 
-    def closed(self, record: StalledConnection, now: float, *, succeeded: bool) -> None:
+    def closed(self, record: StalledConnection[Delivery], now: float, *, succeeded: bool) -> None:
         """How an attempt to close a connection ended."""
         self._metrics.slow_clients["closed" if succeeded else "failed"] += 1
         if succeeded:
@@ -210,7 +210,7 @@ class SlowClients:
         else:
             self._keep(record, now)
 
-    def _ended(self, delivery: Delivery) -> StalledConnection | None:
+    def _ended(self, delivery: Delivery) -> StalledConnection[Delivery] | None:
         """The record whose probe this was; None if it only followed one."""
         record, delivery.stalled = delivery.stalled, None
         if record is None or record.probing is not delivery:
@@ -218,7 +218,7 @@ class SlowClients:
         record.probing = None
         return record
 
-    def _dissolve(self, record: StalledConnection) -> None:
+    def _dissolve(self, record: StalledConnection[Delivery]) -> None:
         """It is no matter of a full buffer: each delivery goes its own way again."""
         waiting = list(record.line)
         self._records.remove(record)
@@ -226,23 +226,23 @@ class SlowClients:
             record.leave(delivery)
             self._requeue(delivery)
 
-    def _go_on(self, record: StalledConnection, now: float) -> None:
+    def _go_on(self, record: StalledConnection[Delivery], now: float) -> None:
         if record.line:
             self._records.schedule(record, now)
         else:
             self._records.remove(record)
 
-    def _line_up(self, record: StalledConnection, delivery: Delivery, now: float, *, again: bool = False) -> None:
+    def _line_up(self, record: StalledConnection[Delivery], delivery: Delivery, now: float, *, again: bool = False) -> None:
         if not delivery.fanout.stopped:
             record.line_up(delivery, now, again=again)
         delivery.fanout.waits(delivery)
 
-    def _settle_line(self, record: StalledConnection, outcome: Outcome) -> None:
+    def _settle_line(self, record: StalledConnection[Delivery], outcome: Outcome) -> None:
         for delivery in list(record.line):
-            delivery.fanout.waits_no_longer(delivery)
+            delivery.fanout.unpark(delivery)
             delivery.fanout.settle(delivery, outcome)
 
-    def _give_up(self, record: StalledConnection, now: float) -> None:
+    def _give_up(self, record: StalledConnection[Delivery], now: float) -> None:
         record.given_up = True
         close = self._close if self._close is not None and self._budget.spend(now) else None
         log.warning(
@@ -261,7 +261,7 @@ class SlowClients:
             record.probe_at = math.inf
             close(record)
 
-    def _keep(self, record: StalledConnection, now: float) -> None:
+    def _keep(self, record: StalledConnection[Delivery], now: float) -> None:
         """It may read again one day."""
         record.probe_at = now + record.retry_seconds(random.random(), account_throttles=False)
         self._records.rest(record, now)

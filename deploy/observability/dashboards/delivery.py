@@ -142,7 +142,7 @@ _BROADCASTS: Final = (
     graph(
         "Places taken",
         "Broadcasts that hold a place, as a share of the places of each task. At 100% nothing more is received.",
-        {"{{instance}}": "gatecast_broadcasts_in_hand / gatecast_broadcasts_in_hand_limit"},
+        {"{{instance}}": "gatecast_broadcasts_in_progress / gatecast_broadcasts_in_progress_limit"},
         unit=units.PercentUnit,
         runbook="gatecastslotstaken",
         most=1,

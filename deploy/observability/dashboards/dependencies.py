@@ -11,7 +11,7 @@ _TROUBLE: Final = (
     states(
         "Trouble by part",
         "Red while a part fails at any task, as /readyz names it. The log has the reason: dependency.failing.",
-        {"{{part}}": "max by (part) (gatecast_trouble)"},
+        {"{{component}}": "max by (component) (gatecast_dependency_failing)"},
         runbook="gatecastpartintrouble",
         width=12,
         names=("well", "trouble"),
@@ -20,7 +20,7 @@ _TROUBLE: Final = (
     graph(
         "Failed calls by part",
         "All are tried again, without end. A few are normal.",
-        {"{{part}}": "sum by (part) (rate(gatecast_dependency_failures_total[$__rate_interval]))"},
+        {"{{component}}": "sum by (component) (rate(gatecast_dependency_failures_total[$__rate_interval]))"},
         unit=units.CountsPerSecond,
         runbook="sqs-dynamodb-credentials",
         width=12,

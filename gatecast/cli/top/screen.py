@@ -1,0 +1,181 @@
+"""Draws a view: what is wrong first, then the figures, then the broadcasts in hand."""
+
+import math
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from rich.columns import Columns
+from rich.console import Console, Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from gatecast.cli.top.figures import Figures
+from gatecast.cli.top.rows import BLOCKS, NOTHING, UNKNOWN, Row, Sections, short
+from gatecast.cli.top.view import Progress, State, View
+
+_LABEL_WIDTH: Final = 21
+_VALUE_WIDTH: Final = 15
+_GAP: Final = 2
+_BETWEEN_BLOCKS: Final = 4
+_BAR_WIDTH: Final = 10
+_COUNT_WIDTH: Final = 6
+"""At least, so that a column stays where it is when a count gets another digit."""
+_ROOM_FOR_BARS: Final = 92
+_MOST_TROUBLES: Final = 8
+_FEW_BROADCASTS: Final = 3
+"""Shown even where a screen has no room for them."""
+_MANY_BROADCASTS: Final = 10
+"""Shown where there is no screen."""
+_SUSPECT: Final = "bold black on yellow"
+_TITLE: Final = "bold cyan"
+_STYLES: Final = {
+    State.READY: "bold green",
+    State.DRAINING: "bold yellow",
+    State.NOT_READY: "bold red",
+    State.UNREACHABLE: "bold red",
+}
+
+
+class Column(NamedTuple):
+    heading: Text
+    figures: Figures | None
+    suspects: frozenset[str]
+    worker: bool = True
+
+
+def draw(view: View, console: Console, *, at: datetime) -> RenderableType:
+    """As wide as it needs to be, and on a screen as high as that."""
+    columns = list(_columns(view, console.width))
+    left_out = len(view.workers) - sum(column.worker for column in columns)
+    top = Group(
+        _headline(view, at, left_out),
+        *_troubles(view),
+        Text(),
+        Columns(
+            [_block(columns, sections) for sections in BLOCKS],
+            padding=(0, _BETWEEN_BLOCKS),
+        ),
+        Text(),
+    )
+    room = _MANY_BROADCASTS
+    if console.is_terminal:
+        room = max(_FEW_BROADCASTS, console.height - len(console.render_lines(top)) - 1)
+    return Group(top, *_in_progress(view, room, console.width))
+
+
+def _headline(view: View, at: datetime, left_out: int) -> Text:
+    every = len(view.workers)
+    if every == 1:
+        (worker,) = view.workers
+        verdict, who = worker.state.upper(), _plain(worker.name)
+    else:
+        verdict, who = f"{view.ready} OF {every} READY", f"{every} workers"
+        if left_out:
+            who += f", {left_out} of them only in the total"
+    style = "bold black on green" if view.ready == every else "bold white on red"
+    return Text.assemble((f" {verdict} ", style), f"  {who}  ", (f"{at:%d %b %H:%M:%S %Z}", "dim"))
+
+
+def _troubles(view: View) -> Iterator[RenderableType]:
+    """A line for everything that is wrong."""
+    lines = [
+        (worker, part, reason)
+        for worker in view.workers
+        if worker.state is not State.READY
+        for part, reason in (worker.problems or {"": ""}).items()
+    ]
+    if not lines:
+        return
+    table = Table.grid(padding=(0, _GAP))
+    for worker, part, reason in lines[:_MOST_TROUBLES]:
+        state = Text(worker.state, style=_STYLES[worker.state])
+        table.add_row(Text(_plain(worker.name)), state, Text(_plain(": ".join(filter(None, (part, reason))))))
+    yield table
+    if len(lines) > _MOST_TROUBLES:
+        yield Text(f"and {len(lines) - _MOST_TROUBLES} more")
+
+
+def _columns(view: View, width: int) -> Iterator[Column]:
+    """The total where there are several workers, and as many of these as fit, those in trouble first."""
+    workers = list(view.workers)
+    if len(workers) > 1:
+        yield Column(Text("total", style="bold"), view.total, view.suspects, worker=False)
+        fitting = max(1, (width - _LABEL_WIDTH) // (_VALUE_WIDTH + _GAP) - 1)
+        if len(workers) > fitting:
+            workers.sort(key=lambda worker: (worker.state is State.READY, not worker.suspects))
+            del workers[fitting:]
+    for worker in workers:
+        heading = Text(_plain(worker.name), style=_STYLES[worker.state])
+        yield Column(heading if len(view.workers) > 1 else Text(), worker.figures, worker.suspects)
+
+
+def _block(columns: list[Column], sections: Sections) -> Table:
+    """Sections one below the other; the columns' headings are beside the first one's title."""
+    table = Table.grid(padding=(0, _GAP, 0, 0))
+    table.add_column(width=_LABEL_WIDTH)
+    for _ in columns:
+        table.add_column(width=_VALUE_WIDTH, justify="right", overflow="fold")
+    headings = [column.heading for column in columns]
+    for title, rows in sections.items():
+        table.add_row(Text(title, style=_TITLE), *headings)
+        headings = []
+        for row in rows:
+            table.add_row(f" {row.label}", *(_cell(row, column) for column in columns))
+    return table
+
+
+def _cell(row: Row, column: Column) -> Text:
+    shown = UNKNOWN if column.figures is None else row.show(column.figures)
+    if len(shown) > _VALUE_WIDTH:
+        shown = shown.replace(" / ", "/")
+    suspect = not column.suspects.isdisjoint(row.names)
+    return Text.assemble((shown, _SUSPECT if suspect else "dim" if set(shown) <= NOTHING else "bold"))
+
+
+def _in_progress(view: View, room: int, width: int) -> Iterator[RenderableType]:
+    if not view.broadcasts:
+        yield Text(
+            "Broadcasts in hand: not known." if view.in_progress is None else "No broadcast in hand.", style="dim"
+        )
+        return
+    several = len(view.workers) > 1
+    bars = width >= _ROOM_FOR_BARS + several * (_VALUE_WIDTH + _GAP)
+    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column(Text(f"Oldest of {view.in_progress:,} in hand", style=_TITLE), overflow="ellipsis")
+    if several:
+        table.add_column("worker", max_width=_VALUE_WIDTH, no_wrap=True)
+    if bars:
+        table.add_column("", width=_BAR_WIDTH, no_wrap=True)
+    for heading in ("settled", "delivered", "/s", "in flight", "waiting", "age, s"):
+        table.add_column(heading, justify="right", no_wrap=True, min_width=_COUNT_WIDTH)
+    for one in view.broadcasts[:room]:
+        table.add_row(*_progress(one, worker=several, bar=bars))
+    yield table
+
+
+def _progress(one: Progress, *, worker: bool, bar: bool) -> Iterator[RenderableType]:
+    broadcast = one.broadcast
+    share = broadcast.share_settled
+    yield Text(_plain(f" {broadcast.id}" + (f"~{broadcast.part}" if broadcast.part else "")))
+    if worker:
+        yield Text(_plain(one.worker))
+    if bar:
+        yield ProgressBar(1.0, share or 0.0, width=_BAR_WIDTH, complete_style="cyan", finished_style="cyan")
+    yield Text("reading", style="dim") if share is None else f"{math.floor(share * 100)} %"
+    for value in (broadcast.delivered, one.per_second, broadcast.in_flight, broadcast.waiting, broadcast.age_seconds):
+        yield short(value)
+
+
+def save_picture(console: Console, path: Path) -> None:
+    """What a recording console has printed, as SVG. Raises OSError. The fonts are the viewer's: it fetches nothing."""
+    svg = console.export_svg(title="python -m gatecast.cli.top")
+    path.write_text(re.sub(r"@font-face {.*?}\s*", "", svg, flags=re.DOTALL))
+
+
+def _plain(text: str) -> str:
+    """What others wrote is printed, never obeyed by the terminal."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

@@ -1,0 +1,169 @@
+"""What one screen shows: each worker, all of them together, and the broadcasts in hand."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import msgspec
+
+from gatecast.cli.top.figures import Figures, figures, suspects
+from gatecast.cli.top.samples import Reading, Samples, compare, together
+
+
+class Broadcast(msgspec.Struct, frozen=True):
+    """One broadcast in hand, as GET /broadcasts gives it; what is not shown is left out here."""
+
+    id: str
+    part: str
+    age_seconds: float
+    delivered: int
+    gone: int
+    expired: int
+    rejected: int
+    undelivered: int
+    in_flight: int
+    waiting: int
+    read_ahead: int
+    all_read: bool
+
+    @property
+    def settled(self) -> int:
+        return self.delivered + self.gone + self.expired + self.rejected + self.undelivered
+
+    @property
+    def share_settled(self) -> float | None:
+        """None until all members are read, because nobody knows how many there are."""
+        members = self.settled + self.in_flight + self.waiting + self.read_ahead
+        return self.settled / members if self.all_read and members else None
+
+
+class BroadcastsInProgress(msgspec.Struct, frozen=True):
+    """What GET /broadcasts answers: the oldest ones, and how many there are."""
+
+    broadcasts: tuple[Broadcast, ...] = ()
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Scrape:
+    """What a worker answered. `at` is monotonic, in seconds. `reasons` of its troubles are by part, as far as known.
+
+    `in_progress` is None if the worker did not say.
+    """
+
+    at: float
+    samples: Samples
+    reasons: Mapping[str, str]
+    in_progress: BroadcastsInProgress | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """It did not answer, or not as a worker does."""
+
+    reason: str
+
+
+Poll = Scrape | Unreachable
+
+
+class State(StrEnum):
+    READY = "ready"
+    DRAINING = "draining"
+    NOT_READY = "NOT READY"
+    UNREACHABLE = "UNREACHABLE"
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One worker. `problems` says what is wrong, by part; `figures` are None of one that is unreachable."""
+
+    name: str
+    state: State
+    problems: Mapping[str, str]
+    figures: Figures | None
+    suspects: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A broadcast in a worker's hand, and its deliveries a second since the last poll, if that is known."""
+
+    worker: str
+    broadcast: Broadcast
+    per_second: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """`broadcasts` are the oldest first, of `in_progress` in all. That and `total` are None if no worker says."""
+
+    workers: tuple[Worker, ...]
+    total: Figures | None
+    suspects: frozenset[str]
+    broadcasts: tuple[Progress, ...]
+    in_progress: int | None
+
+    @property
+    def ready(self) -> int:
+        return sum(worker.state is State.READY for worker in self.workers)
+
+
+def view(before: Mapping[str, Poll], now: Mapping[str, Poll]) -> View:
+    """Compares two polls, by worker. `before` is empty at first; rates need both."""
+    workers: list[Worker] = []
+    readings: list[Reading] = []
+    broadcasts: list[Progress] = []
+    totals: list[int] = []
+    names = _short_names(now)
+    for address, poll in now.items():
+        name = names[address]
+        if isinstance(poll, Unreachable):
+            workers.append(Worker(name, State.UNREACHABLE, {"": poll.reason}, None, frozenset()))
+            continue
+        earlier = before.get(address)
+        last = earlier if isinstance(earlier, Scrape) else None
+        reading = compare(last.samples if last else None, poll.samples, poll.at - last.at if last else 0.0)
+        readings.append(reading)
+        its = figures(reading)
+        problems = poll.reasons or dict.fromkeys(poll.samples.failing_components, "")
+        workers.append(Worker(name, _state(reading, ready=poll.samples.ready), problems, its, suspects(its)))
+        broadcasts += _progress(name, last, poll)
+        if poll.in_progress is not None:
+            totals.append(poll.in_progress.total)
+    return View(
+        workers=tuple(workers),
+        total=figures(together(readings)) if readings else None,
+        suspects=frozenset[str]().union(*(worker.suspects for worker in workers)),
+        broadcasts=_oldest_first(broadcasts),
+        in_progress=sum(totals) if totals else None,
+    )
+
+
+def _short_names(addresses: Iterable[str]) -> dict[str, str]:
+    """What tells them apart: of `host:port` only the host where all have the same port, and the other way round."""
+    split = {address: address.rpartition(":") for address in addresses}
+    hosts, ports = ({parts[index] for parts in split.values()} for index in (0, 2))
+    if len(split) == 1 or len(hosts) > 1 < len(ports):
+        return {address: address for address in split}
+    return {address: host if len(hosts) > 1 else f":{port}" for address, (host, _, port) in split.items()}
+
+
+def _state(reading: Reading, *, ready: bool) -> State:
+    if reading.gauge("gatecast_draining"):
+        return State.DRAINING
+    return State.READY if ready else State.NOT_READY
+
+
+def _progress(worker: str, last: Scrape | None, now: Scrape) -> Iterable[Progress]:
+    broadcasts = now.in_progress.broadcasts if now.in_progress else ()
+    known = last.in_progress.broadcasts if last and last.in_progress else ()
+    before = {(one.id, one.part): one.delivered for one in known}
+    for one in broadcasts:
+        delivered = before.get((one.id, one.part), one.delivered + 1)
+        per_second = (one.delivered - delivered) / (now.at - last.at) if last and delivered <= one.delivered else None
+        yield Progress(worker, one, per_second)
+
+
+def _oldest_first(broadcasts: Sequence[Progress]) -> tuple[Progress, ...]:
+    return tuple(sorted(broadcasts, key=lambda one: -one.broadcast.age_seconds))

@@ -1,0 +1,72 @@
+"""What the worker tells others over HTTP: `/metrics`, `/livez`, `/readyz` and `/broadcasts`."""
+
+import errno
+import socket
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+from worker.observe.health import Health
+from worker.observe.metrics import CONTENT_TYPE, Metrics
+from worker.settings import InvalidSettings
+
+_NO_ADDRESS_OF_OURS: Final = (errno.EADDRNOTAVAIL, errno.EINVAL)
+
+
+class PortInUse(OSError):  # noqa: N818 - it says what is the case
+    """Somebody else listens there; the message names the variable."""
+
+
+class AdminServer:
+    """Serves its paths on `host`:`port` while it is open."""
+
+    def __init__(self, host: str, port: int, *, health: Health, metrics: Metrics) -> None:
+        self.in_progress: Callable[[], Mapping[str, object]] = lambda: {"total": 0, "broadcasts": []}
+        """Who knows the broadcasts in hand; nobody does before the worker runs."""
+        self._health = health
+        self._metrics = metrics
+        self._host = host
+        self._port = port
+        app = web.Application()
+        app.router.add_get("/metrics", self._serve_metrics)
+        app.router.add_get("/livez", self._serve_livez)
+        app.router.add_get("/readyz", self._serve_readyz)
+        app.router.add_get("/broadcasts", self._serve_broadcasts)
+        self._runner = web.AppRunner(app, access_log=None)
+
+    async def open(self) -> None:
+        """Raises InvalidSettings if the host is not this machine's, PortInUse, or another OSError."""
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, self._host, self._port).start()
+        except OSError as error:
+            if isinstance(error, socket.gaierror) or error.errno in _NO_ADDRESS_OF_OURS:
+                raise InvalidSettings(
+                    f"GATECAST_HTTP_HOST is {self._host!r}: it takes an address of this machine ({error.strerror})"
+                ) from None
+            if error.errno == errno.EADDRINUSE:
+                raise PortInUse(f"GATECAST_HTTP_PORT is {self._port}, which is in use on {self._host}") from None
+            raise
+
+    async def close(self) -> None:
+        await self._runner.cleanup()
+
+    async def _serve_metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=self._metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def _serve_livez(self, _: web.Request) -> web.Response:
+        return web.Response(text="alive\n")
+
+    async def _serve_readyz(self, _: web.Request) -> web.Response:
+        if problems := self._health.problems:
+            return _json(problems, status=503)
+        return web.Response(text="ready\n")
+
+    async def _serve_broadcasts(self, _: web.Request) -> web.Response:
+        return _json(self.in_progress())
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    return web.Response(status=status, body=msgspec.json.encode(value) + b"\n", content_type="application/json")

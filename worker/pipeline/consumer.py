@@ -1,0 +1,353 @@
+"""Receive, wait for a place, hand to the broadcaster, and see to the message afterwards: delete, release or leave it.
+
+Always:
+- messages are received only while a place is free, so that something of another kind could start at once;
+- what its kind has no place for waits in memory (`admission`), and beyond that goes back to the queue for a while that
+  grows with how often it was received;
+- nothing is released while a long poll of ours is open: SQS would hand it to that poll, whose reader is gone;
+- a message is deleted only after its broadcast has ended in a way that leaves nothing to do;
+- on a FIFO queue, messages of one group are worked on one after the other, in the order they came, and hold one place.
+  When one of them is not finished here, those behind it are released, the last one first, so that none can overtake.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Sequence
+from enum import Enum, auto
+from typing import Final, assert_never
+
+import structlog
+
+from gatecast import tracing
+from gatecast.broadcast import Broadcast, InvalidBroadcast, decode
+from gatecast.publisher import is_fifo
+from worker.batcher import Batcher
+from worker.decisions.backoff import backoff_seconds
+from worker.decisions.parts import MAX_BATCH
+from worker.observe.health import Health
+from worker.observe.log import broadcast_id
+from worker.observe.metrics import Metrics
+from worker.pipeline.admission import Admission, Work
+from worker.pipeline.broadcaster import Broadcaster, Ending
+from worker.pipeline.capacity import Capacity, Place, kind_of
+from worker.pipeline.dead_letters import DeadLetters
+from worker.pipeline.lease import Lease, LeaseKeeper, LeaseState
+from worker.ports import DependencyError, MessageQueue, MessageRejected, PortError, StaleReceipt
+from worker.resilience import retry_forever
+
+log = structlog.get_logger()
+
+_MAX_RECEIVERS: Final = 4
+_ACKNOWLEDGE_WITHIN_SECONDS: Final = 0.02
+_MAX_BACKOFF_SECONDS: Final = 2.5
+_MAX_VISIBILITY_SECONDS: Final = 900
+_DEFER_SECONDS: Final = 5
+_MAX_DOUBLINGS: Final = 10
+_FREED_WITHIN_SECONDS: Final = 0.003
+_STARTED_WITHIN_SECONDS: Final = 0.002
+
+_OUTCOMES: Final = {
+    Ending.COMPLETED: "completed",
+    Ending.SPLIT: "split",
+    Ending.EXPIRED: "expired",
+    Ending.DUPLICATE: "duplicate",
+    Ending.GIVEN_UP: "given_up",
+    Ending.RELEASED: "released",
+}
+
+
+class Disposition(Enum):
+    """What becomes of a message that has been worked on."""
+
+    DELETE = auto()
+    RELEASE = auto()
+    """Let it be received again at once."""
+    DEFER = auto()
+    """Let it be received again in a while."""
+    LEAVE = auto()
+    """It comes back when its visibility ends, or belongs to another worker."""
+
+
+class Received:
+    """A message in this worker's hands, read."""
+
+    __slots__ = ("broadcast", "lease")
+
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
+        self.broadcast: Broadcast | InvalidBroadcast
+        try:
+            self.broadcast = decode(lease.message.body)
+        except InvalidBroadcast as error:
+            self.broadcast = error
+            return
+        lease.broadcast_id = self.broadcast.id
+        lease.published_at_ms = int(self.broadcast.published_at_ms or lease.published_at_ms)
+
+
+class Consumer:
+    """Works through the queue while `run` runs; after `stop`, `run` returns when nothing is in progress any more."""
+
+    def __init__(
+        self,
+        *,
+        queue: MessageQueue,
+        leases: LeaseKeeper,
+        broadcaster: Broadcaster,
+        dead_letters: DeadLetters,
+        health: Health,
+        metrics: Metrics,
+        capacity: Capacity,
+        visibility_seconds: int,
+        poll_grace_seconds: float,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._queue = queue
+        self._leases = leases
+        self._broadcaster = broadcaster
+        self._dead_letters = dead_letters
+        self._health = health
+        self._metrics = metrics
+        self._visibility_seconds = visibility_seconds
+        self._wall_clock = wall_clock
+        self._capacity = capacity
+        self._admission: Admission[list[Received]] = Admission(capacity, self._start)
+        self._expected = 0
+        """Messages that open receives may bring."""
+        self._receivers = max(1, min(_MAX_RECEIVERS, capacity.places // MAX_BATCH))
+        self._poll_grace_seconds = poll_grace_seconds
+        self._backlog = asyncio.Event()
+        """The last receive got all that it asked for: more than one receiver is worthwhile."""
+        self._place_freed = asyncio.Event()
+        capacity.on_free.append(self._place_freed.set)
+        self._stopping = asyncio.Event()
+        self._polls_ended = asyncio.Event()
+        self._work = asyncio.TaskGroup()
+        self._deletions: Batcher[str, PortError | None] = Batcher(
+            self._queue.delete, most=MAX_BATCH, wait_seconds=_ACKNOWLEDGE_WITHIN_SECONDS, urgent=False
+        )
+
+    @property
+    def waiting(self) -> int:
+        """Received broadcasts that wait for a place."""
+        return len(self._admission)
+
+    def stop(self) -> None:
+        """Receive nothing more, and ask every broadcast in progress to stop where it is."""
+        self._stopping.set()
+        self._place_freed.set()
+        self._backlog.set()
+        self._leases.request_stop_all()
+
+    async def run(self) -> None:
+        async with self._work:
+            receivers = [
+                self._work.create_task(self._keep_receiving(always=number == 0)) for number in range(self._receivers)
+            ]
+            try:
+                await self._stopping.wait()
+                _, polling = await asyncio.wait(receivers, timeout=self._poll_grace_seconds)
+            finally:
+                waiting = list(self._admission.close())
+            for receiver in polling:
+                receiver.cancel()
+            self._polls_ended.set()
+            for messages in waiting:
+                self._work.create_task(self._give_back(messages))
+
+    # Receiving
+
+    async def _keep_receiving(self, *, always: bool) -> None:
+        """Receive while there are places; but for one receiver, only while there is a backlog."""
+        failures = 0
+        wait = False  # the first response should not take a whole long poll: readiness waits for it
+        while not self._stopping.is_set():
+            if not always:
+                await self._backlog.wait()
+            limit = min(MAX_BATCH, self._capacity.free - self._expected)
+            if self._stopping.is_set():
+                return
+            if limit <= 0:
+                self._place_freed.clear()
+                await self._place_freed.wait()
+                await asyncio.sleep(_FREED_WITHIN_SECONDS)  # more will be: one receive can bring messages for all
+                continue
+            try:
+                leases = await self._receive(limit, wait=wait)
+            except DependencyError as error:
+                failures += 1
+                wait = False  # nor should recovery wait for one
+                self._health.failed("queue", error.code)
+                await asyncio.sleep(backoff_seconds(failures, 0.5 + random.random() / 2, longest=_MAX_BACKOFF_SECONDS))
+            else:
+                failures = 0
+                wait = True
+                self._health.recovered("queue")
+                await self._admit(leases)
+                await asyncio.sleep(
+                    _STARTED_WITHIN_SECONDS
+                )  # its claims and pages are asked for before more is received
+
+    async def _receive(self, limit: int, *, wait: bool) -> list[Lease]:
+        self._expected += limit
+        try:
+            messages = await self._queue.receive(limit, visibility_seconds=self._visibility_seconds, wait=wait)
+            leases = self._leases.take(messages)
+        finally:
+            self._expected -= limit
+            self._place_freed.set()
+        if len(leases) == limit:
+            self._backlog.set()
+        elif not self._stopping.is_set():
+            self._backlog.clear()
+        if self._stopping.is_set():
+            self._leases.request_stop_all()
+        return leases
+
+    async def _admit(self, leases: Sequence[Lease]) -> None:
+        """Start these, let them wait for a place, or send them back."""
+        too_many: list[Received] = []
+        for group in self._by_group([Received(lease) for lease in leases]):
+            if not self._offer(group):
+                too_many += group
+        if too_many and self._stopping.is_set():  # it has to wait until the polls have ended, and this is one of them
+            self._work.create_task(self._give_back(too_many))
+        elif too_many:
+            await self._defer(too_many)
+
+    def _offer(self, messages: list[Received]) -> bool:
+        first = messages[0].broadcast
+        kind = "poison" if isinstance(first, InvalidBroadcast) else kind_of(first)
+        size = sum(len(received.lease.message.body) for received in messages)
+        return self._admission.offer(Work(messages, kind, size))
+
+    def _by_group(self, messages: Sequence[Received]) -> list[list[Received]]:
+        """What may run side by side, each list one after the other."""
+        if not is_fifo(self._queue.url):
+            return [[message] for message in messages]
+        groups: dict[str, list[Received]] = {}
+        for message in messages:
+            groups.setdefault(message.lease.message.group, []).append(message)
+        return list(groups.values())
+
+    async def _defer(self, messages: Sequence[Received]) -> None:
+        """Let them come back in a while, and each time in a longer while; the last of a group goes first."""
+        receives = min(received.lease.message.receives for received in messages)
+        # So steeply that waiting for a place takes few of the receives that a message has (broadcaster, 100).
+        longest = min(_MAX_VISIBILITY_SECONDS, _DEFER_SECONDS << min(receives - 1, _MAX_DOUBLINGS))
+        leases = [received.lease for received in reversed(messages)]
+        self._metrics.deferred += len(leases)
+        await self._change_visibility(leases, round(longest * (0.75 + random.random() / 2)))
+        for lease in leases:
+            self._leases.forget(lease)
+
+    # Working
+
+    def _start(self, messages: list[Received], place: Place) -> None:
+        self._work.create_task(self._process(messages, place))
+
+    async def _process(self, messages: list[Received], place: Place) -> None:
+        """Work on the first of them; when it is done, those behind it go on with a place of their own."""
+        first, behind = messages[0], messages[1:]
+        try:
+            with tracing.consuming(first.lease.message.trace, first.lease.message.sent_at_ms):
+                disposition = await self._handle(first, place)
+            if disposition is Disposition.DEFER and not self._stopping.is_set():
+                await self._defer(messages)
+            elif disposition is not Disposition.DELETE:
+                await self._give_back(messages, first=disposition)
+            elif behind and not self._offer(behind):
+                await (self._give_back(behind) if self._stopping.is_set() else self._defer(behind))
+        finally:
+            place.release()
+            self._leases.forget(first.lease)
+
+    async def _give_back(self, messages: list[Received], *, first: Disposition = Disposition.RELEASE) -> None:
+        """Let others have them, the last one first. `first` is what becomes of the first one."""
+        if self._stopping.is_set():
+            await self._polls_ended.wait()
+        behind = [received.lease for received in reversed(messages[1:])]
+        for lease in behind:
+            await self._change_visibility([lease], 0)
+        match first:
+            case Disposition.RELEASE | Disposition.DEFER:
+                await self._change_visibility([messages[0].lease], 0)
+            case Disposition.LEAVE | Disposition.DELETE:
+                pass
+            case _:
+                assert_never(first)
+        for received in messages:
+            self._leases.forget(received.lease)
+
+    async def _handle(self, received: Received, place: Place) -> Disposition:
+        """Work on one message."""
+        lease, broadcast = received.lease, received.broadcast
+        message = lease.message
+        broadcast_id.set("")  # of the one before, on a FIFO queue
+        try:
+            self._metrics.queue_lag.observe(max(0.0, self._wall_clock() - message.sent_at_ms / 1000))
+            if isinstance(broadcast, InvalidBroadcast):
+                return await self._handle_poison(lease, str(broadcast))
+            tracing.note(gatecast_id=broadcast.id, gatecast_part=broadcast.part)
+            broadcast_id.set(broadcast.id)
+            ending = await self._broadcaster.run(broadcast, lease, place)
+        except Exception:
+            # A mistake of ours: the message comes back after its visibility, and is dead-lettered if it always fails.
+            log.exception("broadcast.failed", message_id=message.id)
+            return Disposition.LEAVE
+        if ending is Ending.LEFT:
+            return Disposition.LEAVE
+        if ending is Ending.HELD:
+            return Disposition.DEFER
+        self._metrics.broadcasts[_OUTCOMES[ending]] += 1
+        tracing.note(gatecast_outcome=_OUTCOMES[ending])
+        match ending:
+            case Ending.RELEASED:
+                return Disposition.RELEASE
+            case Ending.COMPLETED:
+                pass
+            case Ending.SPLIT | Ending.EXPIRED | Ending.DUPLICATE | Ending.GIVEN_UP:
+                log.info("broadcast.ended", outcome=_OUTCOMES[ending])
+            case _:
+                assert_never(ending)
+        place.release()
+        with tracing.span("settle"):
+            return await self._acknowledge(lease)
+
+    async def _handle_poison(self, lease: Lease, reason: str) -> Disposition:
+        self._metrics.broadcasts["poison"] += 1
+        log.error("broadcast.poison", message_id=lease.message.id, reason=reason, receives=lease.message.receives)
+        if self._dead_letters.configured:
+            try:
+                await self._dead_letters.poison(lease.message, f"poison: {reason}")
+            except MessageRejected as rejected:
+                log.error("broadcast.poison_rejected", message_id=lease.message.id, code=rejected.code)  # noqa: TRY400
+            else:
+                return await self._acknowledge(lease)
+        await self._change_visibility([lease], _MAX_VISIBILITY_SECONDS)
+        return Disposition.LEAVE
+
+    async def _acknowledge(self, lease: Lease) -> Disposition:
+        """Delete the message, unless it is too late for that and it may be visible again already."""
+
+        async def delete() -> Disposition:
+            error = await self._deletions.ask(lease.message.receipt_handle)
+            if error is None:
+                return Disposition.DELETE
+            if isinstance(error, StaleReceipt):
+                log.warning("acknowledge.too_late", message_id=lease.message.id, code=error.code)
+                return Disposition.LEAVE
+            raise error
+
+        return await retry_forever("acknowledge", self._health, delete)
+
+    async def _change_visibility(self, leases: Sequence[Lease], seconds: int) -> None:
+        """Best effort: otherwise the messages come back when their visibility ends. Not for lost ones."""
+        receipt_handles = [lease.message.receipt_handle for lease in leases if lease.state is not LeaseState.LOST]
+        if not receipt_handles:
+            return
+        try:
+            await self._queue.change_visibility(receipt_handles, seconds)
+        except DependencyError as error:
+            log.warning("release.failed", messages=len(receipt_handles), reason=error.code)

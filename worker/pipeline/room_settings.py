@@ -1,0 +1,54 @@
+"""Room settings, remembered for a while: over how many shards a room is read."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from gatecast.table import RoomSettings
+from worker.batcher import Batcher
+from worker.ports import MAX_BATCH_GET, DependencyError, MemberTable
+
+CACHE_SECONDS: Final = 30.0
+"""After `shards` was raised, wait at least this long before `join_shards` is."""
+_MAX_ROOMS: Final = 10_000
+_GATHER_SECONDS: Final = 0.002
+
+
+Lookup = asyncio.Future[RoomSettings | DependencyError]
+"""A lookup that has begun."""
+
+
+class RoomSettingsCache:
+    """Reads rooms' settings from `table`, many in a call, and keeps them for `CACHE_SECONDS`."""
+
+    def __init__(self, table: MemberTable, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._cache: OrderedDict[str, tuple[float, RoomSettings]] = OrderedDict()
+        self._lookups: Batcher[str, RoomSettings | DependencyError] = Batcher(
+            table.settings, most=MAX_BATCH_GET, wait_seconds=_GATHER_SECONDS, urgent=True
+        )
+
+    def cached(self, room: str) -> RoomSettings | None:
+        """The room's settings, unless they are unknown or too old."""
+        entry = self._cache.get(room)
+        return entry[1] if entry is not None and self._clock() - entry[0] < CACHE_SECONDS else None
+
+    def begin(self, room: str) -> Lookup:
+        """Look up this room now; `get` can await the result later."""
+        return self._lookups.begin(room)
+
+    async def get(self, room: str, lookup: Lookup | None = None) -> RoomSettings:
+        """Raises what `Table.settings` raises. `lookup` is one that was begun a moment ago."""
+        if (cached := self.cached(room)) is not None:
+            return cached
+        asked_at = self._clock()
+        settings = await (lookup or self._lookups.begin(room))
+        if isinstance(settings, DependencyError):
+            raise settings
+        self._cache[room] = (asked_at, settings)
+        self._cache.move_to_end(room)
+        if len(self._cache) > _MAX_ROOMS:
+            self._cache.popitem(last=False)
+        return settings

@@ -1,0 +1,71 @@
+"""Putting broadcasts that the worker makes (parts and remainders) on its own queue, ten in a call."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from worker.batcher import Batcher
+from worker.decisions.parts import MAX_BATCH, batches
+from worker.observe.health import Health
+from worker.ports import MessageQueue, MessageRejected, PortError
+from worker.resilience import retry_forever
+
+_WAIT_SECONDS: Final = 0.02
+
+
+class Sender:
+    """Sends until it succeeds; a dependency that fails is waited for."""
+
+    def __init__(self, queue: MessageQueue, health: Health) -> None:
+        self._queue = queue
+        self._health = health
+        self._batcher: Batcher[dict[str, Any], PortError | None] = Batcher(
+            self._send_batch, most=MAX_BATCH, wait_seconds=_WAIT_SECONDS, urgent=False
+        )
+
+    @property
+    def url(self) -> str:
+        return self._queue.url
+
+    async def send(self, message: dict[str, Any], *, delay_seconds: int = 0) -> None:
+        """Returns when the queue has it. What is sent at the same time shares calls. Raises MessageRejected."""
+        entry = {**message, **({"DelaySeconds": delay_seconds} if delay_seconds else {})}
+
+        async def send() -> None:
+            _raise(await self._batcher.ask(entry))
+
+        await retry_forever("send", self._health, send)
+
+    async def send_all(self, messages: Iterable[dict[str, Any]]) -> None:
+        """Returns when the queue has all of them. They are made as they are sent. Raises MessageRejected."""
+        for batch in batches(messages):
+            await self._send_until_taken(batch)
+
+    async def _send_until_taken(self, entries: list[dict[str, Any]]) -> None:
+        async def send() -> None:
+            nonlocal entries
+            errors = await self._send_entries(entries)
+            entries = [entry for entry, error in zip(entries, errors, strict=True) if error is not None]
+            for error in errors:
+                _raise(error)
+
+        await retry_forever("send", self._health, send)
+
+    async def _send_batch(self, messages: Sequence[dict[str, Any]]) -> list[PortError | None]:
+        errors: list[PortError | None] = []
+        for batch in batches(messages):
+            errors += await self._send_entries(batch)
+        return errors
+
+    async def _send_entries(self, entries: Sequence[dict[str, Any]]) -> list[PortError | None]:
+        """A call that is rejected as a whole is made entry by entry."""
+        try:
+            return await self._queue.send(entries)
+        except MessageRejected as rejected:
+            if len(entries) == 1:
+                return [rejected]
+        return [(await self._send_entries([entry]))[0] for entry in entries]
+
+
+def _raise(error: PortError | None) -> None:
+    if error is not None:
+        raise error

@@ -1,0 +1,197 @@
+"""The worker without its surroundings: everything from a received message to its acknowledgement, wired.
+
+`service` gives it the real queue, table, connections and clock; a simulation gives it others. It runs until `stop` is
+set and then drains: receive nothing more; every broadcast starts nothing more, waits for the answers under way, writes
+its exact position and releases its message.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from worker.delivery.engine import DeliveryEngine, Exchange
+from worker.observe.damaged_items import DamagedItems
+from worker.observe.health import Health
+from worker.observe.metrics import Metrics
+from worker.pipeline.broadcaster import Broadcaster
+from worker.pipeline.capacity import Capacity
+from worker.pipeline.completions import Completions
+from worker.pipeline.consumer import Consumer
+from worker.pipeline.dead_letters import DeadLetters
+from worker.pipeline.lease import LeaseKeeper
+from worker.pipeline.queue_depth import poll_depth
+from worker.pipeline.reaper import Reaper
+from worker.pipeline.room_settings import RoomSettingsCache
+from worker.pipeline.run import Services
+from worker.pipeline.sender import Sender
+from worker.ports import MemberTable, MessageQueue, ProgressStore
+from worker.resilience import retry_forever
+from worker.settings import Settings
+from worker.transport.pool import ExchangeHandler, Pool
+from worker.transport.signing import Signer
+
+log = structlog.get_logger()
+
+LONGEST_POLL_SECONDS: Final = 6.0
+"""No receive takes longer: a drain waits for the one that is open."""
+_SHARE_FOR_POLLS: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapters:
+    """What the worker talks to. `clock` gives monotonic seconds, `wall_clock` seconds since the epoch."""
+
+    queue: MessageQueue
+    dead_letter_queue: MessageQueue | None
+    table: MemberTable
+    progress: ProgressStore
+    signer: Signer
+    pool: Callable[[ExchangeHandler[Exchange]], Pool[Exchange]]
+    clock: Callable[[], float] = time.monotonic
+    wall_clock: Callable[[], float] = time.time
+
+
+class Worker:
+    """One worker. `run` returns after a drain; everything that must not end and does is raised."""
+
+    def __init__(self, settings: Settings, adapters: Adapters, *, health: Health, metrics: Metrics) -> None:
+        self._drain_seconds = settings.drain_seconds
+        self._wall_clock = adapters.wall_clock
+        clock, wall_clock = adapters.clock, adapters.wall_clock
+        self.engine = DeliveryEngine(
+            signer=adapters.signer,
+            pool=adapters.pool,
+            posts_per_second=settings.max_posts_per_second,
+            metrics=metrics,
+            close_slow_clients=settings.slow_clients == "close",
+            clock=clock,
+            wall_clock=wall_clock,
+        )
+        self._reaper = Reaper(
+            adapters.table,
+            endpoint=self.engine.endpoint,
+            health=health,
+            metrics=metrics,
+            clock=clock,
+            wall_clock=wall_clock,
+        )
+        self._leases = LeaseKeeper(
+            adapters.queue,
+            visibility_seconds=settings.visibility_seconds,
+            health=health,
+            outcomes=metrics.lease_extensions,
+            clock=clock,
+        )
+        self._capacity = Capacity(settings.max_broadcasts)
+        damaged = DamagedItems(metrics.damaged_items)
+        dead_letters = DeadLetters(adapters.dead_letter_queue, health, metrics.dead_letters, damaged)
+        services = Services(
+            sender=Sender(adapters.queue, health),
+            table=adapters.table,
+            progress=adapters.progress,
+            dead_letters=dead_letters,
+            engine=self.engine,
+            reaper=self._reaper,
+            health=health,
+            metrics=metrics,
+            clock=clock,
+            wall_clock=wall_clock,
+        )
+        self._completions = Completions(adapters.progress, health)
+        self._broadcaster = Broadcaster(services, RoomSettingsCache(adapters.table, clock), self._completions, damaged)
+        self._consumer = Consumer(
+            queue=adapters.queue,
+            leases=self._leases,
+            broadcaster=self._broadcaster,
+            dead_letters=dead_letters,
+            health=health,
+            metrics=metrics,
+            capacity=self._capacity,
+            visibility_seconds=settings.visibility_seconds,
+            poll_grace_seconds=min(LONGEST_POLL_SECONDS, settings.drain_seconds * _SHARE_FOR_POLLS),
+            wall_clock=wall_clock,
+        )
+        self._table = adapters.table
+        self._health = health
+        self._queues = {"main": adapters.queue}
+        if adapters.dead_letter_queue is not None:
+            self._queues["dead_letter"] = adapters.dead_letter_queue
+        self._metrics = metrics
+        self._follow(settings)
+        health.register_check("connections", self.engine.problem)
+
+    def in_progress(self) -> dict[str, object]:
+        """How many queue messages are in hand, and the oldest broadcasts that are being delivered."""
+        return {"total": len(self._leases), "broadcasts": self._broadcaster.running()}
+
+    def _follow(self, settings: Settings) -> None:
+        """Let the metrics ask the parts for what they count anyway."""
+        self._metrics.rate_cuts = lambda: self.engine.rate.cuts
+        self._metrics.references = lambda: self.engine.references
+        self._metrics.follow(
+            gatecast_posts_in_flight=lambda: self.engine.in_flight,
+            gatecast_posts_in_flight_limit=lambda: settings.max_in_flight,
+            gatecast_post_rate_limit=lambda: self.engine.rate.limit,
+            gatecast_post_rate_ceiling=lambda: self.engine.rate.ceiling,
+            gatecast_http_connections=lambda: self.engine.open_connections,
+            gatecast_deliveries_waiting=lambda: self._broadcaster.waiting,
+            gatecast_connections_stalled=lambda: self.engine.stalled_connections,
+            gatecast_broadcasts_in_progress=lambda: self._capacity.taken,
+            gatecast_broadcasts_in_progress_limit=lambda: settings.max_broadcasts,
+            gatecast_broadcasts_parked=lambda: self._capacity.parked,
+            gatecast_broadcasts_waiting=lambda: self._consumer.waiting,
+            gatecast_oldest_broadcast_age_seconds=lambda: self._leases.oldest_age_seconds(self._wall_clock() * 1000),
+            gatecast_unproven_gone=lambda: self._reaper.unproven,
+        )
+
+    async def run(self, stop: asyncio.Event, *side_tasks: Awaitable[None]) -> None:
+        """Until `stop` is set and the drain is over. `side_tasks` run beside it, and must not end either."""
+        async with asyncio.TaskGroup() as group:
+            beside = [
+                group.create_task(_must_not_end(task))
+                for task in (
+                    *side_tasks,
+                    self.engine.run(),
+                    self._leases.run(),
+                    self._reaper.run(),
+                    self._broadcaster.wake_periodically(),
+                    self._completions.run(),
+                )
+            ]
+            beside.append(group.create_task(self._check_table()))
+            beside.append(group.create_task(poll_depth(self._queues, self._metrics)))
+            consuming = group.create_task(self._consumer.run())
+            await stop.wait()
+            await self._drain(consuming)
+            for task in beside:
+                task.cancel()
+
+    async def _check_table(self) -> None:
+        """Readiness waits for its first answer."""
+        await retry_forever("table", self._health, lambda: self._table.settings(["@all"]))
+
+    async def _drain(self, consuming: asyncio.Task[None]) -> None:
+        seconds = self._drain_seconds
+        # Answers under way have nearly all of the time: one that arrives too late is a post that will be repeated.
+        hurry = asyncio.get_running_loop().call_later(seconds - min(2.0, seconds * 0.15), self._broadcaster.cut_short)
+        self._consumer.stop()
+        _, unfinished = await asyncio.wait({consuming}, timeout=seconds - min(1.0, seconds * 0.05))
+        hurry.cancel()
+        if unfinished:
+            log.warning("worker.drain_incomplete", reason="not every position could be written in time")
+            consuming.cancel()
+        try:
+            async with asyncio.timeout(min(1.0, seconds * 0.05)):
+                await self._completions.flush()
+        except TimeoutError:
+            log.warning("worker.drain_incomplete", reason="not every completion could be written in time")
+
+
+async def _must_not_end(task: Awaitable[None]) -> None:
+    """A part whose silent end nobody would notice: it becomes an error, which ends the worker."""
+    await task
+    raise RuntimeError("a part of the worker ended that must not")
