@@ -15,6 +15,7 @@ import uvloop
 
 from bench.clients.engine import Bench, Members
 from bench.clients.section import Arguments, wait_for_start
+from worker.delivery.engine import Exchange
 from worker.fanout import Delivery, Fanout
 from worker.http.pool import Pool
 
@@ -46,7 +47,7 @@ async def main() -> None:
     del sys.argv[-2:]
     arguments = Arguments.parse()
     clock = _Clock()
-    bench = Bench(arguments, Pool[Delivery], clock)
+    bench = Bench(arguments, Pool[Exchange], clock)
     async with asyncio.TaskGroup() as group:
         running = group.create_task(bench.engine.run())
         await bench.warm_up()
