@@ -23,7 +23,7 @@ demo: .venv/.local .venv-ministack/.installed ## The whole system on this machin
 	@$(BIN)/python -m local.demo
 
 .PHONY: test
-test: .venv/.test .venv-ministack/.installed .local/tools/prometheus ## All tests, about five minutes
+test: .venv/.test .venv-ministack/.installed .local/tools/prometheus ## All tests, about twenty minutes
 	@$(BIN)/python -m pytest
 
 ##@ Running
@@ -76,7 +76,7 @@ soak: .venv/.test .venv-ministack/.installed ## Ten minutes of everything at a l
 ##@ Measuring
 
 .PHONY: bench
-bench: bench-setup ## Side-by-side benchmarks, about ten minutes on a quiet machine: bench/RESULTS.md
+bench: bench-setup ## Side-by-side benchmarks, about twenty minutes on a quiet machine: bench/RESULTS.md
 	@$(BIN)/python -m bench
 
 .PHONY: bench-quick

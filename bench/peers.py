@@ -7,9 +7,11 @@ read many answers at one wake-up, a slower one wakes it more often.
 import http.client
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
@@ -113,6 +115,12 @@ class Connections:
         self._pid = pid
         self._expected = expected
         self._control = _Control(url)
+
+    def at(self, url: str) -> "Connections":
+        """The same one under another address."""
+        moved = copy(self)
+        moved.url = url
+        return moved
 
     def reset(self) -> None:
         self._control.ask("POST", "/reset", b"")
@@ -234,6 +242,15 @@ def connections(delays_ms: tuple[int, int] = (0, 0), *, gone: float = 0.0) -> It
     )
     with _stand_in(command) as (url, pid):
         yield Connections(url, pid, expected=frozenset({"200", "410"} if gone else {"200"}))
+
+
+@contextmanager
+def behind_nat(peer: Connections, forgets_after: float, *, silent: bool) -> Iterator[Connections]:
+    """The same peer, reached through a NAT gateway that forgets connections which are idle for so many seconds."""
+    parts = urlsplit(peer.url)
+    command = (sys.executable, "-m", "bench.nat", str(parts.port), str(forgets_after), "silent" if silent else "reset")
+    with _stand_in(command) as (port, _):
+        yield peer.at(parts._replace(netloc=f"{parts.hostname}:{port}").geturl())
 
 
 @contextmanager

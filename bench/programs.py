@@ -101,10 +101,10 @@ def run_client(command: Sequence[str | Path], peer: Peer, load: Load) -> Sample:
     return Sample(measured.posts, measured.seconds, measured.cpu_seconds, peer_cpu)
 
 
-def ask_client(command: Sequence[str | Path], peer: Peer, load: Load) -> bytes:
-    """For a client that has something else to tell."""
+def ask_client(command: Sequence[str | Path], peer: Peer, load: Load, *more: str) -> bytes:
+    """For a client that has something else to tell, and perhaps takes `more` arguments."""
     with running(
-        (*command, *load.arguments(peer.url)), core=CLIENT_CORE, environ=ENVIRON, output=subprocess.PIPE
+        (*command, *load.arguments(peer.url), *more), core=CLIENT_CORE, environ=ENVIRON, output=subprocess.PIPE
     ) as process:
         _expect_ready(process)
         peer.reset()

@@ -7,6 +7,7 @@ from bench.cases.clients import Clients
 from bench.cases.latency import Latency
 from bench.cases.memory import Memory
 from bench.cases.paced import Paced
+from bench.cases.quiet import Quiet
 from bench.cases.reaping import Reaping
 from bench.cases.room import Room
 from bench.cases.small_rooms import SmallRooms
@@ -21,6 +22,7 @@ CASES: tuple[Case[Any], ...] = (
     Paced(),
     LoopTurns(),
     Memory(),
+    Quiet(),
     Watching(),
     Reaping(),
 )

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import uvloop
@@ -63,7 +64,7 @@ class Bench(Generic[P]):
 
     pool: P
 
-    def __init__(self, arguments: Arguments, pool_type: type[P]) -> None:
+    def __init__(self, arguments: Arguments, pool_type: type[P], clock: Callable[[], float] = time.monotonic) -> None:
         self._arguments = arguments
         address = Address.of(arguments.url)
         signer = Signer(address, os.environ["AWS_REGION"], "execute-api")
@@ -77,8 +78,9 @@ class Bench(Generic[P]):
             self.pool = pool_type(address, size=arguments.concurrency, owner=owner, tls=tls())
             return self.pool
 
+        self.metrics = Metrics(Health())
         self.engine = DeliveryEngine(
-            signer=signer, pool=make_pool, posts_per_second=arguments.rate, metrics=Metrics(Health())
+            signer=signer, pool=make_pool, posts_per_second=arguments.rate, metrics=self.metrics, clock=clock
         )
 
     async def warm_up(self) -> None:
