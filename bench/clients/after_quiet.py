@@ -16,8 +16,8 @@ import uvloop
 from bench.clients.engine import Bench, Members
 from bench.clients.section import Arguments, wait_for_start
 from worker.delivery.engine import Exchange
-from worker.fanout import Delivery, Fanout
-from worker.http.pool import Pool
+from worker.delivery.fanout import Delivery, Fanout
+from worker.transport.pool import Pool
 
 
 class _Clock:

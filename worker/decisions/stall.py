@@ -30,7 +30,6 @@ from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from worker.decisions.backoff import ATTEMPTS_BEFORE_GIVING_UP, SECONDS_BEFORE_GIVING_UP, backoff_seconds
 
-
 DECISIVE_EVIDENCE: Final = 12.0
 """Decimal logarithm of the odds from which on a connection is given up."""
 _NOTABLE_EVIDENCE: Final = 2.0

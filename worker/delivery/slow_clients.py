@@ -232,7 +232,9 @@ class SlowClients:
         else:
             self._records.remove(record)
 
-    def _line_up(self, record: StalledConnection[Delivery], delivery: Delivery, now: float, *, again: bool = False) -> None:
+    def _line_up(
+        self, record: StalledConnection[Delivery], delivery: Delivery, now: float, *, again: bool = False
+    ) -> None:
         if not delivery.fanout.stopped:
             record.line_up(delivery, now, again=again)
         delivery.fanout.waits(delivery)
