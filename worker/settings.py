@@ -1,148 +1,188 @@
-"""The worker's configuration: environment variables, read once and checked before anything starts."""
+"""The worker's configuration: environment variables, read once and checked before anything starts.
 
+Each field of `Settings` is one variable. Its name, type, range, default and meaning are defined there and nowhere else;
+a test compares the table in the documents with them.
+"""
+
+import dataclasses
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final, Literal, cast
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass
+from typing import Any, Final, Literal, get_args
 from urllib.parse import SplitResult, urlsplit
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "console"]
 SlowClients = Literal["close", "keep"]
 
-
-class InvalidSettings(ValueError):  # noqa: N818 - it says what the input is
-    """A variable is missing or wrong; the message names it and says what it takes."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What the variables of the same names say (GATECAST_QUEUE_URL is `queue_url`). See docs/reference.md."""
-
-    queue_url: str
-    dead_letter_queue_url: str | None = None
-    table: str
-    connections_endpoint: str
-    http_host: str = "127.0.0.1"
-    http_port: int = 9090
-    max_in_flight: int = 256
-    max_posts_per_second: int = 10_000
-    max_broadcasts: int = 64
-    visibility_seconds: int = 30
-    slow_clients: SlowClients = "close"
-    drain_seconds: int = 25
-    log_level: LogLevel = "info"
-    log_format: LogFormat = "json"
-
-    @classmethod
-    def from_environ(cls, environ: Mapping[str, str]) -> "Settings":
-        """Raises InvalidSettings for the first variable that is missing or wrong."""
-        read = _Reader(environ)
-        return cls(
-            queue_url=read.queue_url("GATECAST_QUEUE_URL"),
-            dead_letter_queue_url=(
-                read.queue_url("GATECAST_DEAD_LETTER_QUEUE_URL")
-                if "GATECAST_DEAD_LETTER_QUEUE_URL" in environ
-                else None
-            ),
-            table=read.matching("GATECAST_TABLE", _TABLE, "a DynamoDB table's name"),
-            connections_endpoint=read.connections_endpoint("GATECAST_CONNECTIONS_ENDPOINT"),
-            http_host=read.matching("GATECAST_HTTP_HOST", _HOST, "an address or a host name", default="127.0.0.1"),
-            http_port=read.integer("GATECAST_HTTP_PORT", 1, 65_535, default=9090),
-            max_in_flight=read.integer("GATECAST_MAX_IN_FLIGHT", 1, 10_000, default=256),
-            max_posts_per_second=read.integer("GATECAST_MAX_POSTS_PER_SECOND", 1, 1_000_000, default=10_000),
-            max_broadcasts=read.integer("GATECAST_MAX_BROADCASTS", 1, 10_000, default=64),
-            visibility_seconds=read.integer("GATECAST_VISIBILITY_SECONDS", 5, 43_200, default=30),
-            slow_clients=cast(SlowClients, read.one_of("GATECAST_SLOW_CLIENTS", ("close", "keep"), default="close")),
-            drain_seconds=read.integer("GATECAST_DRAIN_SECONDS", 1, 115, default=25),
-            log_level=cast(
-                LogLevel, read.one_of("GATECAST_LOG_LEVEL", ("debug", "info", "warning", "error"), default="info")
-            ),
-            log_format=cast(LogFormat, read.one_of("GATECAST_LOG_FORMAT", ("json", "console"), default="json")),
-        )
-
-
 _TABLE: Final = re.compile(r"[A-Za-z0-9_.\-]{3,255}")
 _LABEL: Final = r"(?!-)[A-Za-z0-9\-]{1,63}(?<!-)"
 _HOST: Final = re.compile(rf"(?!.{{254}})({_LABEL}\.)*{_LABEL}\.?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
 
 
-def check_sdk_endpoints(environ: Mapping[str, str]) -> None:
-    """Raises InvalidSettings for the first AWS_ENDPOINT_URL… that is wrong; an empty one is none.
+class ConfigurationError(ValueError):
+    """A variable is missing or wrong; the message names it and says what is expected."""
 
-    The SDK would look only when it makes a client, and takes schemes that nobody can speak.
-    """
-    takes = "the URL of a service (https://…)"
-    for name, value in environ.items():
-        if not name.startswith("AWS_ENDPOINT_URL") or not value:
-            continue
-        url = _split(name, value, takes)
-        is_base = url.scheme in ("http", "https") and not (url.query or url.fragment or url.username)
-        if not is_base or not _HOST.fullmatch(url.hostname or "") or re.search(r"\s", value):
-            raise InvalidSettings(f"{name} is {value!r}: it takes {takes}")
+
+class _Wrong(ValueError):
+    """The value is not as expected; the message says what it must be, where that is more than `Kind.expected`."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Reader:
-    environ: Mapping[str, str]
+class Kind:
+    """A kind of value: what is expected, in words, and how it is parsed. `parse` raises ValueError."""
 
-    def required(self, name: str, takes: str) -> str:
-        value = self.environ.get(name)
-        if value is None:
-            raise InvalidSettings(f"{name} is missing: it takes {takes}")
-        if not value:
-            raise InvalidSettings(f"{name} is empty: it takes {takes}")
-        return value
+    expected: str
+    parse: Callable[[str], object]
 
-    def matching(self, name: str, pattern: re.Pattern[str], takes: str, *, default: str | None = None) -> str:
-        if default is not None and name not in self.environ:
-            return default
-        value = self.required(name, takes)
-        if not pattern.fullmatch(value):
-            raise InvalidSettings(f"{name} is {value!r}: it takes {takes}")
-        return value
 
-    def integer(self, name: str, lowest: int, highest: int, *, default: int) -> int:
-        value = self.environ.get(name)
-        if value is None:
-            return default
+def _integer(lowest: int, highest: int) -> Kind:
+    def parse(value: str) -> int:
         if not re.fullmatch(r"[0-9]{1,10}", value) or not lowest <= int(value) <= highest:
-            raise InvalidSettings(f"{name} is {value!r}: it takes a whole number from {lowest:,} to {highest:,}")
+            raise ValueError
         return int(value)
 
-    def one_of(self, name: str, allowed: tuple[str, ...], *, default: str) -> str:
-        value = self.environ.get(name, default)
+    return Kind(f"a whole number from {lowest:,} to {highest:,}", parse)
+
+
+def _one_of(literal: Any) -> Kind:
+    allowed = get_args(literal)
+
+    def parse(value: str) -> str:
         if value not in allowed:
-            raise InvalidSettings(f"{name} is {value!r}: it takes one of {', '.join(allowed)}")
+            raise ValueError
         return value
 
-    def queue_url(self, name: str) -> str:
-        takes = "the URL of an SQS queue"
-        value = self.required(name, takes)
-        url = _split(name, value, takes)
-        if url.scheme not in ("http", "https") or not url.hostname or not url.path.strip("/"):
-            raise InvalidSettings(f"{name} is {value!r}: it takes {takes} (https://…/queue-name)")
+    return Kind(f"one of {', '.join(allowed)}", parse)
+
+
+def _matching(pattern: re.Pattern[str], expected: str) -> Kind:
+    def parse(value: str) -> str:
+        if not pattern.fullmatch(value):
+            raise ValueError
         return value
 
-    def connections_endpoint(self, name: str) -> str:
-        takes = "https://{api}.execute-api.{region}.amazonaws.com/{stage}, or a custom domain and its base path"
-        value = self.required(name, takes).rstrip("/")
-        url = _split(name, value, takes)
-        if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment or url.username:
-            raise InvalidSettings(f"{name} is {value!r}: it takes {takes}")
-        if "@connections" in value:
-            raise InvalidSettings(f"{name} is {value!r}: leave out /@connections, the worker adds it")
-        if ".execute-api." in url.hostname and url.path.count("/") != 1:
-            raise InvalidSettings(f"{name} is {value!r}: an execute-api address ends in the stage and nothing else")
-        if not re.fullmatch(r"(/[A-Za-z0-9._~\-]+)*", url.path):
-            raise InvalidSettings(f"{name} is {value!r}: its path may hold letters, digits and . _ ~ - only")
-        return value
+    return Kind(expected, parse)
 
 
-def _split(name: str, value: str, takes: str) -> SplitResult:
-    try:
-        url = urlsplit(value)
-        _ = url.port
-    except ValueError as error:
-        raise InvalidSettings(f"{name} is {value!r}: it takes {takes} ({error})") from None
+def _queue_url(value: str) -> str:
+    url = _split(value)
+    if url.scheme not in ("http", "https") or not url.hostname or not url.path.strip("/"):
+        raise ValueError
+    return value
+
+
+def _connections_endpoint(value: str) -> str:
+    value = value.rstrip("/")
+    url = _split(value)
+    if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment or url.username:
+        raise ValueError
+    if "@connections" in value:
+        raise _Wrong("leave out /@connections, the worker adds it")
+    if ".execute-api." in url.hostname and url.path.count("/") != 1:
+        raise _Wrong("an execute-api address ends in the stage and nothing else")
+    if not re.fullmatch(r"(/[A-Za-z0-9._~\-]+)*", url.path):
+        raise _Wrong("its path may hold letters, digits and . _ ~ - only")
+    return value
+
+
+def _split(value: str) -> SplitResult:
+    """Raises ValueError, also for a port that is no number."""
+    url = urlsplit(value)
+    _ = url.port
     return url
+
+
+_QUEUE_URL: Final = Kind("the URL of an SQS queue (https://…/queue-name)", _queue_url)
+_CONNECTIONS_ENDPOINT: Final = Kind(
+    "https://{api}.execute-api.{region}.amazonaws.com/{stage}, or a custom domain and its base path",
+    _connections_endpoint,
+)
+
+
+def _variable(kind: Kind, meaning: str, *, default: Any = MISSING) -> Any:
+    return dataclasses.field(default=default, metadata={"kind": kind, "meaning": meaning})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """One field per variable: GATECAST_QUEUE_URL is `queue_url`."""
+
+    queue_url: str = _variable(_QUEUE_URL, "standard or FIFO (`.fifo`)")
+    dead_letter_queue_url: str | None = _variable(
+        _QUEUE_URL, "where poison and missed deliveries go; without it they are logged, with the ids", default=None
+    )
+    table: str = _variable(_matching(_TABLE, "a DynamoDB table's name"), "the DynamoDB table")
+    connections_endpoint: str = _variable(_CONNECTIONS_ENDPOINT, "the API's address; `http://` for local use")
+    http_host: str = _variable(
+        _matching(_HOST, "an address or a host name"),
+        "where `/metrics`, `/livez`, `/readyz` and `/broadcasts` are served; the image sets 0.0.0.0",
+        default="127.0.0.1",
+    )
+    http_port: int = _variable(
+        _integer(1, 65_535), "its port; if it is in use, the worker ends with exit code 1", default=9090
+    )
+    max_in_flight: int = _variable(
+        _integer(1, 10_000), "posts in flight at once, each on its own connection: rate × latency", default=256
+    )
+    max_posts_per_second: int = _variable(_integer(1, 1_000_000), "the ceiling of this worker's rate", default=10_000)
+    max_broadcasts: int = _variable(
+        _integer(1, 10_000),
+        "places: broadcasts delivered at once. A parked one holds none, and one room gets half of them at most",
+        default=64,
+    )
+    visibility_seconds: int = _variable(
+        _integer(5, 43_200), "the lease on a queue message, extended while its broadcast runs", default=30
+    )
+    slow_clients: SlowClients = _variable(
+        _one_of(SlowClients),
+        "what happens to a connection whose client [does not read](failure-modes.md#clients-that-do-not-read): `close` "
+        "needs the permission to DELETE; `keep` leaves it open, and its deliveries are missed at once until it reads",
+        default="close",
+    )
+    drain_seconds: int = _variable(
+        _integer(1, 115), "how long a drain may take; keep it below the container's stop timeout", default=25
+    )
+    log_level: LogLevel = _variable(_one_of(LogLevel), "the lowest level that is logged", default="info")
+    log_format: LogFormat = _variable(_one_of(LogFormat), "`console` is for people", default="json")
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> "Settings":
+        """Raises ConfigurationError for the first variable that is missing or wrong."""
+        values: dict[str, Any] = {}
+        for field in dataclasses.fields(cls):
+            name, kind = f"GATECAST_{field.name.upper()}", field.metadata["kind"]
+            if name in environ or field.default is MISSING:
+                values[field.name] = _parse(name, environ.get(name), kind)
+        return cls(**values)
+
+
+def _parse(name: str, value: str | None, kind: Kind) -> object:
+    """Raises ConfigurationError."""
+    if not value:
+        raise ConfigurationError(f"{name} is {'missing' if value is None else 'empty'}: expected {kind.expected}")
+    try:
+        return kind.parse(value)
+    except _Wrong as wrong:
+        raise ConfigurationError(f"{name} is {value!r}: {wrong}") from None
+    except ValueError:
+        raise ConfigurationError(f"{name} is {value!r}: expected {kind.expected}") from None
+
+
+def check_sdk_endpoints(environ: Mapping[str, str]) -> None:
+    """Raises ConfigurationError for the first AWS_ENDPOINT_URL… that is wrong; an empty one is none.
+
+    The SDK would check it only when it makes a client, and accepts schemes it does not support.
+    """
+    kind = Kind("the URL of a service (https://…)", _service_url)
+    for name, value in environ.items():
+        if name.startswith("AWS_ENDPOINT_URL") and value:
+            _parse(name, value, kind)
+
+
+def _service_url(value: str) -> str:
+    url = _split(value)
+    is_base = url.scheme in ("http", "https") and not (url.query or url.fragment or url.username)
+    if not is_base or not _HOST.fullmatch(url.hostname or "") or re.search(r"\s", value):
+        raise ValueError
+    return value

@@ -1,14 +1,30 @@
-"""Every variable: what is missing, empty, out of range or of the wrong kind is named."""
+"""Every environment variable: if it is missing, empty, out of range or of the wrong type, the error names it."""
+
+import dataclasses
+from pathlib import Path
 
 import pytest
 
-from worker.settings import InvalidSettings, Settings, check_sdk_endpoints
+from worker.settings import ConfigurationError, Settings, check_sdk_endpoints
 
 REQUIRED = {
     "GATECAST_QUEUE_URL": "https://sqs.eu-west-1.amazonaws.com/123456789012/broadcasts",
     "GATECAST_TABLE": "gatecast",
     "GATECAST_CONNECTIONS_ENDPOINT": "https://abc.execute-api.eu-west-1.amazonaws.com/live",
 }
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference-operators.md"
+
+
+def test_the_reference_lists_exactly_these_variables() -> None:
+    """With their defaults, what is expected, and their meanings."""
+    section = REFERENCE.read_text().partition("## Worker settings")[2].partition("\n## ")[0]
+    defaults = {dataclasses.MISSING: "required", None: "none"}
+    assert [line for line in section.splitlines() if line.startswith("| `")] == [
+        f"| `GATECAST_{field.name.upper()}` | {defaults.get(field.default, field.default)} "
+        f"| {field.metadata['kind'].expected} | {field.metadata['meaning']} |"
+        for field in dataclasses.fields(Settings)
+    ]
 
 
 def test_defaults() -> None:
@@ -26,7 +42,7 @@ def test_required_variables(name: str, value: str | None) -> None:
     environ = {key: given for key, given in REQUIRED.items() if key != name}
     if value is not None:
         environ[name] = value
-    with pytest.raises(InvalidSettings, match=f"^{name} is (missing|empty)"):
+    with pytest.raises(ConfigurationError, match=f"^{name} is (missing|empty)"):
         Settings.from_environ(environ)
 
 
@@ -45,9 +61,9 @@ def test_ranges(name: str, lowest: int, highest: int) -> None:
     field = name.removeprefix("GATECAST_").lower()
     for allowed in (lowest, highest):
         assert getattr(Settings.from_environ({**REQUIRED, name: str(allowed)}), field) == allowed
-    for refused in (str(lowest - 1), str(highest + 1), "", "x", "1.5", " 7", "+7", "1_0", "٣", "-1"):
-        with pytest.raises(InvalidSettings, match=f"^{name} "):
-            Settings.from_environ({**REQUIRED, name: refused})
+    for invalid in (str(lowest - 1), str(highest + 1), "", "x", "1.5", " 7", "+7", "1_0", "٣", "-1"):
+        with pytest.raises(ConfigurationError, match=f"^{name} "):
+            Settings.from_environ({**REQUIRED, name: invalid})
 
 
 @pytest.mark.parametrize(
@@ -77,8 +93,8 @@ def test_ranges(name: str, lowest: int, highest: int) -> None:
         ("GATECAST_CONNECTIONS_ENDPOINT", "ws.example.com"),
     ],
 )
-def test_wrong_values(name: str, value: str) -> None:
-    with pytest.raises(InvalidSettings, match=f"^{name} is "):
+def test_invalid_values(name: str, value: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{name} is "):
         Settings.from_environ({**REQUIRED, name: value})
 
 
@@ -87,8 +103,8 @@ def test_slow_clients(value: str) -> None:
     assert Settings.from_environ({**REQUIRED, "GATECAST_SLOW_CLIENTS": value}).slow_clients == value
 
 
-def test_what_becomes_of_slow_clients_is_said_in_the_message() -> None:
-    with pytest.raises(InvalidSettings, match=r"^GATECAST_SLOW_CLIENTS is 'drop': it takes one of close, keep$"):
+def test_the_error_for_slow_clients_lists_the_allowed_values() -> None:
+    with pytest.raises(ConfigurationError, match=r"^GATECAST_SLOW_CLIENTS is 'drop': expected one of close, keep$"):
         Settings.from_environ({**REQUIRED, "GATECAST_SLOW_CLIENTS": "drop"})
 
 
@@ -118,7 +134,7 @@ def test_endpoints_of_the_sdk(name: str) -> None:
         "http://[::1]",
     ):
         check_sdk_endpoints({name: allowed})
-    for refused in (
+    for invalid in (
         "nonsense",
         "ftp://aws",
         "//aws",
@@ -131,5 +147,5 @@ def test_endpoints_of_the_sdk(name: str) -> None:
         "http://[::",
         "https://aws?a=b",
     ):
-        with pytest.raises(InvalidSettings, match=f"^{name} is "):
-            check_sdk_endpoints({name: refused})
+        with pytest.raises(ConfigurationError, match=f"^{name} is "):
+            check_sdk_endpoints({name: invalid})
