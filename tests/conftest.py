@@ -1,6 +1,6 @@
-"""Fixtures of everything that needs real services: ministack once a run, a table and queues once a test.
+"""Fixtures for tests that need real services: ministack once per run, a table and queues once per test.
 
-This is the only conftest: type checkers see the tests as top-level modules, and two of one name would collide.
+This is the only conftest: type checkers see the tests as top-level modules, and two with one name would collide.
 """
 
 import asyncio
@@ -17,13 +17,13 @@ from pytest_socket import disable_socket, enable_socket
 from local.ministack import Ministack
 from local.resources import Queues, create_queues, create_table
 
-pytest_plugins = ("tests.chaos.fixtures", "tests.pool_driver", "tests.worker_fixtures")
+pytest_plugins = ("tests.aws_services", "tests.chaos.fixtures", "tests.pool_driver", "tests.worker_fixtures")
 
 _NO_RETRIES = Config(retries={"mode": "standard", "total_max_attempts": 1})
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """A test module that has EVENT_LOOPS runs on each of these, the others on asyncio's."""
+    """A test module that defines EVENT_LOOPS runs on each of these event loops, all others on asyncio's."""
     module = item.getparent(pytest.Module)
     loops = getattr(module.obj, "EVENT_LOOPS", None) if module else None
     return loops or {"asyncio": asyncio.new_event_loop}
@@ -31,7 +31,7 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[]
 
 @pytest.fixture(autouse=True)
 def _no_sockets(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Unit and property tests decide, they do not connect. asyncio itself needs a pair of Unix sockets."""
+    """Unit and property tests open no connections. asyncio itself needs a pair of Unix sockets."""
     if not {"unit", "property"} & set(request.path.parts):
         yield
         return
@@ -48,7 +48,7 @@ def ministack() -> Iterator[Ministack]:
 
 @pytest.fixture
 def aws(ministack: Ministack, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The variables that point an AWS SDK at ministack; the test's own process has them."""
+    """The variables that point an AWS SDK at ministack; they are set in the test process too."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     variables = ministack.environment()

@@ -1,4 +1,4 @@
-"""Streams of broadcasts in virtual time: who received what and when, and what dead letters say was missed."""
+"""Streams of broadcasts in virtual time: which member received what and when, and which messages it missed."""
 
 import asyncio
 import random
@@ -22,7 +22,7 @@ def is_stuck(connection_id: str) -> bool:
 
 @dataclass
 class Streams:
-    """Broadcasts that are published at a rate, whose payload is their id."""
+    """Publishes broadcasts at a rate. The payload of each is its id."""
 
     world: World
     published_at: dict[str, float] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Streams:
         return [name for _, name in self.world.received.get(member, ())]
 
     def missed(self) -> dict[str, list[str]]:
-        """By connection, what dead letters say that it missed."""
+        """The ids of the broadcasts that each connection missed, according to the dead letters."""
         missed: dict[str, list[str]] = {}
         for letter in self.world.dead_letters:
             broadcast = decode(letter.body)
@@ -65,10 +65,11 @@ class Streams:
 
 
 def world_with(
-    rooms: dict[str, Sequence[str]], answer: Callable[[str, int], int | None], *, fifo: bool = False
+    rooms: dict[str, Sequence[str]], respond: Callable[[str, int], int | None], *, fifo: bool = False
 ) -> World:
-    world = World({}, answer=answer, rng=random.Random(1), fifo=fifo)
-    world.others = {room: tuple(members) for room, members in rooms.items()}
+    world = World({}, respond=respond, rng=random.Random(1), fifo=fifo)
+    for room, members in rooms.items():
+        world.add_members(room, members)
     return world
 
 

@@ -1,8 +1,5 @@
-"""The queue's adapter against a real protocol: what it sends arrives as it is, and batches fail entry by entry."""
+"""The queue adapter on SQS: what it sends arrives unchanged, and what it cannot send is reported."""
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -12,38 +9,18 @@ from local.resources import Queues
 from worker.aws.json_service import JsonService
 from worker.aws.queue import Queue
 from worker.decisions.parts import MAX_BATCH, MAX_BATCH_BYTES
-from worker.observe.metrics import ServiceCalls
 from worker.ports import DependencyError
-from worker.transport.signing import Credentials
 
 REASON = {"reason": {"DataType": "String", "StringValue": "undelivered: ½"}}
 
 
-@pytest.fixture
-async def service(aws: dict[str, str]) -> AsyncIterator[JsonService]:
-    service = JsonService(
-        aws["AWS_ENDPOINT_URL_SQS"],
-        region=aws["AWS_REGION"],
-        service="sqs",
-        prefix="AmazonSQS",
-        json_version="1.0",
-        connections=2,
-        tls=None,
-        calls=ServiceCalls(),
-    )
-    service.use(Credentials(aws["AWS_ACCESS_KEY_ID"], aws["AWS_SECRET_ACCESS_KEY"]))
-    running = asyncio.create_task(service.run())
-    yield service
-    running.cancel()
-    with suppress(asyncio.CancelledError):
-        await running
-
-
-async def test_what_is_sent_arrives_with_its_attributes(service: JsonService, sqs: Any, fifo_queues: Queues) -> None:
+async def test_sent_messages_arrive_with_their_attributes(
+    sqs_service: JsonService, sqs: Any, fifo_queues: Queues
+) -> None:
     broadcasts = [
         Broadcast(id=f"b{number}", room="lobby", data="é\x00\ufffe\U0001f600\n") for number in range(MAX_BATCH)
     ]
-    queue = Queue(service, fifo_queues.url)
+    queue = Queue(sqs_service, fifo_queues.url)
     entries = [{**queue_message(each, fifo=True), "MessageAttributes": REASON} for each in broadcasts]
 
     assert await queue.send(entries) == [None] * MAX_BATCH
@@ -61,8 +38,8 @@ async def test_what_is_sent_arrives_with_its_attributes(service: JsonService, sq
         assert message["Attributes"]["MessageDeduplicationId"] == entry["MessageDeduplicationId"]
 
 
-async def test_as_much_as_a_call_takes_arrives(service: JsonService, sqs: Any, queues: Queues) -> None:
-    queue = Queue(service, queues.url)
+async def test_a_batch_of_the_maximum_size_arrives(sqs_service: JsonService, sqs: Any, queues: Queues) -> None:
+    queue = Queue(sqs_service, queues.url)
     body = "x" * (MAX_BATCH_BYTES // MAX_BATCH)
     entries = [{"MessageBody": body, "MessageGroupId": str(number)} for number in range(MAX_BATCH)]
     assert await queue.send(entries) == [None] * MAX_BATCH
@@ -70,28 +47,15 @@ async def test_as_much_as_a_call_takes_arrives(service: JsonService, sqs: Any, q
     assert {message["Body"] for message in messages} == {body}
 
 
-async def test_delays_visibility_and_counts(service: JsonService, sqs: Any, queues: Queues) -> None:
-    queue = Queue(service, queues.url)
-    entries: list[dict[str, Any]] = [{"MessageBody": body} for body in ("a", "b")]
-    assert await queue.send([*entries, {"MessageBody": "late", "DelaySeconds": 900}]) == [None] * 3
-    [message] = sqs.receive_message(QueueUrl=queues.url, VisibilityTimeout=60)["Messages"]
-    assert await queue.count() == {"visible": 1, "in_flight": 1, "delayed": 1}
-    assert await queue.change_visibility([message["ReceiptHandle"]], 0) == [None]
-    assert await queue.count() == {"visible": 2, "in_flight": 0, "delayed": 1}
+async def test_an_empty_message_fails_alone(sqs_service: JsonService, queues: Queues) -> None:
+    queue = Queue(sqs_service, queues.url)
+    sent, rejected = await queue.send([{"MessageBody": "a"}, {"MessageBody": ""}])
+    assert sent is None
+    assert rejected is not None
 
 
-async def test_a_batch_fails_entry_by_entry(service: JsonService, sqs: Any, queues: Queues) -> None:
-    queue = Queue(service, queues.url)
-    await queue.send([{"MessageBody": "a"}])
-    [message] = sqs.receive_message(QueueUrl=queues.url)["Messages"]
-    well, odd = await queue.change_visibility([message["ReceiptHandle"], "no receipt"], 30)
-    assert (well, bool(odd)) == (None, True)
-    well, odd = await queue.send([{"MessageBody": "a"}, {"MessageBody": ""}])
-    assert (well, bool(odd)) == (None, True)
-
-
-async def test_a_queue_that_is_not_there_has_a_name_for_it(service: JsonService, queues: Queues) -> None:
-    queue = Queue(service, f"{queues.url}-other")
+async def test_a_missing_queue_has_its_own_error_code(sqs_service: JsonService, queues: Queues) -> None:
+    queue = Queue(sqs_service, f"{queues.url}-other")
     for call in (queue.count(), queue.send([{"MessageBody": "a"}]), queue.change_visibility(["x"], 1)):
         with pytest.raises(DependencyError, match=r"NonExistentQueue|QueueDoesNotExist"):
             await call

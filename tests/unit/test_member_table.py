@@ -1,4 +1,4 @@
-"""What the table's adapter makes of items that nobody should have written. A scripted service responds."""
+"""How the table adapter reads damaged items and malformed responses. A scripted service responds."""
 
 import asyncio
 import json
@@ -15,11 +15,11 @@ from worker.observe.damaged_items import DamagedItems
 from worker.ports import DependencyError, JoinedRoom, Member
 
 NOW = 1_800_000_000.0
-WELL = {"sk": {"S": "well="}, "joined_at_ms": {"N": "7"}, "expires_at": {"N": "1800003600"}}
+INTACT = {"sk": {"S": "intact="}, "joined_at_ms": {"N": "7"}, "expires_at": {"N": "1800003600"}}
 
 
 class Service:
-    """Responds with each of `responses` in turn."""
+    """Returns the scripted responses in turn."""
 
     def __init__(self, *responses: Any) -> None:
         self.calls: list[tuple[str, dict[str, Any]]] = []
@@ -61,11 +61,11 @@ def item(**attributes: Any) -> dict[str, Any]:
 )
 async def test_a_damaged_membership_costs_no_other_member_its_message(odd: Any, read: Member | None) -> None:
     damaged: dict[str, int] = {}
-    members, _ = table({"Items": [WELL, odd, WELL], "LastEvaluatedKey": {"sk": {"S": "well="}}}, damaged=damaged)
+    members, _ = table({"Items": [INTACT, odd, INTACT], "LastEvaluatedKey": {"sk": {"S": "intact="}}}, damaged=damaged)
     with capture_logs() as logged:
         page = await members.begin_page("lobby", 3)
-    assert page.members == [each for each in (Member("well=", 7), read, Member("well=", 7)) if each]
-    assert page.after == "well="
+    assert page.members == [each for each in (Member("intact=", 7), read, Member("intact=", 7)) if each]
+    assert page.after == "intact="
     assert damaged == {"membership": 1}
     assert [(each["event"], each["pk"]) for each in logged] == [("item.damaged", "room#lobby#3")]
 
@@ -77,7 +77,7 @@ async def test_numbers_of_any_size_are_read() -> None:
 
 
 @pytest.mark.parametrize("response", [[], {}, {"Items": None}, {"Items": [7]}, {"Items": [], "LastEvaluatedKey": {}}])
-async def test_what_is_no_page_at_all_is_the_services_fault(response: Any) -> None:
+async def test_a_malformed_page_is_a_dependency_error(response: Any) -> None:
     members, _ = table(response)
     with pytest.raises(DependencyError):
         await members.begin_page("lobby", 0)
@@ -99,7 +99,7 @@ async def test_one_damaged_settings_item_fails_no_other_room() -> None:
     assert all(request["RequestItems"]["t"]["ConsistentRead"] for _, request in service.calls)
 
 
-def test_what_has_been_logged_is_remembered_within_bounds() -> None:
+def test_logged_items_are_remembered_within_bounds() -> None:
     counts: dict[str, int] = {}
     items = DamagedItems(counts)
     with capture_logs() as logged:
@@ -111,24 +111,24 @@ def test_what_has_been_logged_is_remembered_within_bounds() -> None:
     assert len(items._logged) <= 1_000
 
 
-async def test_a_connection_without_a_time_is_an_old_one() -> None:
+async def test_a_connection_without_a_timestamp_counts_as_old() -> None:
     times: Iterable[tuple[str, Any]] = [("a", {"N": "12.5"}), ("b", {"S": "x"}), ("c", {"N": "1E125"}), ("d", None)]
     found = [{"pk": {"S": f"connection#{each}"}, **({"connected_at_ms": time} if time else {})} for each, time in times]
     damaged: dict[str, int] = {}
     members, service = table({"Responses": {"t": found}}, damaged=damaged)
     assert await members.connected_at_ms(["a", "b", "c", "d", "e", "a"]) == {"a": 12, "b": 0, "c": 0, "d": 0}
     assert damaged == {"connection": 1}
-    assert len(service.calls[0][1]["RequestItems"]["t"]["Keys"]) == 5, "a key twice is an error of the whole call"
+    assert len(service.calls[0][1]["RequestItems"]["t"]["Keys"]) == 5, "a duplicate key fails the whole call"
 
 
-async def test_ages_that_were_not_read_are_asked_for_again() -> None:
+async def test_unprocessed_connection_keys_are_a_dependency_error() -> None:
     unprocessed = {"t": {"Keys": [{"pk": {"S": "connection#a"}}]}}
     members, _ = table({"Responses": {}, "UnprocessedKeys": unprocessed})
     with pytest.raises(DependencyError, match="UnprocessedKeys"):
         await members.connected_at_ms(["a"])
 
 
-async def test_joined_rooms_are_read_to_the_end_whatever_their_shards() -> None:
+async def test_joined_rooms_are_read_to_the_last_page_even_with_damaged_shards() -> None:
     first = [{"sk": {"S": "room#a"}, "shard": {"N": "3"}}, {"sk": {"S": "room#b#1"}, "shard": {"S": "x"}}]
     last = [{"sk": {"S": "room#c"}}, {"sk": {"S": "room#d"}, "shard": {"N": "1.5"}}]
     damaged: dict[str, int] = {}
@@ -144,7 +144,7 @@ async def test_joined_rooms_are_read_to_the_end_whatever_their_shards() -> None:
     assert all(request["ConsistentRead"] for _, request in service.calls)
 
 
-async def test_removal_says_what_was_not_processed() -> None:
+async def test_removal_returns_what_was_not_processed() -> None:
     unprocessed = {"DeleteRequest": {"Key": {"pk": {"S": "connection#b="}, "sk": {"S": "connection"}}}}
     members, service = table({"UnprocessedItems": {"t": [unprocessed]}}, {"UnprocessedItems": {}}, {})
     assert await members.remove_connections(["a=", "b="]) == ["b="]

@@ -1,4 +1,4 @@
-"""What the store of claims makes of responses that no service should give. A scripted service responds."""
+"""How the progress store reads damaged items and malformed responses. A scripted service responds."""
 
 import asyncio
 import json
@@ -14,11 +14,11 @@ from worker.decisions.claims import Claimant
 from worker.ports import Claim, DamagedProgress, DependencyError
 
 BROADCAST = Broadcast(id="one", room="room", data="x")
-AGAIN = Claimant("m", 2, "m/2", 0)
+REDELIVERED = Claimant("m", 2, "m/2", 0)
 
 
 class Service:
-    """Gives the scripted responses in turn; errors are raised."""
+    """Returns the scripted responses in turn; exceptions are raised."""
 
     def __init__(self, *responses: bytes | Exception) -> None:
         self._responses = list(responses)
@@ -40,10 +40,10 @@ GARBLED = [b"", b"{", b'{"Attributes": {"message_id": {"S": "\xff"}}}', b'{"Attr
 
 
 @pytest.mark.parametrize("garbled", GARBLED)
-async def test_a_garbled_response_is_the_services_fault_and_no_damaged_item(garbled: bytes) -> None:
+async def test_a_garbled_response_is_a_dependency_error_and_no_damaged_item(garbled: bytes) -> None:
     for response in (garbled, ServiceError(CONDITION_FAILED, garbled.replace(b"Attributes", b"Item"))):
         with pytest.raises(DependencyError) as raised:
-            await store(response).claim(BROADCAST, AGAIN)
+            await store(response).claim(BROADCAST, REDELIVERED)
         assert not isinstance(raised.value, DamagedProgress)
 
 
@@ -54,27 +54,27 @@ async def test_an_item_that_no_worker_writes_is_damaged(attributes: bytes) -> No
         ServiceError(CONDITION_FAILED, b'{"Item": ' + attributes + b"}"),
     ):
         with pytest.raises(DamagedProgress, match="broadcast#room one"):
-            await store(response).claim(BROADCAST, AGAIN)
+            await store(response).claim(BROADCAST, REDELIVERED)
 
 
-async def test_what_was_not_processed_is_returned() -> None:
+async def test_unprocessed_claims_are_returned() -> None:
     claims = []
     for number in range(2):
-        claim = await store(b"{}").claim(Broadcast(id=f"b{number}", room="room", data="x"), AGAIN)
+        claim = await store(b"{}").claim(Broadcast(id=f"b{number}", room="room", data="x"), REDELIVERED)
         assert isinstance(claim, Claim)
         claims.append(claim)
-    stranger = {"PutRequest": {"Item": {"pk": {"S": "broadcast#room b9"}, "sk": {"S": "part#"}}}}
-    left: dict[str, Any] = {"PutRequest": {"Item": {**claims[1].key, "completed_at": {"N": "1"}}}}
+    unknown = {"PutRequest": {"Item": {"pk": {"S": "broadcast#room b9"}, "sk": {"S": "part#"}}}}
+    unprocessed: dict[str, Any] = {"PutRequest": {"Item": {**claims[1].key, "completed_at": {"N": "1"}}}}
     responses = [
         json.dumps({"UnprocessedItems": {"table": requests}}).encode()
-        for requests in ([], [left], [stranger, left, {"DeleteRequest": {}}])
+        for requests in ([], [unprocessed], [unknown, unprocessed, {"DeleteRequest": {}}])
     ]
     assert await store(responses[0]).complete(claims) == []
     assert await store(responses[1]).complete(claims) == [claims[1]]
     assert await store(responses[2]).complete(claims) == [claims[1]]
 
 
-async def test_many_claims_of_one_moment_share_a_call() -> None:
+async def test_simultaneous_claims_share_a_call() -> None:
     responses = json.dumps({"Responses": [{}] * 3}).encode()
     progress = store(responses)
     broadcasts = [Broadcast(id=f"b{number}", room="room", data="x") for number in range(3)]

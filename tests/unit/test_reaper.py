@@ -1,4 +1,4 @@
-"""Removing gone connections: in which order, how fast, and which of them. In virtual time, with a table in memory."""
+"""Which gone connections are removed, in which order and at what rate. In virtual time, with an in-memory table."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
@@ -8,74 +8,74 @@ from typing import Any
 import pytest
 
 from gatecast import table as keys
-from gatecast.table import Key, RoomSettings
-from tests.simulation import EPOCH, run
+from gatecast.table import Key
+from tests.memory_stores import MemoryTable, TableState
+from tests.simulation import EPOCH, LONG_AGO_MS, run
 from worker.decisions.endpoint_health import EndpointHealth
 from worker.observe.health import Health
 from worker.observe.metrics import Metrics
 from worker.pipeline.reaper import CONNECTIONS_PER_SECOND, YOUNG_SECONDS, Reaper
-from worker.ports import DependencyError, JoinedRoom, Page
-
-LONG_AGO_MS = int(EPOCH * 1000) - 3_600_000
+from worker.ports import DependencyError, JoinedRoom
 
 
-class MemoryTable:
-    """`joined` by connection. `unprocessed` says how many items of each of the next batches are left over."""
+class ReaperTable(MemoryTable):
+    """A table that records calls. `failures` is how many of the next calls fail; every call takes 5 ms."""
 
-    def __init__(self, joined: dict[str, list[JoinedRoom]] | None = None) -> None:
-        self.joined = joined or {}
+    def __init__(self) -> None:
+        super().__init__(state := TableState(), wall_clock=lambda: EPOCH, before_call=self._delay)
+        self.state = state
         self.calls: list[tuple[str, Any]] = []
-        self.unprocessed: list[int] = []
-        self.fails = 0
+        self.failures = 0
         self.querying = 0
-        self.most_querying = 0
+        self.max_querying = 0
 
-    async def remove_connections(self, connection_ids: Sequence[str]) -> list[str]:
-        return await self._batch("connections", connection_ids)
+    def join(self, connection_id: str, room: str, shard: int | None) -> None:
+        """Put a joined-room item, without a shard if it is None."""
+        item: dict[str, Any] = keys.joined_room_item(connection_id, room, shard or 0, expires_at=int(EPOCH) + 3_600)
+        if shard is None:
+            del item["shard"]
+        self.state.put(item)
 
     async def delete_batch(self, doomed: Sequence[Key]) -> list[Key]:
-        kind = "memberships" if doomed[0]["pk"]["S"].startswith("room#") else "joined rooms"
-        return await self._batch(kind, doomed)
-
-    async def _batch(self, kind: str, items: Sequence[Any]) -> list[Any]:
-        await self._call()
-        assert 0 < len(items) <= 25
-        assert len({str(item) for item in items}) == len(items), "a key twice is an error of the whole call"
-        self.calls.append((kind, list(items)))
-        return list(items[: self.unprocessed.pop(0)]) if self.unprocessed else []
+        unprocessed = await super().delete_batch(doomed)
+        self.calls.append((_kind(doomed[0]), list(doomed)))
+        return unprocessed
 
     async def joined_rooms(self, connection_id: str) -> list[JoinedRoom]:
-        self.querying += 1
-        self.most_querying = max(self.querying, self.most_querying)
-        await self._call()
-        self.querying -= 1
+        rooms = await super().joined_rooms(connection_id)
         self.calls.append(("query", connection_id))
-        return self.joined.get(connection_id, [])
+        return rooms
 
-    async def _call(self) -> None:
+    async def _delay(self, component: str, operation: str) -> None:
+        assert component == "table"
+        self.querying += operation == "joined_rooms"
+        self.max_querying = max(self.querying, self.max_querying)
         await asyncio.sleep(0.005)
-        if self.fails:
-            self.fails -= 1
-            raise OSError
-
-    async def begin_page(self, room: str, shard: int, after: str = "") -> Page:
-        raise NotImplementedError
-
-    async def settings(self, rooms: Sequence[str]) -> Sequence[RoomSettings | DependencyError]:
-        raise NotImplementedError
-
-    async def connected_at_ms(self, connection_ids: Sequence[str]) -> dict[str, int]:
-        raise NotImplementedError
+        self.querying -= operation == "joined_rooms"
+        if self.failures:
+            self.failures -= 1
+            raise DependencyError("broken")
 
     def kinds(self) -> list[str]:
         return [kind for kind, _ in self.calls]
 
-    def deleted(self, kind: str) -> list[Any]:
-        return [item for called, items in self.calls if called == kind for item in items]
+    def deleted(self, kind: str) -> list[Key]:
+        """The keys of all deletions of this kind, in order."""
+        return [key for called, doomed in self.calls if called == kind for key in doomed]
+
+    def removed(self) -> list[str]:
+        """The ids of the removed connections, in order."""
+        return [key["pk"]["S"].removeprefix(keys.connection_pk("")) for key in self.deleted("connections")]
 
 
-class World:
-    def __init__(self, table: MemoryTable) -> None:
+def _kind(key: Key) -> str:
+    if key["pk"]["S"].startswith("room#"):
+        return "memberships"
+    return "connections" if key["sk"]["S"] == keys.CONNECTION_SK else "joined rooms"
+
+
+class ReaperHarness:
+    def __init__(self, table: ReaperTable) -> None:
         self.table = table
         self.endpoint = EndpointHealth()
         self.metrics = Metrics(Health())
@@ -91,52 +91,55 @@ class World:
         self.endpoint.succeeded(clock())
 
 
-def reaping(table: MemoryTable, script: Callable[[World], Coroutine[Any, Any, None]]) -> World:
-    """Runs the script beside a reaper, and then the reaper for another ten minutes."""
-    worlds: list[World] = []
+def reaping(table: ReaperTable, script: Callable[[ReaperHarness], Coroutine[Any, Any, None]]) -> ReaperHarness:
+    """Runs the script beside a reaper, and then the reaper alone for ten minutes."""
+    harnesses: list[ReaperHarness] = []
 
     async def simulation() -> None:
-        worlds.append(world := World(table))
-        task = asyncio.create_task(world.reaper.run())
-        await script(world)
+        harnesses.append(harness := ReaperHarness(table))
+        task = asyncio.create_task(harness.reaper.run())
+        await script(harness)
         await asyncio.sleep(600)
         assert not task.done()
         task.cancel()
 
     run(simulation())
-    return worlds[0]
+    return harnesses[0]
 
 
-def test_connections_go_first_then_memberships_then_what_leads_to_them() -> None:
+def test_connections_are_deleted_first_then_memberships_then_joined_rooms() -> None:
     ids = [f"c{number:02d}=" for number in range(25)]
-    table = MemoryTable(
-        {each: [JoinedRoom("@all", number % 4), JoinedRoom("lobby", 0)] for number, each in enumerate(ids)}
-    )
+    table = ReaperTable()
+    for number, each in enumerate(ids):
+        table.join(each, "@all", number % 4)
+        table.join(each, "lobby", 0)
 
-    async def script(world: World) -> None:
+    async def script(harness: ReaperHarness) -> None:
         for each in ids:
-            world.reaper.offer(each, ("lobby", 0), LONG_AGO_MS)
+            harness.reaper.offer(each, ("lobby", 0), LONG_AGO_MS)
 
-    world = reaping(table, script)
+    harness = reaping(table, script)
 
     assert table.kinds() == ["connections", *["query"] * 25, *["memberships"] * 2, *["joined rooms"] * 2]
-    assert table.deleted("connections") == ids
+    assert table.removed() == ids
     memberships = [keys.key(f"room#@all#{n % 4}", each) for n, each in enumerate(ids)]
     memberships += [keys.key("room#lobby#0", each) for each in ids]
     joined = [keys.key(keys.connection_pk(each), f"room#{room}") for each in ids for room in ("@all", "lobby")]
     assert sorted(map(str, table.deleted("memberships"))) == sorted(map(str, memberships))
     assert sorted(map(str, table.deleted("joined rooms"))) == sorted(map(str, joined))
-    assert world.metrics.memberships_reaped == 50
-    assert table.most_querying == 8
+    assert harness.metrics.memberships_reaped == 50
+    assert table.max_querying == 8
 
 
-def test_nothing_is_read_before_every_connection_item_is_gone_and_nothing_unprocessed_is_forgotten() -> None:
-    table = MemoryTable({"a=": [JoinedRoom("lobby", 0)], "b=": [JoinedRoom("lobby", 0)]})
+def test_rooms_are_read_after_all_connection_items_are_deleted_and_unprocessed_items_are_retried() -> None:
+    table = ReaperTable()
+    table.join("a=", "lobby", 0)
+    table.join("b=", "lobby", 0)
     table.unprocessed = [1, 1, 0, 2, 1, 0, 1, 0]
 
-    async def script(world: World) -> None:
+    async def script(harness: ReaperHarness) -> None:
         for each in ("a=", "b="):
-            world.reaper.offer(each, ("lobby", 0), LONG_AGO_MS)
+            harness.reaper.offer(each, ("lobby", 0), LONG_AGO_MS)
 
     reaping(table, script)
 
@@ -145,100 +148,103 @@ def test_nothing_is_read_before_every_connection_item_is_gone_and_nothing_unproc
     assert [len(items) for kind, items in table.calls if kind != "query"] == [2, 1, 1, 2, 2, 1, 2, 1]
 
 
-def test_a_table_that_fails_is_asked_again() -> None:
-    table = MemoryTable({"a=": [JoinedRoom("lobby", 0)]})
-    table.fails = 5
+def test_calls_to_a_failing_table_are_retried() -> None:
+    table = ReaperTable()
+    table.join("a=", "lobby", 0)
+    table.failures = 5
 
-    async def script(world: World) -> None:
-        world.reaper.offer("a=", ("lobby", 0), LONG_AGO_MS)
+    async def script(harness: ReaperHarness) -> None:
+        harness.reaper.offer("a=", ("lobby", 0), LONG_AGO_MS)
 
     reaping(table, script)
 
     assert table.kinds() == ["connections", "query", "memberships", "joined rooms"]
 
 
-def test_a_membership_that_nothing_leads_to_is_removed_and_one_on_an_unknown_shard_stays() -> None:
-    table = MemoryTable({"a=": [JoinedRoom("lobby", None), JoinedRoom("hall", None)]})
+def test_an_orphaned_membership_is_removed_and_one_on_an_unknown_shard_stays() -> None:
+    table = ReaperTable()
+    table.join("a=", "lobby", None)
+    table.join("a=", "hall", None)
 
-    async def script(world: World) -> None:
-        world.reaper.offer("a=", ("lobby", 2), LONG_AGO_MS)
-        world.reaper.offer("b=", ("hall", 1), LONG_AGO_MS)
+    async def script(harness: ReaperHarness) -> None:
+        harness.reaper.offer("a=", ("lobby", 2), LONG_AGO_MS)
+        harness.reaper.offer("b=", ("hall", 1), LONG_AGO_MS)
 
-    world = reaping(table, script)
+    harness = reaping(table, script)
 
     memberships = table.deleted("memberships")
     assert memberships == [keys.key("room#lobby#2", "a="), keys.key("room#hall#1", "b=")]
     assert len(table.deleted("joined rooms")) == 2
-    assert world.metrics.memberships_reaped == 2
+    assert harness.metrics.memberships_reaped == 2
 
 
 @pytest.mark.parametrize(
     ("age_seconds", "removed"), [(YOUNG_SECONDS - 0.1, False), (YOUNG_SECONDS, True), (-5.0, False)]
 )
-def test_a_connection_whose_connect_may_still_run_is_left_alone(age_seconds: float, *, removed: bool) -> None:
-    """Waiting would not help: it may come to life after its 410, and then nothing is gone."""
-    table = MemoryTable()
+def test_a_connection_whose_connect_may_still_be_running_is_not_removed(age_seconds: float, *, removed: bool) -> None:
+    """Waiting would not help: the connection may become established after its 410."""
+    table = ReaperTable()
 
-    async def script(world: World) -> None:
+    async def script(harness: ReaperHarness) -> None:
         await asyncio.sleep(60)
         joined_at_ms = int((EPOCH + 60 - age_seconds) * 1000)
-        world.reaper.offer("young=", ("lobby", 0), joined_at_ms)
+        harness.reaper.offer("young=", ("lobby", 0), joined_at_ms)
         await asyncio.sleep(YOUNG_SECONDS * 2)
         assert bool(table.calls) is removed
         if not removed and age_seconds > 0:
-            world.reaper.offer("young=", ("lobby", 0), joined_at_ms)  # the next broadcast finds it again
+            harness.reaper.offer("young=", ("lobby", 0), joined_at_ms)  # the next broadcast finds it again
 
     reaping(table, script)
 
-    assert table.deleted("connections") == (["young="] if age_seconds > 0 else [])
+    assert table.removed() == (["young="] if age_seconds > 0 else [])
 
 
-def test_reaping_is_paced_and_what_is_too_much_is_dropped() -> None:
-    table = MemoryTable()
+def test_reaping_is_rate_limited_and_excess_connections_are_dropped() -> None:
+    table = ReaperTable()
     times: list[float] = []
 
-    async def script(world: World) -> None:
+    async def script(harness: ReaperHarness) -> None:
         for number in range(100_000):
-            world.reaper.offer(f"c{number}=", None)
+            harness.reaper.offer(f"c{number}=", None)
         for _ in range(100):
             await asyncio.sleep(1)
-            times.append(len(table.deleted("connections")))
+            times.append(len(table.removed()))
 
     reaping(table, script)
 
-    assert len(table.deleted("connections")) == 20_000
+    assert len(table.removed()) == 20_000
     per_second = [after - before for before, after in pairwise(times)]
     assert max(per_second) <= CONNECTIONS_PER_SECOND + 25
 
 
-def test_what_comes_one_by_one_is_removed_in_batches() -> None:
-    table = MemoryTable()
+def test_connections_offered_one_by_one_are_removed_in_batches() -> None:
+    table = ReaperTable()
 
-    async def script(world: World) -> None:
+    async def script(harness: ReaperHarness) -> None:
         for number in range(1_000):
-            world.reaper.offer(f"c{number}=", None)
+            harness.reaper.offer(f"c{number}=", None)
             await asyncio.sleep(0.005)
 
     reaping(table, script)
 
-    assert len(table.deleted("connections")) == 1_000
+    assert len(table.removed()) == 1_000
     assert table.kinds().count("connections") < 120
 
 
 def test_without_proof_nothing_is_removed() -> None:
-    table = MemoryTable()
+    table = ReaperTable()
 
-    async def script(world: World) -> None:
+    async def script(harness: ReaperHarness) -> None:
         await asyncio.sleep(3_600)
         for number in range(30):
-            world.reaper.offer(f"c{number}=", None)
+            harness.reaper.offer(f"c{number}=", None)
         await asyncio.sleep(60)
-        assert world.reaper.unproven == 30
-        world.reaper.offer("last=", None)
+        assert harness.reaper.unproven == 30
+        harness.reaper.offer("last=", None)
         await asyncio.sleep(1)
-        world.endpoint.succeeded(asyncio.get_running_loop().time())
+        harness.endpoint.succeeded(asyncio.get_running_loop().time())
 
-    world = reaping(table, script)
+    harness = reaping(table, script)
 
-    assert table.deleted("connections") == ["last="]
-    assert world.reaper.unproven == 0
+    assert table.removed() == ["last="]
+    assert harness.reaper.unproven == 0
