@@ -1,4 +1,4 @@
-"""What other programs share with Gatecast: the broadcast's format, the table's keys and items, and a publisher."""
+"""Gatecast's public package: the broadcast's format, the table's keys and items, and a publisher."""
 
 from gatecast.broadcast import Broadcast, InvalidBroadcast, decode, encode
 from gatecast.publisher import Publisher, queue_message

@@ -1,7 +1,7 @@
-"""One broadcast: the body of one queue message, and the only place that knows its format.
+"""The broadcast: the body of one queue message. Its format is defined only here.
 
-`decode` accepts what the contract allows and nothing else, so that whatever holds a `Broadcast` that came from it need
-check nothing again. `encode` accepts only what `decode` accepts.
+`decode` accepts exactly what the contract allows, so a decoded `Broadcast` needs no further validation. `encode`
+accepts only what `decode` accepts.
 """
 
 import json
@@ -14,11 +14,11 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 MAX_BODY_BYTES: Final = 1024 * 1024 - 8 * 1024
-"""SQS takes 1 MiB a message; the rest is left for attributes, and for what a part says beyond its broadcast."""
+"""SQS accepts 1 MiB per message; the rest is reserved for attributes, and for fields that the worker adds to a part."""
 _PART_BYTES: Final = 1024
-"""More than `part`, `shard` and `published_at_ms` take, which the worker adds."""
+"""An upper bound for `part`, `shard` and `published_at_ms`, which the worker adds."""
 MAX_DATA_BYTES: Final = 131_072
-"""What API Gateway posts to a connection at most (128 KB)."""
+"""The largest message that API Gateway posts to a connection (128 KB)."""
 MAX_CONNECTIONS: Final = 1_000
 MAX_CONNECTION_ID_BYTES: Final = 128
 MAX_NAME_LENGTH: Final = 100
@@ -29,8 +29,8 @@ Name = Annotated[str, Meta(pattern=r"^[!-~]{1,100}\Z", description="1 to 100 cha
 Milliseconds = Annotated[int, Meta(ge=0, le=_LARGEST_EXACT_INTEGER)]
 
 
-class InvalidBroadcast(ValueError):  # noqa: N818 - it says what the input is
-    """The text is not a valid broadcast. `field` names the part at fault, or is "body"; `reason` says why."""
+class InvalidBroadcast(ValueError):
+    """The text is not a valid broadcast. `field` is the invalid field, or "body"; `reason` says why it is invalid."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field}: {reason}")
@@ -41,8 +41,9 @@ class InvalidBroadcast(ValueError):  # noqa: N818 - it says what the input is
 class Broadcast(msgspec.Struct, frozen=True, kw_only=True):
     """One message to one target: all members of `room`, or exactly `connections`.
 
-    Optional fields that are absent are `msgspec.UNSET`, which is false. Times are milliseconds since the epoch.
-    Building one checks what concerns several fields or bytes (ValueError); `decode` and `encode` check all of it.
+    Absent optional fields are `msgspec.UNSET`, which is falsy. Times are milliseconds since the epoch.
+    The constructor validates lengths in bytes and constraints between fields (ValueError); `decode` and `encode`
+    validate everything.
     """
 
     id: Name
@@ -58,8 +59,8 @@ class Broadcast(msgspec.Struct, frozen=True, kw_only=True):
     shard: Annotated[int, Meta(ge=0, le=_LARGEST_EXACT_INTEGER)] | UnsetType = UNSET
     part: Annotated[str, Meta(max_length=24)] = ""
     tried: tuple[Annotated[int, Meta(ge=0)], Milliseconds, Annotated[float, Meta(ge=0)]] | UnsetType = UNSET
-    """Of a remainder, at least how often each of its connections was rejected, since when, and how sure it is that
-    none of them reads (a decimal logarithm of odds). Written by the worker."""
+    """For remainders: the minimum number of rejected posts of each of its connections, the time of the first one, and
+    the evidence that none of them reads (a decimal logarithm of odds). Written by the worker."""
 
     def __post_init__(self) -> None:
         if (self.room is UNSET) == (self.connections is UNSET):
@@ -74,7 +75,7 @@ class Broadcast(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Version(msgspec.Struct):
-    """What is looked at first: all else may be different in another version."""
+    """Decoded first: another version may change all other fields."""
 
     v: Literal[1]
 
@@ -87,7 +88,7 @@ _FIELD_AT_FAULT: Final = re.compile(r"(?:at `\$\.|missing required field `)(\w+)
 
 
 def decode(body: str | bytes) -> Broadcast:
-    """The broadcast in a queue message's body. Raises InvalidBroadcast, which names the field at fault."""
+    """The broadcast in a queue message's body. Raises InvalidBroadcast, which names the invalid field."""
     try:
         encoded = body.encode() if isinstance(body, str) else body
     except UnicodeEncodeError:
@@ -114,28 +115,28 @@ def decode(body: str | bytes) -> Broadcast:
 
 
 def encode(broadcast: Broadcast) -> str:
-    """A queue message's body. Raises InvalidBroadcast for what `decode` would refuse."""
+    """A queue message's body. Raises InvalidBroadcast for everything that `decode` would reject."""
     try:
         body = _encoder.encode(broadcast)
     except UnicodeEncodeError:
         values = zip(Broadcast.__struct_encode_fields__, msgspec.structs.astuple(broadcast), strict=True)
         field = next((name for name, value in values if _has_lone_surrogate(value)), "body")
         raise InvalidBroadcast(field, _LONE_SURROGATE) from None
-    # SQS refuses U+FFFE and U+FFFF, which JSON may hold as they are; in valid UTF-8 these bytes are nothing else.
+    # SQS rejects U+FFFE and U+FFFF, which JSON allows unescaped; in valid UTF-8 these bytes encode nothing else.
     body = body.replace(b"\xef\xbf\xbe", b"\\ufffe").replace(b"\xef\xbf\xbf", b"\\uffff")
     decode(body)
     return body.decode()
 
 
 def utf8_length(text: str) -> int:
-    """Bytes of the text in UTF-8; a lone surrogate, which has none, is counted as three."""
+    """The text's length in UTF-8 bytes; a lone surrogate, which has no encoding, counts as three."""
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def field_with_lone_surrogate(body: bytes, fields: Collection[str]) -> str | None:
-    """Which of the fields of a JSON object holds half of a surrogate pair, if one does.
+    """The field of a JSON object that contains half of a surrogate pair, or None.
 
-    msgspec calls such a text malformed and names no field; Python's parser lets it through.
+    msgspec reports such a text as malformed without naming the field; Python's parser accepts it.
     """
     with suppress(ValueError, RecursionError):
         found = json.loads(body)

@@ -1,4 +1,4 @@
-"""Putting broadcasts on the queue."""
+"""Publishing broadcasts to the queue."""
 
 from hashlib import sha256
 from typing import Any, Final, Protocol
@@ -7,26 +7,28 @@ from gatecast import tracing
 from gatecast.broadcast import Broadcast, encode
 
 _PART_GROUP_LENGTH: Final = 110
-"""Longer than the name of any room or broadcast, so that no name can be the group of a part."""
+"""Longer than any room's name or broadcast's id, so that neither can equal the group of a part."""
 
 
-class SendsMessages(Protocol):
-    """The one call of a boto3 SQS client that publishing needs."""
+class SupportsSendMessage(Protocol):
+    """The method of a boto3 SQS client that publishing needs."""
 
     def send_message(self, **kwargs: Any) -> Any: ...
 
 
 def is_fifo(queue_url: str) -> bool:
+    """Whether it is the URL of a FIFO queue."""
     return queue_url.endswith(".fifo")
 
 
 def queue_message(broadcast: Broadcast, *, fifo: bool, sending: str = "") -> dict[str, Any]:
-    """The broadcast's part of a SendMessage call or of a SendMessageBatch entry. Raises InvalidBroadcast.
+    """The broadcast's arguments for SendMessage or a SendMessageBatch entry. Raises InvalidBroadcast.
 
-    The group makes a standard queue a fair one and is the order on a FIFO queue, where every part of a split room has a
-    group of its own. Standard queues take no deduplication id; there the worker's claim does the same. `sending` names
-    this sending of a broadcast that must be stored although the queue may have had the same one within five minutes.
-    Where there is a current OpenTelemetry span, its context goes along in message attributes.
+    The message group makes a standard queue a fair queue, and determines the order on a FIFO queue, where every part of
+    a split room has its own group. Standard queues accept no deduplication id; there the worker's claim deduplicates.
+    `sending` identifies this send if the message must be stored even if the queue received the same broadcast within
+    SQS's deduplication interval of five minutes. The context of the current OpenTelemetry span, if there is one, is
+    added as message attributes.
     """
     message: dict[str, Any] = {"MessageBody": encode(broadcast)}
     if context := tracing.message_attributes():
@@ -47,7 +49,7 @@ def _fifo_group(broadcast: Broadcast) -> str:
 
 
 def _deduplication_id(broadcast: Broadcast, sending: str) -> str:
-    """SQS deduplicates over the whole queue unless told otherwise, so that all that makes a broadcast one is in it."""
+    """SQS deduplicates over the whole queue by default, so the id covers everything that identifies a broadcast."""
     identity = (broadcast.room or "", broadcast.id, broadcast.part)
     return _digest("\0".join((*identity, sending) if sending else identity))
 
@@ -57,19 +59,19 @@ def _digest(text: str) -> str:
 
 
 class Publisher:
-    """Publishes broadcasts to one queue through a boto3 SQS client, whose errors it lets through.
+    """Publishes broadcasts to one queue through a boto3 SQS client, whose errors pass through.
 
     >>> Publisher(boto3.client("sqs"), queue_url).publish(Broadcast(id="42", room="lobby", data="hello"))
     """
 
-    def __init__(self, sqs: SendsMessages, queue_url: str) -> None:
+    def __init__(self, sqs: SupportsSendMessage, queue_url: str) -> None:
         self._sqs = sqs
         self._queue_url = queue_url
         self._fifo = is_fifo(queue_url)
 
     def publish(self, broadcast: Broadcast) -> None:
-        """Returns when SQS has stored it. Raises InvalidBroadcast before any call.
+        """Returns when SQS has stored the broadcast. Raises InvalidBroadcast before any call.
 
-        Safe to repeat: for a day one id is one broadcast to its room, and one to `connections`, whichever they are.
+        Safe to retry: for 24 hours an id identifies one broadcast to its room, or one to any `connections`.
         """
         self._sqs.send_message(QueueUrl=self._queue_url, **queue_message(broadcast, fifo=self._fifo))

@@ -1,4 +1,4 @@
-"""The keys and items of the one DynamoDB table, as the low-level API takes them (`{"S": …}`, `{"N": …}`).
+"""The keys and items of the DynamoDB table, in the low-level API's format (`{"S": …}`, `{"N": …}`).
 
 | item        | pk                          | sk                |
 |-------------|-----------------------------|-------------------|
@@ -9,7 +9,7 @@
 | progress    | broadcast#{room or empty} {id} | part#{part}    |
 
 A shard is a plain number and the last component of its key, so no room's name can reach another room's keys.
-The routes' counters (`limit#…`) are their own: see `routes/limits.py`.
+The routes' counters (`limit#…`) are defined in `routes/limits.py`.
 An item whose `expires_at` (seconds since the epoch) has passed counts as absent: TTL deletes lag by up to 48 hours.
 """
 
@@ -60,7 +60,7 @@ def key(pk: str, sk: str) -> Key:
 
 
 def shard_of(connection_id: str, join_shards: int) -> int:
-    """The shard that a connection joins, of a room with `join_shards` of them."""
+    """The shard that a connection joins in a room with `join_shards` join shards."""
     return zlib.crc32(connection_id.encode()) % join_shards
 
 
@@ -97,12 +97,12 @@ def _user(user: str | None) -> Item:
 
 
 def expires_at(connected_at_ms: int) -> int:
-    """When the items of a connection expire: seconds since the epoch."""
+    """When a connection's items expire, in seconds since the epoch."""
     return connected_at_ms // 1000 + CONNECTION_TTL_SECONDS
 
 
 class RoomSettings(NamedTuple):
-    """Over how many shards a room is read and joined. They may grow, never shrink: first `shards`, then the other."""
+    """How many shards are read, and joined. Both may grow, never shrink: first `shards`, then `join_shards`."""
 
     shards: int = 1
     join_shards: int = 1
@@ -111,10 +111,10 @@ class RoomSettings(NamedTuple):
     def from_item(
         cls, item: Mapping[str, Any] | None, on_damage: Callable[[str], object] = lambda _attribute: None
     ) -> "RoomSettings":
-        """Reads every shard that a member can have joined, even where the two settings contradict each other.
+        """The settings in an item. They cover every shard that a member may have joined, even if they are inconsistent.
 
-        Never raises: what is no whole number from 1 to MAX_SHARDS is rounded down and brought into that range, or 1
-        where it is no number at all, and its attribute's name is passed to `on_damage`.
+        Never raises: an invalid number is rounded down and clamped to 1–MAX_SHARDS, and anything that is not a number
+        counts as 1. The name of an invalid attribute is passed to `on_damage`.
         """
         counts = item or {}
         join_shards = _shard_count(counts, "join_shards", on_damage)
@@ -133,7 +133,7 @@ def _shard_count(item: Mapping[str, Any], attribute: str, on_damage: Callable[[s
 
 
 def lenient_number(value: object) -> float | None:
-    """The number of an attribute (`{"N": …}`, or `{"S": …}` with digits in it), or None where it is none."""
+    """The number in an attribute (`{"N": …}`, or `{"S": …}` with a number as text), or None if there is none."""
     if not isinstance(value, Mapping):
         return None
     text = value.get("N", value.get("S"))
@@ -145,25 +145,25 @@ def lenient_number(value: object) -> float | None:
 
 
 def shard_of_item(joined_room: Mapping[str, Any]) -> int | None:
-    """The shard that a joined-room item names, or None where it names none."""
+    """The shard in a joined-room item, or None if it has no valid one."""
     number = lenient_number(joined_room.get("shard"))
     return int(number) if number is not None and number >= 0 and number == int(number) else None
 
 
 def removal_batches(connection_id: str, joined_rooms: Iterable[Mapping[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """The BatchWriteItem requests that take a connection out of its rooms, 25 or fewer at a time.
+    """The BatchWriteItem requests that remove a connection from its rooms, in batches of at most 25.
 
-    `joined_rooms` are the connection's joined-room items. The connection item must be gone before they are read:
-    then no join can succeed behind the reader's back. A membership goes before the item that leads to it; one whose
-    shard cannot be read stays, to be found by the next broadcast.
+    `joined_rooms` are the connection's joined-room items. The connection item must be deleted before they are read, so
+    that no join can succeed concurrently. A membership is deleted before the joined-room item that refers to it. A
+    membership whose shard is invalid remains, and is found by the next broadcast.
     """
     requests: list[dict[str, Any]] = []
     for item in joined_rooms:
         room = item["sk"]["S"].removeprefix(JOINED_ROOM_PREFIX)
-        doomed = [key(connection_pk(connection_id), item["sk"]["S"])]
+        keys = [key(connection_pk(connection_id), item["sk"]["S"])]
         if (shard := shard_of_item(item)) is not None:
-            doomed.insert(0, key(room_pk(room, shard), connection_id))
-        requests += [{"DeleteRequest": {"Key": each}} for each in doomed]
+            keys.insert(0, key(room_pk(room, shard), connection_id))
+        requests += [{"DeleteRequest": {"Key": each}} for each in keys]
         if len(requests) >= MAX_BATCH_WRITE - 1:
             yield requests
             requests = []

@@ -1,8 +1,8 @@
-"""Traces, by OpenTelemetry: from the publisher through the queue to the worker. Off, and free, until `enable`.
+"""OpenTelemetry traces from the publisher through the queue to the worker. Disabled, and free, until `enable`.
 
-They need the extra, `gatecast[otel]`. Where to and how many is said by OpenTelemetry's own variables, such as
-OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_TRACES_SAMPLER. A publisher's current span goes along with its message, in
-the attributes that W3C's Trace Context names, whoever has made it. No span carries payloads, or errors' messages.
+They need the extra `gatecast[otel]`. OpenTelemetry's own variables configure the exporter and the sampling, for example
+OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_TRACES_SAMPLER. The publisher's current span, whichever library created it, is
+propagated in the message attributes defined by W3C Trace Context. Spans contain neither payloads nor error messages.
 """
 
 import os
@@ -20,7 +20,7 @@ else:
     _installed = True
 
 ATTRIBUTES: Final = ("traceparent", "tracestate")
-"""The message attributes that carry the context."""
+"""The message attributes that propagate the context."""
 
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _FLUSH_SECONDS: Final = 2.0
@@ -30,18 +30,19 @@ _tracer: Any = None
 _provider: Any = None
 
 
-class NotInstalled(Exception):  # noqa: N818 - it says what is the case
-    """Traces are asked for, and what makes them is missing; the message names the variable."""
+class NotInstalled(Exception):
+    """Traces are configured, but OpenTelemetry is not installed. The message names the variable."""
 
 
 def enable(service: str, environ: Mapping[str, str] = os.environ) -> bool:
-    """Make spans from now on, if a variable says where to. `service` is their name unless OTEL_SERVICE_NAME is set.
+    """Start tracing if a variable names an OTLP endpoint. `service` is the default of OTEL_SERVICE_NAME.
 
-    A tracer provider that is there already (a Lambda layer's, for one) is used as it is. Raises NotInstalled.
+    Whether tracing is enabled. An existing tracer provider (for example of a Lambda layer) is used unchanged. Raises
+    NotInstalled.
     """
     global _tracer, _provider  # noqa: PLW0603 - a process has one tracer
-    asked_by = next((name for name in _ENDPOINTS if environ.get(name)), None)
-    if asked_by is None or environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+    variable = next((name for name in _ENDPOINTS if environ.get(name)), None)
+    if variable is None or environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return False
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - optional
@@ -49,7 +50,7 @@ def enable(service: str, environ: Mapping[str, str] = os.environ) -> bool:
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     except ImportError:
-        raise NotInstalled(f"{asked_by} is set, but what makes traces is missing: install gatecast[otel]") from None
+        raise NotInstalled(f"{variable} is set, but OpenTelemetry is not installed: install gatecast[otel]") from None
     if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         name = environ.get("OTEL_SERVICE_NAME") or service
         _provider = TracerProvider(resource=Resource.create({"service.name": name}), shutdown_on_exit=False)
@@ -64,28 +65,28 @@ def enabled() -> bool:
 
 
 def span(name: str, **attributes: str | float) -> AbstractContextManager[None]:
-    """A span within the current one, as long as the context lasts. Underscores in attributes' names are dots."""
+    """A child of the current span, for the length of the context. Underscores in attributes' names become dots."""
     return _OFF if _tracer is None else _span(name, attributes, {})
 
 
 def publishing(**attributes: str | float) -> AbstractContextManager[None]:
-    """The span in which a message is put on the queue."""
+    """The producer span of sending a message to the queue."""
     return _OFF if _tracer is None else _span("publish", attributes, {"kind": trace.SpanKind.PRODUCER})
 
 
 def consuming(message_attributes: Mapping[str, str], sent_at_ms: int) -> AbstractContextManager[None]:
-    """The span of all that is done for one message, within its publisher's; the time on the queue is one within it."""
+    """The consumer span of processing one message, a child of the publisher's; its child is the time on the queue."""
     return _OFF if _tracer is None else _consuming(message_attributes, sent_at_ms)
 
 
-def note(**attributes: str | float) -> None:
-    """Say something about the current span."""
+def set_attributes(**attributes: str | float) -> None:
+    """Set attributes of the current span."""
     if _tracer is not None:
         trace.get_current_span().set_attributes(_named(attributes))
 
 
 def message_attributes() -> dict[str, Any]:
-    """The current span's context, as SendMessage takes it; empty where there is no span."""
+    """The current span's context as message attributes of SendMessage; empty without a span."""
     if not _installed:
         return {}
     carrier: dict[str, str] = {}
@@ -94,7 +95,7 @@ def message_attributes() -> dict[str, Any]:
 
 
 def flush() -> None:
-    """Send what has been made; two seconds at most, for nobody waits for a collector that hangs."""
+    """Export finished spans. Waits at most two seconds, so that an unresponsive collector blocks nothing."""
     if _provider is not None:
         sending = threading.Thread(target=_provider.force_flush, daemon=True)
         sending.start()
@@ -103,7 +104,7 @@ def flush() -> None:
 
 @contextmanager
 def _span(name: str, attributes: Mapping[str, str | float], options: dict[str, Any]) -> Iterator[None]:
-    # Errors by their class alone: a message may quote what nobody should see.
+    # Only the error's class: its message may contain sensitive data.
     with _tracer.start_as_current_span(
         name, attributes=_named(attributes), record_exception=False, set_status_on_exception=False, **options
     ) as current:

@@ -1,5 +1,5 @@
 """The embedded stack: an emulator of an API Gateway WebSocket API, SQS and DynamoDB by ministack, workers, the demo.
 
-Everything here listens on loopback addresses only, unless it is told otherwise (in a container), and ends with the
+Everything here listens only on loopback addresses, unless configured otherwise (in a container), and ends with the
 process that started it.
 """

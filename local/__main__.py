@@ -1,4 +1,4 @@
-"""`python -m local`: the whole system on this machine, to play with by hand until Ctrl-C."""
+"""`python -m local`: the whole system on this machine, for manual use until Ctrl-C."""
 
 import argparse
 import asyncio
@@ -14,7 +14,7 @@ from local.processes import ProcessFailed, allow_many_files
 from local.stack import Stack
 
 _TRY_IT = """
-[bold]Gatecast runs.[/bold] Ctrl-C stops it.
+[bold]Gatecast is running.[/bold] Press Ctrl-C to stop it.
 
   WebSocket clients   {url}
   @connections        {endpoint}
@@ -24,16 +24,16 @@ _TRY_IT = """
   table               {table}
   logs                {logs}
 
-Connect from another terminal, and from a third one, too:
+Connect from another terminal, or from several:
 
   {python} -m websockets {url}
 
-and type, line by line:
+and enter these lines:
 
   {{"action":"join","room":"lobby"}}
   {{"action":"publish","room":"lobby","data":"hello"}}
 
-SQS and DynamoDB serve only requests that are signed with the secret of this start. For the AWS CLI and SDKs:
+SQS and DynamoDB serve only requests that are signed with this run's secret. For the AWS CLI and SDKs:
 
 {exports}
 """
@@ -41,7 +41,7 @@ SQS and DynamoDB serve only requests that are signed with the secret of this sta
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m local", description=__doc__)
-    parser.add_argument("--workers", type=int, default=1, help="how many workers (default 1)")
+    parser.add_argument("--workers", type=int, default=1, help="number of workers (default 1)")
     parser.add_argument("--port", type=int, default=4510, help="the gateway's port (default 4510; 0: a free one)")
     parser.add_argument("--fifo", action="store_true", help="a FIFO queue instead of a standard one")
     parser.add_argument(
@@ -49,7 +49,7 @@ def main() -> int:
         action="append",
         default=[],
         metavar="ORIGIN",
-        help="web pages that connect must be of this origin (default: any may, as with API Gateway)",
+        help="an origin whose web pages may connect (default: all, as with API Gateway)",
     )
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
@@ -76,7 +76,7 @@ async def _run(console: Console, options: argparse.Namespace) -> int:
 
 
 async def _until(stopped: asyncio.Event, stack: Stack) -> None:
-    """Returns when `stopped` is set. Raises ProcessFailed if a worker ends before."""
+    """Returns when `stopped` is set. Raises ProcessFailed if a worker ends first."""
     stopping = asyncio.create_task(stopped.wait())
     endings = {asyncio.create_task(asyncio.to_thread(worker.process.wait)): worker for worker in stack.workers}
     await asyncio.wait([stopping, *endings], return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""What routes and workers stand on: ministack with the table and the queues, and the environment to find them."""
+"""The backend of routes and workers: ministack with the table and the queues, and the environment that names them."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import boto3
 
+from local.aws_environment import CREDENTIALS, REGION, without_aws
 from local.ministack import Ministack
 from local.resources import Queues, create_queues, create_table
-from local.sdk import CREDENTIALS, REGION, without_aws
 from routes.environment import OPEN_ACCESS
 
 TABLE = "gatecast"
@@ -18,17 +18,17 @@ QUEUE = "gatecast-broadcasts"
 
 
 class Backend(NamedTuple):
-    """A running ministack with Gatecast's table and queues in it."""
+    """A running ministack with Gatecast's table and queues."""
 
     ministack: Ministack
     table: str
     queues: Queues
 
     def environment(self) -> dict[str, str]:
-        """The variables of the routes and, but for its connections endpoint, of the worker.
+        """The variables of the routes, and of the worker except for its connections endpoint.
 
-        Anyone may connect and is not limited: this is for loads and for trying things by hand, on this machine alone.
-        Nobody reads CloudWatch here.
+        Anyone may connect, without rate limits: this is for load tests and manual use on this machine only. CloudWatch
+        metrics are disabled.
         """
         return {
             **self.ministack.environment(),
@@ -43,7 +43,7 @@ class Backend(NamedTuple):
 
     @contextmanager
     def client(self, service: str) -> Iterator[Any]:
-        """A boto3 client of a stand-in."""
+        """A boto3 client of ministack's `service`."""
         client = boto3.session.Session().client(
             service,
             endpoint_url=self.ministack.url,
@@ -61,11 +61,11 @@ class Backend(NamedTuple):
 def backend(*, fifo: bool = False, name: str = TABLE, queue: str = QUEUE, log: Path | None = None) -> Iterator[Backend]:
     """Starts ministack, creates the table and the queues, and stops it at the end. Call it on the main thread."""
     with Ministack.start(log=log) as ministack:
-        yield prepared(ministack, fifo=fifo, table=name, queue=queue)
+        yield prepare_backend(ministack, fifo=fifo, table=name, queue=queue)
 
 
-def prepared(ministack: Ministack, *, table: str, queue: str, fifo: bool = False) -> Backend:
-    """Creates the table and the queues in a ministack that runs already."""
+def prepare_backend(ministack: Ministack, *, table: str, queue: str, fifo: bool = False) -> Backend:
+    """Creates the table and the queues in a running ministack."""
     empty = Backend(ministack, table, Queues("", ""))
     with empty.client("dynamodb") as dynamodb, empty.client("sqs") as sqs:
         create_table(dynamodb, table)
@@ -74,7 +74,7 @@ def prepared(ministack: Ministack, *, table: str, queue: str, fifo: bool = False
 
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """This process's environment with these variables and no other AWS ones, until the end of the block."""
+    """Replaces this process's AWS variables with these variables until the end of the block."""
     before = dict(os.environ)
     os.environ.clear()
     os.environ.update({**without_aws(before), **variables})

@@ -1,9 +1,9 @@
-"""The gateway with Gatecast's routes in a process of its own, for loads that need a core for the gateway alone.
+"""The gateway with Gatecast's routes in its own process, for load tests in which the gateway needs a core of its own.
 
 `python -m local.gateway_process --port 8080` serves until SIGTERM or Ctrl-C. The routes find the table and the queue by
 their usual variables; `@connections` calls must be signed with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY (and
-AWS_SESSION_TOKEN) for AWS_REGION. `GatewayProcess` starts one; `GatewayControl` speaks to the control interface of one
-that runs.
+AWS_SESSION_TOKEN) for AWS_REGION. `GatewayProcess` starts such a process; `GatewayControl` is a client of a running
+gateway's control interface.
 """
 
 import argparse
@@ -20,13 +20,13 @@ from typing import Any, Final, Self
 import msgspec
 import uvloop
 
+from local.aws_environment import CREDENTIALS, REGION, without_aws
 from local.gateway.control import PREFIX
 from local.gateway.faults import Rule
 from local.gateway.limits import Limits
 from local.gateway.server import Gateway
 from local.gateway.sigv4 import Credentials
 from local.processes import LOOPBACK, Process, allow_many_files, free_port
-from local.sdk import CREDENTIALS, REGION, without_aws
 
 ROOT: Final = Path(__file__).parents[1]
 STAGE: Final = "local"
@@ -34,7 +34,7 @@ _READY_SECONDS: Final = 30.0
 
 
 class GatewayControl:
-    """A gateway that runs elsewhere, at `endpoint`. Its methods block for the length of one HTTP request."""
+    """Controls the gateway at `endpoint`. Each method blocks for one HTTP request."""
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
@@ -42,19 +42,19 @@ class GatewayControl:
         self._control = f"{endpoint.rpartition('/')[0]}{PREFIX}"
 
     def counters(self) -> dict[str, Any]:
-        """The Counters as JSON has them: keys are strings."""
+        """The Counters, as decoded from JSON: keys are strings."""
         counters: dict[str, Any] = self._call("GET", "counters")
         return counters
 
     def connections(self) -> dict[str, dict[str, str | None]]:
-        """The open connections, by id: `client` is what the query called so when it was made."""
+        """The open connections, by id; `client` is the query parameter of that name, or None."""
         connections: dict[str, dict[str, str | None]] = self._call("GET", "connections")
         return connections
 
-    def vanish(self, connection_ids: Iterable[str]) -> int:
-        """Cuts these clients off without `$disconnect`; says how many were connected."""
-        vanished: int = self._call("POST", "vanish", list(connection_ids))["vanished"]
-        return vanished
+    def drop(self, connection_ids: Iterable[str]) -> int:
+        """Aborts these clients' connections without `$disconnect`; returns how many were connected."""
+        dropped: int = self._call("POST", "drop", list(connection_ids))["dropped"]
+        return dropped
 
     def replace_faults(self, rules: Iterable[Rule]) -> None:
         self._call("PUT", "faults", list(rules))
@@ -62,12 +62,12 @@ class GatewayControl:
     def _call(self, method: str, name: str, body: Any = None) -> Any:
         data = None if body is None else msgspec.json.encode(body)
         request = urllib.request.Request(f"{self._control}{name}", data, method=method)  # noqa: S310 - http only
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-            return json.loads(answer.read() or "null")
+        with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310
+            return json.loads(response.read() or "null")
 
 
 class GatewayProcess(GatewayControl):
-    """A gateway in a child process. A context manager that stops it."""
+    """A gateway in a child process. A context manager that stops the process."""
 
     def __init__(self, process: Process, port: int) -> None:
         super().__init__(f"http://{LOOPBACK}:{port}/{STAGE}")
@@ -75,7 +75,7 @@ class GatewayProcess(GatewayControl):
 
     @classmethod
     def start(cls, environment: Mapping[str, str], *, log: Path, limits: Limits | None = None) -> Self:
-        """Returns when it answers. `environment` is the routes'. Raises ProcessFailed."""
+        """Returns when the gateway responds. `environment` is the routes' environment. Raises ProcessFailed."""
         port = free_port()
         command = [sys.executable, "-m", "local.gateway_process", "--port", str(port)]
         if limits:
@@ -85,7 +85,7 @@ class GatewayProcess(GatewayControl):
         )
         gateway = cls(process, port)
         try:
-            process.wait_until_answering(f"{gateway._control}counters", timeout_seconds=_READY_SECONDS)
+            process.wait_until_responding(f"{gateway._control}counters", timeout_seconds=_READY_SECONDS)
         except BaseException:
             process.stop()
             raise
@@ -103,21 +103,21 @@ def main() -> None:
     parser.add_argument(
         "--host", default=LOOPBACK, help="the address to listen on; in a container 0.0.0.0 (default %(default)s)"
     )
-    parser.add_argument("--port", type=int, default=0, help="default: a free one")
-    parser.add_argument("--limits", default="{}", help="the Limits that differ from their defaults, as JSON")
+    parser.add_argument("--port", type=int, default=0, help="default: a free port")
+    parser.add_argument("--limits", default="{}", help="the Limits that differ from the defaults, as JSON")
     parser.add_argument(
         "--control-host",
         action="append",
         default=[],
         metavar="NAME",
-        help="a host name by which the control interface may be called, besides those of the loopback address",
+        help="an allowed host name of the control interface, besides those of the loopback address",
     )
     parser.add_argument(
         "--allow-origin",
         action="append",
         default=[],
         metavar="ORIGIN",
-        help="WebSocket clients with an Origin must have this one (default: all are accepted, as by API Gateway)",
+        help="an origin whose web pages may connect (default: all, as with API Gateway)",
     )
     options = parser.parse_args()
     allow_many_files()
@@ -125,7 +125,7 @@ def main() -> None:
 
 
 async def _serve(options: argparse.Namespace) -> None:
-    from local.gatecast_routes import ROUTES  # noqa: PLC0415 - `GatewayProcess` itself needs no routes
+    from local.route_table import ROUTES  # noqa: PLC0415 - `GatewayProcess` itself needs no routes
 
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

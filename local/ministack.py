@@ -1,8 +1,8 @@
-"""SQS, DynamoDB and S3 in a child process: ministack, from a virtual environment of its own (it pins its botocore).
+"""SQS, DynamoDB and S3 in a child process: ministack, from its own virtual environment (it pins its botocore).
 
-It listens on 127.0.0.1 only, keeps its state in memory and its files in a temporary directory that goes with it, and
-leaves Docker and the user's own AWS configuration alone. A guard in its process lets nobody in but programs that sign
-with our secret, and only to the services that were asked for: `local.guarded_ministack`.
+It listens only on 127.0.0.1, keeps its state in memory and its files in a temporary directory that is removed with it,
+and does not touch Docker or the user's own AWS configuration. A middleware in its process (`local.guarded_ministack`)
+admits only programs that sign with our secret, and only to the enabled services.
 """
 
 import contextlib
@@ -12,9 +12,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final, Self
 
+from local.aws_environment import CREDENTIALS, REGION, sdk_environment, without_aws
 from local.guarded_ministack import HEALTH_PATH, SECRET_VARIABLE
 from local.processes import LOOPBACK, Process, ProcessFailed, free_port
-from local.sdk import CREDENTIALS, REGION, sdk_environment, without_aws
 
 EXECUTABLE_VARIABLE: Final = "GATECAST_MINISTACK"
 
@@ -26,9 +26,9 @@ _START_SECONDS: Final = 30.0
 
 
 def interpreter() -> Path:
-    """The Python of ministack's virtual environment. Raises FileNotFoundError that says what to do.
+    """The Python of ministack's virtual environment. Raises FileNotFoundError that says how to install it.
 
-    GATECAST_MINISTACK names the `ministack` beside it; the default is the checkout's own.
+    GATECAST_MINISTACK names the `ministack` executable beside it; the default is the checkout's own.
     """
     path = Path(os.environ.get(EXECUTABLE_VARIABLE) or _DEFAULT_EXECUTABLE)
     python = path.with_name("python")
@@ -49,10 +49,10 @@ class Ministack:
 
     @classmethod
     def start(cls, *, services: Collection[str] = _SERVICES, log: Path | None = None) -> Self:
-        """Returns when it responds. Raises ProcessFailed with its log, or FileNotFoundError where it is not there.
+        """Returns when it responds. Raises ProcessFailed with its log, or FileNotFoundError if it is not installed.
 
-        `services` are the only ones that it serves, by their names in the scope of a signature. "execute-api" opens
-        deployed WebSocket APIs to clients, who need not sign.
+        Only `services` are enabled, by their names in a signature's scope. "execute-api" opens deployed WebSocket APIs
+        to clients, which need not sign.
         """
         program = interpreter()
         for _ in range(_START_ATTEMPTS - 1):
@@ -69,7 +69,7 @@ class Ministack:
             **without_aws(os.environ),
             SECRET_VARIABLE: CREDENTIALS.secret_access_key,
             "SERVICES": ",".join(services),
-            "LAMBDA_EXECUTOR": "local" if "lambda" in services else "docker",  # there is none, so no function runs
+            "LAMBDA_EXECUTOR": "local" if "lambda" in services else "docker",  # without Docker no function runs
             "BIND_HOST": LOOPBACK,
             "GATEWAY_PORT": str(port),
             "MINISTACK_HOST": LOOPBACK,
@@ -90,7 +90,7 @@ class Ministack:
         )
         url = f"http://{LOOPBACK}:{port}"
         try:
-            process.wait_until_answering(f"{url}{HEALTH_PATH}", timeout_seconds=_START_SECONDS)
+            process.wait_until_responding(f"{url}{HEALTH_PATH}", timeout_seconds=_START_SECONDS)
         except BaseException:
             process.stop()
             directory.cleanup()
@@ -102,7 +102,7 @@ class Ministack:
         return self._process
 
     def environment(self) -> dict[str, str]:
-        """The SDK's variables for a process that shall use it."""
+        """The SDK's variables for a process that uses it."""
         return sdk_environment(self.url)
 
     def stop(self) -> None:

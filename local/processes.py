@@ -1,7 +1,7 @@
-"""Child processes of the embedded stack: started with a log file, stopped for certain.
+"""Child processes of the embedded stack: started with a log file, and reliably stopped.
 
-A child runs in a process group of its own, so that Ctrl-C in a terminal reaches only the parent, which then stops its
-children in order. `stop` returns when the process is gone, whatever it takes.
+A child runs in its own process group, so that Ctrl-C in a terminal reaches only the parent, which then stops its
+children in order. `stop` returns only when the process has ended, by SIGKILL if necessary.
 """
 
 import contextlib
@@ -18,19 +18,20 @@ from pathlib import Path
 from typing import Final, Self
 
 LOOPBACK: Final = "127.0.0.1"
-_LEASH: Final = Path(__file__).with_name("leash.py")
+_WRAPPER: Final = Path(__file__).with_name("die_with_parent.py")
 _TAIL_CHARACTERS: Final = 2_000
 _POLL_SECONDS: Final = 0.05
 
 
-class ProcessFailed(RuntimeError):  # noqa: N818 - it says what happened
-    """A child ended or did not become ready. The message carries the end of its log."""
+class ProcessFailed(RuntimeError):
+    """A child ended or did not become ready. The message contains the end of its log."""
 
 
 class Process:
-    """One running child, whose output goes to the file `log`. A context manager that stops it.
+    """One running child, whose output is written to the file `log`. A context manager that stops it.
 
-    `start` must be called on a thread that lives as long as the child shall: the kernel ties the two together.
+    `start` must be called on a thread that lives as long as the child should: the kernel kills the child when the
+    thread ends.
     """
 
     def __init__(self, popen: "subprocess.Popen[bytes]", log: Path) -> None:
@@ -42,10 +43,10 @@ class Process:
     def start(
         cls, command: Sequence[str], *, environment: Mapping[str, str], log: Path, directory: Path | None = None
     ) -> Self:
-        """Starts the command. `environment` is the whole of it; the log is appended to."""
+        """Starts the command. `environment` is its complete environment; output is appended to the log."""
         with log.open("ab") as output:
             popen = subprocess.Popen(  # noqa: S603 - the commands are the stack's own
-                [sys.executable, "-IS", str(_LEASH), str(os.getpid()), *command],
+                [sys.executable, "-IS", str(_WRAPPER), str(os.getpid()), *command],
                 env=dict(environment),
                 cwd=directory,
                 stdin=subprocess.DEVNULL,
@@ -61,11 +62,11 @@ class Process:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs; negative: the signal that ended it."""
+        """None while it runs; negative if a signal ended it."""
         return self._popen.poll()
 
     def terminate(self) -> None:
-        """Sends SIGTERM and returns at once. Does nothing to a process that has ended, as do the others."""
+        """Sends SIGTERM and returns immediately. No signal has an effect on a process that has ended."""
         self._terminated = True
         self._popen.terminate()
 
@@ -73,28 +74,28 @@ class Process:
         self._popen.send_signal(signal.SIGINT)
 
     def pause(self) -> None:
-        """Stops it in its tracks (SIGSTOP), as a machine does that hangs. `resume` lets it go on."""
+        """Suspends it (SIGSTOP), like a hanging machine. `resume` continues it."""
         self._popen.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         self._popen.send_signal(signal.SIGCONT)
 
     def kill(self) -> int:
-        """Ends it by SIGKILL, waits, and returns the exit code."""
+        """Sends SIGKILL, waits, and returns the exit code."""
         self._popen.kill()
         return self._popen.wait()
 
     def wait(self, timeout_seconds: float | None = None) -> int:
-        """The exit code, when it has ended. Raises TimeoutError."""
+        """Waits until it has ended and returns the exit code. Raises TimeoutError."""
         try:
             return self._popen.wait(timeout_seconds)
         except subprocess.TimeoutExpired:
             raise TimeoutError(f"process {self.pid} still runs after {timeout_seconds} s") from None
 
     def stop(self, grace_seconds: float = 5.0) -> int:
-        """SIGTERM, if that was not sent before, and SIGKILL after the grace. Returns the exit code.
+        """Sends SIGTERM, unless already sent, and SIGKILL after the grace period. Returns the exit code.
 
-        A second SIGTERM would be an order to hurry to many a program.
+        Many programs take a second SIGTERM as an order to stop immediately.
         """
         if not self._terminated:
             self.terminate()
@@ -103,24 +104,24 @@ class Process:
         except TimeoutError:
             return self.kill()
 
-    def wait_until_answering(self, url: str, *, timeout_seconds: float) -> None:
-        """Returns when a GET of the URL answers 2xx. Raises ProcessFailed when the child ends or takes longer."""
+    def wait_until_responding(self, url: str, *, timeout_seconds: float) -> None:
+        """Returns when a GET of the URL responds with 2xx. Raises ProcessFailed if the child ends or at the timeout."""
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline:
             if self.exit_code is not None:
-                raise self.failed("the process ended at its start")
+                raise self.failed("the process ended during startup")
             try:
                 with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - http, on the loopback address
                     return
             except OSError:
                 time.sleep(_POLL_SECONDS)
-        raise self.failed(f"{url} did not answer within {timeout_seconds} s")
+        raise self.failed(f"{url} did not respond within {timeout_seconds} s")
 
     def log_tail(self) -> str:
         return self.log.read_text(errors="replace")[-_TAIL_CHARACTERS:] if self.log.exists() else ""
 
     def failed(self, what: str) -> ProcessFailed:
-        """An exception that says what went wrong and shows the end of the log."""
+        """An exception with this message and the end of the log."""
         return ProcessFailed(f"{what} (exit code {self.exit_code}, log {self.log}):\n{self.log_tail()}")
 
     def __enter__(self) -> Self:
@@ -131,14 +132,14 @@ class Process:
 
 
 def allow_many_files() -> None:
-    """Raises this process's limit of open files as far as it may: every client is one, and 1,024 are soon used up."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # some systems refuse what they call unlimited
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    """Raises this process's limit of open files to the hard limit: each client needs one, and 1,024 are not enough."""
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # some systems reject an unlimited soft limit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
 
 
 def free_port() -> int:
-    """A TCP port that was free on the loopback address a moment ago. Another process may take it first."""
+    """A TCP port that was free on the loopback address. Another process may take it before it is used."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]

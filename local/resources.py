@@ -1,7 +1,7 @@
-"""The table and the queues, as a deployment has them. Creating what is there already changes nothing.
+"""Creates the table and the queues as in a deployment. Existing ones are unchanged.
 
-`python -m local.resources http://127.0.0.1:4566` creates what GATECAST_TABLE and GATECAST_QUEUE_URL name in the
-stand-in at that address.
+`python -m local.resources http://127.0.0.1:4566` creates the table GATECAST_TABLE and the queue GATECAST_QUEUE_URL in
+the emulator of SQS and DynamoDB at that address.
 """
 
 import argparse
@@ -13,10 +13,10 @@ from typing import Any, Final, NamedTuple
 
 import boto3
 
-from local.sdk import REGION
+from local.aws_environment import REGION
 
 MAX_RECEIVE_COUNT: Final = 1_000
-"""The queue's own redrive is a last resort: every release and every deployment is a receive."""
+"""The queue's own redrive policy is a last resort: every release and every deployment counts as a receive."""
 _RETENTION_SECONDS: Final = str(14 * 24 * 3600)
 
 
@@ -28,7 +28,7 @@ class Queues(NamedTuple):
 
 
 def create_table(dynamodb: Any, name: str) -> str:
-    """Creates the table through a boto3 DynamoDB client, waits until it can be used and returns its name."""
+    """Creates the table through a boto3 DynamoDB client, waits until it is active, and returns its name."""
     with suppress(dynamodb.exceptions.ResourceInUseException):
         dynamodb.create_table(
             TableName=name,
@@ -46,7 +46,7 @@ def create_table(dynamodb: Any, name: str) -> str:
 
 
 def create_queues(sqs: Any, name: str, *, fifo: bool = False) -> Queues:
-    """Creates `{name}` and `{name}-dead-letter`, both with `.fifo` where asked, through a boto3 SQS client."""
+    """Creates `{name}` and `{name}-dead-letter` through a boto3 SQS client; with `fifo`, both end in `.fifo`."""
     suffix = ".fifo" if fifo else ""
     common = {"MessageRetentionPeriod": _RETENTION_SECONDS, **({"FifoQueue": "true"} if fifo else {})}
     dead_letter_url = sqs.create_queue(QueueName=f"{name}-dead-letter{suffix}", Attributes=common)["QueueUrl"]
@@ -62,11 +62,11 @@ def create_queues(sqs: Any, name: str, *, fifo: bool = False) -> Queues:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m local.resources", description=__doc__)
-    parser.add_argument("endpoint", help="where the stand-in of SQS and DynamoDB is; there is no default")
+    parser.add_argument("endpoint", help="the URL of the emulator of SQS and DynamoDB; there is no default")
     endpoint = parser.parse_args().endpoint
     table, queue_url = os.environ.get("GATECAST_TABLE"), os.environ.get("GATECAST_QUEUE_URL")
     if not table or not queue_url:
-        parser.error("GATECAST_TABLE and GATECAST_QUEUE_URL name what to create")
+        parser.error("GATECAST_TABLE and GATECAST_QUEUE_URL must name the table and the queue to create")
     queue = queue_url.rpartition("/")[2]
     session = boto3.session.Session(region_name=os.environ.get("AWS_REGION", REGION))
     with (

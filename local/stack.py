@@ -3,8 +3,8 @@
     async with Stack.running(workers=2) as stack:
         stack.gateway.url  # for WebSocket clients
 
-While it runs, this process's environment is the routes' environment. Workers are processes of their own, which tests
-stop, kill and replace. Leaving the block stops the workers, then the gateway, then ministack.
+While it runs, this process's environment is the routes' environment. Workers are separate processes, which tests stop,
+kill and replace. Leaving the block stops the workers, then the gateway, then ministack.
 """
 
 import asyncio
@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Self
 
 from local.backend import Backend, backend, environment
-from local.gatecast_routes import ROUTES
 from local.gateway.authorizer import Authorizer
 from local.gateway.faults import Faults
 from local.gateway.limits import Limits
 from local.gateway.server import Gateway
+from local.route_table import ROUTES
 from local.worker_process import WorkerProcess
 from routes import dependencies
 
 
 class Stack:
-    """What runs. `workers` are all that were ever started, in order; logs are in `directory`."""
+    """A running stack. `workers` are all workers that were started, in order; logs are in `directory`."""
 
     def __init__(self, backend: Backend, gateway: Gateway, directory: Path) -> None:
         self.backend = backend
@@ -50,19 +50,19 @@ class Stack:
         on: Backend | None = None,
         allowed_origins: Collection[str] = (),
     ) -> AsyncIterator[Self]:
-        """Runs the stack for the length of the block; its workers are ready when it begins.
+        """Runs the stack for the length of the block; its workers are ready when the block begins.
 
-        `route_settings` are variables of the routes besides the usual ones, which let anyone in who gets past
-        `authorizer`. `allowed_origins` are those of web pages that may connect, if there are any.
-        `on` is a backend that runs already and goes on afterwards; otherwise one is started.
+        `route_settings` are added to the routes' usual variables, which accept every client that `authorizer` admits.
+        If there are `allowed_origins`, only their web pages may connect.
+        `on` is a running backend, which keeps running afterwards; by default a new one is started.
         """
         with ExitStack() as cleanup:
             directory = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="gatecast-")))
-            cleanup.enter_context(environment({}))  # nothing of the user's own AWS configuration gets in
+            cleanup.enter_context(environment({}))  # excludes the user's own AWS configuration
             base = on or cleanup.enter_context(backend(fifo=fifo, log=directory / "ministack.log"))
             cleanup.enter_context(environment({**base.environment(), **(route_settings or {})}))
-            cleanup.callback(dependencies.reset)
-            dependencies.reset()
+            cleanup.callback(dependencies.clear_caches)
+            dependencies.clear_caches()
             async with Gateway(
                 ROUTES,
                 port=port,
@@ -82,19 +82,19 @@ class Stack:
                     await stack.stop_workers()
 
     def start_worker(self, settings: Mapping[str, str] | None = None) -> WorkerProcess:
-        """Starts one more worker, with these variables besides its usual ones, and returns at once."""
+        """Starts another worker, with these variables added to its usual ones, and returns immediately."""
         log = self.directory / f"worker-{len(self.workers)}.log"
         worker = WorkerProcess.start(self.backend, self.gateway.endpoint, log=log, settings=settings)
         self.workers.append(worker)
         return worker
 
     async def ready(self) -> None:
-        """Returns when every worker that has not ended is ready. Raises ProcessFailed if one ends before."""
+        """Returns when every running worker is ready. Raises ProcessFailed if one ends first."""
         running = [worker for worker in self.workers if worker.process.exit_code is None]
         await asyncio.gather(*(asyncio.to_thread(worker.wait_until_ready) for worker in running))
 
     async def stop_workers(self, grace_seconds: float = 30.0) -> list[int]:
-        """SIGTERM to all at once, SIGKILL after the grace. Returns the exit codes of all that were ever started."""
+        """Sends SIGTERM to all workers, and SIGKILL after the grace period. Returns the exit codes of `workers`."""
         for worker in self.workers:
             worker.process.resume()
             worker.process.terminate()

@@ -1,4 +1,4 @@
-"""A worker as in production: `python -m worker` in a process of its own, configured by its environment alone."""
+"""A worker as in production: `python -m worker` in its own process, configured only by its environment."""
 
 import os
 import sys
@@ -9,16 +9,16 @@ from typing import Final, Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from local.aws_environment import without_aws
 from local.backend import Backend
 from local.processes import LOOPBACK, Process, free_port
-from local.sdk import without_aws
 
 ROOT: Final = Path(__file__).parents[1]
 _READY_SECONDS: Final = 30.0
 
 
 class WorkerProcess:
-    """One worker. `process` stops, kills, pauses it and knows its exit code; `url` serves its metrics and health."""
+    """One worker. `process` controls it and has its exit code; `url` serves its metrics and health."""
 
     def __init__(self, process: Process, url: str) -> None:
         self.process = process
@@ -28,7 +28,7 @@ class WorkerProcess:
     def start(
         cls, backend: Backend, connections_endpoint: str, *, log: Path, settings: Mapping[str, str] | None = None
     ) -> Self:
-        """Starts a worker and returns at once. `settings` are further variables, which win."""
+        """Starts a worker and returns immediately. `settings` are additional variables, which take precedence."""
         port = free_port()
         variables = {
             **without_aws(os.environ),
@@ -43,12 +43,12 @@ class WorkerProcess:
         return cls(process, f"http://{LOOPBACK}:{port}")
 
     def wait_until_ready(self, timeout_seconds: float = _READY_SECONDS) -> None:
-        """Blocks until `/readyz` says so. Raises ProcessFailed with the end of its log."""
-        self.process.wait_until_answering(f"{self.url}/readyz", timeout_seconds=timeout_seconds)
+        """Blocks until `/readyz` returns 200. Raises ProcessFailed with the end of its log."""
+        self.process.wait_until_responding(f"{self.url}/readyz", timeout_seconds=timeout_seconds)
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that have these labels; 0.0 if there are none."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=5) as answer:  # noqa: S310 - http, loopback
-            families = text_string_to_metric_families(answer.read().decode())
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=5) as response:  # noqa: S310 - http, loopback
+            families = text_string_to_metric_families(response.read().decode())
         samples = (sample for family in families for sample in family.samples if sample.name == name)
         return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())

@@ -1,10 +1,11 @@
 """What a token lets a connection do: which rooms it may join and publish to, and until when.
 
-The authorizer writes it into its context, API Gateway hands that context to every route of the connection, and the
-routes read it: nothing is kept in between, and a client has no way to change it. Pure.
+The authorizer writes it into its context, API Gateway passes that context to every route of the connection, and the
+routes read it: no state is kept in between, and a client has no way to change it. Pure.
 
-A *grant* is a room's name, or `prefix/*`: every room that begins with `prefix/` and goes on after it. A star means that
-and nothing else, so `*`, `a*` and `*/b` are no grants; neither is what begins with `@`. No grant covers a system room.
+A *grant* is a room's name, or `prefix/*`, which covers every room whose name is `prefix/` and at least one more
+character. A star has no other meaning: `*`, `a*` and `*/b` are not valid grants, and neither is any text that begins
+with `@`. No grant covers a system room.
 """
 
 import re
@@ -14,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 NAME: Final = re.compile(r"[!-~]{1,100}")
-"""What a room's name looks like."""
+"""The pattern of a room's name."""
 
 _NO_STAR: Final = "[!-)+-~]"
 _GRANT: Final = re.compile(rf"(?!@)(?:{_NO_STAR}{{1,100}}|{_NO_STAR}{{1,98}}/\*)")
@@ -29,11 +30,11 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AuthorizerContext(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """What an authorizer says of a connection: flat strings, for API Gateway takes no others.
+    """The authorizer's context for a connection: flat strings, because API Gateway accepts nothing else.
 
-    With `expires_at`, what is not granted is refused, and absent grants are none. Without it this is no token's context
-    but that of an authorizer that only knows users: it is enough where GATECAST_AUTHORIZER lets anyone in, and nowhere
-    else.
+    With `expires_at`, everything that is not granted is rejected, and absent grants mean none. Without it the context
+    comes from an authorizer that identifies users but issues no grants; it is sufficient only where GATECAST_AUTHORIZER
+    allows open access.
     """
 
     user: str | None = None
@@ -43,13 +44,13 @@ class AuthorizerContext(msgspec.Struct, frozen=True, kw_only=True, rename="camel
     expires_at: str = ""
 
     @classmethod
-    def of(cls, user: str, access: Access) -> "AuthorizerContext":
+    def from_access(cls, user: str, access: Access) -> "AuthorizerContext":
         return cls(
             user=user, join=" ".join(access.join), publish=" ".join(access.publish), expires_at=str(access.expires_at)
         )
 
     def access(self) -> Access | None:
-        """Raises ValueError if `expires_at` is no number."""
+        """The access it grants, or None without `expires_at`. Raises ValueError if `expires_at` is not a number."""
         if not self.expires_at:
             return None
         return Access(
@@ -57,7 +58,7 @@ class AuthorizerContext(msgspec.Struct, frozen=True, kw_only=True, rename="camel
         )
 
     def flat(self) -> dict[str, Any]:
-        """As API Gateway takes it; what is empty is left out, because nobody says what becomes of empty strings."""
+        """As API Gateway accepts it. Empty fields are omitted: how it treats empty strings is not documented."""
         flat: dict[str, Any] = msgspec.to_builtins(self)
         return flat
 
@@ -72,7 +73,7 @@ def covers(grants: Iterable[str], room: str) -> bool:
 
 
 def user_room(user: str) -> str | None:
-    """The room of a user, or None if the user's name fits in no room's."""
+    """The user's own room, or None if the user's name does not fit in a room's name."""
     room = f"@user/{user}"
     return room if user and NAME.fullmatch(room) else None
 

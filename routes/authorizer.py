@@ -1,20 +1,21 @@
-"""The Lambda authorizer of `$connect`: `handler` lets in whoever has a token of the issuer's, and nobody else.
+"""The Lambda authorizer of `$connect`: `handler` admits clients with a valid token of the issuer, and rejects others.
 
-A token comes as the second of two subprotocols (`Sec-WebSocket-Protocol: gatecast.v1, {token}`), which browsers can
-send and access logs do not keep, or in the query (`?token={token}`). Its identity sources must be `[]`: API Gateway
-demands all that are named, and a token comes in only one of the two places.
+A token is sent as the second of two subprotocols (`Sec-WebSocket-Protocol: gatecast.v1, {token}`), which browsers can
+send and access logs do not record, or in the query (`?token={token}`). The authorizer's identity sources must be `[]`:
+API Gateway requires every source that is configured, and a token is in only one of the two places.
 
 | variable | meaning |
 |---|---|
-| GATECAST_TOKEN_ISSUER | what a token's `iss` must be |
-| GATECAST_TOKEN_AUDIENCE | what its `aud` must be or hold |
-| GATECAST_TOKEN_SECRET_ARN | the secret in Secrets Manager that signs tokens: HS256. Or, and exactly one of the two: |
-| GATECAST_TOKEN_JWKS_URL | where the issuer's public keys are: RS256 and ES256 |
+| GATECAST_TOKEN_ISSUER | the required value of a token's `iss` |
+| GATECAST_TOKEN_AUDIENCE | the required value, or element, of its `aud` |
+| GATECAST_TOKEN_SECRET_ARN | the secret in Secrets Manager that signs tokens (HS256). Exactly one of this and: |
+| GATECAST_TOKEN_JWKS_URL | the address of the issuer's public keys (RS256 and ES256) |
 
-Answers: a policy that allows this one `$connect`, with the context that the routes rely on; the error "Unauthorized",
-which API Gateway turns into a 401; a policy that denies, which is a 403 (see `routes.tokens` for which is which). Where
-it cannot decide, for want of configuration or of keys, it fails, which is a 500: never does an error let anyone in.
-API Gateway asks it once a connection and caches nothing (caching exists for HTTP and REST APIs only).
+It returns a policy that allows this one `$connect`, with the context on which the routes rely; raises the error
+"Unauthorized", which API Gateway turns into a 401; or returns a policy that denies, which is a 403 (`routes.tokens`
+defines which applies). If it cannot decide, because configuration or keys are missing, it raises an error, which is a
+500: it fails closed. API Gateway invokes it once per connection and caches nothing (caching exists for HTTP and REST
+APIs only).
 """
 
 import os
@@ -31,60 +32,60 @@ from routes.access import AuthorizerContext
 from routes.environment import ConfigurationError
 from routes.keys import Keys, PublicKeys, SharedSecret
 from routes.log import lambda_handler, log_failure, logger
-from routes.metrics import measured
+from routes.metrics import record_invocation
 from routes.requests import SUBPROTOCOL, offered_subprotocols
-from routes.tokens import RefusedToken, Verifier
+from routes.tokens import InvalidToken, Verifier
 
-_SDK: Final = Config(connect_timeout=1, read_timeout=2, retries={"mode": "standard", "total_max_attempts": 2})
-_making: Final = threading.RLock()  # boto3 makes clients on one thread at a time
+_SDK_CONFIG: Final = Config(connect_timeout=1, read_timeout=2, retries={"mode": "standard", "total_max_attempts": 2})
+_creation_lock: Final = threading.RLock()  # boto3 clients must be created on one thread at a time
 
 
-class AuthorizerFailed(Exception):  # noqa: N818 - it says what happened
-    """It cannot say who may connect. Why stands in the log, and not in here: Lambda logs this, too."""
+class AuthorizerFailed(Exception):
+    """The authorizer cannot decide. The reason is in its log, not in this message, which Lambda logs as well."""
 
 
 @lambda_handler
 def handler(event: dict[str, Any], _context: Any) -> dict[str, Any]:
-    """Takes the event of a REQUEST authorizer of a WebSocket API and gives an IAM policy."""
-    with measured("authorizer") as invocation:
+    """Takes the event of a WebSocket API's REQUEST authorizer and returns an IAM policy."""
+    with record_invocation("authorizer") as invocation:
         try:
             return _allowed(event)
-        except RefusedToken as refused:
+        except InvalidToken as rejection:
             invocation.rejected()
-            logger.info("connect.refused", extra={"status": int(refused.status), "reason": refused.reason})
-            if refused.status is HTTPStatus.FORBIDDEN:
+            logger.info("connect.rejected", extra={"status": int(rejection.status), "reason": rejection.reason})
+            if rejection.status is HTTPStatus.FORBIDDEN:
                 return _policy(event, "Deny", "nobody", {})
-            failure = Exception("Unauthorized")  # this, word for word, is what API Gateway takes for a 401
-        except Exception as error:  # noqa: BLE001 - whatever happened, nobody gets in by it
+            failure = Exception("Unauthorized")  # API Gateway turns exactly this text into a 401
+        except Exception as error:  # noqa: BLE001 - fails closed on any error
             invocation.failed()
             log_failure("authorizer.failed", error)
             failure = AuthorizerFailed("see authorizer.failed in the log")
     raise failure
 
 
-def token_of(event: Mapping[str, Any]) -> str:
-    """The one token of the event, unverified. Raises RefusedToken if there is none, or more than one."""
-    every = event.get("multiValueQueryStringParameters") or {}
-    one = event.get("queryStringParameters") or {}
-    in_query = every.get("token") or ([one["token"]] if "token" in one else [])
+def extract_token(event: Mapping[str, Any]) -> str:
+    """The event's only token, unverified. Raises InvalidToken if there is none, or more than one."""
+    multiple = event.get("multiValueQueryStringParameters") or {}
+    single = event.get("queryStringParameters") or {}
+    in_query = multiple.get("token") or ([single["token"]] if "token" in single else [])
     match offered_subprotocols(event), in_query:
         case [first, token], [] if first == SUBPROTOCOL:
             return str(token)
         case ([] | [_]) as offered, [token] if set(offered) <= {SUBPROTOCOL}:
             return str(token)
-    raise RefusedToken(HTTPStatus.UNAUTHORIZED, "no token, or more than one")
+    raise InvalidToken(HTTPStatus.UNAUTHORIZED, "no token, or more than one")
 
 
-def reset() -> None:
-    """Forgets configuration and keys, for a process whose environment changes: tests."""
+def clear_caches() -> None:
+    """Drops the cached configuration and keys, for a process whose environment changes: tests."""
     _verifier.cache_clear()
 
 
 def _allowed(event: dict[str, Any]) -> dict[str, Any]:
-    with _making:
+    with _creation_lock:
         verifier = _verifier()
-    identity = verifier.verify(token_of(event))
-    context = AuthorizerContext.of(identity.user, identity.access)
+    identity = verifier.verify(extract_token(event))
+    context = AuthorizerContext.from_access(identity.user, identity.access)
     return _policy(event, "Allow", identity.user, context.flat())
 
 
@@ -111,4 +112,4 @@ def _keys() -> Keys:
     url = os.environ.get("GATECAST_TOKEN_JWKS_URL")
     if bool(arn) == bool(url):
         raise ConfigurationError("exactly one of GATECAST_TOKEN_SECRET_ARN and GATECAST_TOKEN_JWKS_URL must be set")
-    return PublicKeys(url) if url else SharedSecret(environment.client("secretsmanager", _SDK), str(arn))
+    return PublicKeys(url) if url else SharedSecret(environment.client("secretsmanager", _SDK_CONFIG), str(arn))

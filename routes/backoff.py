@@ -1,4 +1,4 @@
-"""How often, and how long, something that is contended is tried."""
+"""Retries of contended calls: bounded in number and time, with jittered delays."""
 
 import random
 import time
@@ -8,28 +8,31 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Backoff:
-    """Tries with full jitter between them, bounded by a number and by a deadline.
+    """Exponential backoff with full jitter, bounded by a number of attempts and by a deadline.
 
-    It is for what the SDK does not repeat: conflicts of transactions and unprocessed items. Throttled requests,
-    timeouts and broken connections are the SDK's to repeat, so that no failure is multiplied by two layers.
+    It covers what the SDK does not retry: transaction conflicts and unprocessed items. The SDK retries throttled
+    requests, timeouts and broken connections, so retries of two layers never multiply.
     """
 
-    tries: int = 10
+    max_attempts: int = 10
     deadline_seconds: float = 15.0
     first_delay_seconds: float = 0.05
-    longest_delay_seconds: float = 1.0
+    max_delay_seconds: float = 1.0
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     random: Callable[[], float] = random.random
 
     def start(self) -> Iterator[None]:
-        """One value a try, the first at once. The deadline counts from this call; no wait begins that would pass it."""
-        return self._tries(self.clock() + self.deadline_seconds)
+        """Yields once per attempt, the first time without delay; waits before each further attempt.
 
-    def _tries(self, deadline: float) -> Iterator[None]:
+        The deadline counts from this call. It stops instead of starting a wait that would pass the deadline.
+        """
+        return self._attempts(self.clock() + self.deadline_seconds)
+
+    def _attempts(self, deadline: float) -> Iterator[None]:
         yield
-        for exponent in range(self.tries - 1):
-            delay = self.random() * min(self.longest_delay_seconds, self.first_delay_seconds * 2**exponent)
+        for exponent in range(self.max_attempts - 1):
+            delay = self.random() * min(self.max_delay_seconds, self.first_delay_seconds * 2**exponent)
             if self.clock() + delay >= deadline:
                 return
             self.sleep(delay)

@@ -1,7 +1,7 @@
 """The functions that API Gateway's routes invoke: `connect`, `disconnect`, `default`, `join`, `leave`, `publish`.
 
-Each takes the event of a Lambda proxy integration and always answers: nothing that a client sends, and nothing that a
-dependency does, ends in an exception. Logs name what failed, never what was sent.
+Each takes the event of a Lambda proxy integration and always returns a response: nothing that a client sends, and no
+failure of a dependency, raises an exception. Logs name what failed, never what a client sent.
 """
 
 import uuid
@@ -11,150 +11,150 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from gatecast import tracing
-from routes import answers, dependencies, environment
-from routes.answers import Answer, Code, Refused
+from routes import dependencies, environment, responses
 from routes.environment import ConfigurationError
 from routes.log import Handler, lambda_handler, log_failure
-from routes.metrics import measured
+from routes.metrics import record_invocation
 from routes.requests import (
     Caller,
     PublishRequest,
     RoomRequest,
-    broadcast_of,
+    check_may_join,
+    check_may_publish,
+    check_not_expired,
     chosen_subprotocol,
-    read,
-    refuse_expired,
-    refuse_join,
-    refuse_publish,
-    room_for_clients,
+    parse,
     system_rooms,
-    why_unknown,
+    to_broadcast,
+    unknown_action,
+    validate_client_room,
 )
+from routes.responses import Code, RequestRejected, Response
 
 Event = dict[str, Any]
 
 _STATUSES: Final = {Code.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE, Code.TOKEN_EXPIRED: HTTPStatus.UNAUTHORIZED}
-"""What `$connect` answers; any other code is a 400."""
+"""The status of a rejected `$connect`, by code; any other code is a 400."""
 
 
-def _answers_client(action: str) -> Callable[[Callable[[Caller, str | None], Mapping[str, str]]], Handler]:
-    """Makes a message route's handler of a function from caller and text to the fields of an ok answer."""
+def _message_route(action: str) -> Callable[[Callable[[Caller, str | None], Mapping[str, str]]], Handler]:
+    """Turns a function from caller and body to the fields of an ok response into a message route's handler."""
 
     def decorate(route: Callable[[Caller, str | None], Mapping[str, str]]) -> Handler:
         @wraps(route)
-        def handle(event: Event, _context: Any) -> Answer:
-            with measured(action or "$default") as invocation:
+        def handle(event: Event, _context: Any) -> Response:
+            with record_invocation(action or "$default") as invocation:
                 try:
-                    return answers.ok(action, route(_caller(event), event.get("body")))
-                except Refused as refused:
-                    if refused.code is Code.UNAVAILABLE:
+                    return responses.ok(action, route(_caller(event), event.get("body")))
+                except RequestRejected as rejection:
+                    if rejection.code is Code.UNAVAILABLE:
                         invocation.failed()
-                        log_failure("route.failed", refused, action=action)
+                        log_failure("route.failed", rejection, action=action)
                     else:
                         invocation.rejected()
-                    return answers.error(action, refused)
-                except Exception as error:  # noqa: BLE001 - the client is answered, whatever happened
+                    return responses.error(action, rejection)
+                except Exception as error:  # noqa: BLE001 - the client always gets a response
                     invocation.failed()
                     log_failure("route.failed", error, action=action)
-                    return answers.error(action, Refused(Code.UNAVAILABLE, "not now: try again"))
+                    return responses.error(action, RequestRejected(Code.UNAVAILABLE, "temporarily unavailable: retry"))
 
         return lambda_handler(handle)
 
     return decorate
 
 
-def _answers_gateway(action: str) -> Callable[[Callable[[Event], Mapping[str, str] | None]], Handler]:
-    """Makes the handler of `$connect` or `$disconnect` of a function from event to the headers of the answer."""
+def _lifecycle_route(action: str) -> Callable[[Callable[[Event], Mapping[str, str] | None]], Handler]:
+    """Turns a function from event to response headers into the handler of `$connect` or `$disconnect`."""
 
     def decorate(route: Callable[[Event], Mapping[str, str] | None]) -> Handler:
         @wraps(route)
-        def handle(event: Event, _context: Any) -> Answer:
-            with measured(action) as invocation:
+        def handle(event: Event, _context: Any) -> Response:
+            with record_invocation(action) as invocation:
                 try:
-                    return answers.status(HTTPStatus.OK, route(event))
+                    return responses.status(HTTPStatus.OK, route(event))
                 except Exception as error:  # noqa: BLE001 - as above
                     log_failure("route.failed", error, action=action)
-                    code = error.code if isinstance(error, Refused) else Code.UNAVAILABLE
+                    code = error.code if isinstance(error, RequestRejected) else Code.UNAVAILABLE
                     if code is Code.UNAVAILABLE:
                         invocation.failed()
                     else:
                         invocation.rejected()
-                    return answers.status(_STATUSES.get(code, HTTPStatus.BAD_REQUEST))
+                    return responses.status(_STATUSES.get(code, HTTPStatus.BAD_REQUEST))
 
         return lambda_handler(handle)
 
     return decorate
 
 
-@_answers_gateway("$connect")
+@_lifecycle_route("$connect")
 def connect(event: Event) -> Mapping[str, str] | None:
-    """Lets a client in as a member of `@all` and, where its user is known, of `@user/{user}`.
+    """Accepts a client as a member of `@all` and, if its user is known, of `@user/{user}`.
 
-    A user whose name fits in no room's is refused with 400, a token that expired on the way with 401, and a client that
-    cannot be written down now, or that no authorizer let in though one is demanded, with 503.
+    The status is 400 if the user's name does not fit in a room's name, 401 if the token has expired in the meantime,
+    and 503 if the connection cannot be written, or if an authorizer is required and none has admitted the client.
     """
     caller = _caller(event)
-    refuse_expired(caller)
+    check_not_expired(caller)
     dependencies.memberships().connect(caller, system_rooms(caller))
     subprotocol = chosen_subprotocol(event)
     return {"Sec-WebSocket-Protocol": subprotocol} if subprotocol else None
 
 
-@_answers_gateway("$disconnect")
+@_lifecycle_route("$disconnect")
 def disconnect(event: Event) -> None:
-    """Forgets the connection. API Gateway may never ask for it: expiry and the worker clean up, too."""
-    dependencies.memberships().disconnect(Caller.of(event).connection_id)
+    """Removes the connection. API Gateway does not guarantee this call: expiry and the worker clean up, too."""
+    dependencies.memberships().disconnect(Caller.from_event(event).connection_id)
 
 
-@_answers_client("join")
+@_message_route("join")
 def join(caller: Caller, body: str | None) -> Mapping[str, str]:
-    """`{"action": "join", "room": "lobby"}`: from now on the client receives what is broadcast to the room."""
-    room = room_for_clients(read(body, RoomRequest).room)
-    refuse_join(caller, room)
+    """`{"action": "join", "room": "lobby"}`: from now on the client receives the room's broadcasts."""
+    room = validate_client_room(parse(body, RoomRequest).room)
+    check_may_join(caller, room)
     dependencies.limits().count("join", caller)
     dependencies.memberships().join(caller, room)
     return {"room": room}
 
 
-@_answers_client("leave")
+@_message_route("leave")
 def leave(caller: Caller, body: str | None) -> Mapping[str, str]:
-    """`{"action": "leave", "room": "lobby"}`: ok as well where it was no member, and whatever its token says."""
-    room = room_for_clients(read(body, RoomRequest).room)
+    """`{"action": "leave", "room": "lobby"}`: ok even if the client is not a member; independent of its token."""
+    room = validate_client_room(parse(body, RoomRequest).room)
     dependencies.memberships().leave(caller, room)
     return {"room": room}
 
 
-@_answers_client("publish")
+@_message_route("publish")
 def publish(caller: Caller, body: str | None) -> Mapping[str, str]:
     """`{"action": "publish", "room": "lobby", "data": "…", "id": "optional", "echo": false}`.
 
-    Ok means that SQS has stored the broadcast; the answer carries its `id`, which is the publisher and the client's id.
+    Ok means that SQS has stored the broadcast. The response has its `id`: the publisher's key, `/` and the client's id.
     """
-    broadcast = broadcast_of(read(body, PublishRequest), caller, made_up_id=uuid.uuid4().hex)
+    broadcast = to_broadcast(parse(body, PublishRequest), caller, generated_id=uuid.uuid4().hex)
     room = str(broadcast.room)
-    refuse_publish(caller, room)
+    check_may_publish(caller, room)
     dependencies.limits().count("publish", caller)
     if not dependencies.memberships().is_member(caller, room):
-        raise Refused(Code.NOT_A_MEMBER, "room: join it before you publish to it")
+        raise RequestRejected(Code.NOT_A_MEMBER, "room: join it before you publish to it")
     publisher = dependencies.publisher()
     with tracing.publishing(gatecast_id=broadcast.id):
         publisher.publish(broadcast)
-    tracing.flush()  # Lambda stops the process when it has answered
+    tracing.flush()  # Lambda freezes the process once the handler has returned
     return {"room": room, "id": broadcast.id}
 
 
-@_answers_client("")
+@_message_route("")
 def default(_caller: Caller, body: str | None) -> Mapping[str, str]:
-    """Whatever names no action that this API has."""
-    raise why_unknown(body)
+    """Rejects a message that names no known action."""
+    raise unknown_action(body)
 
 
 def _caller(event: Event) -> Caller:
-    """Raises ConfigurationError for a connection that came in past the authorizer."""
-    caller = Caller.of(event)
+    """Raises ConfigurationError if an authorizer is required and none has admitted the connection."""
+    caller = Caller.from_event(event)
     if caller.access is None and not environment.open_access():
         raise ConfigurationError(
-            "no authorizer has said what this connection may do: attach the authorizer to $connect,"
+            "no authorizer has granted this connection access: attach the authorizer to $connect,"
             f" or set GATECAST_AUTHORIZER to {environment.OPEN_ACCESS!r}"
         )
     return caller

@@ -1,4 +1,4 @@
-"""Over how many shards a room's new members spread."""
+"""The number of shards over which a room's new members are spread."""
 
 import time
 from collections.abc import Callable
@@ -11,7 +11,7 @@ CACHE_SECONDS: Final = 30.0
 MAX_CACHED_ROOMS: Final = 10_000
 
 
-class GetsItems(Protocol):
+class SupportsGetItem(Protocol):
     def get_item(self, **kwargs: Any) -> Any: ...
 
 
@@ -21,19 +21,20 @@ class _Cached(NamedTuple):
 
 
 class JoinShards:
-    """Reads a room's settings item and remembers it for 30 s, in this process.
+    """Reads a room's settings item and caches it for 30 s, in this process.
 
-    A value that is out of date does no harm: whoever raises `join_shards` has raised `shards`, over which the room is
-    read, before, and neither ever shrinks.
+    A stale value does no harm: an operator raises `shards`, over which the room is read, before `join_shards`, and
+    neither ever shrinks.
     """
 
-    def __init__(self, dynamodb: GetsItems, table_name: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, dynamodb: SupportsGetItem, table_name: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._dynamodb = dynamodb
         self._table = table_name
         self._clock = clock
         self._cached: dict[str, _Cached] = {}
 
-    def of(self, room: str) -> int:
+    def get(self, room: str) -> int:
+        """The room's `join_shards`. The SDK's errors pass through."""
         now = self._clock()
         cached = self._cached.get(room)
         if cached and now - cached.read_at < CACHE_SECONDS:
@@ -43,7 +44,7 @@ class JoinShards:
         )
         damaged: list[str] = []
         join_shards = table.RoomSettings.from_item(found.get("Item"), damaged.append).join_shards
-        if damaged:  # which room it is the worker's log says; clients chose its name
+        if damaged:  # the room's name is chosen by clients and therefore not logged; the worker's log has it
             logger.warning("settings.damaged", extra={"attributes": damaged})
         if len(self._cached) >= MAX_CACHED_ROOMS:
             self._cached.clear()

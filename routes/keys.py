@@ -1,12 +1,12 @@
-"""The keys that tokens are verified with: a secret in AWS Secrets Manager, or the public keys at a JWKS address.
+"""The keys that verify tokens: a secret in AWS Secrets Manager, or the public keys at a JWKS address.
 
-Both change while this runs. So keys are kept for five minutes, and asked for again when a token fits none of them, but
-never more often than every 30 s: whoever sends tokens of their own making cannot make us hammer the source. A key that
-is brand-new may so be unknown for half a minute; an issuer that publishes keys before it signs with them avoids it.
-While the source is down, the keys that are held go on counting, for a day at most: a key that was withdrawn must not
-live as long as somebody can keep the source out of reach.
+Both may change at any time. Keys are therefore cached for five minutes, and fetched again if a token matches none of
+them, but at most every 30 s: forged tokens cannot make this process overload the source. A new key may therefore be
+unknown for up to 30 s, unless the issuer publishes it before signing with it. While the source is unavailable, cached
+keys remain valid for up to a day, and no longer: otherwise a revoked key would stay valid for as long as an attacker
+can keep the source unreachable.
 
-PyJWT's own client, PyJWKClient, does neither the last nor, after failures, the one before it.
+PyJWT's own client, PyJWKClient, neither keeps stale keys nor has a cooldown after failures.
 """
 
 import contextlib
@@ -27,27 +27,27 @@ from jwt.algorithms import HMACAlgorithm
 from routes.environment import ConfigurationError
 from routes.log import log_failure
 
-KEPT_SECONDS: Final = 300.0
+CACHE_SECONDS: Final = 300.0
 COOLDOWN_SECONDS: Final = 30.0
 RETRY_SECONDS: Final = 1.0
-"""The cooldown while there are no keys at all."""
-OUTLIVES_SOURCE_SECONDS: Final = 24 * 3600.0
-PREVIOUS_COUNTS_SECONDS: Final = 24 * 3600.0
-"""How long after a rotation the secret before it counts: longer than tokens live, and not until the next rotation."""
+"""The cooldown while no keys are cached."""
+STALE_GRACE_SECONDS: Final = 24 * 3600.0
+PREVIOUS_SECRET_GRACE_SECONDS: Final = 24 * 3600.0
+"""How long the previous secret stays valid after a rotation: longer than tokens live, but not until the next one."""
 MIN_SECRET_BYTES: Final = 32
 MIN_RSA_BITS: Final = 2_048
 MAX_JWKS_BYTES: Final = 65_536
 
 Key = bytes | jwt.PyJWK
-_Held = TypeVar("_Held")
+_Value = TypeVar("_Value")
 
 
-class KeysUnavailable(Exception):  # noqa: N818 - it says what is wrong
-    """There are no keys, and none can be had now."""
+class KeysUnavailable(Exception):
+    """No keys are cached, and none could be fetched."""
 
 
 class Keys(Protocol):
-    """Where keys come from. The algorithms are fixed by what they are, never by a token."""
+    """A source of keys. The kind of key determines the algorithms, never a token."""
 
     algorithms: tuple[str, ...]
 
@@ -55,47 +55,48 @@ class Keys(Protocol):
         """The keys that may have signed a token with this key id. Raises KeysUnavailable."""
 
     def refresh(self) -> bool:
-        """Asks the source again, unless that was done just now. Whether there are new answers."""
+        """Fetches the keys again, unless that was attempted recently. Whether they were fetched."""
 
 
-class Cached(Generic[_Held]):
-    """What `fetch` returned last. Ages are wall-clock time: a frozen Lambda environment's monotonic clock may stand."""
+class Cached(Generic[_Value]):
+    """The last result of `fetch`. Ages are wall-clock time: the monotonic clock may stop while Lambda is frozen."""
 
-    def __init__(self, fetch: Callable[[], _Held], clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, fetch: Callable[[], _Value], clock: Callable[[], float] = time.time) -> None:
         self._fetch = fetch
         self._clock = clock
-        self._held: tuple[_Held, float] | None = None
-        self._tried_at = float("-inf")
+        self._entry: tuple[_Value, float] | None = None
+        self._attempted_at = float("-inf")
         self._lock = threading.RLock()
 
-    def get(self) -> _Held:
+    def get(self) -> _Value:
+        """The cached value, fetched again after CACHE_SECONDS. Raises KeysUnavailable."""
         with self._lock:
-            if not self._younger_than(KEPT_SECONDS):
+            if not self._is_younger_than(CACHE_SECONDS):
                 self.refresh()
-            if self._held is None or not self._younger_than(OUTLIVES_SOURCE_SECONDS):
+            if self._entry is None or not self._is_younger_than(STALE_GRACE_SECONDS):
                 raise KeysUnavailable
-            return self._held[0]
+            return self._entry[0]
 
     def refresh(self) -> bool:
-        """Whether it was fetched: not if that was tried too short a time ago, or fails, which is logged."""
+        """Whether the value was fetched: False during the cooldown, or if fetching fails, which is logged."""
         with self._lock:
             now = self._clock()
-            if 0 <= now - self._tried_at < (COOLDOWN_SECONDS if self._held else RETRY_SECONDS):
+            if 0 <= now - self._attempted_at < (COOLDOWN_SECONDS if self._entry else RETRY_SECONDS):
                 return False
-            self._tried_at = now
+            self._attempted_at = now
             try:
-                self._held = (self._fetch(), now)
-            except Exception as error:  # noqa: BLE001 - whatever is wrong with the source, what is held still counts
+                self._entry = (self._fetch(), now)
+            except Exception as error:  # noqa: BLE001 - the cached value stays valid, whatever the error
                 log_failure("keys.not_fetched", error)
                 return False
             return True
 
-    def _younger_than(self, seconds: float) -> bool:
-        return self._held is not None and 0 <= self._clock() - self._held[1] < seconds
+    def _is_younger_than(self, seconds: float) -> bool:
+        return self._entry is not None and 0 <= self._clock() - self._entry[1] < seconds
 
 
 class SharedSecret:
-    """HS256 with a secret: the text or bytes of its version AWSCURRENT, as they are, and of AWSPREVIOUS for a day."""
+    """HS256 with a secret: the unmodified text or bytes of version AWSCURRENT, and of AWSPREVIOUS for a day."""
 
     algorithms: tuple[str, ...] = ("HS256",)
 
@@ -106,35 +107,35 @@ class SharedSecret:
         self._clock = clock
         self._cached = Cached(self._fetch, clock)
 
-    def candidates(self, kid: str | None) -> Sequence[bytes]:  # noqa: ARG002 - a secret's tokens need not name it
+    def candidates(self, kid: str | None) -> Sequence[bytes]:  # noqa: ARG002 - tokens signed with a secret need no key id
         return self._cached.get()
 
     def refresh(self) -> bool:
         return self._cached.refresh()
 
     def _fetch(self) -> tuple[bytes, ...]:
-        current = self._version("AWSCURRENT")
-        secrets = [_checked(current)]
-        if self._clock() - current["CreatedDate"].timestamp() < PREVIOUS_COUNTS_SECONDS:
-            # there is none before the first rotation, and a bad one may be why it was rotated
+        current = self._secret_version("AWSCURRENT")
+        secrets = [_validated_secret(current)]
+        if self._clock() - current["CreatedDate"].timestamp() < PREVIOUS_SECRET_GRACE_SECONDS:
+            # it does not exist before the first rotation, and may have been rotated because it was invalid
             with contextlib.suppress(self._secrets_manager.exceptions.ResourceNotFoundException, ConfigurationError):
-                secrets.append(_checked(self._version("AWSPREVIOUS")))
+                secrets.append(_validated_secret(self._secret_version("AWSPREVIOUS")))
         return tuple(secrets)
 
-    def _version(self, stage: str) -> dict[str, Any]:
+    def _secret_version(self, stage: str) -> dict[str, Any]:
         version: dict[str, Any] = self._secrets_manager.get_secret_value(SecretId=self._arn, VersionStage=stage)
         return version
 
 
 class PublicKeys:
-    """RS256 and ES256 with the keys at an https address. A token must name its key, and a key has one algorithm."""
+    """RS256 and ES256 with the keys at an https address. A token must have a key id, and a key one algorithm."""
 
     algorithms: tuple[str, ...] = ("RS256", "ES256")
 
     def __init__(
         self, url: str, http: urllib3.PoolManager | None = None, clock: Callable[[], float] = time.time
     ) -> None:
-        """Raises ConfigurationError for an address that is not https. `http` verifies certificates."""
+        """Raises ConfigurationError if the address is not https. `http` verifies certificates."""
         address = urlsplit(url)
         if address.scheme != "https" or not address.hostname or address.username is not None:
             raise ConfigurationError("the address of the JWKS must be https://…")
@@ -149,24 +150,24 @@ class PublicKeys:
         return self._cached.refresh()
 
     def _fetch(self) -> tuple[jwt.PyJWK, ...]:
-        """Follows no redirect: the answer would come from an address that nobody has configured."""
-        answer = self._http.request("GET", self._url, redirect=False, preload_content=False)
+        """Follows no redirects: the response would come from an address that is not configured."""
+        response = self._http.request("GET", self._url, redirect=False, preload_content=False)
         try:
-            if answer.status != HTTPStatus.OK:
-                raise ConfigurationError(f"the JWKS address answers with status {answer.status}")
-            body = answer.read(MAX_JWKS_BYTES + 1)
+            if response.status != HTTPStatus.OK:
+                raise ConfigurationError(f"the JWKS address responds with status {response.status}")
+            body = response.read(MAX_JWKS_BYTES + 1)
         finally:
-            answer.close()
+            response.close()
         if len(body) > MAX_JWKS_BYTES:
             raise ConfigurationError(f"the JWKS is longer than {MAX_JWKS_BYTES:,} bytes")
-        keys = tuple(key for each in json.loads(body)["keys"] if (key := _verifying_key(each)))
+        keys = tuple(key for each in json.loads(body)["keys"] if (key := _usable_key(each)))
         if not keys:
             raise ConfigurationError("the JWKS has no key with a kid for RS256 or ES256")
         return keys
 
 
-def _checked(version: dict[str, Any]) -> bytes:
-    """Raises ConfigurationError for what must not be a secret."""
+def _validated_secret(version: dict[str, Any]) -> bytes:
+    """The version's secret. Raises ConfigurationError if it is too short, or a key that is not secret."""
     secret: bytes = version["SecretString"].encode() if "SecretString" in version else version["SecretBinary"]
     if len(secret) < MIN_SECRET_BYTES:
         raise ConfigurationError(f"the secret is shorter than {MIN_SECRET_BYTES} bytes")
@@ -176,15 +177,15 @@ def _checked(version: dict[str, Any]) -> bytes:
         raise ConfigurationError("the secret is a public key, a certificate or a JWK") from None
 
 
-def _verifying_key(jwk: Any) -> jwt.PyJWK | None:
-    """The key, if it is a public one to verify signatures with that can be named, and strong enough.
+def _usable_key(jwk: Any) -> jwt.PyJWK | None:
+    """The key, if it is a public signature key with an id and strong enough; None otherwise.
 
-    A set may hold others, which must not spoil it, as some do with PyJWKSet. An `oct` key in a JWKS is a secret that
-    all can read.
+    A set may contain other keys, which must not make the whole set invalid, as some do with PyJWKSet. An `oct` key in
+    a JWKS is a secret that anyone can read.
     """
     try:
         key = jwt.PyJWK(jwk)
-    except Exception:  # noqa: BLE001 - whatever it is, it is no key of ours
+    except Exception:  # noqa: BLE001 - anything that cannot be parsed is not a usable key
         return None
     if not isinstance(key.key_id, str) or not key.key_id or key.public_key_use not in (None, "sig"):
         return None

@@ -1,4 +1,4 @@
-"""The log of everything in here: JSON, one line an event, with keys. Nothing that a client sent stands in it."""
+"""Structured logging of the routes: one JSON line per event. Nothing that a client sent is logged."""
 
 import traceback
 from collections.abc import Callable
@@ -8,8 +8,8 @@ from typing import Any, Final
 from aws_lambda_powertools import Logger
 from botocore.exceptions import ClientError
 
-from routes.answers import Refused
 from routes.environment import ConfigurationError
+from routes.responses import RequestRejected
 
 Handler = Callable[[dict[str, Any], Any], dict[str, Any]]
 
@@ -18,20 +18,20 @@ logger: Final = Logger(service="gatecast-routes")
 
 
 def lambda_handler(handler: Handler) -> Handler:
-    """Adds the ids of the function and of the request to the lines of a handler."""
-    # said here, because an environment variable can switch it on: an event holds what clients sent, tokens included
+    """Adds the function's and the request's ids to the lines that a handler logs."""
+    # explicit, because an environment variable could enable it: an event contains what clients sent, tokens included
     injected: Handler = logger.inject_lambda_context(handler, log_event=False)
     return injected
 
 
 def log_failure(event: str, error: Exception, **details: str) -> None:
-    """One line that tells what failed and where, without the messages of others, which may quote what was sent."""
+    """Logs one line with the error's class and place, but no third-party message: it may quote what a client sent."""
     ours = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent == _HERE]
     where = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
     details |= {"error": type(error).__name__, "where": where}
     match error:
         case ClientError():
             details |= {"code": error.response["Error"]["Code"], "operation": error.operation_name}
-        case Refused() | ConfigurationError():
+        case RequestRejected() | ConfigurationError():
             details["reason"] = str(error)
     logger.error(event, extra=details)

@@ -1,9 +1,9 @@
-"""Who is connected and who is in which room: what the routes do to the table.
+"""Connections and memberships: the routes' writes to the table.
 
-Always true: a membership and its joined-room item come and go together, and come only while the connection item is
-there, so a join that loses the race with `$disconnect` leaves nothing behind. Doing anything twice is as good as once.
-All of a connection expires at one moment, with its token if it has one: from then on workers do not post to it.
-Errors of the SDK pass through; what stays contended is refused as unavailable.
+Always: a membership and its joined-room item are created and deleted together, and created only while the connection
+item exists, so a join that loses the race with `$disconnect` leaves nothing behind. Every operation is idempotent.
+All items of a connection expire at the same time, with its token if it has one: from then on workers do not post to it.
+The SDK's errors pass through. If contention persists, the request is rejected as unavailable.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,10 +13,10 @@ from botocore.exceptions import ClientError
 
 from gatecast import table
 from gatecast.table import Item
-from routes.answers import Code, Refused
 from routes.backoff import Backoff
 from routes.join_shards import JoinShards
 from routes.requests import Caller
+from routes.responses import Code, RequestRejected
 
 CONDITION_FAILED: Final = "ConditionalCheckFailed"
 _CONTENDED: Final = frozenset({"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"})
@@ -33,7 +33,7 @@ class DynamoDB(Protocol):
 
 
 class Memberships:
-    """The table, through a boto3 client. Safe to use from several threads."""
+    """The table, through a boto3 client. Thread-safe."""
 
     def __init__(self, dynamodb: DynamoDB, table_name: str, *, backoff: Backoff | None = None) -> None:
         self._dynamodb = dynamodb
@@ -42,23 +42,23 @@ class Memberships:
         self._join_shards = JoinShards(dynamodb, table_name, self._backoff.clock)
 
     def connect(self, caller: Caller, rooms: Sequence[str]) -> None:
-        """Writes the connection and joins it to these rooms, all or nothing."""
-        tries = self._backoff.start()
+        """Writes the connection and its memberships of these rooms in one transaction. Raises RequestRejected."""
+        attempts = self._backoff.start()
         connection = {
             **table.connection_item(caller.connection_id, connected_at_ms=caller.connected_at_ms, user=caller.user),
             "expires_at": {"N": str(caller.expires_at)},
         }
-        items = [connection, *(item for room in rooms for item in self._joining(caller, room))]
+        items = [connection, *(item for room in rooms for item in self._join_items(caller, room))]
         actions = [self._action("Put", Item=item) for item in items]
-        for _ in tries:
+        for _ in attempts:
             if not self._transact(actions):
                 return
-        raise _contended()
+        raise _contention()
 
     def join(self, caller: Caller, room: str) -> None:
-        """Makes the connection a member; one that is a member stays as it is. Raises Refused (not_connected)."""
-        tries = self._backoff.start()
-        membership, joined_room = self._joining(caller, room)
+        """Makes the connection a member. Keeps an existing membership. Raises RequestRejected (not_connected)."""
+        attempts = self._backoff.start()
+        membership, joined_room = self._join_items(caller, room)
         now = {"ExpressionAttributeValues": {":now": {"N": _seconds(caller)}}}
         actions = [
             self._action(
@@ -72,18 +72,18 @@ class Memberships:
                 "Put", Item=joined_room, ConditionExpression="attribute_not_exists(pk) OR expires_at <= :now", **now
             ),
         ]
-        for _ in tries:
+        for _ in attempts:
             match self._transact(actions):
                 case []:
                     return
                 case [code, _, _] if code == CONDITION_FAILED:
-                    raise Refused(Code.NOT_CONNECTED, "the connection is closing")
+                    raise RequestRejected(Code.NOT_CONNECTED, "the connection is closing")
                 case [_, _, code] if code == CONDITION_FAILED:
-                    return  # a member already
-        raise _contended()
+                    return  # already a member
+        raise _contention()
 
     def leave(self, caller: Caller, room: str) -> None:
-        """Removes the membership, if there is one."""
+        """Removes the membership, if there is one. Raises RequestRejected."""
         for _ in self._backoff.start():
             joined_room = self._joined_room(caller, room)
             if joined_room is None:
@@ -95,7 +95,7 @@ class Memberships:
                 self._action(
                     "Delete",
                     Key=_joined_room_key(caller, room),
-                    # left and joined again meanwhile, on another shard: then that membership has to go
+                    # left and rejoined in between, on another shard: retry with that shard
                     ConditionExpression="attribute_not_exists(pk) OR #shard = :shard",
                     ExpressionAttributeNames={"#shard": "shard"},  # a reserved word
                     ExpressionAttributeValues={":shard": shard},
@@ -103,22 +103,23 @@ class Memberships:
             ]
             if not self._transact(actions):
                 return
-        raise _contended()
+        raise _contention()
 
     def is_member(self, caller: Caller, room: str) -> bool:
+        """Whether the caller has an unexpired membership of the room."""
         joined_room = self._joined_room(caller, room)
         return joined_room is not None and int(joined_room["expires_at"]["N"]) > int(_seconds(caller))
 
     def disconnect(self, connection_id: str) -> None:
-        """Removes all that is known of the connection. The connection item goes first: after that no join succeeds."""
-        self._until_uncontended(
+        """Removes the connection and its memberships. The connection item goes first: after that no join succeeds."""
+        self._retry_contention(
             lambda: self._dynamodb.delete_item(TableName=self._table, Key=_connection_key(connection_id))
         )
         for requests in table.removal_batches(connection_id, self._joined_rooms(connection_id)):
             self._write_batch(requests)
 
-    def _joining(self, caller: Caller, room: str) -> tuple[Item, Item]:
-        shard = table.shard_of(caller.connection_id, self._join_shards.of(room))
+    def _join_items(self, caller: Caller, room: str) -> tuple[Item, Item]:
+        shard = table.shard_of(caller.connection_id, self._join_shards.get(room))
         membership = table.membership_item(
             room,
             shard,
@@ -133,7 +134,7 @@ class Memberships:
         return {kind: {"TableName": self._table, **arguments}}
 
     def _transact(self, actions: Sequence[dict[str, Any]]) -> list[str]:
-        """Nothing when it went through, else one code an action: a failed condition, a conflict, or "None"."""
+        """Returns [] on success, else one code per action: a failed condition, a conflict, or "None"."""
         try:
             self._dynamodb.transact_write_items(TransactItems=actions)
         except ClientError as error:
@@ -167,17 +168,17 @@ class Memberships:
             start = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
 
     def _write_batch(self, requests: list[dict[str, Any]]) -> None:
-        left = {self._table: requests}
+        unprocessed = {self._table: requests}
 
         def write() -> bool:
-            nonlocal left
-            left = self._dynamodb.batch_write_item(RequestItems=left).get("UnprocessedItems") or {}
-            return not left
+            nonlocal unprocessed
+            unprocessed = self._dynamodb.batch_write_item(RequestItems=unprocessed).get("UnprocessedItems") or {}
+            return not unprocessed
 
-        self._until_uncontended(write)
+        self._retry_contention(write)
 
-    def _until_uncontended(self, call: Callable[[], object]) -> None:
-        """Repeats the call while an item of it is in somebody's transaction, and while it returns False."""
+    def _retry_contention(self, call: Callable[[], object]) -> None:
+        """Retries the call while it conflicts with a transaction, and while it returns False."""
         for _ in self._backoff.start():
             try:
                 if call() is not False:
@@ -185,7 +186,7 @@ class Memberships:
             except ClientError as error:
                 if error.response["Error"]["Code"] != "TransactionConflictException":
                     raise
-        raise _contended()
+        raise _contention()
 
 
 def _connection_key(connection_id: str) -> table.Key:
@@ -200,5 +201,5 @@ def _seconds(caller: Caller) -> str:
     return str(caller.requested_at_ms // 1000)
 
 
-def _contended() -> Refused:
-    return Refused(Code.UNAVAILABLE, "busy: try again")
+def _contention() -> RequestRejected:
+    return RequestRejected(Code.UNAVAILABLE, "busy: retry")

@@ -1,8 +1,8 @@
-"""The routes' metrics, for CloudWatch: one embedded-metrics line an invocation, which Lambda's log carries there.
+"""The routes' CloudWatch metrics: one line in the embedded metric format per invocation, written to Lambda's log.
 
-Namespace `Gatecast`, dimensions `service` and `route` (and never a room, a user or a connection). They cost no call;
-POWERTOOLS_METRICS_DISABLED=true leaves them out. How many connections are open is ConnectionsOpened less
-ConnectionsClosed, summed up: an estimate, for `$disconnect` may never come.
+Namespace `Gatecast`, dimensions `service` and `route` (never a room, a user or a connection). They need no API call;
+POWERTOOLS_METRICS_DISABLED=true disables them. The number of open connections is the sum of ConnectionsOpened less the
+sum of ConnectionsClosed: an estimate, because `$disconnect` is not guaranteed.
 """
 
 import os
@@ -15,37 +15,42 @@ from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 
 _NAMESPACE: Final = "Gatecast"
 _SERVICE: Final = "gatecast-routes"
-"""Unless POWERTOOLS_SERVICE_NAME says another name."""
-_DONE: Final = {"$connect": "ConnectionsOpened", "$disconnect": "ConnectionsClosed", "publish": "MessagesPublished"}
-"""What an invocation of these routes counts when it did what was asked."""
+"""The default of POWERTOOLS_SERVICE_NAME."""
+_SUCCESS_METRICS: Final = {
+    "$connect": "ConnectionsOpened",
+    "$disconnect": "ConnectionsClosed",
+    "publish": "MessagesPublished",
+}
+"""The metric that a successful invocation of each of these routes increments."""
 
 
 class Invocation:
-    """How one invocation ends: done unless something else is said."""
+    """The result of one invocation: success unless `rejected` or `failed` is called."""
 
     def __init__(self) -> None:
         self._rejected = False
         self._failed = False
 
     def rejected(self) -> None:
-        """What the client asked for is not to be had."""
+        """Records that the request was rejected."""
         self._rejected = True
 
     def failed(self) -> None:
-        """We could not do what should have been done."""
+        """Records that the route or a dependency failed."""
         self._failed = True
 
     def counts(self, route: str) -> dict[str, int]:
-        done = not (self._rejected or self._failed)
+        """The metrics' increments, by name."""
+        succeeded = not (self._rejected or self._failed)
         counts = {"Rejected": int(self._rejected), "Errors": int(self._failed)}
-        if route in _DONE:
-            counts[_DONE[route]] = int(done)
+        if route in _SUCCESS_METRICS:
+            counts[_SUCCESS_METRICS[route]] = int(succeeded)
         return counts
 
 
 @contextmanager
-def measured(route: str) -> Iterator[Invocation]:
-    """Counts one invocation of this route and how long it took. `route` is one of ours, never what a client named."""
+def record_invocation(route: str) -> Iterator[Invocation]:
+    """Counts one invocation of a route and measures its duration. `route` is a route key, never a client's text."""
     started_at = time.monotonic()
     invocation = Invocation()
     yield invocation

@@ -1,7 +1,7 @@
-"""Events and clients' texts as typed values. Pure: the same text always gives the same request or refusal.
+"""Parses events and clients' messages into typed values. Pure: equal messages give equal requests or rejections.
 
-What API Gateway wrote (the request context) is believed; what a client wrote is checked, and every refusal names the
-field at fault. Fields that are not known here are ignored.
+The request context, which API Gateway writes, is trusted. Everything that a client sends is validated, and a rejection
+names the invalid field. Unknown fields are ignored.
 """
 
 import hashlib
@@ -16,16 +16,16 @@ from msgspec import UNSET, UnsetType
 from gatecast import Broadcast, table
 from gatecast.broadcast import MAX_DATA_BYTES, MAX_NAME_LENGTH, field_with_lone_surrogate, utf8_length
 from routes.access import NAME, Access, AuthorizerContext, covers, user_room
-from routes.answers import Code, Refused
+from routes.responses import Code, RequestRejected
 
 ACTIONS: Final = ("join", "leave", "publish")
 MAX_BODY_BYTES: Final = 131_072
-"""The longest message that API Gateway takes from a client (128 KB): nothing longer is looked into."""
+"""The longest message that API Gateway accepts from a client (128 KB): longer ones are not parsed."""
 SUBPROTOCOL: Final = "gatecast.v1"
 MAX_PUBLISHER_LENGTH: Final = 60
-"""Longer ones are replaced by a digest, so that at least 39 characters are left for a client's own id."""
+"""Longer keys are replaced by a digest, so that at least 39 characters remain for a client's own id."""
 
-_KEPT_IN_PUBLISHER: Final = "".join(sorted(set(string.punctuation) - set("%/")))
+_SAFE_IN_PUBLISHER: Final = "".join(sorted(set(string.punctuation) - set("%/")))
 
 
 class _RequestContext(msgspec.Struct, rename="camel"):
@@ -36,9 +36,9 @@ class _RequestContext(msgspec.Struct, rename="camel"):
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
-    """The connection that an event is about. Times are milliseconds since the epoch, by API Gateway's clock.
+    """The connection that sent an event. Times are milliseconds since the epoch, by API Gateway's clock.
 
-    Without `access` no token limits what it may do.
+    If `access` is None, no token restricts it.
     """
 
     connection_id: str
@@ -48,10 +48,10 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     access: Access | None = None
 
     @classmethod
-    def of(cls, event: Mapping[str, Any]) -> "Caller":
-        """Raises KeyError or ValueError (msgspec.ValidationError is one) if the event is not a WebSocket event.
+    def from_event(cls, event: Mapping[str, Any]) -> "Caller":
+        """Raises KeyError or ValueError (msgspec.ValidationError is one) if it is not a WebSocket event.
 
-        The user is what the authorizer called `user` in its context, or else its `principalId`.
+        The user is `user` of the authorizer's context, or else its `principalId`.
         """
         context = msgspec.convert(event["requestContext"], _RequestContext)
         authorizer = context.authorizer or AuthorizerContext()
@@ -65,9 +65,9 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def expires_at(self) -> int:
-        """When all that is written down of the connection expires, in seconds since the epoch.
+        """When the connection's items expire, in seconds since the epoch; it receives nothing afterwards.
 
-        That is with its token, or else when API Gateway has closed it in any case. After that it receives nothing more.
+        They expire with its token, or else after API Gateway's maximum connection lifetime.
         """
         closed_at = table.expires_at(self.connected_at_ms)
         return min(closed_at, self.access.expires_at) if self.access else closed_at
@@ -80,7 +80,7 @@ class RoomRequest(msgspec.Struct, frozen=True):
 
 
 class PublishRequest(msgspec.Struct, frozen=True):
-    """The body of `publish`. Without `id` one is made up, and a repetition is a second broadcast."""
+    """The body of `publish`. Without `id` one is generated, so that a retry is another broadcast."""
 
     room: str
     data: str
@@ -95,77 +95,77 @@ class _AnyRequest(msgspec.Struct):
 _Request = TypeVar("_Request", bound=msgspec.Struct)
 
 
-def read(body: str | None, kind: type[_Request]) -> _Request:
-    """The client's text as a request of this kind. Raises Refused (bad_request, too_large)."""
+def parse(body: str | None, kind: type[_Request]) -> _Request:
+    """The client's message as a request of this type. Raises RequestRejected (bad_request, too_large)."""
     text = body or ""
     if utf8_length(text) > MAX_BODY_BYTES:
-        raise Refused(Code.TOO_LARGE, f"the message must be at most {MAX_BODY_BYTES:,} bytes")
+        raise RequestRejected(Code.TOO_LARGE, f"the message must be at most {MAX_BODY_BYTES:,} bytes")
     try:
         encoded = text.encode()
     except UnicodeEncodeError:
-        raise Refused(Code.BAD_REQUEST, "the message is not valid UTF-8") from None
+        raise RequestRejected(Code.BAD_REQUEST, "the message is not valid UTF-8") from None
     try:
         return msgspec.json.decode(encoded, type=kind)
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at `$.")
-        raise Refused(Code.BAD_REQUEST, f"{path.rstrip('`')}: {reason}" if path else reason) from None
+        raise RequestRejected(Code.BAD_REQUEST, f"{path.rstrip('`')}: {reason}" if path else reason) from None
     except (msgspec.DecodeError, RecursionError) as error:
         if field := field_with_lone_surrogate(encoded, kind.__struct_encode_fields__):
-            raise Refused(Code.BAD_REQUEST, f"{field}: half of a surrogate pair has no UTF-8") from None
-        raise Refused(Code.BAD_REQUEST, f"the message is not valid JSON ({error})") from None
+            raise RequestRejected(Code.BAD_REQUEST, f"{field}: half of a surrogate pair has no UTF-8") from None
+        raise RequestRejected(Code.BAD_REQUEST, f"the message is not valid JSON ({error})") from None
 
 
-def room_for_clients(room: str) -> str:
-    """The room, if it may be a client's. Raises Refused (bad_request, forbidden_room)."""
+def validate_client_room(room: str) -> str:
+    """The room, if clients may use it. Raises RequestRejected (bad_request, forbidden_room)."""
     if not NAME.fullmatch(room):
-        raise Refused(Code.BAD_REQUEST, f"room: must be 1 to {MAX_NAME_LENGTH} characters from ! to ~")
+        raise RequestRejected(Code.BAD_REQUEST, f"room: must be 1 to {MAX_NAME_LENGTH} characters from ! to ~")
     if room.startswith("@"):
-        raise Refused(Code.FORBIDDEN_ROOM, "room: names that begin with @ are reserved")
+        raise RequestRejected(Code.FORBIDDEN_ROOM, "room: names that begin with @ are reserved")
     return room
 
 
-def refuse_expired(caller: Caller) -> None:
-    """Raises Refused (token_expired) from the second on in which the token's time is up."""
+def check_not_expired(caller: Caller) -> None:
+    """Raises RequestRejected (token_expired) from the second in which the caller's token expires."""
     if caller.access and caller.requested_at_ms >= caller.access.expires_at * 1000:
-        raise Refused(Code.TOKEN_EXPIRED, "the token has expired: connect again with a new one")
+        raise RequestRejected(Code.TOKEN_EXPIRED, "the token has expired: connect again with a new one")
 
 
-def refuse_join(caller: Caller, room: str) -> None:
-    """Raises Refused (token_expired, forbidden_room) if the caller's token does not let it join the room."""
-    refuse_expired(caller)
+def check_may_join(caller: Caller, room: str) -> None:
+    """Raises RequestRejected (token_expired, forbidden_room) if the caller's token does not allow it to join."""
+    check_not_expired(caller)
     if caller.access and not covers(caller.access.join, room):
-        raise Refused(Code.FORBIDDEN_ROOM, "room: the token does not allow to join it")
+        raise RequestRejected(Code.FORBIDDEN_ROOM, "room: the token does not allow to join it")
 
 
-def refuse_publish(caller: Caller, room: str) -> None:
-    """Raises Refused (token_expired, forbidden_room) if the caller's token does not let it publish to the room."""
-    refuse_expired(caller)
+def check_may_publish(caller: Caller, room: str) -> None:
+    """Raises RequestRejected (token_expired, forbidden_room) if the caller's token does not allow it to publish."""
+    check_not_expired(caller)
     if caller.access and not covers(caller.access.publish, room):
-        raise Refused(Code.FORBIDDEN_ROOM, "room: the token does not allow to publish to it")
+        raise RequestRejected(Code.FORBIDDEN_ROOM, "room: the token does not allow to publish to it")
 
 
-def why_unknown(body: str | None) -> Refused:
-    """Why no route took this text."""
+def unknown_action(body: str | None) -> RequestRejected:
+    """The rejection of a message that matched no route."""
     try:
-        read(body, _AnyRequest)
-    except Refused as refused:
-        return refused
-    return Refused(Code.UNKNOWN_ACTION, f"action: must be one of {', '.join(ACTIONS)}")
+        parse(body, _AnyRequest)
+    except RequestRejected as rejection:
+        return rejection
+    return RequestRejected(Code.UNKNOWN_ACTION, f"action: must be one of {', '.join(ACTIONS)}")
 
 
 def system_rooms(caller: Caller) -> list[str]:
-    """The rooms that a connection is in from the start. Raises Refused if the user's name fits in no room's."""
+    """The rooms that every connection joins at `$connect`. Raises RequestRejected if the user's name does not fit."""
     if caller.user is None:
         return ["@all"]
     room = user_room(caller.user)
     if room is None:
-        longest = MAX_NAME_LENGTH - len("@user/")
-        raise Refused(Code.BAD_REQUEST, f"user: must be 1 to {longest} characters from ! to ~")
+        available = MAX_NAME_LENGTH - len("@user/")
+        raise RequestRejected(Code.BAD_REQUEST, f"user: must be 1 to {available} characters from ! to ~")
     return ["@all", room]
 
 
 def offered_subprotocols(event: Mapping[str, Any]) -> list[str]:
-    """What a client offers in `Sec-WebSocket-Protocol`, in its order. A token may be among it."""
+    """The values of `Sec-WebSocket-Protocol`, in the client's order. One of them may be a token."""
     headers: Mapping[str, Any] = event.get("multiValueHeaders") or event.get("headers") or {}
     lines: list[str] = []
     for name, value in headers.items():
@@ -175,26 +175,26 @@ def offered_subprotocols(event: Mapping[str, Any]) -> list[str]:
 
 
 def chosen_subprotocol(event: Mapping[str, Any]) -> str | None:
-    """What `$connect` answers: the one subprotocol there is, if it is offered, and never what a client made up.
+    """The subprotocol that `$connect` returns: the supported one, if the client offers it.
 
-    What else is offered may be a token. Browsers fail a connection whose offers are all left unanswered.
+    It never echoes another offer, which may be a token. Browsers fail a connection if none of their offers is accepted.
     """
     return SUBPROTOCOL if SUBPROTOCOL in offered_subprotocols(event) else None
 
 
-def broadcast_of(request: PublishRequest, caller: Caller, *, made_up_id: str) -> Broadcast:
-    """What is put on the queue for a request that a member made. Raises Refused (bad_request, too_large)."""
-    room = room_for_clients(request.room)
+def to_broadcast(request: PublishRequest, caller: Caller, *, generated_id: str) -> Broadcast:
+    """The broadcast that a member's request publishes. Raises RequestRejected (bad_request, too_large)."""
+    room = validate_client_room(request.room)
     if not request.data:
-        raise Refused(Code.BAD_REQUEST, "data: must not be empty")
+        raise RequestRejected(Code.BAD_REQUEST, "data: must not be empty")
     if utf8_length(request.data) > MAX_DATA_BYTES:
-        raise Refused(Code.TOO_LARGE, f"data: must be at most {MAX_DATA_BYTES:,} bytes in UTF-8")
-    publisher = publisher_label(caller)
-    own_id = made_up_id if isinstance(request.id, UnsetType) else request.id
+        raise RequestRejected(Code.TOO_LARGE, f"data: must be at most {MAX_DATA_BYTES:,} bytes in UTF-8")
+    publisher = publisher_key(caller)
+    own_id = generated_id if isinstance(request.id, UnsetType) else request.id
     broadcast_id = f"{publisher}/{own_id}"
     if not own_id or not NAME.fullmatch(broadcast_id):
-        left = MAX_NAME_LENGTH - len(publisher) - 1
-        raise Refused(Code.BAD_REQUEST, f"id: must be 1 to {left} characters from ! to ~")
+        available = MAX_NAME_LENGTH - len(publisher) - 1
+        raise RequestRejected(Code.BAD_REQUEST, f"id: must be 1 to {available} characters from ! to ~")
     return Broadcast(
         id=broadcast_id,
         room=room,
@@ -204,14 +204,14 @@ def broadcast_of(request: PublishRequest, caller: Caller, *, made_up_id: str) ->
     )
 
 
-def publisher_label(caller: Caller) -> str:
-    """Whose ids these are: `@` and the user, or else the connection id; at most 60 characters, none of them a slash.
+def publisher_key(caller: Caller) -> str:
+    """The namespace of a publisher's ids: `@` and the user, or the connection id; at most 60 characters, no slash.
 
-    No two publishers share a label: a connection id never begins with `@`, and as `%` and `/` are percent-encoded, no
-    other label begins with the `%` of a digest.
+    No two publishers share a key: a connection id never begins with `@`, and as `%` and `/` are percent-encoded, only
+    a digest's key begins with `%sha256:`.
     """
     publisher = f"@{caller.user}" if caller.user else caller.connection_id
-    label = quote(publisher, safe=_KEPT_IN_PUBLISHER)
-    if len(label) <= MAX_PUBLISHER_LENGTH:
-        return label
+    key = quote(publisher, safe=_SAFE_IN_PUBLISHER)
+    if len(key) <= MAX_PUBLISHER_LENGTH:
+        return key
     return f"%sha256:{hashlib.sha256(publisher.encode()).hexdigest()[:40]}"

@@ -1,18 +1,18 @@
-"""What a token is worth: the user and the access that it proves, or why it is refused.
+"""Token verification: the user and the access that a token proves, or why it is rejected.
 
-Two refusals: 401 where it does not prove who sent it, so that a client needs another one, and 403 where it does, but
-claims what nobody can have, so that its issuer has something to mend.
+There are two rejections: 401 if the token does not prove who sent it, so the client needs another one; and 403 if it
+does, but its claims are invalid, which the issuer must fix.
 
 | claim | meaning |
 |---|---|
-| `iss`, `aud` | must be the configured issuer, and be or hold the configured audience |
+| `iss`, `aud` | must equal the configured issuer, and equal or contain the configured audience |
 | `exp` | required. All access ends LEEWAY_SECONDS later |
-| `nbf`, `iat` | optional; not in the future, by more than LEEWAY_SECONDS |
+| `nbf`, `iat` | optional; at most LEEWAY_SECONDS in the future |
 | `sub` | required: the user, 1 to 94 characters from ! to ~ |
-| `gatecast` | optional: `{"join": [grant, …], "publish": [grant, …]}`; what is not granted is refused |
+| `gatecast` | optional: `{"join": [grant, …], "publish": [grant, …]}`; everything that is not granted is rejected |
 
-The signature comes first: until it is verified, nothing but the algorithm and the key's id is read. Keys come from the
-configuration alone: what a header says of keys (`jwk`, `jku`, `x5c`, `x5u`) is never looked at.
+The signature is verified first: until then only the algorithm and the key id are read. Keys come from the configuration
+alone: keys in a header (`jwk`, `jku`, `x5c`, `x5u`) are ignored.
 """
 
 import re
@@ -29,16 +29,16 @@ from routes.access import Access, is_grant, user_room
 from routes.keys import Key, Keys
 
 LEEWAY_SECONDS: Final = 10
-"""How far the issuer's clock may be from ours."""
+"""The tolerated difference between the issuer's clock and ours."""
 MAX_TOKEN_LENGTH: Final = 8_192
-"""API Gateway takes 8 KB of an authorizer's answer, and whatever a token of this length grants is shorter there."""
+"""API Gateway accepts 8 KB from an authorizer; the context made from a token of this length is always shorter."""
 
 _COMPACT: Final = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 _REQUIRED: Final = ["aud", "exp", "iss", "sub"]
 
 
-class RefusedToken(Exception):  # noqa: N818 - it says what became of the token
-    """`status` is 401 or 403. `reason` is for the log: words of ours, and none of the token's."""
+class InvalidToken(Exception):
+    """The token is rejected. `status` is 401 or 403; `reason` is for the log and quotes nothing of the token."""
 
     def __init__(self, status: HTTPStatus, reason: str) -> None:
         super().__init__(reason)
@@ -47,13 +47,13 @@ class RefusedToken(Exception):  # noqa: N818 - it says what became of the token
 
 
 class Identity(NamedTuple):
-    """Who connects, and what with."""
+    """The verified user and its access."""
 
     user: str
     access: Access
 
 
-class _Rooms(msgspec.Struct):
+class _Grants(msgspec.Struct):
     join: list[str] = []
     publish: list[str] = []
 
@@ -61,7 +61,7 @@ class _Rooms(msgspec.Struct):
 class _Claims(msgspec.Struct):
     sub: str
     exp: int | float
-    gatecast: _Rooms = msgspec.field(default_factory=_Rooms)
+    gatecast: _Grants = msgspec.field(default_factory=_Grants)
 
 
 class Verifier:
@@ -74,15 +74,15 @@ class Verifier:
         self._clock = clock
 
     def verify(self, token: str) -> Identity:
-        """Raises RefusedToken for whatever is not a good token, and KeysUnavailable where no token can be verified."""
+        """The identity that the token proves. Raises InvalidToken, or KeysUnavailable if no token can be verified."""
         if len(token) > MAX_TOKEN_LENGTH or not _COMPACT.fullmatch(token):
             raise _unauthorized("not a token")
         kid = self._key_id(token)
         claims = self._claims(token, self._keys.candidates(kid))
-        if claims is None and self._keys.refresh():  # signed with a key that is newer than ours
+        if claims is None and self._keys.refresh():  # it may be signed with a newer key
             claims = self._claims(token, self._keys.candidates(kid))
         if claims is None:
-            raise _unauthorized("signed with no key of the issuer's")
+            raise _unauthorized("not signed with a key of the issuer")
         return self._identity(claims)
 
     def _key_id(self, token: str) -> str | None:
@@ -91,13 +91,13 @@ class Verifier:
         except jwt.InvalidTokenError as error:
             raise _unauthorized(type(error).__name__) from None
         if header.get("alg") not in self._keys.algorithms:
-            raise _unauthorized("another algorithm")
+            raise _unauthorized("unsupported algorithm")
         if "crit" in header:
-            raise _unauthorized("a critical extension")
+            raise _unauthorized("unsupported critical extension")
         return header.get("kid")
 
     def _claims(self, token: str, keys: Sequence[Key]) -> dict[str, Any] | None:
-        """The claims of a token that holds now; None if none of these keys has signed it."""
+        """The claims of a currently valid token; None if it is signed with none of these keys."""
         for key in keys:
             try:
                 return jwt.decode(
@@ -121,21 +121,21 @@ class Verifier:
         except msgspec.ValidationError:
             raise _forbidden("claims of the wrong type") from None
         if user_room(claims.sub) is None:
-            raise _forbidden("sub fits in no room's name")
+            raise _forbidden("sub does not fit in a room's name")
         if not all(map(is_grant, (*claims.gatecast.join, *claims.gatecast.publish))):
-            raise _forbidden("gatecast grants what is no grant")
+            raise _forbidden("gatecast has an invalid grant")
         access = Access(
             join=tuple(dict.fromkeys(claims.gatecast.join)),
             publish=tuple(dict.fromkeys(claims.gatecast.publish)),
-            # no connection lives longer, whatever the token says
+            # no connection lives longer, even if the token does
             expires_at=min(int(claims.exp) + LEEWAY_SECONDS, int(self._clock()) + CONNECTION_TTL_SECONDS),
         )
         return Identity(claims.sub, access)
 
 
-def _unauthorized(reason: str) -> RefusedToken:
-    return RefusedToken(HTTPStatus.UNAUTHORIZED, reason)
+def _unauthorized(reason: str) -> InvalidToken:
+    return InvalidToken(HTTPStatus.UNAUTHORIZED, reason)
 
 
-def _forbidden(reason: str) -> RefusedToken:
-    return RefusedToken(HTTPStatus.FORBIDDEN, reason)
+def _forbidden(reason: str) -> InvalidToken:
+    return InvalidToken(HTTPStatus.FORBIDDEN, reason)

@@ -3,11 +3,11 @@
 import signal
 import sys
 
-# Until the service has handlers of its own there is nothing in hand, and a stop is just an end.
+# Until the service installs its own handlers nothing has been received, so a stop signal simply ends the process.
 for _signal in (signal.SIGTERM, signal.SIGINT):
     signal.signal(_signal, lambda *_: sys.exit(0))
 
-import os  # noqa: E402 - what takes a moment to import comes after the handlers
+import os  # noqa: E402 - slow imports come after the handlers
 
 import structlog  # noqa: E402
 import uvloop  # noqa: E402
@@ -17,7 +17,7 @@ from worker.aws.session import find_session  # noqa: E402
 from worker.observe import log  # noqa: E402
 from worker.observe.admin_server import PortInUse  # noqa: E402
 from worker.service import serve  # noqa: E402
-from worker.settings import InvalidSettings, Settings  # noqa: E402
+from worker.settings import ConfigurationError, Settings  # noqa: E402
 
 
 def main() -> int:
@@ -27,13 +27,13 @@ def main() -> int:
         tracing.enable("gatecast-worker")
         log.configure(settings.log_level, settings.log_format)
         uvloop.run(serve(settings, session))
-    except (InvalidSettings, tracing.NotInstalled) as error:
-        print(error, file=sys.stderr)  # noqa: T201 - a person reads this
+    except (ConfigurationError, tracing.NotInstalled) as error:
+        print(error, file=sys.stderr)  # noqa: T201 - read by a person
         return 2
     except PortInUse as error:
         structlog.get_logger().error("worker.failed", reason=str(error))
         return 1
-    except Exception:  # noqa: BLE001 - the last one to hear of it
+    except Exception:  # noqa: BLE001 - the outermost handler
         structlog.get_logger().exception("worker.failed")
         return 1
     finally:

@@ -1,6 +1,6 @@
-"""What the worker needs of its queue and its table, in its own words. `worker.aws` has the real ones.
+"""What the worker requires of its queue and its table, in its own terms. `worker.aws` implements it on AWS.
 
-A call that fails raises DependencyError, and it may succeed when it is retried; where others are raised, it says so.
+A call that fails raises DependencyError and may succeed when it is retried. Other errors are documented per call.
 """
 
 from collections.abc import Awaitable, Mapping, Sequence
@@ -22,7 +22,7 @@ class Message:
     id: str
     receipt_handle: str
     body: str
-    receives: int
+    receive_count: int
     sent_at_ms: int
     group: str
     trace: Mapping[str, str] = field(default_factory=dict)
@@ -30,14 +30,17 @@ class Message:
 
 
 class Member(NamedTuple):
-    """A connection to reach. `joined_at_ms` is None where it has to be looked up before a 410 is believed."""
+    """A connection to reach. `joined_at_ms` is None if it must be looked up before a 410 is trusted."""
 
     connection_id: str
     joined_at_ms: int | None
 
 
 class Page(NamedTuple):
-    """Members of a room's shard in key order, expired ones left out. `after` is where the next page starts, if any."""
+    """Members of a room's shard in key order, without expired ones.
+
+    `after` is the key that the next page starts after; None on the last page.
+    """
 
     members: Sequence[Member]
     after: str | None
@@ -45,22 +48,25 @@ class Page(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A broadcast that is ours. `fresh_receives` counts the receives since one that made progress, with this one."""
+    """This worker's claim on a broadcast.
+
+    `receives_without_progress` counts the receives since the last one that made progress, including this one.
+    """
 
     key: Key
     message_id: str
-    claimed_by: str
-    receives: int
+    claim_id: str
+    receive_count: int
     start: Checkpoint
-    fresh_receives: int
+    receives_without_progress: int
 
 
-class DamagedProgress(Exception):  # noqa: N818 - it says what is the case
+class DamagedProgress(Exception):
     """The progress item cannot be read, and retrying does not help. The argument is its partition key."""
 
 
 class PortError(Exception):
-    """Something outside failed or said no. `code` says why, in a few words that are safe to log."""
+    """A call to an external service failed or was rejected. `code` says why, in a few words that are safe to log."""
 
     def __init__(self, code: str) -> None:
         super().__init__(code)
@@ -68,95 +74,102 @@ class PortError(Exception):
 
 
 class DependencyError(PortError):
-    """A call failed and may succeed when it is retried. It may have had its effect all the same."""
+    """A call failed and may succeed when it is retried. It may have taken effect nevertheless."""
 
 
-class NoResponse(DependencyError):  # noqa: N818 - it says what happened
-    """No response came, or none that can be read."""
+class NoResponse(DependencyError):
+    """No response arrived, or it could not be read."""
 
 
-class StaleReceipt(PortError):  # noqa: N818 - it says what is the case
-    """The message has been received again or deleted since: this receipt is good for nothing any more."""
+class StaleReceipt(PortError):
+    """The message has been received again or deleted since: this receipt handle is no longer valid."""
 
 
-class MessageRejected(PortError):  # noqa: N818 - it says what happened
+class MessageRejected(PortError):
     """The queue rejects the message itself, so that retrying is pointless."""
 
 
 class JoinedRoom(NamedTuple):
-    """A room that a connection has joined; `shard` is None where the table does not say on which one."""
+    """A room that a connection has joined; `shard` is None if the table does not say which one."""
 
     room: str
     shard: int | None
 
 
 class MessageQueue(Protocol):
-    """Batches return an error per entry, or None where it succeeded."""
+    """A batch call returns one element per entry: an error, or None if the entry succeeded."""
 
     @property
     def url(self) -> str: ...
 
-    async def receive(self, most: int, *, visibility_seconds: int, wait: bool = True) -> list[Message]:
-        """At most `most` (1 to 10) messages; waits a few seconds for the first if `wait`."""
+    async def receive(self, limit: int, *, visibility_seconds: int, wait: bool = True) -> list[Message]:
+        """Receive at most `limit` (1 to 10) messages; if `wait`, wait a few seconds for the first."""
 
     async def count(self) -> dict[str, int]:
-        """About how many messages there are: visible, in_flight, delayed."""
+        """The approximate number of messages, by state: visible, in_flight, delayed."""
 
     async def delete(self, receipt_handles: Sequence[str]) -> list[PortError | None]:
-        """StaleReceipt where it is too late."""
+        """Delete messages. StaleReceipt for each whose receipt handle is no longer valid.
+
+        A standard SQS queue may return None instead, with no effect, if the message has been received again since.
+        """
 
     async def change_visibility(self, receipt_handles: Sequence[str], seconds: int) -> list[PortError | None]:
-        """StaleReceipt where it is too late."""
+        """Set the visibility timeout. StaleReceipt for each message whose receipt handle is no longer valid."""
 
     async def send(self, messages: Sequence[dict[str, Any]]) -> list[PortError | None]:
-        """At most 10 messages, at most 1 MiB together, each as SendMessage takes it.
+        """Send at most 10 messages, together at most 1 MiB, each as SendMessage takes it.
 
-        MessageRejected for an entry, or raised for all of them, if the queue will never take them.
+        If the queue will never accept an entry, its error is MessageRejected; if it rejects the whole call,
+        MessageRejected is raised.
         """
 
 
 class MemberTable(Protocol):
-    """Who is in which room."""
+    """Connections, rooms and memberships."""
 
     def begin_page(self, room: str, shard: int, after: str = "") -> Awaitable[Page]:
-        """Ask for a page of members behind the key `after` (empty: from the start) now, and await it later or never."""
+        """Start reading the page of members after the key `after` (empty: from the start). It need not be awaited."""
 
     async def settings(self, rooms: Sequence[str]) -> Sequence[RoomSettings | DependencyError]:
-        """The settings of at most 100 rooms; an error for a room that was not read this time."""
+        """The settings of at most 100 rooms, in order; an error for each room that could not be read this time."""
 
     async def connected_at_ms(self, connection_ids: Sequence[str]) -> dict[str, int]:
-        """When these (100 at most) connected, by id; those that have no item are left out."""
+        """When these connections (at most 100) were established, by id; those without an item are omitted."""
 
     async def remove_connections(self, connection_ids: Sequence[str]) -> list[str]:
-        """Delete the items of these (25 at most) connections: from here on none can join. Returns the unprocessed."""
+        """Delete these connections' items (at most 25), so that none of them can join any more.
+
+        Returns the ids that were not processed.
+        """
 
     async def joined_rooms(self, connection_id: str) -> list[JoinedRoom]:
         """All rooms of a connection, read consistently."""
 
     async def delete_batch(self, doomed: Sequence[Key]) -> list[Key]:
-        """At most 25 different keys; what comes back is unprocessed."""
+        """Delete the items with these keys (at most 25, all different). Returns the keys that were not processed."""
 
 
 class ProgressStore(Protocol):
     """Claims, checkpoints and completions."""
 
     async def claim(self, broadcast: Broadcast, claimant: Claimant) -> Claim | NotClaimed:
-        """Repeating it for a claimant changes nothing. Raises DamagedProgress."""
+        """Claim the broadcast. Idempotent per claimant. Raises DamagedProgress."""
 
     async def complete(self, claims: Sequence[Claim]) -> list[Claim]:
-        """Write down that these (25 at most) are completed; returns those that were not processed."""
+        """Record these broadcasts (at most 25) as completed. Returns the claims that were not processed."""
 
-    async def forget(self, broadcast: Broadcast) -> None:
-        """Remove what is known about it. Only for what is damaged."""
+    async def delete(self, broadcast: Broadcast) -> None:
+        """Delete the broadcast's progress item. Only for one that is damaged."""
 
-    async def write_checkpoint(self, claim: Claim, checkpoint: Checkpoint, *, progress: bool) -> bool:
-        """False if the broadcast has been taken over: then nothing more may be done for it here.
+    async def write_checkpoint(self, claim: Claim, checkpoint: Checkpoint, *, made_progress: bool) -> bool:
+        """Returns False if the broadcast has been taken over: this worker must then stop working on it.
 
-        `progress`: somebody has had an outcome since the claim.
+        `made_progress`: at least one member has had an outcome since the claim.
         """
 
     async def release(self, claim: Claim) -> bool:
-        """Let any message claim the broadcast and go on from its checkpoint. False if it has been taken over.
+        """Release the claim, so that any message may claim the broadcast and resume from its checkpoint.
 
-        Repeating it changes nothing.
+        Idempotent. Returns False if the broadcast has been taken over.
         """

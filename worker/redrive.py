@@ -1,12 +1,13 @@
-"""`python -m worker.redrive`: sends dead letters again. Each reaches the connections that missed it, and nobody else.
+"""`python -m worker.redrive`: resend dead letters. Each reaches the connections that missed it, and no others.
 
-Reads GATECAST_DEAD_LETTER_QUEUE_URL, sends every broadcast that the worker put there to GATECAST_QUEUE_URL, and deletes
-it only when SQS has accepted it. It may be interrupted and repeated: what is sent twice has the same id and part, which
-makes the second a duplicate. Left alone are poison, and messages that SQS itself moved (no `reason`), because a person
-should look at these first.
+It reads GATECAST_DEAD_LETTER_QUEUE_URL, sends every broadcast that the worker put there to GATECAST_QUEUE_URL, and
+deletes it from the dead-letter queue only when SQS has accepted it. It may be interrupted and repeated: a broadcast
+that is sent twice has the same id and part, so the second one is a duplicate. Poison messages, and messages that SQS
+itself moved (no `reason`), are skipped, because a person should look at these first.
 
-A FIFO queue that had the same broadcast within five minutes would swallow it, and then it would be nowhere. So the dead
-letter's own message id goes into the deduplication id: one dead letter is stored once, each other one once more.
+A FIFO queue that received the same broadcast within five minutes would drop it as a duplicate, and it would be lost.
+Therefore the deduplication id includes the dead letter's own message id: a dead letter that is sent twice is stored
+once, and another dead letter of the same broadcast is stored as well.
 """
 
 import argparse
@@ -20,32 +21,32 @@ from typing import Any, Final
 
 from gatecast.broadcast import Broadcast, InvalidBroadcast, decode
 from gatecast.publisher import is_fifo, queue_message
-from worker.aws.errors import sdk_errors
+from worker.aws.errors import SDK_ERRORS, sdk_errors
 from worker.aws.session import find_session
 from worker.ports import DependencyError, MessageRejected
-from worker.settings import InvalidSettings
+from worker.settings import ConfigurationError
 
 REASONS: Final = ("undelivered", "rejected", "receives", "damaged")
-"""What the worker says of a broadcast that it gave up."""
+"""The reasons that the worker gives for broadcasts it has given up."""
 _BATCH: Final = 10
 _VISIBILITY_SECONDS: Final = 600
-"""How long what has been looked at stays out of the way; what is not sent is put back at the end."""
+"""How long handled messages stay invisible; those that were not sent are released at the end."""
 _WAIT_SECONDS: Final = 1
-"""A long poll asks all of a queue's servers, so an empty answer means an empty queue."""
+"""A long poll queries all of the queue's servers, so an empty response means that the queue is empty."""
 
 
 @dataclass
 class Report:
-    """What became of the dead letters, by reason."""
+    """The number of dead letters that were sent and skipped, by reason."""
 
     sent: Counter[str] = field(default_factory=Counter)
-    left: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
 
     def lines(self, *, dry_run: bool) -> list[str]:
-        found = "would be sent again" if dry_run else "sent again"
+        sent = "would be resent" if dry_run else "resent"
         return [
-            f"{self.sent.total()} {found}{_by_reason(self.sent)}",
-            f"{self.left.total()} left alone{_by_reason(self.left)}",
+            f"{self.sent.total()} {sent}{_by_reason(self.sent)}",
+            f"{self.skipped.total()} skipped{_by_reason(self.skipped)}",
         ]
 
 
@@ -54,7 +55,7 @@ def _by_reason(counts: Counter[str]) -> str:
 
 
 class Redrive:
-    """`sqs` is the SDK's client. Every call raises what the SDK raises; what was not finished stays where it is."""
+    """`sqs` is the SDK's client. Every call raises what the SDK raises; unhandled messages stay where they are."""
 
     def __init__(self, sqs: Any, *, source: str, target: str, dry_run: bool) -> None:
         self._sqs = sqs
@@ -62,46 +63,46 @@ class Redrive:
         self._target = target
         self._dry_run = dry_run
         self._held: dict[str, str] = {}
-        """Received and still on the dead-letter queue: messages' ids, and the receipts of their latest receives."""
-        self._left: set[str] = set()
-        """The ids of those that the report counts as left alone."""
+        """Messages received and still on the dead-letter queue: the latest receipt handle by message id."""
+        self._skipped: set[str] = set()
+        """The ids of the messages that the report counts as skipped."""
         self.report = Report()
 
     async def run(self) -> None:
-        """Until the dead-letter queue holds nothing that has not been looked at.
+        """Run until every message on the dead-letter queue has been handled.
 
-        On a FIFO queue what is left alone hides what is behind it in its group as long as it is held. There it is put
-        back and looked at again, as long as that brings up something to send.
+        On a FIFO queue a skipped message hides the messages behind it in its group while it is held. There, skipped
+        messages are released and received again for as long as that yields messages to send.
         """
-        while await self._run_once() and is_fifo(self._source) and not self._dry_run and self._left:
+        while await self._run_once() and is_fifo(self._source) and not self._dry_run and self._skipped:
             pass
 
     async def _run_once(self) -> int:
-        """How many were sent."""
+        """Returns the number of messages sent."""
         sent_before = self.report.sent.total()
         try:
             while messages := await self._receive():
                 await self._handle_all(messages)
         finally:
-            await self._put_back()
+            await self._release_held()
         return self.report.sent.total() - sent_before
 
     async def _receive(self) -> Sequence[Mapping[str, Any]]:
-        """At most ten that have not been looked at."""
-        answer = await self._sqs.receive_message(
+        """At most ten messages that have not been handled yet."""
+        response = await self._sqs.receive_message(
             QueueUrl=self._source,
             MaxNumberOfMessages=_BATCH,
             VisibilityTimeout=_VISIBILITY_SECONDS,
             WaitTimeSeconds=_WAIT_SECONDS,
             MessageAttributeNames=["reason"],
         )
-        messages = answer.get("Messages", ())
+        messages = response.get("Messages", ())
         new = [message for message in messages if message["MessageId"] not in self._held]
         self._held |= {message["MessageId"]: message["ReceiptHandle"] for message in messages}
         return new
 
     async def _handle_all(self, messages: Sequence[Mapping[str, Any]]) -> None:
-        """Side by side, or in their order where the queue keeps one. Raises the first error when all have ended."""
+        """Concurrently, or in order if the queue is FIFO. Raises the first error when all have ended."""
         if is_fifo(self._target):
             for message in messages:
                 await self._handle(message)
@@ -115,32 +116,32 @@ class Redrive:
         reason = message.get("MessageAttributes", {}).get("reason", {}).get("StringValue", "no reason")
         broadcast = _broadcast(message["Body"]) if reason in REASONS else None
         if broadcast is None:
-            self._leave(message, reason.partition(":")[0])
+            self._skip(message, reason.partition(":")[0])
         elif self._dry_run:
             self.report.sent[reason] += 1
         else:
             await self._send(message, broadcast, reason)
 
     async def _send(self, message: Mapping[str, Any], broadcast: Broadcast, reason: str) -> None:
-        """Only what is on the broadcast queue is deleted from the other."""
+        """Send the broadcast; delete it from the dead-letter queue only once the other queue has accepted it."""
         entry = queue_message(broadcast, fifo=is_fifo(self._target), sending=message["MessageId"])
         try:
             with sdk_errors():
                 await self._sqs.send_message(QueueUrl=self._target, **entry)
         except MessageRejected as rejected:
-            self._leave(message, f"rejected, {rejected.code}")
+            self._skip(message, f"rejected, {rejected.code}")
             return
         await self._sqs.delete_message(QueueUrl=self._source, ReceiptHandle=message["ReceiptHandle"])
         del self._held[message["MessageId"]]
         self.report.sent[reason] += 1
 
-    def _leave(self, message: Mapping[str, Any], reason: str) -> None:
-        if message["MessageId"] not in self._left:
-            self._left.add(message["MessageId"])
-            self.report.left[reason] += 1
+    def _skip(self, message: Mapping[str, Any], reason: str) -> None:
+        if message["MessageId"] not in self._skipped:
+            self._skipped.add(message["MessageId"])
+            self.report.skipped[reason] += 1
 
-    async def _put_back(self) -> None:
-        """Make what stays visible at once, not only when its visibility ends."""
+    async def _release_held(self) -> None:
+        """Make the remaining messages visible again immediately."""
         receipt_handles = list(self._held.values())
         self._held.clear()
         for start in range(0, len(receipt_handles), _BATCH):
@@ -161,27 +162,31 @@ def _broadcast(body: str) -> Broadcast | None:
 
 
 async def redrive(environ: Mapping[str, str], *, dry_run: bool) -> int:
-    """The exit code: 0 done, 1 the service failed, 2 the configuration is wrong. Prints what was done, or why not."""
+    """Resend all dead letters and print what was done, or why not.
+
+    Returns the exit code: 0 done, 1 the service failed, 2 the configuration is wrong.
+    """
     try:
         source = _queue_url(environ, "GATECAST_DEAD_LETTER_QUEUE_URL")
         target = _queue_url(environ, "GATECAST_QUEUE_URL")
         session = find_session(environ)
-    except InvalidSettings as error:
-        _say(str(error), error=True)
+    except ConfigurationError as error:
+        _print(str(error), error=True)
         return 2
     report, failure = Report(), None
     try:
         with sdk_errors():
             async with session.client("sqs") as sqs:
-                work = Redrive(sqs, source=source, target=target, dry_run=dry_run)
-                report = work.report
-                await work.run()
+                redriver = Redrive(sqs, source=source, target=target, dry_run=dry_run)
+                report = redriver.report
+                await redriver.run()
     except DependencyError as error:
         failure = error
     for line in report.lines(dry_run=dry_run):
-        _say(line)
+        _print(line)
     if failure is not None:
-        _say(f"stopped by {failure.code}: {failure.__cause__ or failure}. It is safe to run it again.", error=True)
+        details = failure.__cause__ if isinstance(failure.__cause__, SDK_ERRORS) else failure
+        _print(f"stopped by {failure.code}: {details}. It is safe to run it again.", error=True)
         return 1
     return 0
 
@@ -189,22 +194,22 @@ async def redrive(environ: Mapping[str, str], *, dry_run: bool) -> int:
 def _queue_url(environ: Mapping[str, str], name: str) -> str:
     value = environ.get(name, "")
     if not value.startswith(("http://", "https://")):
-        raise InvalidSettings(f"{name} is {value!r}: it takes the URL of an SQS queue")
+        raise ConfigurationError(f"{name} is {value!r}: expected the URL of an SQS queue")
     return value
 
 
-def _say(line: str, *, error: bool = False) -> None:
+def _print(line: str, *, error: bool = False) -> None:
     print(line, file=sys.stderr if error else sys.stdout, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m worker.redrive", description=__doc__)
-    parser.add_argument("--dry-run", action="store_true", help="say what would be sent, and send nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be resent, and send nothing")
     options = parser.parse_args(arguments)
     try:
         return asyncio.run(redrive(os.environ, dry_run=options.dry_run))
     except KeyboardInterrupt:
-        _say("interrupted; it is safe to run it again", error=True)
+        _print("interrupted; it is safe to run it again", error=True)
         return 130
 
 

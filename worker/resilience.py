@@ -13,7 +13,7 @@ R = TypeVar("R")
 
 
 async def retry_forever(component: Component, health: Health, call: Callable[[], Awaitable[R]]) -> R:
-    """What `call` returns once it succeeds. Errors other than DependencyError come through; cancelling ends it."""
+    """Returns what `call` returns once it succeeds. Errors other than DependencyError propagate."""
     attempts = 0
     while True:
         try:

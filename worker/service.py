@@ -1,7 +1,7 @@
-"""The composition root: finds the services, opens the health server, and runs the core between its signals.
+"""The composition root: find the services, start the admin server, and run the worker until a signal.
 
-Start: health server, services, core. Run: until a signal, or until a part that must not end ends. The first SIGTERM or
-SIGINT drains; the second one ends the process at once, and what is on the queue stays there.
+Startup: admin server, services, worker. The worker runs until a signal arrives, or until a task ends that must not end.
+The first SIGTERM or SIGINT starts a drain; the second one ends the process at once and leaves messages on the queue.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ import structlog
 
 from worker.aws.progress import Progress
 from worker.aws.queue import Queue
-from worker.aws.session import CredentialsKeeper, Services, find_services, tls_context
+from worker.aws.session import AwsServices, CredentialsKeeper, find_services, tls_context
 from worker.aws.table import Table
 from worker.observe.admin_server import AdminServer
 from worker.observe.damaged_items import DamagedItems
@@ -32,15 +32,15 @@ from worker.worker import Adapters, Worker
 
 log = structlog.get_logger()
 
-_CONNECTIONS: Final = 64
-"""To each of SQS and DynamoDB, at most."""
-_LAG_SECONDS: Final = 0.05
+_MAX_CONNECTIONS: Final = 64
+"""Maximum number of connections to each of SQS and DynamoDB."""
+_LAG_PROBE_SECONDS: Final = 0.05
 _KEPT_BODY_BYTES: Final = 4 * 1024
-"""Of the responses to posts, whose statuses say all that is asked."""
+"""How much of the body of a post's response is kept; only its status is used."""
 
 
 async def serve(settings: Settings, session: aioboto3.Session) -> None:
-    """Runs one worker. Returns after a drain; raises InvalidSettings, or whatever else ends it."""
+    """Run one worker. Returns after a drain. Raises ConfigurationError, or the error that ended the worker."""
     health = Health("queue", "table", "credentials")
     metrics = Metrics(health)
     stop = _stop_on_signals()
@@ -52,32 +52,33 @@ async def serve(settings: Settings, session: aioboto3.Session) -> None:
         credentials = CredentialsKeeper(session, health)
         if not await _or_stop(credentials.find(), stop):
             return
-        services = await find_services(session, connections=_CONNECTIONS, tls=tls, calls=metrics.service_calls)
-        around = _surroundings(settings, session, tls, services, metrics)
-        core = Worker(settings, around, health=health, metrics=metrics)
-        server.in_progress = core.in_progress
-        metrics.follow(
+        services = await find_services(session, connections=_MAX_CONNECTIONS, tls=tls, calls=metrics.service_calls)
+        adapters = _make_adapters(settings, session, tls, services, metrics)
+        worker = Worker(settings, adapters, health=health, metrics=metrics)
+        server.in_progress = worker.in_progress
+        metrics.register_gauges(
             gatecast_draining=stop.is_set,
             gatecast_credentials_expiry_timestamp_seconds=lambda: credentials.expires_at,
         )
-        # What is loaded by now stays: looked through at every full collection, it would stop the loop for 30 ms.
+        # Objects that exist by now live until the end. Scanning them in every full collection would stop the event
+        # loop for 30 ms each time.
         gc.collect()
         gc.freeze()
         log.info("worker.started", queue=settings.queue_url, table=settings.table)
-        await core.run(
+        await worker.run(
             stop,
-            credentials.run(around.signer, services.sqs, services.dynamodb),
-            services.sqs.run(),
-            services.dynamodb.run(),
-            _watch(health, metrics),
+            credentials=credentials.run(adapters.signer, services.sqs, services.dynamodb),
+            sqs=services.sqs.run(),
+            dynamodb=services.dynamodb.run(),
+            health=_monitor(health, metrics),
         )
     log.info("worker.stopped")
 
 
-def _surroundings(
-    settings: Settings, session: aioboto3.Session, tls: ssl.SSLContext, services: Services, metrics: Metrics
+def _make_adapters(
+    settings: Settings, session: aioboto3.Session, tls: ssl.SSLContext, services: AwsServices, metrics: Metrics
 ) -> Adapters:
-    address = Address.of(settings.connections_endpoint)
+    address = Address.from_url(settings.connections_endpoint)
     dead_letter_url = settings.dead_letter_queue_url
     return Adapters(
         queue=Queue(services.sqs, settings.queue_url),
@@ -85,10 +86,10 @@ def _surroundings(
         table=Table(services.dynamodb, settings.table, damaged=DamagedItems(metrics.damaged_items)),
         progress=Progress(services.dynamodb, settings.table),
         signer=Signer(address, session.region_name, "execute-api"),
-        pool=lambda owner: Pool(
+        pool=lambda handler: Pool(
             address,
             size=settings.max_in_flight,
-            owner=owner,
+            handler=handler,
             tls=tls if address.scheme == "https" else None,
             kept_body_bytes=_KEPT_BODY_BYTES,
         ),
@@ -110,9 +111,9 @@ def _stop_on_signals() -> asyncio.Event:
     return stop
 
 
-async def _or_stop(waiting: Coroutine[Any, Any, object], stop: asyncio.Event) -> bool:
-    """Did it end before a signal came? If not, it is cancelled."""
-    tasks = {asyncio.create_task(waiting), asyncio.create_task(stop.wait())}
+async def _or_stop(awaited: Coroutine[Any, Any, object], stop: asyncio.Event) -> bool:
+    """Whether it ended before a signal arrived. Otherwise it is cancelled."""
+    tasks = {asyncio.create_task(awaited, name="first credentials"), asyncio.create_task(stop.wait(), name="stop")}
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
         task.cancel()
@@ -120,14 +121,14 @@ async def _or_stop(waiting: Coroutine[Any, Any, object], stop: asyncio.Event) ->
     return not stop.is_set()
 
 
-async def _watch(health: Health, metrics: Metrics) -> None:
-    """How late does the loop run a timer? And let the parts report what stops them, so that it is logged."""
+async def _monitor(health: Health, metrics: Metrics) -> None:
+    """Measure the event loop's lag, and poll the health checks so that problems are logged. Until cancelled."""
     checked_at = 0.0
     while True:
-        asked_at = time.monotonic()
-        await asyncio.sleep(_LAG_SECONDS)
+        started_at = time.monotonic()
+        await asyncio.sleep(_LAG_PROBE_SECONDS)
         now = time.monotonic()
-        metrics.loop_lag.observe(max(0.0, now - asked_at - _LAG_SECONDS))
+        metrics.loop_lag.observe(max(0.0, now - started_at - _LAG_PROBE_SECONDS))
         if now - checked_at >= 1:
             checked_at = now
             health.poll()

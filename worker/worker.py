@@ -1,8 +1,8 @@
-"""The worker without its surroundings: everything from a received message to its acknowledgement, wired.
+"""The worker without its adapters: wires everything between receiving a message and acknowledging it.
 
-`service` gives it the real queue, table, connections and clock; a simulation gives it others. It runs until `stop` is
-set and then drains: receive nothing more; every broadcast starts nothing more, waits for the answers under way, writes
-its exact position and releases its message.
+`service` passes it the real queue, table, connections and clock; the simulation passes simulated ones. It runs until
+`stop` is set and then drains: it receives no more messages, and every broadcast starts no more posts, waits for the
+responses to those in flight, writes its exact position and releases its message.
 """
 
 import asyncio
@@ -36,14 +36,15 @@ from worker.transport.signing import Signer
 
 log = structlog.get_logger()
 
-LONGEST_POLL_SECONDS: Final = 6.0
-"""No receive takes longer: a drain waits for the one that is open."""
+MAX_POLL_SECONDS: Final = 6.0
+"""Upper bound on the duration of a receive. A drain waits for the open ones."""
 _SHARE_FOR_POLLS: Final = 0.5
+"""Share of the drain time that may be spent waiting for open receives."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapters:
-    """What the worker talks to. `clock` gives monotonic seconds, `wall_clock` seconds since the epoch."""
+    """Everything outside the worker. `clock` returns monotonic seconds, `wall_clock` seconds since the epoch."""
 
     queue: MessageQueue
     dead_letter_queue: MessageQueue | None
@@ -56,7 +57,7 @@ class Adapters:
 
 
 class Worker:
-    """One worker. `run` returns after a drain; everything that must not end and does is raised."""
+    """One worker. `run` returns after a drain; it raises an error if a task ends that must not end."""
 
     def __init__(self, settings: Settings, adapters: Adapters, *, health: Health, metrics: Metrics) -> None:
         self._drain_seconds = settings.drain_seconds
@@ -112,7 +113,7 @@ class Worker:
             metrics=metrics,
             capacity=self._capacity,
             visibility_seconds=settings.visibility_seconds,
-            poll_grace_seconds=min(LONGEST_POLL_SECONDS, settings.drain_seconds * _SHARE_FOR_POLLS),
+            poll_grace_seconds=min(MAX_POLL_SECONDS, settings.drain_seconds * _SHARE_FOR_POLLS),
             wall_clock=wall_clock,
         )
         self._table = adapters.table
@@ -121,18 +122,18 @@ class Worker:
         if adapters.dead_letter_queue is not None:
             self._queues["dead_letter"] = adapters.dead_letter_queue
         self._metrics = metrics
-        self._follow(settings)
+        self._register_gauges(settings)
         health.register_check("connections", self.engine.problem)
 
     def in_progress(self) -> dict[str, object]:
-        """How many queue messages are in hand, and the oldest broadcasts that are being delivered."""
+        """The number of leased queue messages, and the oldest broadcasts that are being delivered."""
         return {"total": len(self._leases), "broadcasts": self._broadcaster.running()}
 
-    def _follow(self, settings: Settings) -> None:
-        """Let the metrics ask the parts for what they count anyway."""
+    def _register_gauges(self, settings: Settings) -> None:
+        """Let the metrics read numbers that the components keep anyway."""
         self._metrics.rate_cuts = lambda: self.engine.rate.cuts
         self._metrics.references = lambda: self.engine.references
-        self._metrics.follow(
+        self._metrics.register_gauges(
             gatecast_posts_in_flight=lambda: self.engine.in_flight,
             gatecast_posts_in_flight_limit=lambda: settings.max_in_flight,
             gatecast_post_rate_limit=lambda: self.engine.rate.limit,
@@ -148,39 +149,38 @@ class Worker:
             gatecast_unproven_gone=lambda: self._reaper.unproven,
         )
 
-    async def run(self, stop: asyncio.Event, *side_tasks: Awaitable[None]) -> None:
-        """Until `stop` is set and the drain is over. `side_tasks` run beside it, and must not end either."""
+    async def run(self, stop: asyncio.Event, **background: Awaitable[None]) -> None:
+        """Run until `stop` is set and the drain is over. `background` tasks, by name, run alongside; none may end."""
+        background |= {
+            "engine": self.engine.run(),
+            "leases": self._leases.run(),
+            "reaper": self._reaper.run(),
+            "broadcaster": self._broadcaster.wake_periodically(),
+            "completions": self._completions.run(),
+            "queue depth": poll_depth(self._queues, self._metrics),
+        }
         async with asyncio.TaskGroup() as group:
-            beside = [
-                group.create_task(_must_not_end(task))
-                for task in (
-                    *side_tasks,
-                    self.engine.run(),
-                    self._leases.run(),
-                    self._reaper.run(),
-                    self._broadcaster.wake_periodically(),
-                    self._completions.run(),
-                )
-            ]
-            beside.append(group.create_task(self._check_table()))
-            beside.append(group.create_task(poll_depth(self._queues, self._metrics)))
-            consuming = group.create_task(self._consumer.run())
+            tasks = [group.create_task(_must_not_end(name, task), name=name) for name, task in background.items()]
+            tasks.append(group.create_task(self._check_table(), name="table check"))
+            consuming = group.create_task(self._consumer.run(), name="consumer")
             await stop.wait()
             await self._drain(consuming)
-            for task in beside:
+            for task in tasks:
                 task.cancel()
 
     async def _check_table(self) -> None:
-        """Readiness waits for its first answer."""
+        """Read from the table once: readiness requires one response from it."""
         await retry_forever("table", self._health, lambda: self._table.settings(["@all"]))
 
     async def _drain(self, consuming: asyncio.Task[None]) -> None:
         seconds = self._drain_seconds
-        # Answers under way have nearly all of the time: one that arrives too late is a post that will be repeated.
-        hurry = asyncio.get_running_loop().call_later(seconds - min(2.0, seconds * 0.15), self._broadcaster.cut_short)
+        # Responses get nearly all of the time: a post whose response arrives too late will be repeated.
+        cut_short_timer = asyncio.get_running_loop().call_later(
+            seconds - min(2.0, seconds * 0.15), self._broadcaster.cut_short
+        )
         self._consumer.stop()
         _, unfinished = await asyncio.wait({consuming}, timeout=seconds - min(1.0, seconds * 0.05))
-        hurry.cancel()
+        cut_short_timer.cancel()
         if unfinished:
             log.warning("worker.drain_incomplete", reason="not every position could be written in time")
             consuming.cancel()
@@ -191,7 +191,7 @@ class Worker:
             log.warning("worker.drain_incomplete", reason="not every completion could be written in time")
 
 
-async def _must_not_end(task: Awaitable[None]) -> None:
-    """A part whose silent end nobody would notice: it becomes an error, which ends the worker."""
+async def _must_not_end(name: str, task: Awaitable[None]) -> None:
+    """Raise an error, which ends the worker, when a task returns that must run until it is cancelled."""
     await task
-    raise RuntimeError("a part of the worker ended that must not")
+    raise RuntimeError(f"the task {name!r} has ended, but must run as long as the worker does")

@@ -1,1 +1,1 @@
-"""The demo: a thousand real clients, the whole stack, and an account of every delivery. `python -m local.demo`."""
+"""The demo: a thousand real clients, the whole stack, and a record of every delivery. `python -m local.demo`."""

@@ -1,8 +1,8 @@
-"""`python -m local.demo`: exit code 0 if nothing is missing, 1 if something is or the demo failed, 2 for a bad setting.
+"""`python -m local.demo`: exit code 0 if no delivery is missing, 1 if one is or the demo failed, 2 on invalid settings.
 
-CLIENTS, ROOMS, MESSAGES change its size; KEEP=1 leaves everything running afterwards, until Ctrl-C.
-`python -m local.demo http://127.0.0.1:4510/local` starts nothing: its clients go to the gateway at that address, one
-demo at a time. Where that gateway's table and queue are is said by the environment, as for the routes.
+CLIENTS, ROOMS and MESSAGES set its size; KEEP=1 leaves everything running afterwards, until Ctrl-C.
+`python -m local.demo http://127.0.0.1:4510/local` starts nothing: its clients connect to the gateway at that address,
+for one demo at a time. The environment names that gateway's table and queue, as for the routes.
 """
 
 import argparse
@@ -19,33 +19,35 @@ from typing import Final
 import uvloop
 from rich.console import Console
 
-from local.demo.clients import DemoFailed, clients_of
+from local.demo.clients import DemoFailed, open_clients
 from local.demo.plan import make_plan
 from local.demo.report import invitation, summary
 from local.demo.scenario import Result, Scenario
 from local.demo.screen import Screen
-from local.demo.settings import InvalidSetting, Settings
+from local.demo.settings import ConfigurationError, Settings
 from local.demo.system import EmbeddedSystem, System, attached, running
 from local.processes import ProcessFailed
 
 SEED: Final = 1
 SPARE_FILES: Final = 1_000
-"""Open files that a process of the demo needs besides one for each client."""
+"""Open files that a process of the demo needs in addition to one per client."""
 INTERRUPTED: Final = 130
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m local.demo", description=__doc__)
-    parser.add_argument("endpoint", nargs="?", help="a gateway that runs already, such as http://127.0.0.1:4510/local")
+    parser.add_argument(
+        "endpoint", nargs="?", help="a gateway that is already running, for example http://127.0.0.1:4510/local"
+    )
     endpoint = parser.parse_args().endpoint
     console = Console(highlight=False)
     try:
         settings = Settings.from_environ(os.environ)
-        _make_room_for_files(settings.clients + SPARE_FILES)
+        _raise_file_limit(settings.clients + SPARE_FILES)
         with ExitStack() as cleanup:
             system = cleanup.enter_context(attached(endpoint)) if endpoint else _started(cleanup, console)
             return uvloop.run(_demo(settings, system, console))
-    except InvalidSetting as error:
+    except ConfigurationError as error:
         print(error, file=sys.stderr)
         return 2
     except (FileNotFoundError, ProcessFailed) as error:
@@ -61,7 +63,7 @@ def _started(cleanup: ExitStack, console: Console) -> System:
 
 
 async def _demo(settings: Settings, system: System, console: Console) -> int:
-    """Runs the scenario while it watches the processes. What ends it early is printed."""
+    """Runs the scenario and monitors the processes. Prints the errors that end it early."""
     task = asyncio.current_task()
     assert task  # noqa: S101 - a coroutine runs in one
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -74,7 +76,7 @@ async def _demo(settings: Settings, system: System, console: Console) -> int:
     except* (DemoFailed, ProcessFailed) as failures:
         print(*_leaves(failures), sep="\n", file=sys.stderr)
         result = None
-    return 0 if result and result.good else 1
+    return 0 if result and result.passed else 1
 
 
 async def _run(settings: Settings, system: System, console: Console) -> Result:
@@ -83,8 +85,8 @@ async def _run(settings: Settings, system: System, console: Console) -> Result:
     )
     with Screen(console) as screen:
         scenario = Scenario(plan, system, screen)
-        clients_connected = clients_of(system.gateway.url, on_broadcast=scenario.on_broadcast, on_end=scenario.on_end)
-        async with clients_connected as clients:
+        clients_open = open_clients(system.gateway.url, on_broadcast=scenario.on_broadcast, on_end=scenario.on_end)
+        async with clients_open as clients:
             result = await scenario.run(clients)
             screen.stop()
             console.print(summary(result))
@@ -96,7 +98,7 @@ async def _run(settings: Settings, system: System, console: Console) -> Result:
 
 
 async def _interrupted() -> None:
-    """Returns at Ctrl-C or SIGTERM."""
+    """Returns on Ctrl-C or SIGTERM."""
     interrupted = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, interrupted.set)
@@ -111,11 +113,11 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield error
 
 
-def _make_room_for_files(needed: int) -> None:
-    """Raises this process's limit of open files, which its children inherit. Raises InvalidSetting."""
+def _raise_file_limit(needed: int) -> None:
+    """Raises this process's limit of open files, which its children inherit. Raises ConfigurationError."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
-        raise InvalidSetting(f"CLIENTS: so many need {needed:,} open files; `ulimit -Hn` allows {hard:,}")
+        raise ConfigurationError(f"CLIENTS: this number needs {needed:,} open files; `ulimit -Hn` allows {hard:,}")
     if soft != resource.RLIM_INFINITY and soft < needed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 

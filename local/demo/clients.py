@@ -1,4 +1,4 @@
-"""The demo's WebSocket clients: all of them on one event loop, each reading for itself."""
+"""The demo's WebSocket clients: all on one event loop, with one reading task each."""
 
 import asyncio
 import json
@@ -10,28 +10,28 @@ from typing import Any, Final
 
 import aiohttp
 
-TRIES: Final = 8
-ANSWER_SECONDS: Final = 60.0
-_LONGEST_DELAY_SECONDS: Final = 2.0
-_AGAIN: Final = HTTPStatus.TOO_MANY_REQUESTS
-"""This status and those above it may be others the next time."""
+MAX_ATTEMPTS: Final = 8
+RESPONSE_TIMEOUT_SECONDS: Final = 60.0
+_MAX_DELAY_SECONDS: Final = 2.0
+_MIN_RETRYABLE_STATUS: Final = HTTPStatus.TOO_MANY_REQUESTS
+"""A connect that gets this status or a higher one is retried."""
 
 OnBroadcast = Callable[[int, int], None]
-"""Called with the client's number and the broadcast's, for every receipt."""
+"""Called with the client's and the broadcast's number for every receipt."""
 
 
-class DemoFailed(RuntimeError):  # noqa: N818 - it says what happened
-    """The demo cannot go on; the message says why."""
+class DemoFailed(RuntimeError):
+    """The demo cannot continue; the message says why."""
 
 
 class Client:
-    """One client. What it receives is either a broadcast, `{"broadcast": n, …}`, or the answer to its one request."""
+    """One client. It receives broadcasts, `{"broadcast": n, …}`, and the response to its only outstanding request."""
 
     def __init__(self, number: int, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.number = number
         self._socket = socket
-        self._one_at_a_time = asyncio.Lock()
-        self._answer: asyncio.Future[dict[str, Any]] | None = None
+        self._request_lock = asyncio.Lock()
+        self._response: asyncio.Future[dict[str, Any]] | None = None
 
     async def read(self, on_broadcast: OnBroadcast) -> None:
         """Returns when the connection has ended."""
@@ -41,35 +41,35 @@ class Client:
             received = json.loads(message.data)
             if "broadcast" in received:
                 on_broadcast(self.number, received["broadcast"])
-            elif self._answer and not self._answer.done():
-                self._answer.set_result(received)
-        if self._answer and not self._answer.done():
-            self._answer.set_exception(ConnectionError("the connection ended"))
+            elif self._response and not self._response.done():
+                self._response.set_result(received)
+        if self._response and not self._response.done():
+            self._response.set_exception(ConnectionError("the connection ended"))
 
     async def request(self, request: Mapping[str, Any]) -> None:
-        """Returns when it is answered with ok; repeats what is unavailable. Raises DemoFailed."""
-        async with self._one_at_a_time:
-            answer: dict[str, Any] = {}
-            for attempt in range(TRIES):
-                answer = await self._ask(request)
-                if answer.get("type") == "ok":
+        """Returns when the response is ok; retries if it is unavailable. Raises DemoFailed."""
+        async with self._request_lock:
+            response: dict[str, Any] = {}
+            for attempt in range(MAX_ATTEMPTS):
+                response = await self._send(request)
+                if response.get("type") == "ok":
                     return
-                if answer.get("code") != "unavailable":
+                if response.get("code") != "unavailable":
                     break
                 await asyncio.sleep(_delay(attempt))
-        raise DemoFailed(f"{request['action']} of client {self.number} was answered with {answer}")
+        raise DemoFailed(f"{request['action']} of client {self.number} got the response {response}")
 
-    async def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        self._answer = asyncio.get_running_loop().create_future()
+    async def _send(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        self._response = asyncio.get_running_loop().create_future()
         try:
             await self._socket.send_str(json.dumps(request))
-            return await asyncio.wait_for(self._answer, ANSWER_SECONDS)
+            return await asyncio.wait_for(self._response, RESPONSE_TIMEOUT_SECONDS)
         except (TimeoutError, ConnectionError) as error:
-            raise DemoFailed(f"{request['action']} of client {self.number} got no answer") from error
+            raise DemoFailed(f"{request['action']} of client {self.number} got no response") from error
 
 
 class Clients:
-    """All clients that have connected, by number. `on_end` is called with the number of one whose connection ended."""
+    """All connected clients, by number. `on_end` is called with a client's number when its connection has ended."""
 
     def __init__(
         self,
@@ -89,13 +89,13 @@ class Clients:
         self._reading: list[asyncio.Task[None]] = []
 
     async def connect(self, number: int) -> None:
-        """Raises DemoFailed if the gateway refuses it again and again."""
-        for attempt in range(TRIES):
+        """Connects a client, with retries. Raises DemoFailed if the gateway rejects every attempt."""
+        for attempt in range(MAX_ATTEMPTS):
             try:
                 socket = await self._session.ws_connect(self._url, params={"client": number}, max_msg_size=0)
             except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
-                status = error.status if isinstance(error, aiohttp.WSServerHandshakeError) else _AGAIN
-                if attempt == TRIES - 1 or status < _AGAIN:
+                status = error.status if isinstance(error, aiohttp.WSServerHandshakeError) else _MIN_RETRYABLE_STATUS
+                if attempt == MAX_ATTEMPTS - 1 or status < _MIN_RETRYABLE_STATUS:
                     raise DemoFailed(f"client {number} could not connect: {error}") from error
                 await asyncio.sleep(_delay(attempt))
             else:
@@ -104,12 +104,12 @@ class Clients:
                 return
 
     async def request(self, number: int, request: Mapping[str, Any]) -> None:
-        """Raises DemoFailed if the client is not connected any more, or is refused."""
+        """Raises DemoFailed if the client is no longer connected, or its request is rejected."""
         if number not in self.connected:
             raise DemoFailed(f"client {number} has lost its connection")
         await self.connected[number].request(request)
 
-    def cut_off(self) -> None:
+    def cancel_readers(self) -> None:
         for reader in self._reading:
             reader.cancel()
 
@@ -120,16 +120,16 @@ class Clients:
 
 
 @asynccontextmanager
-async def clients_of(url: str, *, on_broadcast: OnBroadcast, on_end: Callable[[int], None]) -> AsyncIterator[Clients]:
-    """Clients that stay connected for the length of the block, and are cut off at its end."""
+async def open_clients(url: str, *, on_broadcast: OnBroadcast, on_end: Callable[[int], None]) -> AsyncIterator[Clients]:
+    """Clients that stay connected for the length of the block."""
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as session, asyncio.TaskGroup() as readers:
         clients = Clients(url, session, readers, on_broadcast=on_broadcast, on_end=on_end)
         try:
             yield clients
         finally:
-            clients.cut_off()
+            clients.cancel_readers()
 
 
 def _delay(attempt: int) -> float:
-    return random.uniform(0, min(_LONGEST_DELAY_SECONDS, 0.1 * 2.0**attempt))
+    return random.uniform(0, min(_MAX_DELAY_SECONDS, 0.1 * 2.0**attempt))

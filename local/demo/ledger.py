@@ -1,8 +1,8 @@
-"""The account of every delivery: what was expected of whom, what arrived, how long it took.
+"""The record of every delivery: expected receipts, actual receipts, and latencies.
 
-Expected is a receipt of every client that was in the broadcast's audience before it was published and stayed connected
-until after its last receipt. A client that vanished within a second of that may have had its own on the way: it is not
-expected to have received it. Times are monotonic seconds.
+A receipt is expected from every client that was in the broadcast's audience before it was published, and stayed
+connected until a second after the broadcast's last receipt. A delivery may have been in transit to a client that
+disconnected earlier, so none is expected from it. Times are monotonic seconds.
 """
 
 import math
@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-ON_ITS_WAY_SECONDS: Final = 1.0
+IN_TRANSIT_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
-    """What it came to. `latencies` are seconds from publishing to receipt, ascending."""
+    """The totals. `latencies` are seconds from publishing to receipt, ascending."""
 
     broadcasts: int
     expected: int
@@ -29,7 +29,7 @@ class Tally:
         return self.expected - self.received
 
     def percentile(self, percent: float) -> float:
-        """The latency in seconds that so many percent did not exceed, or NaN if nothing was received."""
+        """The percentile of the latencies in seconds, or NaN if nothing was received."""
         if not self.latencies:
             return math.nan
         return self.latencies[max(0, math.ceil(len(self.latencies) * percent / 100) - 1)]
@@ -43,7 +43,7 @@ class _Broadcast:
 
 
 class Ledger:
-    """Broadcasts and clients are numbers."""
+    """Records broadcasts and receipts. Broadcasts and clients are identified by numbers."""
 
     def __init__(self) -> None:
         self.receipts = 0
@@ -52,15 +52,15 @@ class Ledger:
         self._duplicates = 0
         self._broadcasts: dict[int, _Broadcast] = {}
         self._open: dict[int, _Broadcast] = {}
-        self._left_at: dict[int, float] = {}
+        self._disconnected_at: dict[int, float] = {}
 
     def published(self, broadcast: int, audience: Iterable[int], at: float) -> None:
-        """To be called before it is published: a receipt may be quicker than the answer."""
+        """Must be called before publishing: a receipt may arrive before the publisher's response."""
         self._broadcasts[broadcast] = self._open[broadcast] = _Broadcast(frozenset(audience), at)
         self.first_published_at = min(self.first_published_at, at)
 
     def received(self, broadcast: int, client: int, at: float) -> None:
-        """Raises KeyError for a broadcast that nobody published."""
+        """Raises KeyError for a broadcast that was not published."""
         receipts = self._broadcasts[broadcast].receipts
         if client in receipts:
             self._duplicates += 1
@@ -69,19 +69,19 @@ class Ledger:
         self.receipts += 1
         self.last_receipt_at = max(self.last_receipt_at, at)
 
-    def left(self, client: int, at: float) -> None:
-        """The client is no longer connected; the first time counts."""
-        self._left_at.setdefault(client, at)
+    def disconnected(self, client: int, at: float) -> None:
+        """Records that the client is no longer connected; only the first call counts."""
+        self._disconnected_at.setdefault(client, at)
 
     def due(self) -> int:
-        """How many receipts there will be, if nobody leaves any more."""
+        """How many receipts there will be if no further client disconnects."""
         return self.receipts + self.outstanding()
 
     def outstanding(self) -> int:
-        """How many receipts are still to come from clients that are still there."""
+        """How many receipts are outstanding from connected clients."""
         count = 0
         for number, broadcast in list(self._open.items()):
-            waiting = len(broadcast.audience - broadcast.receipts.keys() - self._left_at.keys())
+            waiting = len(broadcast.audience - broadcast.receipts.keys() - self._disconnected_at.keys())
             if not waiting:
                 del self._open[number]
             count += waiting
@@ -91,12 +91,12 @@ class Ledger:
         expected = received = strays = 0
         latencies: list[float] = []
         for broadcast in self._broadcasts.values():
-            promised = self._promised(broadcast)
-            kept = promised & broadcast.receipts.keys()
-            expected += len(promised)
-            received += len(kept)
+            expected_clients = self._expected(broadcast)
+            delivered_clients = expected_clients & broadcast.receipts.keys()
+            expected += len(expected_clients)
+            received += len(delivered_clients)
             strays += len(broadcast.receipts.keys() - broadcast.audience)
-            latencies += (broadcast.receipts[client] - broadcast.published_at for client in kept)
+            latencies += (broadcast.receipts[client] - broadcast.published_at for client in delivered_clients)
         return Tally(
             broadcasts=len(self._broadcasts),
             expected=expected,
@@ -106,6 +106,8 @@ class Ledger:
             latencies=tuple(sorted(latencies)),
         )
 
-    def _promised(self, broadcast: _Broadcast) -> frozenset[int]:
-        settled_at = max(broadcast.receipts.values(), default=math.inf) + ON_ITS_WAY_SECONDS
-        return broadcast.audience - {client for client, left_at in self._left_at.items() if left_at <= settled_at}
+    def _expected(self, broadcast: _Broadcast) -> frozenset[int]:
+        settled_at = max(broadcast.receipts.values(), default=math.inf) + IN_TRANSIT_SECONDS
+        return broadcast.audience - {
+            client for client, disconnected_at in self._disconnected_at.items() if disconnected_at <= settled_at
+        }

@@ -1,16 +1,16 @@
-"""Who is in which room, who vanishes, who publishes what. Pure: a seed gives the same plan every time."""
+"""The demo's plan: memberships, dropped clients and messages. Pure: equal seeds give equal plans."""
 
 import random
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-ROOMS_A_CLIENT: Final = 2
-VANISHING_SHARE: Final = 10
+ROOMS_PER_CLIENT: Final = 2
+DROPPED_SHARE: Final = 10
 WITHOUT_ECHO_SHARE: Final = 4
 
 
 class Message(NamedTuple):
-    """One broadcast that a client makes. `echo` false leaves the publisher out."""
+    """One broadcast that a client publishes. Without `echo` the publisher is excluded."""
 
     number: int
     room: str
@@ -20,10 +20,10 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Clients are numbers from 0. `rooms` has the members of each; no room ever loses all of them."""
+    """Clients are numbered from 0. `rooms` has each room's members; no room ever loses all of them."""
 
     rooms: dict[str, tuple[int, ...]]
-    vanishing: frozenset[int]
+    dropped: frozenset[int]
     messages: tuple[Message, ...]
 
     @property
@@ -40,20 +40,20 @@ class Plan:
 
 
 def make_plan(*, clients: int, rooms: int, messages: int, rng: random.Random) -> Plan:
-    """A tenth of the clients vanishes. The n-th largest room has about 1/n of the largest one's members."""
+    """A tenth of the clients are dropped. The n-th largest room has about 1/n of the largest room's members."""
     names = [f"room-{number:0{len(str(rooms))}}" for number in range(1, rooms + 1)]
     members = _spread(clients, names, rng)
-    vanishing = frozenset(rng.sample(range(rooms, clients), max(1, clients // VANISHING_SHARE)))
-    return Plan(members, vanishing, tuple(_messages(members, vanishing, messages, rng)))
+    dropped = frozenset(rng.sample(range(rooms, clients), max(1, clients // DROPPED_SHARE)))
+    return Plan(members, dropped, tuple(_messages(members, dropped, messages, rng)))
 
 
 def _spread(clients: int, names: list[str], rng: random.Random) -> dict[str, tuple[int, ...]]:
-    """Each room is given one client, who never vanishes; what else they join they choose by its popularity."""
+    """Assigns one client to each room, which is never dropped; clients join further rooms by their popularity."""
     popularity = [1 / rank for rank in range(1, len(names) + 1)]
     members: dict[str, list[int]] = {name: [] for name in names}
     for client in range(clients):
         chosen = set(names[client : client + 1])
-        while len(chosen) < min(ROOMS_A_CLIENT, len(names)):
+        while len(chosen) < min(ROOMS_PER_CLIENT, len(names)):
             chosen.update(rng.choices(names, popularity))
         for name in chosen:
             members[name].append(client)
@@ -61,9 +61,9 @@ def _spread(clients: int, names: list[str], rng: random.Random) -> dict[str, tup
 
 
 def _messages(
-    members: dict[str, tuple[int, ...]], vanishing: frozenset[int], messages: int, rng: random.Random
+    members: dict[str, tuple[int, ...]], dropped: frozenset[int], messages: int, rng: random.Random
 ) -> list[Message]:
-    """Every room has its turn; only clients that stay publish."""
+    """Messages to all rooms in turn, each from a member that is not dropped."""
     names: list[str] = []
     while len(names) < messages:
         names += rng.sample(list(members), len(members))
@@ -71,7 +71,7 @@ def _messages(
         Message(
             number=number,
             room=room,
-            publisher=rng.choice([client for client in members[room] if client not in vanishing]),
+            publisher=rng.choice([client for client in members[room] if client not in dropped]),
             echo=number % WITHOUT_ECHO_SHARE != 0,
         )
         for number, room in enumerate(names[:messages])

@@ -1,4 +1,4 @@
-"""What a person reads when the demo is over."""
+"""The demo's final output."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from local.demo.system import EmbeddedSystem
 from local.gateway.control import PREFIX
 
 _INVITATION: Final = """
-[bold]Everything goes on running.[/bold] Ctrl-C stops it.
+[bold]Everything keeps running.[/bold] Press Ctrl-C to stop it.
 
   WebSocket clients   {url}
   worker              {metrics}
@@ -39,7 +39,7 @@ In a browser's console:
 
 
 def summary(result: Result) -> Table:
-    """The account of the whole demo; what should not be is red."""
+    """The demo's results as a table; failed expectations are red."""
     tally = result.tally
     rows: list[tuple[str, str, bool]] = [
         ("broadcasts", f"{tally.broadcasts:,}", True),
@@ -49,20 +49,20 @@ def summary(result: Result) -> Table:
         ("duplicates", f"{tally.duplicates:,}", True),
         ("received by others", f"{tally.strays:,}", not tally.strays),
         ("connections lost", f"{result.lost:,}", not result.lost),
-        ("gone connections reaped", f"{result.reaped:,} of {result.vanished:,}", result.reaped == result.vanished),
+        ("gone connections reaped", f"{result.reaped:,} of {result.dropped:,}", result.reaped == result.dropped),
         *((f"publish to receive, p{each}", f"{tally.percentile(each) * 1_000:,.0f} ms", True) for each in (50, 95, 99)),
-        ("posts a second", f"{result.posts_per_second:,.0f}", True),
+        ("posts per second", f"{result.posts_per_second:,.0f}", True),
     ]
     table = Table(show_header=False)
     table.add_column()
     table.add_column(justify="right")
-    for name, value, good in rows:
-        table.add_row(name, value, style=None if good else "bold red")
+    for name, value, passed in rows:
+        table.add_row(name, value, style=None if passed else "bold red")
     return table
 
 
 def invitation(system: EmbeddedSystem) -> str:
-    """How to look into what runs."""
+    """How to connect to the running system."""
     python = Path(sys.executable)
     return _INVITATION.format(
         python=python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python,

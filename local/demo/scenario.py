@@ -1,6 +1,6 @@
-"""The course of the demo: everybody comes, joins and talks, a tenth vanishes, the rest is counted.
+"""The demo's scenario: clients connect, join and publish, a tenth of them are dropped, and deliveries are counted.
 
-Nothing is assumed: what was received is counted at the clients, what was cleaned up is read from the table.
+Results are measured, not assumed: receipts are counted at the clients, and reaped connections are read from the table.
 """
 
 import asyncio
@@ -19,39 +19,39 @@ from local.demo.plan import Message, Plan
 from local.demo.screen import Screen
 from local.demo.system import System
 
-AT_ONCE: Final = 64
+CONCURRENCY: Final = 64
 DELIVERIES_PER_SECOND: Final = 2_500
-"""The pace of publishing: one that two cores keep up with, so that latencies mean something."""
+"""The publishing rate: one that two cores can sustain, so that latencies are meaningful."""
 QUIET_SECONDS: Final = 45.0
-"""What has not come so long after the last receipt is missing: the worker gives up no delivery before 30 s."""
+"""A delivery still outstanding this long after the last receipt is missing: the worker gives up none before 30 s."""
 REAP_SECONDS: Final = 90.0
-OLD_SECONDS: Final = 31.0
-"""A connection that is younger may still be connecting: no worker removes it."""
+REAPABLE_AFTER_SECONDS: Final = 31.0
+"""A younger connection may still be connecting, so workers do not remove it."""
 
-_LOOK_SECONDS: Final = 0.1
+_POLL_SECONDS: Final = 0.1
 _SCAN_SECONDS: Final = 1.0
 _TEXT: Final = "The quick brown fox jumps over the lazy dog. "
 
-T = TypeVar("T")
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """How it went. `lost` counts connections that ended although their clients did not vanish."""
+    """The demo's result. `lost` counts connections that ended although they were not dropped deliberately."""
 
     tally: Tally
-    vanished: int
+    dropped: int
     reaped: int
     lost: int
     posts_per_second: float
 
     @property
-    def good(self) -> bool:
-        return not (self.tally.missing or self.tally.strays or self.lost) and self.reaped == self.vanished
+    def passed(self) -> bool:
+        return not (self.tally.missing or self.tally.strays or self.lost) and self.reaped == self.dropped
 
 
 class Scenario:
-    """One run. `on_broadcast` and `on_end` are for the clients to call."""
+    """One run. `on_broadcast` and `on_end` are callbacks for the clients."""
 
     def __init__(self, plan: Plan, system: System, screen: Screen) -> None:
         self._plan = plan
@@ -59,52 +59,52 @@ class Scenario:
         self._screen = screen
         self._ledger = Ledger()
         self._lost: set[int] = set()
-        self._vanished: list[str] = []
+        self._dropped: list[str] = []
 
     def on_broadcast(self, client: int, broadcast: int) -> None:
         self._ledger.received(broadcast, client, time.monotonic())
 
     def on_end(self, client: int) -> None:
-        self._ledger.left(client, time.monotonic())
-        if client not in self._plan.vanishing:
+        self._ledger.disconnected(client, time.monotonic())
+        if client not in self._plan.dropped:
             self._lost.add(client)
 
     async def run(self, clients: Clients) -> Result:
-        """Raises DemoFailed if the clients cannot go on."""
+        """Runs the scenario. Raises DemoFailed if a client cannot continue."""
         await self._for_each("connect", self._plan.clients, clients.connect)
-        old_at = time.monotonic() + OLD_SECONDS
+        old_at = time.monotonic() + REAPABLE_AFTER_SECONDS
         await self._for_each("join rooms", self._plan.memberships, partial(_join, clients))
         posts_before = await asyncio.to_thread(self._system.posts)
         async with self._screen.step("receive", self._ledger.due, lambda: self._ledger.receipts):
             await self._publish(clients)
-            await self._settle()
-        seconds = max(_LOOK_SECONDS, self._ledger.last_receipt_at - self._ledger.first_published_at)
+            await self._wait_for_receipts()
+        seconds = max(_POLL_SECONDS, self._ledger.last_receipt_at - self._ledger.first_published_at)
         posts = await asyncio.to_thread(self._system.posts) - posts_before
         reaped = await self._count_reaped(old_at)
         return Result(
             tally=self._ledger.tally(),
-            vanished=len(self._plan.vanishing),
+            dropped=len(self._plan.dropped),
             reaped=reaped,
             lost=len(self._lost),
             posts_per_second=posts / seconds,
         )
 
-    async def _for_each(self, title: str, things: Collection[T], do: Callable[[T], Awaitable[None]]) -> None:
+    async def _for_each(self, title: str, items: Collection[Item], do: Callable[[Item], Awaitable[None]]) -> None:
         done = 0
-        left = iter(things)
+        remaining = iter(items)
 
         async def work() -> None:
             nonlocal done
-            for thing in left:
-                await do(thing)
+            for item in remaining:
+                await do(item)
                 done += 1
 
-        async with self._screen.step(title, lambda: len(things), lambda: done), asyncio.TaskGroup() as group:
-            for _ in range(AT_ONCE):
+        async with self._screen.step(title, lambda: len(items), lambda: done), asyncio.TaskGroup() as group:
+            for _ in range(CONCURRENCY):
                 group.create_task(work())
 
     async def _publish(self, clients: Clients) -> None:
-        """Lets the clients publish at an even pace of deliveries. Half way, some vanish in the middle of it all."""
+        """Lets the clients publish at an even rate of deliveries. Half way through, it drops some of them."""
         messages = self._plan.messages
         published = 0
         next_at = time.monotonic()
@@ -125,49 +125,49 @@ class Scenario:
         async with self._screen.step("publish", lambda: len(messages), lambda: published), asyncio.TaskGroup() as group:
             for message in messages:
                 if message.number == len(messages) // 2:
-                    group.create_task(self._vanish())
+                    group.create_task(self._drop())
                 await asyncio.sleep(next_at - time.monotonic())
                 audience = self._plan.audience(message)
                 group.create_task(publish(message, audience))
                 next_at += len(audience) / DELIVERIES_PER_SECOND
 
-    async def _vanish(self) -> None:
-        for client in self._plan.vanishing:
-            self._ledger.left(client, time.monotonic())
-        self._vanished = await asyncio.to_thread(self._system.vanish, self._plan.vanishing)
+    async def _drop(self) -> None:
+        for client in self._plan.dropped:
+            self._ledger.disconnected(client, time.monotonic())
+        self._dropped = await asyncio.to_thread(self._system.drop, self._plan.dropped)
 
     async def _publish_to_all(self) -> None:
-        """The last one, made by a server: it finds out everyone that has vanished."""
+        """Publishes the last broadcast as a server would, to all clients: it detects every dropped connection."""
         number = len(self._plan.messages)
         broadcast = Broadcast(id=uuid.uuid4().hex, room="@all", data=_data(number))  # new in every run on one table
         self._ledger.published(number, self._plan.clients, time.monotonic())
         await asyncio.to_thread(self._system.publisher.publish, broadcast)
 
-    async def _settle(self) -> None:
-        """Returns when nothing is outstanding, or when nothing has come for so long that nothing will."""
+    async def _wait_for_receipts(self) -> None:
+        """Returns when no receipt is outstanding, or when none has arrived for QUIET_SECONDS."""
         begun_at = time.monotonic()
         while self._ledger.outstanding():
             if time.monotonic() - max(begun_at, self._ledger.last_receipt_at) > QUIET_SECONDS:
                 return
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def _count_reaped(self, old_at: float) -> int:
-        """How many of those that vanished have left no item in the table; waits for all of them, but not for ever.
+        """How many dropped connections have no items in the table any more. Waits for all of them, up to a deadline.
 
-        The last broadcast goes out when all of them are so old (monotonic seconds) that no worker waits any more.
+        The last broadcast is published at `old_at` (monotonic seconds), when all of them are old enough to be reaped.
         """
-        left = set(self._vanished)
-        total = len(left)
-        async with self._screen.step("reap the vanished", lambda: total, lambda: total - len(left)):
+        remaining = set(self._dropped)
+        total = len(remaining)
+        async with self._screen.step("reap dropped clients", lambda: total, lambda: total - len(remaining)):
             await asyncio.sleep(max(0.0, old_at - time.monotonic()))
             await self._publish_to_all()
-            await self._settle()
+            await self._wait_for_receipts()
             deadline = time.monotonic() + REAP_SECONDS
-            while left := await asyncio.to_thread(self._system.still_in_table, left):
+            while remaining := await asyncio.to_thread(self._system.still_in_table, remaining):
                 if time.monotonic() > deadline:
                     break
                 await asyncio.sleep(_SCAN_SECONDS)
-        return total - len(left)
+        return total - len(remaining)
 
 
 async def _join(clients: Clients, membership: tuple[int, str]) -> None:

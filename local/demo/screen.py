@@ -1,4 +1,4 @@
-"""What a person sees while the demo runs: bars in a terminal, plain lines elsewhere."""
+"""The demo's progress display: bars in a terminal, plain lines elsewhere."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ _LINE_SECONDS: Final = 5.0
 
 
 class Screen:
-    """Shows steps while they run. A context manager that leaves the cursor as it was."""
+    """Displays the progress of steps. A context manager that restores the cursor."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -29,7 +29,7 @@ class Screen:
 
     @asynccontextmanager
     async def step(self, title: str, total: Callable[[], int], done: Callable[[], int]) -> AsyncIterator[None]:
-        """Shows how far the block is: `done()` of `total()`, looked at now and then."""
+        """Displays the block's progress, `done()` of `total()`, and polls both."""
         bar = self._bars.add_task(title, total=total())
         started_at = time.monotonic()
         showing = asyncio.create_task(self._show(bar, title, total, done))
@@ -55,7 +55,7 @@ class Screen:
             self.console.print(text, markup=False)
 
     def stop(self) -> None:
-        """Leaves the bars as they are and the cursor below them."""
+        """Freezes the bars and puts the cursor below them."""
         self._bars.stop()
 
     def __enter__(self) -> Self:

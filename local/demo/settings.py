@@ -1,4 +1,4 @@
-"""What the demo is told by the environment: CLIENTS, ROOMS, MESSAGES and KEEP."""
+"""The demo's settings from the environment: CLIENTS, ROOMS, MESSAGES and KEEP."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,16 +8,16 @@ MAX_CLIENTS: Final = 10_000
 MAX_ROOMS: Final = 1_000
 MAX_MESSAGES: Final = 100_000
 MIN_CLIENTS: Final = 10
-"""Of fewer, no tenth can vanish."""
+"""The smallest number of which a tenth is a whole client."""
 
 
-class InvalidSetting(ValueError):  # noqa: N818 - it says what the input is
-    """A variable is missing or has a value that the demo cannot work with; the message names it."""
+class ConfigurationError(ValueError):
+    """A variable is missing or has an invalid value; the message names it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How large the demo is, and whether all of it stays when it is over."""
+    """The demo's size, and whether everything keeps running afterwards (`keep`)."""
 
     clients: int
     rooms: int
@@ -26,7 +26,7 @@ class Settings:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "Settings":
-        """Raises InvalidSetting for the first variable that is wrong. An empty one counts as absent."""
+        """Raises ConfigurationError for the first invalid variable. An empty variable counts as unset."""
         settings = cls(
             clients=_number(environ, "CLIENTS", 1_000, MIN_CLIENTS, MAX_CLIENTS),
             rooms=_number(environ, "ROOMS", 20, 1, MAX_ROOMS),
@@ -34,15 +34,15 @@ class Settings:
             keep=bool(_number(environ, "KEEP", 0, 0, 1)),
         )
         if settings.rooms > settings.clients // 2:
-            raise InvalidSetting(
-                f"ROOMS={settings.rooms}: at most half of CLIENTS={settings.clients}, so that somebody is in each"
+            raise ConfigurationError(
+                f"ROOMS={settings.rooms}: at most half of CLIENTS={settings.clients}, so that every room has members"
             )
         return settings
 
 
-def _number(environ: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
+def _number(environ: Mapping[str, str], name: str, default: int, minimum: int, maximum: int) -> int:
     text = environ.get(name) or str(default)
-    number = int(text) if text.isascii() and text.isdigit() and len(text) < len(str(most)) + 2 else least - 1
-    if not least <= number <= most:
-        raise InvalidSetting(f"{name}={text}: must be a whole number from {least:,} to {most:,}")
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < len(str(maximum)) + 2 else minimum - 1
+    if not minimum <= number <= maximum:
+        raise ConfigurationError(f"{name}={text}: must be a whole number from {minimum:,} to {maximum:,}")
     return number

@@ -1,4 +1,4 @@
-"""What the demo runs on, seen from outside: an embedded stack of its own, or a system that runs already."""
+"""The system under the demo: its own embedded stack, or one that is already running."""
 
 import asyncio
 import os
@@ -15,17 +15,17 @@ import boto3
 from gatecast import Publisher
 from gatecast.table import connection_pk
 from local.backend import Backend, backend, environment
-from local.demo.settings import InvalidSetting
+from local.demo.settings import ConfigurationError
 from local.gateway_process import GatewayControl, GatewayProcess
 from local.processes import Process
 from local.worker_process import WorkerProcess
 
-_LOOK_SECONDS: Final = 0.5
+_POLL_SECONDS: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """A system that others look after. Every method but `watch` blocks for the length of its calls."""
+    """A system that the demo does not own. Every method except `watch` blocks until its calls have returned."""
 
     gateway: GatewayControl
     table: str
@@ -34,27 +34,27 @@ class System:
 
     @property
     def processes(self) -> Mapping[str, Process]:
-        """The processes that must not end, by name."""
+        """The processes that must keep running, by name."""
         return {}
 
     async def watch(self) -> None:
-        """Runs until cancelled. Raises ProcessFailed, with the end of its log, when one of the processes has ended."""
+        """Runs until cancelled. Raises ProcessFailed, with the end of its log, when one of the processes ends."""
         while True:
             for name, process in self.processes.items():
                 if process.exit_code is not None:
                     raise process.failed(f"{name} ended")
-            await asyncio.sleep(_LOOK_SECONDS)  # a thread that waits for a process could not be cancelled
+            await asyncio.sleep(_POLL_SECONDS)  # a thread that waits for a process could not be cancelled
 
-    def vanish(self, clients: Iterable[int]) -> list[str]:
-        """Cuts these clients off without `$disconnect` and returns their connection ids."""
+    def drop(self, clients: Iterable[int]) -> list[str]:
+        """Aborts these clients' connections without `$disconnect` and returns their connection ids."""
         numbers = {str(client) for client in clients}
-        found = self.gateway.connections().items()
-        connection_ids = [connection_id for connection_id, made in found if made["client"] in numbers]
-        self.gateway.vanish(connection_ids)
+        open_connections = self.gateway.connections().items()
+        connection_ids = [connection_id for connection_id, made in open_connections if made["client"] in numbers]
+        self.gateway.drop(connection_ids)
         return connection_ids
 
     def still_in_table(self, connection_ids: Iterable[str]) -> set[str]:
-        """Those of the connections of which any item is left: a connection, a joined room or a membership."""
+        """The connections that still have any item: a connection, a joined room or a membership."""
         keys = [(item["pk"]["S"], item["sk"]["S"]) for item in _scan(self.dynamodb, self.table)]
         known = {pk for pk, _ in keys} | {sk for _, sk in keys}
         return {
@@ -62,13 +62,13 @@ class System:
         }
 
     def posts(self) -> int:
-        """How many posts the gateway has been sent so far."""
+        """How many posts the gateway has received so far."""
         return sum(self.gateway.counters()["posts"].values())
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedSystem(System):
-    """A system of the demo's own."""
+    """The demo's own embedded stack."""
 
     gateway: GatewayProcess
     backend: Backend
@@ -86,13 +86,13 @@ class EmbeddedSystem(System):
 
 @contextmanager
 def attached(endpoint: str) -> Iterator[System]:
-    """The system behind the gateway at `endpoint`, whose table and queue the environment names, as for the routes.
+    """The system behind the gateway at `endpoint`. The environment names its table and queue, as for the routes.
 
-    Raises InvalidSetting if it does not.
+    Raises ConfigurationError if it does not.
     """
     table, queue_url = os.environ.get("GATECAST_TABLE"), os.environ.get("GATECAST_QUEUE_URL")
     if not table or not queue_url:
-        raise InvalidSetting("GATECAST_TABLE and GATECAST_QUEUE_URL must name the gateway's table and queue")
+        raise ConfigurationError("GATECAST_TABLE and GATECAST_QUEUE_URL must name the gateway's table and queue")
     session = boto3.session.Session(region_name=os.environ.get("AWS_REGION"))
     with closing(session.client("dynamodb")) as dynamodb, closing(session.client("sqs")) as sqs:
         yield System(GatewayControl(endpoint), table, dynamodb, Publisher(sqs, queue_url))
@@ -100,9 +100,10 @@ def attached(endpoint: str) -> Iterator[System]:
 
 @contextmanager
 def running() -> Iterator[EmbeddedSystem]:
-    """Starts everything, and stops it at the end of the block. Call it on the main thread. Raises ProcessFailed.
+    """Starts the embedded stack, and stops it at the end of the block. Call it on the main thread.
 
-    The user's own AWS variables are out of effect meanwhile. Logs are kept if a process has ended by itself.
+    The user's own AWS variables have no effect during the block. Logs are kept if a process ended unexpectedly. Raises
+    ProcessFailed.
     """
     directory = Path(tempfile.mkdtemp(prefix="gatecast-demo-"))
     with (

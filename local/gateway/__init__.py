@@ -1,4 +1,4 @@
-"""An emulator of API Gateway's WebSocket APIs, good enough to test against: `local.gateway.server.Gateway`.
+"""An emulator of API Gateway's WebSocket APIs, for tests and local use: `local.gateway.server.Gateway`.
 
-It knows nothing of Gatecast: routes are whatever handlers it is given.
+It is independent of Gatecast and imports nothing else of the project: routes are the handlers that it is given.
 """

@@ -1,14 +1,14 @@
-"""REQUEST authorizers of `$connect`: which identity they need, and what their policy means. Pure.
+"""REQUEST authorizers of `$connect`: checks identity sources and evaluates the returned policy. Pure.
 
-Identity sources are ANDed, and one that is missing or empty is a 401 before the authorizer is asked. The context of
-its answer must be flat; every value reaches the routes as a string.
+All identity sources are required: if one is missing or empty, the response is a 401 and the authorizer is not invoked.
+The context that it returns must be flat; every value reaches the routes as a string.
 """
 
 import fnmatch
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
-from local.gateway.events import Origin
+from local.gateway.events import ConnectionInfo
 from local.gateway.integration import Failure, Handler
 
 _MESSAGE_OF_401: Final = "Unauthorized"
@@ -17,22 +17,25 @@ _QUERY: Final = "route.request.querystring."
 
 
 class Authorizer(NamedTuple):
-    """A Lambda authorizer `(event, context) -> policy`, such as `identity_sources=("route.request.header.Auth",)`."""
+    """A Lambda authorizer `(event, context) -> policy`.
+
+    An identity source is, for example, `route.request.header.Auth` or `route.request.querystring.token`.
+    """
 
     handler: Handler
     identity_sources: tuple[str, ...] = ()
 
 
 class Denied(NamedTuple):
-    """The status with which the upgrade is refused."""
+    """The status with which the upgrade is rejected."""
 
     status: HTTPStatus
 
 
-def has_identity(authorizer: Authorizer, origin: Origin) -> bool:
-    """Whether every identity source is there. Raises ValueError for one that no WebSocket API knows."""
-    headers = {name.lower(): value for name, value in origin.headers}
-    query = dict(origin.query)
+def has_identity(authorizer: Authorizer, info: ConnectionInfo) -> bool:
+    """Whether the request has every identity source. Raises ValueError for one that WebSocket APIs do not support."""
+    headers = {name.lower(): value for name, value in info.headers}
+    query = dict(info.query)
     for source in authorizer.identity_sources:
         if source.startswith(_HEADER):
             value = headers.get(source.removeprefix(_HEADER).lower())
@@ -46,13 +49,13 @@ def has_identity(authorizer: Authorizer, origin: Origin) -> bool:
 
 
 def denied(failure: Failure) -> Denied:
-    """An authorizer that raises exactly "Unauthorized" asks for a 401; any other failure of it is a 500."""
+    """An authorizer that raises exactly "Unauthorized" results in a 401; any other failure results in a 500."""
     unauthorized = str(failure.error) == _MESSAGE_OF_401
     return Denied(HTTPStatus.UNAUTHORIZED if unauthorized else HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 def decide(policy: Any, method_arn: str) -> dict[str, str | int] | Denied:
-    """The authorizer's context for the routes, or Denied. A malformed policy is a 500."""
+    """The authorizer's context for the routes, or Denied. A malformed policy results in a 500."""
     try:
         allowed = _allows(policy["policyDocument"]["Statement"], method_arn)
         context = {name: _flat(value) for name, value in (policy.get("context") or {}).items()}
@@ -65,7 +68,7 @@ def decide(policy: Any, method_arn: str) -> dict[str, str | int] | Denied:
 
 
 def _allows(statements: Any, method_arn: str) -> bool:
-    """An explicit denial wins; without any statement that matches it is a denial, too."""
+    """Whether the policy allows the ARN. An explicit denial wins, and the default is denial."""
     effects = {
         statement["Effect"]
         for statement in _listed(statements)
@@ -83,4 +86,4 @@ def _flat(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, str | int | float):
         return str(value)
-    raise TypeError(f"an authorizer's context is flat and cannot hold a {type(value).__name__}")
+    raise TypeError(f"an authorizer's context must be flat and cannot contain a {type(value).__name__}")

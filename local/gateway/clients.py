@@ -1,8 +1,8 @@
-"""The WebSocket side: accepting clients, calling their routes, letting them go.
+"""The WebSocket side: accepts clients, invokes their routes, and closes connections.
 
-A connection exists for `@connections` from the moment its upgrade was accepted, after `$connect` has returned, until it
-begins to close. Its messages are handled concurrently, a few at a time, and in no promised order, as on AWS; whatever
-ends it, `$disconnect` is called once, unless it vanished or a fault says that the call is lost.
+A connection exists for `@connections` from its accepted upgrade, after `$connect` has returned, until it begins to
+close. Its messages are handled concurrently, up to a limit, and in no guaranteed order, as on AWS. However it ends,
+`$disconnect` is invoked once, unless the connection was dropped or a fault loses the call.
 """
 
 import asyncio
@@ -13,14 +13,14 @@ from typing import Final, NamedTuple, cast
 from aiohttp import WSMsgType, web
 from aiohttp.http_websocket import WebSocketError
 
+from local.gateway.aiohttp_adapters import ClientSocket
 from local.gateway.client import Client
 from local.gateway.counters import Counters
-from local.gateway.events import Origin
+from local.gateway.events import ConnectionInfo
 from local.gateway.faults import Faults
-from local.gateway.frames import Offence
+from local.gateway.frames import CloseFrame
 from local.gateway.limits import Limits
-from local.gateway.routing import Refused, Router
-from local.gateway.wire import ClientSocket
+from local.gateway.routing import Router, UpgradeRejected
 
 _NO_STATUS: Final = 1005
 _ABNORMAL: Final = 1006
@@ -28,11 +28,11 @@ _NORMAL: Final = 1000
 
 
 class _End(NamedTuple):
-    """How a connection ended; `handshake` is what is still to be sent to the client, if anything is."""
+    """How a connection ended; `handshake` is the close frame that still has to be sent to the client, if any."""
 
     code: int
     reason: str
-    handshake: Offence | None = None
+    handshake: CloseFrame | None = None
 
 
 class Clients:
@@ -56,13 +56,13 @@ class Clients:
         self._now_ms = now_ms
         self._allowed_origins = allowed_origins
 
-    def vanish(self, connection_id: str) -> None:
-        """Cuts a client off without `$disconnect`. Raises KeyError if it is not connected."""
-        self.open.pop(connection_id).vanish()
+    def drop(self, connection_id: str) -> None:
+        """Aborts a client's connection without `$disconnect`. Raises KeyError if it is not connected."""
+        self.open.pop(connection_id).drop()
 
-    def remove(self, connection_id: str, reason: Offence) -> None:
-        """Closes a connection, which is gone for `@connections` from now on. Raises KeyError."""
-        self.open.pop(connection_id).ask_to_leave(reason)
+    def remove(self, connection_id: str, reason: CloseFrame) -> None:
+        """Closes a connection; for `@connections` it is gone immediately. Raises KeyError if it is not connected."""
+        self.open.pop(connection_id).close(reason)
 
     async def accept(self, request: web.BaseRequest) -> web.StreamResponse:
         """Serves one client from its upgrade request to its end."""
@@ -72,18 +72,18 @@ class Clients:
         if self._allowed_origins and not set(request.headers.getall("Origin", [])) <= set(self._allowed_origins):
             self._counters.connects[HTTPStatus.FORBIDDEN] += 1
             return web.json_response({"message": "Forbidden"}, status=HTTPStatus.FORBIDDEN)
-        answer = await self._router.admit(self._origin(request))
-        if isinstance(answer, Refused):
-            self._counters.connects[answer.status] += 1
-            return web.json_response(answer.body, status=answer.status)
-        socket = ClientSocket(protocol=answer.protocol, close_seconds=self._limits.close_seconds)
+        upgrade = await self._router.admit(self._connection_info(request))
+        if isinstance(upgrade, UpgradeRejected):
+            self._counters.connects[upgrade.status] += 1
+            return web.json_response(upgrade.body, status=upgrade.status)
+        socket = ClientSocket(protocol=upgrade.protocol, close_seconds=self._limits.close_seconds)
         try:
             await socket.prepare(request)
-        except ConnectionError:  # it did not wait for $connect
-            await self._disconnect(answer.origin, _End(_ABNORMAL, ""))
+        except ConnectionError:  # the client disconnected during $connect
+            await self._disconnect(upgrade.info, _End(_ABNORMAL, ""))
             return socket
         transport = cast("asyncio.Transport", request.transport)
-        await self._serve(Client(answer.origin, socket, transport, limits=self._limits, now_ms=self._now_ms))
+        await self._serve(Client(upgrade.info, socket, transport, limits=self._limits, now_ms=self._now_ms))
         return socket
 
     async def _serve(self, client: Client) -> None:
@@ -100,12 +100,12 @@ class Clients:
             if end.handshake:
                 await client.socket.close_within(*end.handshake, client.transport)
             self._counters.closes[end.code] += 1
-            if not client.vanished:
-                await self._disconnect(client.origin, end)
+            if not client.dropped:
+                await self._disconnect(client.info, end)
 
     async def _read(self, client: Client, messages: asyncio.TaskGroup) -> _End:
-        """Handles what the client sends until it ends the conversation or the reason comes why we do."""
-        slots = asyncio.Semaphore(self._limits.messages_at_once)
+        """Handles the client's messages until it closes the connection or `ClientSocket.interrupt` is called."""
+        slots = asyncio.Semaphore(self._limits.max_concurrent_messages)
         while True:
             message = await client.socket.receive()
             client.touch()
@@ -120,9 +120,9 @@ class Clients:
                 case WSMsgType.PONG:
                     pass
                 case WSMsgType.CLOSE:
-                    answer = Offence(message.data or _NORMAL, "")
-                    return _End(message.data or _NO_STATUS, message.extra or "", handshake=answer)
-                case WSMsgType.ERROR if isinstance(message.data, Offence):
+                    echo = CloseFrame(message.data or _NORMAL, "")
+                    return _End(message.data or _NO_STATUS, message.extra or "", handshake=echo)
+                case WSMsgType.ERROR if isinstance(message.data, CloseFrame):
                     return _End(message.data.code, message.data.reason, handshake=message.data)
                 case WSMsgType.ERROR if isinstance(message.data, WebSocketError):
                     return _End(message.data.code, str(message.data))
@@ -130,7 +130,7 @@ class Clients:
                     return _End(_ABNORMAL, "")
 
     async def _handle(self, client: Client, body: str) -> None:
-        text = await self._router.message(client.origin, body)
+        text = await self._router.message(client.info, body)
         if text is None:
             return
         try:
@@ -139,14 +139,14 @@ class Clients:
             sent = False
         self._counters.responses_dropped += not sent
 
-    async def _disconnect(self, origin: Origin, end: _End) -> None:
-        if self._faults.loses_disconnect(origin.connection_id):
+    async def _disconnect(self, info: ConnectionInfo, end: _End) -> None:
+        if self._faults.loses_disconnect(info.connection_id):
             self._counters.disconnects_lost += 1
         else:
-            await self._router.disconnect(origin, code=end.code, reason=end.reason)
+            await self._router.disconnect(info, code=end.code, reason=end.reason)
 
-    def _origin(self, request: web.BaseRequest) -> Origin:
-        return Origin(
+    def _connection_info(self, request: web.BaseRequest) -> ConnectionInfo:
+        return ConnectionInfo(
             connection_id=self._router.new_id(),
             domain_name=request.host,
             connected_at_ms=self._now_ms(),

@@ -1,4 +1,4 @@
-"""What a test can read of the emulator: what was called, what was answered, what is under way."""
+"""The emulator's counters, for tests: calls, response statuses, and calls in flight."""
 
 from collections import Counter
 from dataclasses import dataclass, field, fields
@@ -7,11 +7,11 @@ from typing import Any
 
 @dataclass(slots=True, kw_only=True)
 class Counters:
-    """Everything since the start, and the numbers of this moment.
+    """Totals since the start, and current values.
 
-    `posts`, `gets` and `deletes` are by the status answered; 0 stands for a call that got no whole answer. `throttled`
-    is by cause: "account" or "client". `connects` is by the status of the upgrade (101: accepted), `closes` by close
-    code (1006 without a closing handshake). `routes` and `route_errors` are by route key, `faults` by kind.
+    `posts`, `gets` and `deletes` are by response status; 0 counts calls without a complete response. `throttled` is by
+    cause: "account" or "client". `connects` is by the status of the upgrade (101: accepted), `closes` by close code
+    (1006 without a closing handshake). `routes` and `route_errors` are by route key, `faults` by kind.
     """
 
     posts: Counter[int] = field(default_factory=Counter)
@@ -40,7 +40,7 @@ class Counters:
             by_method[status] += 1
 
     def snapshot(self) -> dict[str, Any]:
-        """A copy made of dicts and numbers, with strings for keys: what JSON can hold."""
+        """A copy that JSON can represent: dicts and numbers, with strings as keys."""
         values = ((each.name, getattr(self, each.name)) for each in fields(self))
         return {
             name: {str(key): count for key, count in value.items()} if isinstance(value, Counter) else value

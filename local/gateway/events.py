@@ -1,8 +1,8 @@
-"""What a Lambda function sees of a WebSocket API: the shapes of its events, and identifiers that look like AWS's.
+"""The events that a WebSocket API passes to Lambda functions, and identifiers in AWS's format.
 
-Pure: everything that varies is passed in. The shapes are those of events recorded from real APIs: a request's
-`requestId` and `extendedRequestId` are the same, `messageId` exists on MESSAGE events only, headers on CONNECT and
-DISCONNECT only, query parameters only where the client sent some.
+Pure: everything that varies is passed in. The shapes are those of events recorded from real APIs: `requestId` and
+`extendedRequestId` of a request are equal, only MESSAGE events have `messageId`, only CONNECT and DISCONNECT events
+have headers, and query parameters are present only if the client sent some.
 """
 
 import base64
@@ -28,7 +28,7 @@ _CLOSE_REASONS: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Api:
-    """The deployed API that events claim to come from."""
+    """The deployed API that events refer to."""
 
     stage: str
     api_id: str
@@ -40,8 +40,8 @@ class Api:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """What is known of a client before its `$connect` runs, and what the authorizer added. It never changes after."""
+class ConnectionInfo:
+    """A client's connection: its upgrade request, and the authorizer's context. Immutable after the upgrade."""
 
     connection_id: str
     domain_name: str
@@ -54,7 +54,7 @@ class Origin:
 
 
 def new_id(rng: random.Random) -> str:
-    """An identifier of a connection, a message or a request, such as `L0SM9cOFvHcCIhw=`."""
+    """An identifier of a connection, message or request, for example `L0SM9cOFvHcCIhw=`."""
     return base64.urlsafe_b64encode(rng.randbytes(_CONNECTION_ID_BYTES)).decode()
 
 
@@ -62,28 +62,28 @@ def close_reason(code: int) -> str:
     return _CLOSE_REASONS.get(code, "")
 
 
-def connect_event(api: Api, origin: Origin, *, request_id: str, now_ms: int) -> Event:
+def connect_event(api: Api, info: ConnectionInfo, *, request_id: str, now_ms: int) -> Event:
     context = _request_context(
-        api, origin, route_key="$connect", event_type="CONNECT", request_id=request_id, now_ms=now_ms
+        api, info, route_key="$connect", event_type="CONNECT", request_id=request_id, now_ms=now_ms
     )
     forwarded = (
         ("X-Amzn-Trace-Id", f"Root=1-{now_ms // 1000:08x}-{request_id.encode().hex()[:24]}"),
-        ("X-Forwarded-For", origin.source_ip),
-        ("X-Forwarded-Port", origin.domain_name.rpartition(":")[2]),
+        ("X-Forwarded-For", info.source_ip),
+        ("X-Forwarded-Port", info.domain_name.rpartition(":")[2]),
         ("X-Forwarded-Proto", "http"),
     )
-    sent = ((name, value) for name, value in origin.headers if name.lower() not in _HOP_BY_HOP)
+    sent = ((name, value) for name, value in info.headers if name.lower() not in _HOP_BY_HOP)
     return {
         **_headers((*sent, *forwarded)),
-        **_query(origin.query),
+        **_query(info.query),
         "requestContext": context,
         "isBase64Encoded": False,
     }
 
 
-def authorizer_event(api: Api, origin: Origin, *, request_id: str, now_ms: int) -> Event:
-    """What a REQUEST authorizer gets: the CONNECT event with a little more around it."""
-    event = connect_event(api, origin, request_id=request_id, now_ms=now_ms)
+def authorizer_event(api: Api, info: ConnectionInfo, *, request_id: str, now_ms: int) -> Event:
+    """The event of a REQUEST authorizer: the CONNECT event with additional fields."""
+    event = connect_event(api, info, request_id=request_id, now_ms=now_ms)
     return {
         "type": "REQUEST",
         "methodArn": api.arn("$connect"),
@@ -95,20 +95,20 @@ def authorizer_event(api: Api, origin: Origin, *, request_id: str, now_ms: int) 
 
 
 def message_event(
-    api: Api, origin: Origin, route_key: str, body: str, *, message_id: str, request_id: str, now_ms: int
+    api: Api, info: ConnectionInfo, route_key: str, body: str, *, message_id: str, request_id: str, now_ms: int
 ) -> Event:
     context = _request_context(
-        api, origin, route_key=route_key, event_type="MESSAGE", request_id=request_id, now_ms=now_ms
+        api, info, route_key=route_key, event_type="MESSAGE", request_id=request_id, now_ms=now_ms
     )
     return {"requestContext": {**context, "messageId": message_id}, "body": body, "isBase64Encoded": False}
 
 
-def disconnect_event(api: Api, origin: Origin, *, code: int, reason: str, request_id: str, now_ms: int) -> Event:
+def disconnect_event(api: Api, info: ConnectionInfo, *, code: int, reason: str, request_id: str, now_ms: int) -> Event:
     context = _request_context(
-        api, origin, route_key="$disconnect", event_type="DISCONNECT", request_id=request_id, now_ms=now_ms
+        api, info, route_key="$disconnect", event_type="DISCONNECT", request_id=request_id, now_ms=now_ms
     )
     return {
-        **_headers((("Host", origin.domain_name), ("x-api-key", ""), ("X-Forwarded-For", ""), ("x-restapi", ""))),
+        **_headers((("Host", info.domain_name), ("x-api-key", ""), ("X-Forwarded-For", ""), ("x-restapi", ""))),
         "requestContext": {
             **context,
             "disconnectStatusCode": code,
@@ -119,7 +119,7 @@ def disconnect_event(api: Api, origin: Origin, *, code: int, reason: str, reques
 
 
 def error_message(status: int, *, connection_id: str, request_id: str) -> Event:
-    """What a client is told when its message could not be handled."""
+    """The error message to a client whose message could not be handled."""
     text = {
         HTTPStatus.FORBIDDEN.value: "Forbidden",
         HTTPStatus.UNAUTHORIZED.value: "Unauthorized",
@@ -129,9 +129,9 @@ def error_message(status: int, *, connection_id: str, request_id: str) -> Event:
 
 
 def _request_context(
-    api: Api, origin: Origin, *, route_key: str, event_type: str, request_id: str, now_ms: int
+    api: Api, info: ConnectionInfo, *, route_key: str, event_type: str, request_id: str, now_ms: int
 ) -> dict[str, Any]:
-    identity = {"sourceIp": origin.source_ip, **({"userAgent": origin.user_agent} if origin.user_agent else {})}
+    identity = {"sourceIp": info.source_ip, **({"userAgent": info.user_agent} if info.user_agent else {})}
     return {
         "routeKey": route_key,
         "eventType": event_type,
@@ -139,14 +139,14 @@ def _request_context(
         "requestTime": time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(now_ms // 1000)),
         "messageDirection": "IN",
         "stage": api.stage,
-        "connectedAt": origin.connected_at_ms,
+        "connectedAt": info.connected_at_ms,
         "requestTimeEpoch": now_ms,
         "identity": identity,
         "requestId": request_id,
-        "domainName": origin.domain_name,
-        "connectionId": origin.connection_id,
+        "domainName": info.domain_name,
+        "connectionId": info.connection_id,
         "apiId": api.api_id,
-        **({"authorizer": dict(origin.authorizer)} if origin.authorizer is not None else {}),
+        **({"authorizer": dict(info.authorizer)} if info.authorizer is not None else {}),
     }
 
 

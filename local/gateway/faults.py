@@ -1,9 +1,9 @@
-"""Faults on purpose, repeatable: which `@connections` calls go wrong, and how.
+"""Reproducible fault injection: which `@connections` calls fail, and how.
 
-A `Rule` says what happens (the fault), to which connections, and to what share. Shares are decided by a hash of the
-seed, the rule, the connection id and, where calls are chosen, how many calls the connection has had under that rule:
-never by the time or by the order of different connections. So two runs with the same ids suffer alike.
-Pure; `Faults` keeps those counts and nothing else.
+A `Rule` defines a fault, the connections it affects, and the affected share. A hash of the seed, the rule, the
+connection id and, for shares of calls, the connection's number of calls under that rule selects what is affected; time
+and the order of different connections have no influence. Two runs with the same ids see the same faults.
+Pure; the only state of `Faults` is these counts.
 """
 
 import hashlib
@@ -19,15 +19,15 @@ _HASH_RANGE: Final = 2**64
 
 
 class Delay(msgspec.Struct, frozen=True, tag=True, tag_field="kind"):
-    """The usual answer, later."""
+    """The normal response, delayed."""
 
     seconds: float
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True, tag=True, tag_field="kind"):
-    """Another answer than the usual one, documented or not. With `delivers` the call has its effect nevertheless.
+class CannedResponse(msgspec.Struct, frozen=True, kw_only=True, tag=True, tag_field="kind"):
+    """Replaces the normal response, with a documented one or any other. With `delivers` the call still takes effect.
 
-    An empty `error_type` leaves `x-amzn-ErrorType` out; the body is sent as it is and may be empty or no JSON.
+    An empty `error_type` omits `x-amzn-ErrorType`; the body is sent unchanged and may be empty or not JSON.
     """
 
     status: int
@@ -38,39 +38,40 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, tag=True, tag_field="kin
 
 
 class Reset(msgspec.Struct, frozen=True, kw_only=True, tag=True, tag_field="kind"):
-    """The TCP connection is reset instead of an answer, or closed within its headers or its body (`cut`)."""
+    """The TCP connection is reset before the response, or closed within the response's headers or body (`cut`)."""
 
     delivers: bool = False
     cut: Literal["before", "headers", "body"] = "before"
 
 
 class Stall(msgspec.Struct, frozen=True, kw_only=True, tag=True, tag_field="kind"):
-    """No answer at all for so long; then the TCP connection is reset."""
+    """No response for `seconds`; then the TCP connection is reset."""
 
     seconds: float
     delivers: bool = False
 
 
 class LostDisconnect(msgspec.Struct, frozen=True, tag=True, tag_field="kind"):
-    """The connection's `$disconnect` never reaches its route, however it ends."""
+    """The connection's `$disconnect` never reaches its route, however the connection ends."""
 
 
-Fault = Delay | Answer | Reset | Stall | LostDisconnect
+Fault = Delay | CannedResponse | Reset | Stall | LostDisconnect
 
-THROTTLED: Final = Answer(status=429, error_type="LimitExceededException", body='{"message": "Limit exceeded"}')
-"""Over a share of calls it is the account's throttle; over a share of connections, clients whose buffers are full."""
-UNAVAILABLE: Final = Answer(status=503, error_type="ServiceUnavailableException", body='{"message": null}')
-INTERNAL_ERROR: Final = Answer(
+THROTTLED: Final = CannedResponse(status=429, error_type="LimitExceededException", body='{"message": "Limit exceeded"}')
+"""For a share of calls it simulates the account's throttle; for a share of connections, clients with full buffers."""
+UNAVAILABLE: Final = CannedResponse(status=503, error_type="ServiceUnavailableException", body='{"message": null}')
+INTERNAL_ERROR: Final = CannedResponse(
     status=500, error_type="InternalServerErrorException", body='{"message": "Internal server error"}'
 )
-NOT_JSON: Final = Answer(status=502, body="<html><body>Bad Gateway</body></html>", content_type="text/html")
-HALF_AN_ANSWER: Final = Reset(delivers=True, cut="body")
+NOT_JSON: Final = CannedResponse(status=502, body="<html><body>Bad Gateway</body></html>", content_type="text/html")
+TRUNCATED_RESPONSE: Final = Reset(delivers=True, cut="body")
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One fault and whom it strikes: the `share` of `calls`, or of `connections` (then each always or never).
+    """One fault and what it affects: a `share` of calls, or of connections (each of them always or never).
 
-    `only` restricts it to these connections, `methods` to these calls; `at_most` ends it after so many strikes.
+    `only` restricts it to these connections, `methods` to these calls. It ends once it has been applied `max_count`
+    times.
     """
 
     fault: Fault
@@ -78,25 +79,25 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     of: Literal["calls", "connections"] = "calls"
     only: frozenset[str] | None = None
     methods: frozenset[str] = frozenset({"POST"})
-    at_most: int | None = None
+    max_count: int | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.share <= 1.0:
             raise ValueError("share must be between 0 and 1")
-        if isinstance(self.fault, Answer):
+        if isinstance(self.fault, CannedResponse):
             HTTPStatus(self.fault.status)
 
 
 @dataclass(slots=True)
 class _Record:
-    """What has happened under one rule."""
+    """The counts of one rule."""
 
     calls: Counter[str] = field(default_factory=Counter)
-    strikes: int = 0
+    applied: int = 0
 
 
 class Faults:
-    """The rules in force. The first one that strikes decides."""
+    """The active rules. The first one that applies decides."""
 
     def __init__(self, rules: Iterable[Rule] = (), *, seed: int = 0) -> None:
         self._seed = seed
@@ -104,28 +105,28 @@ class Faults:
         self.replace(rules)
 
     def replace(self, rules: Iterable[Rule]) -> None:
-        """Puts other rules in force, at once. No rules: no faults. Counts start again."""
+        """Replaces the rules immediately and resets all counts. Without rules there are no faults."""
         self._rules = tuple((rule, _Record()) for rule in rules)
 
-    def strike(self, method: str, connection_id: str) -> Fault | None:
-        """What this call suffers. Each call must be asked for once, as it is counted."""
+    def next_fault(self, method: str, connection_id: str) -> Fault | None:
+        """The fault of the next call, or None. It counts the call, so it must be called exactly once per call."""
         for index, (rule, record) in enumerate(self._rules):
             if method not in rule.methods or isinstance(rule.fault, LostDisconnect):
                 continue
-            if self._strikes(index, rule, record, connection_id):
+            if self._applies(index, rule, record, connection_id):
                 return rule.fault
         return None
 
     def loses_disconnect(self, connection_id: str) -> bool:
         return any(
-            isinstance(rule.fault, LostDisconnect) and self._strikes(index, rule, record, connection_id)
+            isinstance(rule.fault, LostDisconnect) and self._applies(index, rule, record, connection_id)
             for index, (rule, record) in enumerate(self._rules)
         )
 
-    def _strikes(self, index: int, rule: Rule, record: _Record, connection_id: str) -> bool:
+    def _applies(self, index: int, rule: Rule, record: _Record, connection_id: str) -> bool:
         if rule.only is not None and connection_id not in rule.only:
             return False
-        if rule.at_most is not None and record.strikes >= rule.at_most:
+        if rule.max_count is not None and record.applied >= rule.max_count:
             return False
         call = ""
         if rule.of == "calls":
@@ -134,5 +135,5 @@ class Faults:
         key = f"{self._seed}/{index}/{connection_id}/{call}".encode()
         drawn = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) / _HASH_RANGE
         chosen = drawn < rule.share
-        record.strikes += chosen
+        record.applied += chosen
         return chosen

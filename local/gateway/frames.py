@@ -1,9 +1,9 @@
-"""What API Gateway enforces on WebSocket frames, which aiohttp's reader hides: their size and their type.
+"""API Gateway's limits on WebSocket frames, which aiohttp's reader does not expose: their size and type.
 
-`FrameScanner` sees the bytes that a client sends before the reader does and walks from frame header to frame header.
-Pure: bytes in, bytes out. Frames are counted as they are on the wire, which is their true size because the emulator
-negotiates no compression. After the first offence data frames are dropped and control frames still pass, so that the
-closing handshake can be completed: closing a socket with unread data would reset it and lose the close code.
+`FrameScanner` reads a client's bytes before aiohttp's reader, from frame header to frame header. Pure: bytes in, bytes
+out. A frame's length on the wire is its true size, because the emulator negotiates no compression. After the first
+violation, data frames are dropped and control frames still pass, so that the closing handshake can be completed:
+closing a socket with unread data would reset it and lose the close code.
 """
 
 from typing import Final, NamedTuple
@@ -18,15 +18,15 @@ _LENGTH_IN_2_BYTES: Final = 126
 _LENGTH_IN_8_BYTES: Final = 127
 
 
-class Offence(NamedTuple):
-    """Why the connection must be closed, with which code."""
+class CloseFrame(NamedTuple):
+    """The close code and reason with which a connection is closed."""
 
     code: int
     reason: str
 
 
 class FrameScanner:
-    """Passes on what the limits allow. `offence` is None until something was not."""
+    """Passes on the frames that the limits allow. `violation` is set by the first one that they do not allow."""
 
     def __init__(self, *, frame_bytes: int, message_bytes: int) -> None:
         self._frame_bytes = frame_bytes
@@ -35,10 +35,10 @@ class FrameScanner:
         self._payload_left = 0
         self._passing = True
         self._message_length = 0
-        self.offence: Offence | None = None
+        self.violation: CloseFrame | None = None
 
     def scan(self, data: bytes) -> bytes:
-        """The part of the data that the reader may see. An incomplete frame header is held back until it is whole."""
+        """The data for the reader. An incomplete frame header is buffered until it is complete."""
         data = self._header + data
         passed: list[bytes] = []
         position = 0
@@ -66,22 +66,22 @@ class FrameScanner:
             self._message_length += header.payload_bytes
         else:
             self._message_length = header.payload_bytes
-        if self.offence is None:
-            self.offence = self._offence_of(header)
-        return self.offence is None
+        if self.violation is None:
+            self.violation = self._violation(header)
+        return self.violation is None
 
-    def _offence_of(self, header: "_Header") -> Offence | None:
+    def _violation(self, header: "_Header") -> CloseFrame | None:
         if header.opcode == _BINARY:
-            return Offence(UNACCEPTABLE, "Binary frames are not supported")
+            return CloseFrame(UNACCEPTABLE, "Binary frames are not supported")
         if header.payload_bytes > self._frame_bytes:
-            return Offence(TOO_BIG, f"Frame longer than {self._frame_bytes} bytes")
+            return CloseFrame(TOO_BIG, f"Frame longer than {self._frame_bytes} bytes")
         if self._message_length > self._message_bytes:
-            return Offence(TOO_BIG, f"Message longer than {self._message_bytes} bytes")
+            return CloseFrame(TOO_BIG, f"Message longer than {self._message_bytes} bytes")
         return None
 
 
 class _Header(NamedTuple):
-    """`size` includes the mask, which is never looked at."""
+    """`size` includes the mask, which is not read."""
 
     opcode: int
     payload_bytes: int
@@ -89,7 +89,7 @@ class _Header(NamedTuple):
 
     @classmethod
     def at(cls, data: bytes, position: int) -> "_Header | None":
-        """The header that starts there, or None if the data ends within it."""
+        """The header at `position`, or None if the data ends within it."""
         if len(data) < position + 2:
             return None
         opcode, length = data[position] & 0x0F, data[position + 1] & 0x7F

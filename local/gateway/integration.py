@@ -1,8 +1,8 @@
-"""Calling Lambda handlers in process: bounded threads, a context object like Lambda's, answers checked.
+"""Invokes Lambda handlers in process: on bounded threads, with a context like Lambda's, and validates their responses.
 
-A handler runs on one of a fixed number of threads. What it raises, returns or takes too long for ends in a `Failure`,
-never in an exception: the caller decides what the client gets to see. A handler that runs on after its timeout keeps
-its thread until it ends, as it would keep a Lambda environment.
+A handler runs on one of a fixed number of threads. An exception, a malformed response or a timeout results in a
+`Failure`, never in an exception: the caller decides what the client receives. A handler that runs on after its timeout
+occupies its thread until it returns, as it would occupy a Lambda environment.
 """
 
 import asyncio
@@ -26,14 +26,14 @@ _MEMORY_MB: Final = 128
 
 
 class Route(NamedTuple):
-    """A route's handler, and whether the route has a route response: only then does its answer reach the client."""
+    """A route's handler. Only with a route response (`response`) is what it returns sent to the client."""
 
     handler: Handler
     response: bool = False
 
 
 class Success(NamedTuple):
-    """A well-formed answer of a handler."""
+    """A well-formed response of a handler. Header names are lower-case."""
 
     status: int
     headers: dict[str, str]
@@ -41,7 +41,7 @@ class Success(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """What API Gateway makes of a handler that failed, and what the handler raised, if it did."""
+    """The status to which API Gateway maps a handler's failure, and the exception that it raised, if any."""
 
     status: HTTPStatus
     error: BaseException | None = None
@@ -49,7 +49,7 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LambdaContext:
-    """What the Python runtime of Lambda passes as the second argument, attribute by attribute."""
+    """The context object of Lambda's Python runtime, with all its attributes."""
 
     function_name: str
     aws_request_id: str
@@ -70,25 +70,25 @@ class LambdaContext:
 
 
 class Invoker:
-    """Runs handlers. `close` waits for those under way."""
+    """Runs handlers. `close` waits for those that are running."""
 
     def __init__(self, *, threads: int, timeout_seconds: float, region: str, account_id: str) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="handler")
         self._timeout_seconds = timeout_seconds
         self._arn_prefix = f"arn:aws:lambda:{region}:{account_id}:function"
 
-    async def call(self, handler: Handler, event: Event) -> Success | Failure:
-        """Calls a route's handler and checks its answer."""
-        answer = await self.call_raw(handler, event)
-        return answer if isinstance(answer, Failure) else checked(answer)
+    async def invoke(self, handler: Handler, event: Event) -> Success | Failure:
+        """Invokes a route's handler and validates its response."""
+        response = await self.invoke_raw(handler, event)
+        return response if isinstance(response, Failure) else parse_response(response)
 
-    async def call_raw(self, handler: Handler, event: Event) -> Any:
-        """What the handler returned, whatever it is, or a Failure."""
+    async def invoke_raw(self, handler: Handler, event: Event) -> Any:
+        """The handler's return value, unvalidated, or a Failure."""
         context = self._context(handler, event)
         running = asyncio.get_running_loop().run_in_executor(self._pool, partial(handler, event, context))
         done, _ = await asyncio.wait((running,), timeout=self._timeout_seconds)
         if not done:
-            running.add_done_callback(_retrieve)
+            running.add_done_callback(_consume_exception)
             _log.warning("handler.timeout function=%s seconds=%s", context.function_name, self._timeout_seconds)
             return Failure(HTTPStatus.GATEWAY_TIMEOUT)
         if error := running.exception():
@@ -111,15 +111,15 @@ class Invoker:
         )
 
 
-def checked(answer: Any) -> Success | Failure:
-    """A handler's answer in the proxy format; anything else is the handler's fault, as it is for API Gateway."""
+def parse_response(response: Any) -> Success | Failure:
+    """A handler's response in the proxy format. As in API Gateway, any other value is a failure of the handler."""
     malformed = Failure(HTTPStatus.INTERNAL_SERVER_ERROR)
-    if not isinstance(answer, Mapping):
+    if not isinstance(response, Mapping):
         return malformed
-    status, body, headers = answer.get("statusCode"), answer.get("body") or "", answer.get("headers") or {}
+    status, body, headers = response.get("statusCode"), response.get("body") or "", response.get("headers") or {}
     if not isinstance(status, int) or not isinstance(body, str) or not isinstance(headers, Mapping):
         return malformed
-    if answer.get("isBase64Encoded"):
+    if response.get("isBase64Encoded"):
         try:
             body = base64.b64decode(body, validate=True).decode()
         except (binascii.Error, UnicodeDecodeError):
@@ -127,7 +127,7 @@ def checked(answer: Any) -> Success | Failure:
     return Success(status, {str(name).lower(): str(value) for name, value in headers.items()}, body)
 
 
-def _retrieve(abandoned: "asyncio.Future[Any]") -> None:
-    """Looks at the result of a handler that nobody waits for any more, so that asyncio does not complain."""
+def _consume_exception(abandoned: "asyncio.Future[Any]") -> None:
+    """Retrieves the exception of a handler that timed out, so that asyncio does not log it as never retrieved."""
     if not abandoned.cancelled():
         abandoned.exception()

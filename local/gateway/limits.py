@@ -1,4 +1,4 @@
-"""The limits of a WebSocket API, and the two that need arithmetic: the account's token bucket and answer times.
+"""The limits of a WebSocket API, with the account's token bucket and the response latency.
 
 Pure: clocks and randomness are passed in, durations are monotonic seconds.
 """
@@ -9,19 +9,20 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_POST_BYTES: Final = 131_072
-"""`@connections` refuses a larger body with 413."""
+"""`@connections` rejects a larger body with 413."""
 MIN_SEND_BUFFER_BYTES: Final = 1_024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What the emulated API allows. The defaults are AWS's where AWS documents one; `None` switches a throttle off.
+    """The emulated API's limits. The defaults are AWS's documented ones, if any; `None` disables a throttle.
 
-    `send_buffer_bytes` bounds what waits for one client that does not read: a post that would exceed it is a 429 for
-    that client alone. AWS does not document its size. The kernel's own buffers hold some more on top of it.
-    Pings count as activity, which AWS does not document either. `messages_at_once` bounds how many messages of one
-    client are handled at the same time; AWS promises no order.
-    `latency_seconds` is what every `@connections` answer takes at least: a number, or a range to choose from evenly.
+    `send_buffer_bytes` bounds the data buffered for one client that does not read: a post that would exceed it gets a
+    429, for that client alone. AWS does not document its size. The kernel's own buffers hold additional data.
+    Pings count as activity, which AWS does not document either. `max_concurrent_messages` bounds how many messages of
+    one client are handled concurrently; AWS guarantees no order.
+    `latency_seconds` is the minimum latency of every `@connections` response: a number, or the bounds of a uniform
+    distribution.
     """
 
     message_bytes: int = 131_072
@@ -31,7 +32,7 @@ class Limits:
     integration_timeout_seconds: float = 29.0
     close_seconds: float = 5.0
     send_buffer_bytes: int = 262_144
-    messages_at_once: int = 4
+    max_concurrent_messages: int = 4
     requests_per_second: float | None = 10_000.0
     request_burst: int = 5_000
     latency_seconds: float | tuple[float, float] = 0.0
@@ -39,11 +40,11 @@ class Limits:
     def __post_init__(self) -> None:
         if self.send_buffer_bytes < MIN_SEND_BUFFER_BYTES:
             raise ValueError(f"send_buffer_bytes must be at least {MIN_SEND_BUFFER_BYTES}")
-        if self.messages_at_once < 1:
-            raise ValueError("messages_at_once must be at least 1")
+        if self.max_concurrent_messages < 1:
+            raise ValueError("max_concurrent_messages must be at least 1")
 
     def latency(self, rng: random.Random) -> float:
-        """How long one answer takes, in seconds."""
+        """The latency of one response, in seconds."""
         if isinstance(self.latency_seconds, tuple):
             return rng.uniform(*self.latency_seconds)
         return self.latency_seconds
@@ -55,7 +56,7 @@ class Limits:
 
 
 class TokenBucket:
-    """Admits `rate` calls a second in the long run and `burst` at once. It starts full.
+    """Admits `rate` calls per second on average and bursts of `burst` calls. It starts full.
 
     >>> bucket = TokenBucket(rate=10, burst=1, clock=lambda: 0.0)
     >>> bucket.take(), bucket.take()
@@ -72,7 +73,7 @@ class TokenBucket:
         self._filled_at = clock()
 
     def take(self) -> bool:
-        """Whether there was a token. Refused calls cost nothing."""
+        """Takes a token. Whether there was one; rejected calls cost nothing."""
         now = self._clock()
         self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate)
         self._filled_at = now

@@ -1,7 +1,7 @@
-"""The Lambda side of a WebSocket API: which route an event goes to, and what the client gets to see of its answer.
+"""The Lambda side of a WebSocket API: selects an event's route, and determines what the client receives.
 
-Every failure of a handler becomes a status or a text here, never an exception. `$connect` and `$disconnect` are never
-selected by a message and never fall back to `$default`.
+Every failure of a handler becomes a status or an error message here, never an exception. `$connect` and `$disconnect`
+are never selected by a message and never fall back to `$default`.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from local.gateway import events
 from local.gateway.authorizer import Authorizer, Denied, decide, denied, has_identity
 from local.gateway.counters import Counters
-from local.gateway.events import Api, Origin
+from local.gateway.events import Api, ConnectionInfo
 from local.gateway.integration import Failure, Invoker, Route, Success
 
 CONNECT: Final = "$connect"
@@ -24,15 +24,15 @@ DEFAULT: Final = "$default"
 _CLIENT_ERROR: Final = 300
 
 
-class Admitted(NamedTuple):
-    """The upgrade may happen; `origin` has the authorizer's context, `protocol` is `$connect`'s choice."""
+class UpgradeAccepted(NamedTuple):
+    """The upgrade is accepted; `info` has the authorizer's context, `protocol` is the one that `$connect` chose."""
 
-    origin: Origin
+    info: ConnectionInfo
     protocol: str | None
 
 
-class Refused(NamedTuple):
-    """The upgrade is answered with this status and JSON body."""
+class UpgradeRejected(NamedTuple):
+    """The upgrade is rejected with this status and JSON body."""
 
     status: int
     body: dict[str, Any]
@@ -50,7 +50,7 @@ def select_route(body: str, routes: Mapping[str, Route]) -> str | None:
 
 
 class Router:
-    """Calls the routes of one API."""
+    """Invokes the routes of one API."""
 
     def __init__(
         self,
@@ -71,62 +71,62 @@ class Router:
         self._now_ms = now_ms
         self._authorizer = authorizer
 
-    async def admit(self, origin: Origin) -> Admitted | Refused:
-        """The authorizer's decision, then `$connect`'s."""
+    async def admit(self, info: ConnectionInfo) -> UpgradeAccepted | UpgradeRejected:
+        """Invokes the authorizer, then `$connect`: whether the upgrade is accepted."""
         if self._authorizer:
-            context = await self._authorize(self._authorizer, origin)
+            context = await self._authorize(self._authorizer, info)
             if isinstance(context, Denied):
-                return self._refused(context.status, origin)
-            origin = replace(origin, authorizer=context)
+                return self._reject(context.status, info)
+            info = replace(info, authorizer=context)
         if CONNECT not in self._routes:
-            return Admitted(origin, None)
-        event = events.connect_event(self._api, origin, **self._stamp())
-        answer = await self._call(CONNECT, event)
-        if isinstance(answer, Failure) or not HTTPStatus.OK <= answer.status < _CLIENT_ERROR:
-            return self._refused(answer.status, origin)
-        return Admitted(origin, answer.headers.get("sec-websocket-protocol"))
+            return UpgradeAccepted(info, None)
+        event = events.connect_event(self._api, info, **self._stamp())
+        result = await self._invoke(CONNECT, event)
+        if isinstance(result, Failure) or not HTTPStatus.OK <= result.status < _CLIENT_ERROR:
+            return self._reject(result.status, info)
+        return UpgradeAccepted(info, result.headers.get("sec-websocket-protocol"))
 
-    async def message(self, origin: Origin, body: str) -> str | None:
-        """What the client is answered: a route response, an error, or nothing."""
+    async def message(self, info: ConnectionInfo, body: str) -> str | None:
+        """Invokes the message's route. Returns a route response, an error message, or None."""
         stamp = self._stamp()
         key = select_route(body, self._routes)
         if key is None:
-            answer: Success | Failure = Failure(HTTPStatus.FORBIDDEN)
+            result: Success | Failure = Failure(HTTPStatus.FORBIDDEN)
         else:
-            event = events.message_event(self._api, origin, key, body, message_id=self.new_id(), **stamp)
-            answer = await self._call(key, event)
-        if isinstance(answer, Failure):
-            return json.dumps(_error(answer.status, origin, stamp["request_id"]))
-        return answer.body or None if key and self._routes[key].response else None
+            event = events.message_event(self._api, info, key, body, message_id=self.new_id(), **stamp)
+            result = await self._invoke(key, event)
+        if isinstance(result, Failure):
+            return json.dumps(_error(result.status, info, stamp["request_id"]))
+        return result.body or None if key and self._routes[key].response else None
 
-    async def disconnect(self, origin: Origin, *, code: int, reason: str) -> None:
+    async def disconnect(self, info: ConnectionInfo, *, code: int, reason: str) -> None:
         if DISCONNECT in self._routes:
-            event = events.disconnect_event(self._api, origin, code=code, reason=reason, **self._stamp())
-            await self._call(DISCONNECT, event)
+            event = events.disconnect_event(self._api, info, code=code, reason=reason, **self._stamp())
+            await self._invoke(DISCONNECT, event)
 
     def new_id(self) -> str:
         return events.new_id(self._rng)
 
-    async def _authorize(self, authorizer: Authorizer, origin: Origin) -> dict[str, Any] | Denied:
-        if not has_identity(authorizer, origin):
+    async def _authorize(self, authorizer: Authorizer, info: ConnectionInfo) -> dict[str, Any] | Denied:
+        if not has_identity(authorizer, info):
             return Denied(HTTPStatus.UNAUTHORIZED)
-        event = events.authorizer_event(self._api, origin, **self._stamp())
-        policy = await self._invoker.call_raw(authorizer.handler, event)
+        event = events.authorizer_event(self._api, info, **self._stamp())
+        policy = await self._invoker.invoke_raw(authorizer.handler, event)
         return denied(policy) if isinstance(policy, Failure) else decide(policy, event["methodArn"])
 
-    async def _call(self, key: str, event: events.Event) -> Success | Failure:
+    async def _invoke(self, key: str, event: events.Event) -> Success | Failure:
         self._counters.routes[key] += 1
-        answer = await self._invoker.call(self._routes[key].handler, event)
-        if isinstance(answer, Failure):
+        result = await self._invoker.invoke(self._routes[key].handler, event)
+        if isinstance(result, Failure):
             self._counters.route_errors[key] += 1
-        return answer
+        return result
 
-    def _refused(self, status: int, origin: Origin) -> Refused:
-        return Refused(status, _error(status, origin, self.new_id()))
+    def _reject(self, status: int, info: ConnectionInfo) -> UpgradeRejected:
+        return UpgradeRejected(status, _error(status, info, self.new_id()))
 
     def _stamp(self) -> dict[str, Any]:
         return {"request_id": self.new_id(), "now_ms": self._now_ms()}
 
 
-def _error(status: int, origin: Origin, request_id: str) -> events.Event:
-    return events.error_message(status, connection_id=origin.connection_id, request_id=request_id)
+def _error(status: int, info: ConnectionInfo, request_id: str) -> events.Event:
+    return events.error_message(status, connection_id=info.connection_id, request_id=request_id)

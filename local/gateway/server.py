@@ -4,11 +4,10 @@
         gateway.url       # ws://127.0.0.1:…/local, for clients
         gateway.endpoint  # http://127.0.0.1:…/local, for the SDK's apigatewaymanagementapi client
 
-It behaves as its AWS counterpart is documented or was observed to behave: the module docstrings of `wire`, `clients`,
-`routing`, `management`, `sigv4` and `limits` say in what. What it does not do: TLS, compression (AWS is not known to
-negotiate it), API keys, models, mapping templates, custom domains; clients' own connects and messages are not
-throttled. It listens on 127.0.0.1 unless `host` says otherwise: any program that reaches it may use its control
-interface.
+It emulates AWS's documented or observed behaviour, as described in the module docstrings of `aiohttp_adapters`,
+`clients`, `routing`, `management`, `sigv4` and `limits`. Not emulated: TLS, compression (AWS is not known to negotiate
+it), API keys, models, mapping templates, custom domains; clients' connects and messages are not throttled. It listens
+on 127.0.0.1 unless `host` is another address: any program that can connect to it may use its control interface.
 """
 
 import random
@@ -19,11 +18,13 @@ from typing import Final, Self
 
 from aiohttp import web
 
+from local.gateway.aiohttp_adapters import FrameGuardServer
 from local.gateway.authorizer import Authorizer
 from local.gateway.client import Client
 from local.gateway.clients import Clients
 from local.gateway.control import PREFIX, Control
 from local.gateway.counters import Counters
+from local.gateway.defaults import CREDENTIALS, LOOPBACK, REGION
 from local.gateway.events import Api
 from local.gateway.faults import Faults
 from local.gateway.frames import FrameScanner
@@ -32,9 +33,6 @@ from local.gateway.limits import Limits
 from local.gateway.management import Management, Post
 from local.gateway.routing import Router
 from local.gateway.sigv4 import Credentials, Verifier
-from local.gateway.wire import GuardedServer
-from local.processes import LOOPBACK
-from local.sdk import CREDENTIALS, REGION
 
 _ACCOUNT_ID: Final = "000000000000"
 _API_ID: Final = "local"
@@ -46,11 +44,11 @@ class Gateway:
     """One WebSocket API with one stage.
 
     `routes` maps route keys to routes; handlers are called as `handler(event, context)` on at most `threads` threads.
-    `credentials` may sign `@connections` calls. `on_post` is called, on the event loop, for every post that was
-    delivered. `seed` makes connection ids, and with them seeded faults, the same in every run.
-    `allowed_origins` are the only ones that WebSocket clients may have, if there are any; clients without an Origin are
-    no web pages, and not affected. `control_hosts` are names by which the control interface may be called besides those
-    of the loopback address.
+    `credentials` may sign `@connections` calls. `on_post` is called on the event loop for every delivered post. `seed`
+    makes connection ids, and therefore seeded faults, equal in every run.
+    If there are `allowed_origins`, WebSocket clients with any other Origin are rejected; clients without an Origin are
+    not web pages, and are accepted. `control_hosts` are allowed `Host` names of the control interface besides those of
+    the loopback address.
     """
 
     def __init__(
@@ -118,12 +116,12 @@ class Gateway:
 
     @property
     def port(self) -> int:
-        """The port it listens on, once it has started."""
+        """The port on which it listens, once started."""
         return self._port
 
     @property
     def url(self) -> str:
-        """Where WebSocket clients connect."""
+        """The URL for WebSocket clients."""
         return f"ws://{self._host}:{self._port}/{self._stage}"
 
     @property
@@ -133,19 +131,19 @@ class Gateway:
 
     @property
     def connections(self) -> Mapping[str, Client]:
-        """The clients that can be posted to at this moment, by connection id."""
+        """The open connections' clients, by connection id."""
         return self._clients.open
 
-    def vanish(self, connection_id: str) -> None:
-        """Cuts a client off: it is gone, and no `$disconnect` is called. Raises KeyError if it is not connected."""
-        self._clients.vanish(connection_id)
+    def drop(self, connection_id: str) -> None:
+        """Aborts a client's connection without `$disconnect`. Raises KeyError if it is not connected."""
+        self._clients.drop(connection_id)
 
     async def start(self) -> None:
         """Returns when clients can connect. Raises OSError if the port is taken."""
         listener = socket.create_server((self._host, self._port), backlog=_BACKLOG)
         self._port = listener.getsockname()[1]
         limits = self._limits
-        server = GuardedServer(
+        server = FrameGuardServer(
             self._handle,
             new_scanner=lambda: FrameScanner(frame_bytes=limits.frame_bytes, message_bytes=limits.message_bytes),
             access_log=None,
@@ -156,9 +154,9 @@ class Gateway:
         await web.SockSite(self._runner, listener, backlog=_BACKLOG).start()
 
     async def stop(self) -> None:
-        """Cuts off whoever is still connected, without calling routes, and returns when no handler runs any more."""
+        """Aborts all connections without invoking routes, and returns once no handler is running."""
         for connection_id in list(self._clients.open):
-            self._clients.vanish(connection_id)
+            self._clients.drop(connection_id)
         if self._runner:
             await self._runner.cleanup()
         self._invoker.close()

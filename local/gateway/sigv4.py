@@ -1,8 +1,8 @@
-"""Verification of AWS Signature Version 4 in the `Authorization` header, as execute-api does it.
+"""Verifies AWS Signature Version 4 in the `Authorization` header, like execute-api.
 
-Pure but for the clock, which is passed in, and cheap, because it runs once a post: the signing key, four of the five
-HMACs, is computed once a day and credential. The canonical path is the one on the wire encoded once more: the `=` at
-the end of a connection id, `%3D` on the wire, is signed as `%253D`.
+Pure except for the clock, which is passed in. It is fast, because it runs once per post: the signing key, four of the
+five HMACs, is computed once per day and credential. The canonical path is the path on the wire, URI-encoded a second
+time: the `=` at the end of a connection id, `%3D` on the wire, is signed as `%253D`.
 
 Source: "Create a signed AWS API request" in the IAM user guide, and what botocore signs.
 """
@@ -17,7 +17,7 @@ from posixpath import normpath
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote
 
-if TYPE_CHECKING:  # ministack's environment, where `local.guarded_ministack` uses this module, does not have it
+if TYPE_CHECKING:  # not installed in ministack's environment, where `local.guarded_ministack` uses this module
     from multidict import MultiMapping
 
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
@@ -30,7 +30,7 @@ _SCOPE_PARTS: Final = 5
 
 
 class Credentials(NamedTuple):
-    """One principal's keys. With a session token the caller must send the same one."""
+    """One principal's keys. If there is a session token, the caller must send the same one."""
 
     access_key_id: str
     secret_access_key: str
@@ -38,14 +38,14 @@ class Credentials(NamedTuple):
 
 
 class Rejection(NamedTuple):
-    """Why a request was refused: the value of `x-amzn-ErrorType`, and the text. The status is always 403."""
+    """Why a request is rejected: the value of `x-amzn-ErrorType`, and the message. The status is always 403."""
 
     error_type: str
     message: str
 
 
 class Authorization(NamedTuple):
-    """What an `Authorization` header says."""
+    """A parsed `Authorization` header."""
 
     access_key_id: str
     date: str
@@ -57,7 +57,7 @@ class Authorization(NamedTuple):
 
 
 class Verifier:
-    """Verifies requests against a set of credentials, which may change while it runs (a revoked key, a rotation)."""
+    """Verifies requests against a set of credentials, which may change at any time (revocation, rotation)."""
 
     def __init__(
         self, credentials: Mapping[str, Credentials], *, region: str, clock: Callable[[], float] = time.time
@@ -67,7 +67,7 @@ class Verifier:
         self._clock = clock
 
     def verify(self, method: str, target: str, headers: "MultiMapping[str]", body: bytes) -> Rejection | None:
-        """None if the signature is good. `target` is the request target as it was on the wire: path and query."""
+        """None if the signature is valid. `target` is the request target on the wire: path and query."""
         header = headers.get("Authorization")
         if not header:
             return Rejection("MissingAuthenticationTokenException", "Missing Authentication Token")
@@ -108,7 +108,7 @@ class Verifier:
 def canonical_request(
     method: str, target: str, headers: "MultiMapping[str]", signed_headers: tuple[str, ...], body: bytes
 ) -> str:
-    """The text that both sides hash and sign, for all services but S3."""
+    """The canonical request that both sides sign, for all services but S3."""
     path, _, query = target.partition("?")
     signed = [(name, headers.getall(name, [])) for name in signed_headers]
     return canonical_text(method, canonical_path(path), query, signed, body_hash(body))
@@ -117,7 +117,7 @@ def canonical_request(
 def canonical_text(
     method: str, path: str, query: str, signed: Iterable[tuple[str, Sequence[str]]], payload_hash: str
 ) -> str:
-    """The text of a request with this canonical path. `signed` are the signed headers, by name and values."""
+    """The canonical request with this canonical path. `signed` are the signed headers: names and their values."""
     lines = [(name, _header_value(values)) for name, values in signed]
     return "\n".join(
         (
@@ -133,7 +133,7 @@ def canonical_text(
 
 
 def canonical_path(path: str) -> str:
-    """The path on the wire, as it is signed for all services but S3."""
+    """The canonical path of the path on the wire, for all services but S3."""
     return quote(_normalized(path), safe="/~")
 
 
@@ -142,13 +142,13 @@ def body_hash(body: bytes) -> str:
 
 
 def is_signed_with(secret: str, authorization: Authorization, timestamp: str, canonical: str) -> bool:
-    """Whether the signature is the one that this secret makes of the canonical text."""
+    """Whether this secret made the signature of the canonical request."""
     expected = _signature(secret, authorization, timestamp, canonical)
     return hmac.compare_digest(expected.encode(), authorization.signature.encode("utf-8", "surrogateescape"))
 
 
 def parse_authorization(header: str) -> Authorization | Rejection:
-    """What the header says, or why it cannot be a signature."""
+    """The parsed header, or why it is malformed."""
     algorithm, _, rest = header.partition(" ")
     if algorithm != ALGORITHM:
         return _incomplete(f"Unsupported AWS 'algorithm': '{algorithm}'")
@@ -164,7 +164,7 @@ def parse_authorization(header: str) -> Authorization | Rejection:
 
 
 def check_date(scope_date: str, timestamp: str, now: float) -> Rejection | None:
-    """Why a signature of that time does not count now. None if it does."""
+    """Why a signature of that date and time is not valid now, or None if it is."""
     signed_at = _epoch(timestamp)
     if signed_at is None:
         return _incomplete(f"Authorization header requires existence of a valid 'X-Amz-Date', not '{timestamp}'.")

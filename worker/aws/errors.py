@@ -1,4 +1,4 @@
-"""Errors of AWS, of the SDK, of HTTP and of decoding, as the ports' own. No other error of theirs leaves `worker.aws`.
+"""Translate errors of AWS, the SDK, HTTP and decoding into the ports' errors. No others leave `worker.aws`.
 
 Sources: the API references of SQS and DynamoDB; botocore's exceptions.
 """
@@ -16,7 +16,7 @@ from worker.ports import DependencyError, MessageRejected, NoResponse, PortError
 
 _RECEIPTS: Final = {
     "ReceiptHandleIsInvalid": StaleReceipt,
-    "InvalidParameterValue": StaleReceipt,  # what SQS says of a receipt handle that has expired
+    "InvalidParameterValue": StaleReceipt,  # what SQS returns for a receipt handle that has expired
     "MessageNotInflight": StaleReceipt,
 }
 _MESSAGES: Final = {
@@ -30,7 +30,7 @@ CLASSES: Final[Mapping[str, Mapping[str, type[PortError]]]] = {
     "SendMessage": _MESSAGES,
     "SendMessageBatch": _MESSAGES,
 }
-"""By operation and by a part of the error's code. What is not here may succeed when it is retried."""
+"""Errors by operation and by a part of their code. All others may succeed when they are retried."""
 
 SDK_ERRORS: Final = (
     ClientError,
@@ -38,10 +38,11 @@ SDK_ERRORS: Final = (
     ResponseParserError,
     HttpError,
     msgspec.MsgspecError,
+    UnicodeDecodeError,
     OSError,
     TimeoutError,
 )
-"""What the SDK raises when a service, the network or the credentials are at fault."""
+"""What the SDK raises if a service, the network or the credentials fail."""
 
 
 class ServiceError(DependencyError):
@@ -53,7 +54,7 @@ class ServiceError(DependencyError):
 
 
 def to_error(operation: str, code: str) -> PortError:
-    """The error of an entry of a batch, or of a whole call."""
+    """The error for one entry of a batch, or for a whole call."""
     for part, error in CLASSES.get(operation, {}).items():
         if part in code:
             return error(code)
@@ -62,19 +63,21 @@ def to_error(operation: str, code: str) -> PortError:
 
 @contextmanager
 def sdk_errors() -> Iterator[None]:
-    """Raises DependencyError for what the SDK raises, with its code or its class, never its message."""
+    """Translate what the SDK raises into DependencyError, with its code or class name, never its message."""
     try:
         yield
     except SDK_ERRORS as error:
         if isinstance(error, ClientError):
             code = str(error.response.get("Error", {}).get("Code", "ClientError"))
-            raise to_error(error.operation_name, code) from error
+            # StaleReceipt is for single entries of a batch: a whole call that fails may succeed when it is retried.
+            rejectable = error.operation_name.startswith("SendMessage")
+            raise (to_error(error.operation_name, code) if rejectable else ServiceError(code)) from error
         raise DependencyError(type(error).__name__) from error
 
 
 @contextmanager
 def reading_response() -> Iterator[None]:
-    """Raises NoResponse if what the service returned is not what its API reference says."""
+    """Raise NoResponse if a response does not have the form that the service's API reference specifies."""
     try:
         yield
     except (msgspec.MsgspecError, ValueError, LookupError) as error:

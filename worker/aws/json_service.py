@@ -1,8 +1,8 @@
-"""Calls to SQS and DynamoDB, over the same pool, parser and signatures as the posts.
+"""Calls to SQS and DynamoDB over the same connection pool, parser and signer as the posts.
 
-Through the SDK's client a call costs one to three milliseconds of CPU, and parsing a page of 1 MB stops the loop for
-180 ms. For rooms of five members that is more than the posts themselves. Both services speak a simple protocol: an
-operation's name in a header, JSON in both directions. Endpoints, Region and credentials are still the SDK's.
+With the SDK's client a call costs one to three milliseconds of CPU, and parsing a page of 1 MB stops the event loop for
+180 ms. For rooms of five members that is more than the posts themselves. Both services use a simple protocol: the
+operation's name in a header, and JSON in both directions. Endpoints, Region and credentials still come from the SDK.
 """
 
 import asyncio
@@ -19,27 +19,27 @@ from worker.observe.metrics import ServiceCalls
 from worker.ports import NoResponse
 from worker.transport.pool import Pool
 from worker.transport.resolver import refresh_addresses
-from worker.transport.responses import PLAIN_200, Answer
+from worker.transport.responses import PLAIN_200, Response
 from worker.transport.signing import Address, Credentials, Signer
 
 _SWEEP_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 0.002
 _OK: Final = 200
 CONDITION_FAILED: Final = "ConditionalCheckFailedException"
-"""An answer that callers ask for, and no failure."""
+"""An error that callers provoke on purpose; it does not count as a failed call."""
 
 
 class _Call:
-    __slots__ = ("answer", "body", "operation")
+    __slots__ = ("body", "future", "operation")
 
-    def __init__(self, operation: str, body: bytes, answer: "asyncio.Future[bytes]") -> None:
+    def __init__(self, operation: str, body: bytes, future: "asyncio.Future[bytes]") -> None:
         self.operation = operation
         self.body = body
-        self.answer = answer
+        self.future = future
 
 
 class JsonService:
-    """Calls one service while `run` runs. `prefix` comes before the operations' names: `AmazonSQS`, for one."""
+    """Calls one service while `run` runs. `prefix` precedes operation names in the target header, as in `AmazonSQS`."""
 
     def __init__(
         self,
@@ -53,10 +53,10 @@ class JsonService:
         tls: ssl.SSLContext | None,
         calls: ServiceCalls,
     ) -> None:
-        address = Address.of(url)
+        address = Address.from_url(url)
         self._signer = Signer(address, region, service)
         self._pool: Pool[_Call] = Pool(
-            address, size=connections, owner=self, tls=tls if address.scheme == "https" else None
+            address, size=connections, handler=self, tls=tls if address.scheme == "https" else None
         )
         self._service = service
         self._calls = calls
@@ -64,7 +64,7 @@ class JsonService:
         self._content_type = f"application/x-amz-json-{json_version}"
         self._waiting: deque[_Call] = deque()
         self._swept_at = 0.0
-        self._failure: asyncio.Future[None] | None = None
+        self._poll_error: asyncio.Future[None] | None = None
 
     def use(self, credentials: Credentials) -> None:
         self._signer.use(credentials)
@@ -75,32 +75,32 @@ class JsonService:
         return await self.begin(operation, body)
 
     def begin(self, operation: str, body: bytes) -> "asyncio.Future[bytes]":
-        """Call now and await the response later."""
+        """Start a call. The response's body may be awaited later, or never."""
         call = _Call(operation, body, asyncio.get_running_loop().create_future())
         self._waiting.append(call)
         self._start()
-        return call.answer
+        return call.future
 
     async def run(self) -> None:
-        """Until cancelled. Whatever a poll raises is raised here."""
+        """Run until cancelled. Errors raised while polling are raised here."""
         loop = asyncio.get_running_loop()
-        self._failure = loop.create_future()
-        resolving = asyncio.create_task(refresh_addresses(self._pool))
+        self._poll_error = loop.create_future()
+        resolving = asyncio.create_task(refresh_addresses(self._pool), name=f"addresses of {self._service}")
         descriptor = self._pool.fileno()
         if descriptor is not None:
             loop.add_reader(descriptor, self._poll)
         try:
-            while not self._failure.done():
+            while not self._poll_error.done():
                 self._poll()
-                # With a descriptor the loop polls when there is something; this is for time-outs and back-off.
+                # With a descriptor the event loop polls when there is data; the timeout serves timeouts and backoff.
                 await asyncio.wait(
-                    {self._failure, resolving},
+                    {self._poll_error, resolving},
                     timeout=0.05 if descriptor is not None else _POLL_SECONDS,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 if resolving.done():
                     resolving.result()
-            self._failure.result()
+            self._poll_error.result()
         finally:
             if descriptor is not None:
                 loop.remove_reader(descriptor)
@@ -108,7 +108,7 @@ class JsonService:
             self._pool.close()
 
     def _poll(self) -> None:
-        assert self._failure is not None  # noqa: S101 - `run` has made it
+        assert self._poll_error is not None  # noqa: S101 - set by `run`
         try:
             now = time.monotonic()
             self._pool.poll(now)
@@ -116,79 +116,82 @@ class JsonService:
                 self._swept_at = now
                 self._pool.sweep(now)
             self._start()
-        except Exception as error:  # noqa: BLE001 - a callback's error would go to the loop; it must end the service
-            if not self._failure.done():
-                self._failure.set_exception(error)
+        except Exception as error:  # noqa: BLE001 - the loop would swallow a callback's error; it must end the service
+            if not self._poll_error.done():
+                self._poll_error.set_exception(error)
 
     def _start(self) -> None:
-        """Send what waits, as far as connections are there."""
+        """Send waiting calls on idle connections."""
         if not self._waiting or not self._signer.ready:
             return
         now = time.monotonic()
         while self._waiting and self._pool.idle:
             call = self._waiting.popleft()
-            if call.answer.done():
-                continue  # whoever asked has been cancelled
+            if call.future.done():
+                continue  # the caller has been cancelled
             self._pool.send(call, self._request(call), now)
         if not self._waiting:
             return
-        self._pool.want(len(self._waiting), now)
+        self._pool.request_connections(len(self._waiting), now)
         if self._pool.problem is not None and not self._pool.open_connections:
-            # No connection can be had: say so to whoever waits, and let them decide how long to wait.
+            # No connection can be opened: fail the waiting calls, so that their callers decide how long to wait.
             while self._waiting:
-                self.failed(self._waiting.popleft(), self._pool.problem, 0.0, now)
+                self.on_failure(self._waiting.popleft(), self._pool.problem, 0.0, now)
 
     def _request(self, call: _Call) -> bytes:
         headers = {"content-type": self._content_type, "x-amz-target": f"{self._prefix}.{call.operation}"}
         return self._signer.prepare("/", headers, call.body, int(time.time())).request()
 
-    # The pool's owner
+    # ExchangeHandler
 
     def on_plain_responses(self, exchanges: Sequence[_Call], seconds: list[float], now: float) -> None:
         for call, each in zip(exchanges, seconds, strict=True):
-            self.answered(call, PLAIN_200, each, now)
+            self.on_response(call, PLAIN_200, each, now)
 
-    def answered(self, exchange: _Call, answer: Answer, seconds: float, now: float) -> None:
+    def on_response(self, exchange: _Call, response: Response, seconds: float, now: float) -> None:
         del now
-        error = None if answer.status == _OK else ServiceError(_code(answer), answer.body)
-        self._calls.answered(
+        error = None if response.status == _OK else ServiceError(_code(response), response.body)
+        self._calls.record_response(
             self._service,
             exchange.operation,
             seconds,
             error=error is not None and error.code != CONDITION_FAILED,
         )
-        if exchange.answer.done():
+        if exchange.future.done():
             return
         if error is None:
-            exchange.answer.set_result(answer.body)
+            exchange.future.set_result(response.body)
         else:
-            exchange.answer.set_exception(error)
+            exchange.future.set_exception(error)
 
-    def failed(self, exchange: _Call, reason: str, seconds: float, now: float) -> None:
+    def on_failure(self, exchange: _Call, reason: str, seconds: float, now: float) -> None:
         del seconds, now
-        self._calls.failed(self._service, exchange.operation)
-        if not exchange.answer.done():
-            exchange.answer.set_exception(NoResponse(reason))
+        self._calls.record_failure(self._service, exchange.operation)
+        if not exchange.future.done():
+            exchange.future.set_exception(NoResponse(reason))
 
     def retry_request(self, exchange: _Call, now: float) -> bytes | None:
-        """The same call once more, for its connection had died.
+        """The same call, to be retried because its connection had been closed.
 
-        The service may have executed it all the same. That is no other than what callers do after NoResponse, so every
-        call has to bear it: a receive leaves messages that become visible again, deletions repeat harmlessly, and
-        writes are conditional on whose claim it is. A new kind of call must be as safe to repeat.
+        The service may have executed it nevertheless. Callers retry after NoResponse in the same way, so every call
+        must be safe to repeat: messages of a lost receive become visible again, deletions are idempotent, and writes
+        are conditional on the claim. A new kind of call must be as safe to repeat.
         """
         del now
-        return None if exchange.answer.done() else self._request(exchange)
+        return None if exchange.future.done() else self._request(exchange)
 
 
 class _Error(msgspec.Struct):
     type: str = msgspec.field(name="__type", default="")
 
 
-def _code(answer: Answer) -> str:
-    """`com.amazonaws.dynamodb.v20120810#ThrottlingException` is ThrottlingException; without one, the status."""
+def _code(response: Response) -> str:
+    """The error's name, such as ThrottlingException in `com.amazonaws.dynamodb.v20120810#ThrottlingException`.
+
+    If the body names no error, the HTTP status.
+    """
     try:
-        name = msgspec.json.decode(answer.body, type=_Error).type
+        name = msgspec.json.decode(response.body, type=_Error).type
     except (msgspec.MsgspecError, UnicodeDecodeError):
         name = ""
-    return name.rpartition("#")[2] or f"status {answer.status}"
+    return name.rpartition("#")[2] or f"status {response.status}"

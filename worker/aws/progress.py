@@ -1,11 +1,12 @@
 """Claims, checkpoints and completions in DynamoDB: conditional writes to a broadcast's progress item.
 
-`worker.decisions.claims` says who may go on with a broadcast, `progress_item` what the item looks like. Most claims are decided
-by the condition of their first write, which says the same as `judge` does; where it fails, the item comes back with
-the failure, is judged, and is taken only if it is still as it was seen.
+`worker.decisions.claims` decides which message may resume a broadcast; `progress_item` defines the item's form. Most
+claims are decided by the condition of their first write, which is equivalent to `decide`. If the condition fails, the
+error contains the item; it is judged, and claimed only if it has not changed since it was read.
 
-Every write but the claim and the completion is conditional on `claimed_by`: where that fails, somebody else has taken
-over. A completion needs no condition: it says that every member has an outcome, which is true whoever has the claim.
+All writes except claims and completions are conditional on `claimed_by`: if that condition fails, another worker has
+taken over. A completion needs no condition: it records that every member has an outcome, whichever worker holds the
+claim.
 """
 
 import time
@@ -19,22 +20,36 @@ from gatecast.broadcast import Broadcast
 from gatecast.table import Key
 from worker.aws.errors import ServiceError, reading_response
 from worker.aws.json_service import CONDITION_FAILED, JsonService
-from worker.aws.progress_item import TTL_SECONDS, CompletedKey, ProgressItem, Unreadable, completed_item, read
+from worker.aws.progress_item import TTL_SECONDS, CompletedKey, ProgressItem, UnreadableItem, completed_item, parse_item
 from worker.batcher import Batcher
 from worker.decisions.checkpoint import Checkpoint
-from worker.decisions.claims import Claimant, NotClaimed, Resumption, judge
+from worker.decisions.claims import Claimant, NotClaimed, Resumption, decide
 from worker.ports import Claim, DamagedProgress, DependencyError
 
 _MAX_CLAIMS: Final = 25
-_CLAIM_WITHIN_SECONDS: Final = 0.003
+_CLAIM_WAIT_SECONDS: Final = 0.003
 _TAKE_OVER: Final = (
     "attribute_not_exists(completed_at) AND (attribute_not_exists(pk) OR attribute_not_exists(message_id)"
     " OR (message_id = :message_id AND (receives < :receives OR claimed_by = :claimed_by)))"
 )
-_CLAIMED: Final = "claimed_by = :claimed_by"
+_IS_CLAIMED: Final = "claimed_by = :claimed_by"
+_VERSION_ATTRIBUTES: Final = ("message_id", "claimed_by", "renewed_at", "completed_at")
+"""If these are unchanged, the item is unchanged since it was read."""
+_KEEP_CHECKPOINT: Final = "REMOVE renewed_at"
+_REMOVE_CHECKPOINT: Final = "REMOVE renewed_at, completed_at, #cursor, pending"
+_CLAIM_ATTRIBUTES: Final = (
+    "pk",
+    "sk",
+    "message_id",
+    "claimed_by",
+    "receives",
+    "claimed_at",
+    "expires_at",
+    "progressed_at_receive",
+)
 
 
-class _HeldBy(Exception):  # noqa: N818 - it says what is the case
+class _ConditionNotMet(Exception):
     def __init__(self, item: ProgressItem) -> None:
         self.item = item
 
@@ -78,35 +93,36 @@ class Progress:
         self._service = service
         self._table = table
         self._wall_clock = wall_clock
-        values = ", ".join(f"'{name}': ?" for name in _INSERTED)
-        self._insert = f'INSERT INTO "{table}" VALUE {{{values}}}'  # the table's name is the operator's, and checked
-        self._insertions: Batcher[list[dict[str, str]], str | None] = Batcher(
-            self._insert_batch, most=_MAX_CLAIMS, wait_seconds=_CLAIM_WITHIN_SECONDS, urgent=True
+        values = ", ".join(f"'{name}': ?" for name in _CLAIM_ATTRIBUTES)
+        # The operator configures the table's name, and it is validated, so it cannot inject anything.
+        self._insert = f'INSERT INTO "{table}" VALUE {{{values}}}'
+        self._first_claims: Batcher[list[dict[str, str]], str | None] = Batcher(
+            self._insert_claims, max_items=_MAX_CLAIMS, wait_seconds=_CLAIM_WAIT_SECONDS, urgent=True
         )
 
     async def claim(self, broadcast: Broadcast, claimant: Claimant) -> Claim | NotClaimed:
-        """One conditional write; those of one moment share a call. Repeating it for a claimant changes nothing.
+        """One conditional write; concurrent claims share a call. Idempotent per claimant.
 
-        Raises DamagedProgress for an item that no worker can have written as it is.
+        Raises DamagedProgress for an item that no worker can have written.
         """
         pk, sk = keys.progress_pk(broadcast.room or "", broadcast.id), keys.progress_sk(broadcast.part)
         now = int(self._wall_clock())
-        if claimant.receives == 1:
-            values = (pk, sk, claimant.message_id, claimant.token)
-            numbers = (claimant.receives, now, now + TTL_SECONDS, claimant.waited)
+        if claimant.receive_count == 1:
+            values = (pk, sk, claimant.message_id, claimant.claim_id)
+            numbers = (claimant.receive_count, now, now + TTL_SECONDS, claimant.waited)
             row = [*({"S": value} for value in values), *({"N": str(number)} for number in numbers)]
-            code = await self._insertions.ask(row)
+            code = await self._first_claims.submit(row)
             if code is None:
                 return _claim(keys.key(pk, sk), claimant, Checkpoint(), 0)
             if "DuplicateItem" not in code:
                 raise DependencyError(code)
         try:
             return await self._take_over(broadcast, keys.key(pk, sk), claimant, now)
-        except Unreadable as error:
+        except UnreadableItem as error:
             raise DamagedProgress(pk) from error
 
-    async def _insert_batch(self, rows: Sequence[list[dict[str, str]]]) -> list[str | None]:
-        first = {(row[0]["S"], row[1]["S"]): row for row in reversed(rows)}  # a call takes each key once
+    async def _insert_claims(self, rows: Sequence[list[dict[str, str]]]) -> list[str | None]:
+        first = {(row[0]["S"], row[1]["S"]): row for row in reversed(rows)}  # a call may contain each key only once
         body = {"Statements": [{"Statement": self._insert, "Parameters": row} for row in first.values()]}
         response_body = await self._service.call("BatchExecuteStatement", msgspec.json.encode(body))
         with reading_response():
@@ -118,10 +134,10 @@ class Progress:
         return [codes.get(id(row), "DuplicateItem") for row in rows]
 
     async def _take_over(self, broadcast: Broadcast, key: Key, claimant: Claimant, now: int) -> Claim | NotClaimed:
-        """Of an item that is there already, as a rule."""
+        """Claim an item that normally exists already."""
         try:
             before = await self._write_claim(key, claimant, now, condition=_TAKE_OVER, waited=claimant.waited)
-        except _HeldBy as held:
+        except _ConditionNotMet as held:
             item = held.item
         else:
             progressed_at = before.progressed_at()
@@ -129,28 +145,33 @@ class Progress:
                 key, claimant, before.start(broadcast), claimant.waited if progressed_at is None else progressed_at
             )
         standing = item.standing(now)
-        verdict = judge(standing, claimant, now)
+        verdict = decide(standing, claimant, now)
         if isinstance(verdict, NotClaimed):
             return verdict
         if standing.message_id in (None, claimant.message_id):
-            return NotClaimed.HELD  # it has changed since the condition failed
-        afresh = verdict is Resumption.FROM_START
-        start = Checkpoint() if afresh else item.start(broadcast)
-        waited = claimant.receives - 1  # while another message had the claim, they only waited for it
-        seen = {name: msgspec.to_builtins(value) for name in _SEEN if (value := getattr(item, name)) is not None}
+            return NotClaimed.HELD  # the item has changed since the condition failed
+        from_start = verdict is Resumption.FROM_START
+        start = Checkpoint() if from_start else item.start(broadcast)
+        waited = claimant.receive_count - 1  # earlier receives only waited for the other message's claim
+        seen = {
+            name: msgspec.to_builtins(value)
+            for name in _VERSION_ATTRIBUTES
+            if (value := getattr(item, name)) is not None
+        }
         try:
             await self._write_claim(
                 key,
                 claimant,
                 now,
                 condition=" AND ".join(
-                    f"{name} = :seen_{name}" if name in seen else f"attribute_not_exists({name})" for name in _SEEN
+                    f"{name} = :seen_{name}" if name in seen else f"attribute_not_exists({name})"
+                    for name in _VERSION_ATTRIBUTES
                 ),
                 values={f":seen_{name}": value for name, value in seen.items()},
                 waited=waited,
-                afresh=afresh,
+                from_start=from_start,
             )
-        except _HeldBy:
+        except _ConditionNotMet:
             return NotClaimed.HELD
         return _claim(key, claimant, start, waited)
 
@@ -163,26 +184,27 @@ class Progress:
         condition: str,
         waited: int,
         values: dict[str, Any] | None = None,
-        afresh: bool | None = None,
+        from_start: bool | None = None,
     ) -> ProgressItem:
-        """The item as it was before. Raises _HeldBy if the condition does not hold.
+        """Returns the item as it was before. Raises _ConditionNotMet if the condition is not met.
 
-        `waited` receives were no tries. `afresh` is given where the claim was another message's, whose receives say
-        nothing; true forgets the checkpoint as well.
+        `waited` is the number of receives that do not count as attempts. `from_start` is given if the claim was another
+        message's, whose receive count is meaningless here; if True, the checkpoint is removed as well.
         """
-        progressed = ":waited" if afresh is not None else "if_not_exists(progressed_at_receive, :waited)"
+        progressed = ":waited" if from_start is not None else "if_not_exists(progressed_at_receive, :waited)"
+        removal = _REMOVE_CHECKPOINT if from_start else _KEEP_CHECKPOINT
         body = {
             "TableName": self._table,
             "Key": key,
             "UpdateExpression": (
                 "SET message_id = :message_id, receives = :receives, claimed_by = :claimed_by, claimed_at = :now,"
-                f" expires_at = :expires, progressed_at_receive = {progressed} {_AFRESH if afresh else _NOT_AFRESH}"
+                f" expires_at = :expires, progressed_at_receive = {progressed} {removal}"
             ),
             "ConditionExpression": condition,
             "ExpressionAttributeValues": {
                 ":message_id": {"S": claimant.message_id},
-                ":receives": {"N": str(claimant.receives)},
-                ":claimed_by": {"S": claimant.token},
+                ":receives": {"N": str(claimant.receive_count)},
+                ":claimed_by": {"S": claimant.claim_id},
                 ":now": {"N": str(now)},
                 ":waited": {"N": str(waited)},
                 ":expires": {"N": str(now + TTL_SECONDS)},
@@ -191,7 +213,7 @@ class Progress:
             "ReturnValues": "ALL_OLD",
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
-        if afresh:
+        if from_start:
             body["ExpressionAttributeNames"] = {"#cursor": "cursor"}
         try:
             response_body = await self._service.call("UpdateItem", msgspec.json.encode(body))
@@ -199,55 +221,55 @@ class Progress:
             if error.code != CONDITION_FAILED:
                 raise
             with reading_response():
-                item = read(msgspec.json.decode(error.detail, type=_ConditionFailed).item)
-            raise _HeldBy(item) from None
+                item = parse_item(msgspec.json.decode(error.detail, type=_ConditionFailed).item)
+            raise _ConditionNotMet(item) from None
         with reading_response():
-            return read(msgspec.json.decode(response_body, type=_UpdateResponse).attributes)
+            return parse_item(msgspec.json.decode(response_body, type=_UpdateResponse).attributes)
 
     async def complete(self, claims: Sequence[Claim]) -> list[Claim]:
-        """Write down that these (25 at most) are completed; returns those that were not processed."""
+        """Record these broadcasts (at most 25) as completed. Returns the claims that were not processed."""
         now = int(self._wall_clock())
         by_key = {(claim.key["pk"]["S"], claim.key["sk"]["S"]): claim for claim in claims}
         unprocessed = await self._batch_write(
             [{"PutRequest": {"Item": completed_item(claim, now)}} for claim in by_key.values()]
         )
-        keys_left = {request.put.item.key for request in unprocessed if request.put}
-        return [claim for key, claim in by_key.items() if key in keys_left]
+        unprocessed_keys = {request.put.item.key for request in unprocessed if request.put}
+        return [claim for key, claim in by_key.items() if key in unprocessed_keys]
 
-    async def forget(self, broadcast: Broadcast) -> None:
-        """Remove the item. Only for one that is damaged."""
+    async def delete(self, broadcast: Broadcast) -> None:
+        """Delete the progress item. Only for one that is damaged."""
         key = keys.key(keys.progress_pk(broadcast.room or "", broadcast.id), keys.progress_sk(broadcast.part))
         if await self._batch_write([{"DeleteRequest": {"Key": key}}]):
             raise DependencyError("UnprocessedItems")
 
     async def _batch_write(self, requests: list[dict[str, Any]]) -> list[_Request]:
-        """Returns the unprocessed requests."""
+        """BatchWriteItem. Returns the unprocessed requests."""
         body = msgspec.json.encode({"RequestItems": {self._table: requests}})
         response_body = await self._service.call("BatchWriteItem", body)
         with reading_response():
             response = msgspec.json.decode(response_body, type=_BatchWriteResponse)
         return response.unprocessed.get(self._table, [])
 
-    async def write_checkpoint(self, claim: Claim, checkpoint: Checkpoint, *, progress: bool) -> bool:
-        """False if the broadcast has been taken over: then nothing more may be done for it here."""
+    async def write_checkpoint(self, claim: Claim, checkpoint: Checkpoint, *, made_progress: bool) -> bool:
+        """Returns False if the broadcast has been taken over: this worker must then stop working on it."""
         update = "SET #cursor = :cursor, pending = :pending, renewed_at = :now"
         values: dict[str, Any] = {
             ":now": {"N": str(int(self._wall_clock()))},
             ":cursor": {"S": checkpoint.cursor},
             ":pending": {"B": checkpoint.encode_pending()},
         }
-        if progress:
+        if made_progress:
             update += ", progressed_at_receive = :receives"
-            values[":receives"] = {"N": str(claim.receives)}
+            values[":receives"] = {"N": str(claim.receive_count)}
         return await self._update_claimed(claim, update, values, names={"#cursor": "cursor"})
 
     async def release(self, claim: Claim) -> bool:
-        """Let any message claim the broadcast and go on from its checkpoint. False if it has been taken over."""
+        """Let any message claim the broadcast and resume from its checkpoint. False if it has been taken over."""
         return await self._update_claimed(
             claim,
             "REMOVE message_id, claimed_by, receives, progressed_at_receive, renewed_at",
             {},
-            condition=f"{_CLAIMED} OR (attribute_exists(pk) AND attribute_not_exists(message_id))",
+            condition=f"{_IS_CLAIMED} OR (attribute_exists(pk) AND attribute_not_exists(message_id))",
         )
 
     async def _update_claimed(
@@ -256,7 +278,7 @@ class Progress:
         update: str,
         values: dict[str, Any],
         *,
-        condition: str = _CLAIMED,
+        condition: str = _IS_CLAIMED,
         names: dict[str, str] | None = None,
     ) -> bool:
         body: dict[str, Any] = {
@@ -264,7 +286,7 @@ class Progress:
             "Key": claim.key,
             "UpdateExpression": update,
             "ConditionExpression": condition,
-            "ExpressionAttributeValues": {":claimed_by": {"S": claim.claimed_by}, **values},
+            "ExpressionAttributeValues": {":claimed_by": {"S": claim.claim_id}, **values},
         }
         if names:
             body["ExpressionAttributeNames"] = names
@@ -278,20 +300,11 @@ class Progress:
 
 
 def _claim(key: Key, claimant: Claimant, start: Checkpoint, progressed_at: int) -> Claim:
-    return Claim(key, claimant.message_id, claimant.token, claimant.receives, start, claimant.receives - progressed_at)
-
-
-_SEEN: Final = ("message_id", "claimed_by", "renewed_at", "completed_at")
-"""What says whether an item is still as it was when it was read."""
-_NOT_AFRESH: Final = "REMOVE renewed_at"
-_AFRESH: Final = "REMOVE renewed_at, completed_at, #cursor, pending"
-_INSERTED: Final = (
-    "pk",
-    "sk",
-    "message_id",
-    "claimed_by",
-    "receives",
-    "claimed_at",
-    "expires_at",
-    "progressed_at_receive",
-)
+    return Claim(
+        key,
+        claimant.message_id,
+        claimant.claim_id,
+        claimant.receive_count,
+        start,
+        claimant.receive_count - progressed_at,
+    )

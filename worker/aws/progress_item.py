@@ -1,9 +1,9 @@
-"""A progress item as DynamoDB keeps it, and its strict reading: what no worker writes is `Unreadable`.
+"""A progress item as DynamoDB stores it, and its strict parser: an item that no worker writes is unreadable.
 
-Beside its keys it has `message_id`, `receives`, `claimed_by`, `claimed_at` (the claim: which message, at which receive,
-by which lease, when), `renewed_at` (when it was last in progress for certain), `cursor`, `pending` (the checkpoint),
-`progressed_at_receive` and `expires_at`. Of a completed one only the claim's message and times are left, and
-`completed_at`. Pure.
+Besides its keys it has `message_id`, `receives`, `claimed_by`, `claimed_at` (the claim: which message, at which receive
+count, under which claim id, when), `renewed_at` (when the broadcast was last known to be in progress), `cursor`,
+`pending` (the checkpoint), `progressed_at_receive` and `expires_at`. A completed one has only the claim's message and
+times, and `completed_at`. Pure.
 """
 
 from typing import Any, Final
@@ -16,12 +16,12 @@ from worker.decisions.claims import DUPLICATE_SECONDS, Standing
 from worker.ports import Claim
 
 TTL_SECONDS: Final = 15 * 24 * 3600
-"""Beyond the longest retention of a queue (14 days): a message never outlives what is known about it."""
+"""Longer than the maximum retention of a queue (14 days), so that a message never outlives its progress item."""
 _MAX_SORT_KEY_BYTES: Final = 1024
 
 
-class Unreadable(Exception):  # noqa: N818 - it says what is the case
-    """An item has another form than any worker writes; the argument says what is wrong."""
+class UnreadableItem(Exception):
+    """An item does not have the form that workers write; the argument says what is wrong."""
 
 
 class _S(msgspec.Struct):
@@ -37,7 +37,7 @@ class _B(msgspec.Struct):
 
 
 class ProgressItem(msgspec.Struct):
-    """All absent: there is no item."""
+    """If all attributes are absent, there is no item."""
 
     message_id: _S | None = None
     receives: _N | None = None
@@ -51,15 +51,18 @@ class ProgressItem(msgspec.Struct):
     expires_at: _N | None = None
 
     def standing(self, now: float) -> Standing:
-        """Raises Unreadable. An item that has expired counts as absent for other messages: as one of long ago."""
+        """The state of the broadcast's claim. Raises UnreadableItem.
+
+        An expired item counts as so old that any other message may start the broadcast over.
+        """
         seen_at = max(_integer(self.claimed_at), _integer(self.renewed_at))
         if self.expires_at is not None and _integer(self.expires_at) <= now:
             seen_at = min(seen_at, int(now) - DUPLICATE_SECONDS)
         if seen_at > now + DUPLICATE_SECONDS:
-            raise Unreadable("a claim of the future")
+            raise UnreadableItem("the claim's time is in the future")
         completed = self.completed_at is not None
         if self.message_id is not None and not completed and (self.receives is None or self.claimed_by is None):
-            raise Unreadable("a claim without `receives` or `claimed_by`")
+            raise UnreadableItem("a claim without `receives` or `claimed_by`")
         return Standing(
             self.message_id.S if self.message_id else None,
             _integer(self.receives),
@@ -69,23 +72,26 @@ class ProgressItem(msgspec.Struct):
         )
 
     def progressed_at(self) -> int | None:
-        """At which receive somebody last had an outcome, or was known to have been waited for. Raises Unreadable."""
+        """The receive count at which a member last had an outcome, or until which receives do not count as attempts.
+
+        Raises UnreadableItem.
+        """
         return _integer(self.progressed_at_receive) if self.progressed_at_receive else None
 
     def start(self, broadcast: Broadcast) -> Checkpoint:
-        """Raises Unreadable for what cannot be a checkpoint of this broadcast."""
+        """The checkpoint to resume from. Raises UnreadableItem if it cannot be one of this broadcast."""
         if self.cursor is None or self.pending is None:
             return Checkpoint()
         try:
             start = Checkpoint.decode(self.cursor.S, self.pending.B)
         except msgspec.MsgspecError as error:
-            raise Unreadable(f"`pending`: {error}") from None
+            raise UnreadableItem(f"`pending`: {error}") from None
         if broadcast.connections:
             count = len(set(broadcast.connections))
             if start.cursor and not (start.cursor.isascii() and start.cursor.isdecimal() and _up_to(start, count)):
-                raise Unreadable(f"`cursor` is no number from 0 to {count}")
+                raise UnreadableItem(f"`cursor` is not a number from 0 to {count}")
         elif utf8_length(start.cursor) > _MAX_SORT_KEY_BYTES:
-            raise Unreadable("`cursor` is longer than a key of the table")
+            raise UnreadableItem("`cursor` is longer than a key of the table may be")
         return start
 
 
@@ -93,16 +99,16 @@ def _up_to(start: Checkpoint, count: int) -> bool:
     return len(start.cursor) <= len(str(count)) and int(start.cursor) <= count
 
 
-def read(item: msgspec.Raw) -> ProgressItem:
-    """Raises Unreadable; and msgspec.DecodeError or UnicodeDecodeError for what is no JSON, which no item can be."""
+def parse_item(item: msgspec.Raw) -> ProgressItem:
+    """Raises UnreadableItem. For invalid JSON, which no item can be, msgspec.DecodeError or UnicodeDecodeError."""
     try:
         return msgspec.json.decode(item, type=ProgressItem)
     except msgspec.ValidationError as error:
-        raise Unreadable(str(error)) from None
+        raise UnreadableItem(str(error)) from None
 
 
 class CompletedKey(msgspec.Struct):
-    """Of an item that `completed_item` has made."""
+    """The key of an item made by `completed_item`."""
 
     pk: _S
     sk: _S
@@ -113,6 +119,7 @@ class CompletedKey(msgspec.Struct):
 
 
 def completed_item(claim: Claim, now: int) -> dict[str, Any]:
+    """The item that records a completion at `now` (seconds since the epoch), in DynamoDB's JSON."""
     return {
         **claim.key,
         "message_id": {"S": claim.message_id},
@@ -126,4 +133,4 @@ def _integer(number: _N | None) -> int:
     try:
         return int(number.N) if number else 0
     except ValueError:
-        raise Unreadable("a number is none") from None
+        raise UnreadableItem("an attribute of type N is not a whole number") from None

@@ -1,4 +1,4 @@
-"""SQS: receive, delete, change visibility, send. Batches respond entry by entry, because they can fail in part."""
+"""SQS: receive, delete, change visibility, send. Batch calls return a result per entry: they can fail in part."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -54,17 +54,17 @@ _COUNTS: Final = {
 
 
 class Queue:
-    """One queue. Every call raises what `JsonService` raises; batches return an error per entry."""
+    """One queue. Every call raises what `JsonService` raises; batch calls return an error or None per entry."""
 
     def __init__(self, service: JsonService, url: str) -> None:
         self._service = service
         self.url = url
 
-    async def receive(self, most: int, *, visibility_seconds: int, wait: bool = True) -> list[Message]:
-        """At most `most` (1 to 10) messages; waits LONG_POLL_SECONDS for the first if `wait`."""
+    async def receive(self, limit: int, *, visibility_seconds: int, wait: bool = True) -> list[Message]:
+        """Receive at most `limit` (1 to 10) messages; if `wait`, wait up to LONG_POLL_SECONDS for the first."""
         request: dict[str, Any] = {
             "QueueUrl": self.url,
-            "MaxNumberOfMessages": most,
+            "MaxNumberOfMessages": limit,
             "WaitTimeSeconds": LONG_POLL_SECONDS if wait else 0,
             "VisibilityTimeout": visibility_seconds,
             "MessageSystemAttributeNames": ["ApproximateReceiveCount", "SentTimestamp", "MessageGroupId"],
@@ -76,7 +76,7 @@ class Queue:
             return [_message(received) for received in _receive_decoder.decode(body).messages or ()]
 
     async def count(self) -> dict[str, int]:
-        """About how many messages there are: visible, in_flight, delayed."""
+        """The approximate number of messages, by state: visible, in_flight, delayed."""
         request = {"QueueUrl": self.url, "AttributeNames": list(_COUNTS.values())}
         body = await self._service.call("GetQueueAttributes", msgspec.json.encode(request))
         with reading_response():
@@ -84,7 +84,7 @@ class Queue:
             return {state: int(counts[attribute]) for state, attribute in _COUNTS.items() if attribute in counts}
 
     async def delete(self, receipt_handles: Sequence[str]) -> list[PortError | None]:
-        """None for each that is deleted, else its error."""
+        """Delete messages: None for each that was deleted, otherwise its error."""
         return await self._batch(
             "DeleteMessageBatch", [{"ReceiptHandle": receipt_handle} for receipt_handle in receipt_handles]
         )
@@ -96,7 +96,7 @@ class Queue:
         )
 
     async def send(self, messages: Sequence[dict[str, Any]]) -> list[PortError | None]:
-        """At most 10 messages, at most MAX_BATCH_BYTES together, each as SendMessage takes it."""
+        """Send at most 10 messages, together at most MAX_BATCH_BYTES, each as SendMessage takes it."""
         try:
             return await self._batch("SendMessageBatch", messages)
         except ServiceError as error:
@@ -106,7 +106,7 @@ class Queue:
         numbered = [{"Id": str(index), **entry} for index, entry in enumerate(entries)]
         request = {"QueueUrl": self.url, "Entries": numbered}
         body = await self._service.call(operation, msgspec.json.encode(request))
-        outcomes: list[PortError | None] = [NoResponse("no result for this entry")] * len(entries)
+        outcomes: list[PortError | None] = [NoResponse("no result for this entry") for _ in entries]
         with reading_response():
             response = _batch_decoder.decode(body)
             for succeeded in response.successful or ():
@@ -121,7 +121,7 @@ def _message(received: _Received) -> Message:
         id=received.id,
         receipt_handle=received.receipt_handle,
         body=received.body,
-        receives=int(received.attributes.get("ApproximateReceiveCount", "1")),
+        receive_count=int(received.attributes.get("ApproximateReceiveCount", "1")),
         sent_at_ms=int(received.attributes.get("SentTimestamp", "0")),
         group=received.attributes.get("MessageGroupId", ""),
         trace={name: attribute.value for name, attribute in received.message_attributes.items()},

@@ -1,6 +1,6 @@
-"""The SDK's session and credentials. Regions, endpoints, certificates and credentials are found its way.
+"""The SDK's session and credentials. Regions, endpoints, certificates and credentials are found as the SDK finds them.
 
-Its clients make no calls: they are asked where a service is, and closed.
+The SDK's clients make no calls: they are opened to find a service's endpoint, and closed.
 """
 
 import asyncio
@@ -21,53 +21,56 @@ from worker.aws.json_service import JsonService
 from worker.observe.health import Health
 from worker.observe.metrics import ServiceCalls
 from worker.ports import DependencyError
-from worker.settings import InvalidSettings, check_sdk_endpoints
+from worker.settings import ConfigurationError, check_sdk_endpoints
 from worker.transport.signing import Credentials
 
 LONG_POLL_SECONDS: Final = 5
-"""SQS allows 20. A drain waits for the open poll, and one poll every five seconds costs next to nothing."""
+"""SQS allows 20. A drain waits for the open poll, and one poll per five seconds costs next to nothing."""
 _CREDENTIALS_SECONDS: Final = 10.0
-_CREDENTIALS_AGAIN_SECONDS: Final = 1.0
+_CREDENTIALS_RETRY_SECONDS: Final = 1.0
 _REGION: Final = re.compile(r"(?![0-9]+\Z)(?!-)[A-Za-z0-9\-]{1,63}(?<!-)")
-"""What the SDK takes as a part of its host names."""
+"""What the SDK accepts as part of a host name."""
 
 
 def find_session(environ: Mapping[str, str]) -> aioboto3.Session:
-    """Raises InvalidSettings for a wrong endpoint, and if no Region is set anywhere or it can be none.
+    """Create the session. Raises ConfigurationError for a wrong endpoint, and if the Region is missing or invalid.
 
-    AWS_REGION wins, though Python's SDK does not know it.
+    AWS_REGION takes precedence, although Python's SDK ignores it.
     """
     check_sdk_endpoints(environ)
     try:
         session = aioboto3.Session(region_name=environ.get("AWS_REGION") or None)
         translate_errors(session)
     except (BotoCoreError, ValueError) as error:
-        raise InvalidSettings(f"AWS_PROFILE or the SDK's files are wrong: {error}") from None
+        raise ConfigurationError(f"AWS_PROFILE or the SDK's files are wrong: {error}") from None
     if not session.region_name:
-        raise InvalidSettings("AWS_REGION is missing: it takes the Region of the queue, the table and the API")
+        raise ConfigurationError("AWS_REGION is missing: expected the Region of the queue, the table and the API")
     if not _REGION.fullmatch(session.region_name):
         name = next(filter(environ.get, ("AWS_REGION", "AWS_DEFAULT_REGION")), "The profile's Region")
-        raise InvalidSettings(f"{name} is {session.region_name!r}: it takes a Region's name, such as eu-west-1")
+        raise ConfigurationError(f"{name} is {session.region_name!r}: expected a Region's name, such as eu-west-1")
     return session
 
 
 @dataclass(frozen=True, slots=True)
-class Services:
+class AwsServices:
     sqs: JsonService
     dynamodb: JsonService
 
 
 async def find_services(
     session: aioboto3.Session, *, connections: int, tls: ssl.SSLContext, calls: ServiceCalls
-) -> Services:
-    """SQS and DynamoDB where the SDK would call them. Raises InvalidSettings. `calls` hears of every call."""
+) -> AwsServices:
+    """SQS and DynamoDB at the endpoints that the SDK would call. `calls` counts every call.
 
-    async def found(service: str, prefix: str) -> JsonService:
+    Raises ConfigurationError.
+    """
+
+    async def find_service(service: str, prefix: str) -> JsonService:
         try:
             async with session.client(service) as client:
                 url = client.meta.endpoint_url
         except ValueError as error:
-            raise InvalidSettings(f"AWS_PROFILE or the SDK's files are wrong: {error}") from None
+            raise ConfigurationError(f"AWS_PROFILE or the SDK's files are wrong: {error}") from None
         return JsonService(
             url,
             region=session.region_name,
@@ -79,36 +82,36 @@ async def find_services(
             calls=calls,
         )
 
-    return Services(await found("sqs", "AmazonSQS"), await found("dynamodb", "DynamoDB_20120810"))
+    return AwsServices(await find_service("sqs", "AmazonSQS"), await find_service("dynamodb", "DynamoDB_20120810"))
 
 
 def tls_context(session: aioboto3.Session) -> ssl.SSLContext:
-    """Trusts what the SDK trusts: AWS_CA_BUNDLE or the profile's bundle, else the one that comes with it.
+    """A TLS context that trusts what the SDK trusts: AWS_CA_BUNDLE, the profile's bundle, or the SDK's own.
 
-    Raises InvalidSettings if the bundle cannot be used.
+    Raises ConfigurationError if the bundle cannot be used.
     """
-    bundle = session._session.get_config_variable("ca_bundle")  # noqa: SLF001 - aioboto3 offers no other way to ask
+    bundle = session._session.get_config_variable("ca_bundle")  # noqa: SLF001 - aioboto3 has no public access to it
     try:
         return ssl.create_default_context(cafile=bundle or get_cert_path(True))
     except OSError as error:
-        raise InvalidSettings(f"AWS_CA_BUNDLE is {bundle!r}, which cannot be used: {error}") from None
+        raise ConfigurationError(f"AWS_CA_BUNDLE is {bundle!r}, which cannot be used: {error}") from None
 
 
-class TakesCredentials(Protocol):
+class SupportsCredentials(Protocol):
     def use(self, credentials: Credentials) -> None: ...
 
 
 class CredentialsKeeper:
-    """Keeps receivers of credentials up to date, well before the old ones expire (the SDK renews them when asked)."""
+    """Passes fresh credentials to receivers, well before the old ones expire (the SDK refreshes them on access)."""
 
     def __init__(self, session: aioboto3.Session, health: Health) -> None:
         self.expires_at: float | None = None
-        """When those found last expire, in seconds since the epoch; None if they do not."""
+        """When the latest credentials expire, in seconds since the epoch; None if they do not expire."""
         self._session = session
         self._health = health
 
     async def find(self) -> Credentials:
-        """Returns when there are some: the SDK's clients must not be made before, for they would never find any."""
+        """Wait until credentials are found. SDK clients created before that would never find any."""
         while True:
             try:
                 with sdk_errors():
@@ -118,13 +121,13 @@ class CredentialsKeeper:
                     self.expires_at = _expiry(found)
                     self._health.recovered("credentials")
                     return Credentials(frozen.access_key, frozen.secret_key, frozen.token or None)
-                self._health.failed("credentials", "the SDK finds none")
+                self._health.failed("credentials", "the SDK found no credentials")
             except DependencyError as error:
                 self._health.failed("credentials", error.code)
-            await asyncio.sleep(_CREDENTIALS_AGAIN_SECONDS)
+            await asyncio.sleep(_CREDENTIALS_RETRY_SECONDS)
 
-    async def run(self, *receivers: TakesCredentials) -> None:
-        """Until cancelled. Receivers are told again and again."""
+    async def run(self, *receivers: SupportsCredentials) -> None:
+        """Pass the current credentials to the receivers periodically, until cancelled."""
         while True:
             credentials = await self.find()
             for receiver in receivers:
@@ -133,6 +136,6 @@ class CredentialsKeeper:
 
 
 def _expiry(credentials: Any) -> float | None:
-    """Only credentials that are renewed know it, and tell nobody else."""
+    """Only refreshable credentials have an expiry, and botocore exposes it only as a private attribute."""
     expiry = getattr(credentials, "_expiry_time", None)
     return expiry.timestamp() if isinstance(expiry, datetime) else None

@@ -1,7 +1,8 @@
 """DynamoDB: members by page, room settings, ages of connections, and the removal of gone ones.
 
-Everything goes through `JsonService`, and pages are decoded straight into typed members. Whatever others have written
-into the table, no item makes a call fail: what cannot be read is taken for what harms least, and reported.
+All calls go through `JsonService`, and pages are decoded directly into typed members. No item makes a call fail,
+whatever other programs have written into the table: an unreadable value is replaced by the least harmful one, and
+reported.
 """
 
 import asyncio
@@ -20,11 +21,11 @@ from worker.observe.damaged_items import DamagedItems
 from worker.ports import DependencyError, JoinedRoom, Member, Page
 
 _PAGE_MEMBERS: Final = 4_000
-"""Bounds memory and the time that decoding a page takes; DynamoDB's own limit is 1 MB."""
+"""Bounds the memory and decoding time of a page; DynamoDB's own limit is 1 MB."""
 _LARGEST_EXACT_INTEGER: Final = 2**53 - 1
 
 
-# DynamoDB's responses. `gc=False`: they hold no cycles, and thousands at once would only keep the collector busy.
+# DynamoDB's responses. `gc=False`: they contain no cycles, and thousands of them would slow the collector down.
 
 
 class _S(msgspec.Struct, gc=False):
@@ -95,9 +96,9 @@ class Table:
         self._damaged = damaged or DamagedItems(Counter())
 
     def begin_page(self, room: str, shard: int, after: str = "") -> "asyncio.Future[Page]":
-        """Ask for a page of members behind the key `after` (empty: from the start) now, and await it later or never.
+        """Start reading the page of members after the key `after` (empty: from the start). It need not be awaited.
 
-        Consistent, so that whoever has been told that it joined is reached by what is published after that.
+        The read is consistent, so that a client whose join has been confirmed receives everything published after that.
         """
         pk = keys.room_pk(room, shard)
         query: dict[str, Any] = {
@@ -117,11 +118,11 @@ class Table:
                 page.cancel()
             elif (error := response.exception()) is not None:
                 page.set_exception(error)
-                page.exception()  # perhaps nobody asks any more
+                page.exception()  # mark as retrieved: the page need not be awaited
             else:
                 try:
                     page.set_result(self._page(pk, response.result()))
-                except Exception as failure:  # noqa: BLE001 - whatever it is, who asked has to hear of it
+                except Exception as failure:  # noqa: BLE001 - every error must reach the caller
                     page.set_exception(failure)
                     page.exception()
 
@@ -142,7 +143,7 @@ class Table:
         return Page(members, page.last_key.sk.S if page.last_key else None)
 
     def _lenient_page(self, pk: str, body: bytes, now: float) -> Page:
-        """The same page where the quick way fails: an item that cannot be read costs no other member its message."""
+        """The page, decoded leniently after fast decoding failed: an unreadable item must not affect other members."""
         with reading_response():
             page = _lenient_query_decoder.decode(body)
         members = []
@@ -153,13 +154,14 @@ class Table:
             if member is not None:
                 members.append(member)
         if damaged:
-            self._damaged.report("membership", pk, "joined_at_ms or expires_at is no number", items=damaged)
+            self._damaged.report("membership", pk, "joined_at_ms or expires_at is not a number", items=damaged)
         return Page(members, page.last_key.sk.S if page.last_key else None)
 
     async def settings(self, rooms: Sequence[str]) -> list[RoomSettings | DependencyError]:
-        """The settings of at most 100 rooms; an error for a room that was not read this time.
+        """The settings of at most 100 rooms, in order; an error for each room that could not be read this time.
 
-        Consistent: who raises `join_shards` need only wait until nobody remembers the `shards` of before.
+        The read is consistent: after raising `shards` it is enough to wait until caches have expired before raising
+        `join_shards`.
         """
         wanted = [keys.key(keys.settings_pk(room), keys.SETTINGS_SK) for room in dict.fromkeys(rooms)]
         found, unprocessed = await self._get({"Keys": wanted, "ConsistentRead": True})
@@ -172,12 +174,12 @@ class Table:
         damaged: list[str] = []
         settings = RoomSettings.from_item(item, damaged.append)
         if damaged:
-            reason = f"{' and '.join(damaged)}: no whole number from 1 to {keys.MAX_SHARDS:,}"
+            reason = f"{' and '.join(damaged)}: not a whole number from 1 to {keys.MAX_SHARDS:,}"
             self._damaged.report("settings", pk, reason)
         return settings
 
     async def connected_at_ms(self, connection_ids: Sequence[str]) -> dict[str, int]:
-        """When these (100 at most) connected, by id; those that have no item are left out."""
+        """When these connections (at most 100) were established, by id; those without an item are omitted."""
         wanted = [keys.key(keys.connection_pk(each), keys.CONNECTION_SK) for each in dict.fromkeys(connection_ids)]
         projection = {"ProjectionExpression": "pk, connected_at_ms", "ConsistentRead": True}
         found, unprocessed = await self._get({"Keys": wanted, **projection})
@@ -189,11 +191,11 @@ class Table:
         value = item.get("connected_at_ms")
         number = lenient_number(value)
         if number is None and value is not None:
-            self._damaged.report("connection", pk, "connected_at_ms is no number")
+            self._damaged.report("connection", pk, "connected_at_ms is not a number")
         return _milliseconds(number or 0)
 
     async def _get(self, request: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], set[str]]:
-        """BatchGetItem: the items that there are by their `pk`, and the `pk` of what was not processed."""
+        """BatchGetItem. Returns the items found by `pk`, and the `pk` of each key that was not processed."""
         body = msgspec.json.encode({"RequestItems": {self._name: request}})
         response_body = await self._service.call("BatchGetItem", body)
         with reading_response():
@@ -202,7 +204,10 @@ class Table:
             return found, {key["pk"]["S"] for key in response.unprocessed.get(self._name, {}).get("Keys", ())}
 
     async def remove_connections(self, connection_ids: Sequence[str]) -> list[str]:
-        """Delete the items of these (25 at most) connections: from here on none can join. Returns the unprocessed."""
+        """Delete these connections' items (at most 25), so that none of them can join any more.
+
+        Returns the ids that were not processed.
+        """
         prefix = keys.connection_pk("")
         doomed = [keys.key(keys.connection_pk(each), keys.CONNECTION_SK) for each in connection_ids]
         return [key["pk"]["S"].removeprefix(prefix) for key in await self.delete_batch(doomed)]
@@ -231,11 +236,11 @@ class Table:
     def _joined_room(self, pk: str, item: dict[str, Any]) -> JoinedRoom:
         shard = keys.shard_of_item(item)
         if shard is None:
-            self._damaged.report("joined_room", pk, "shard is no whole number")
+            self._damaged.report("joined_room", pk, "shard is not a whole number")
         return JoinedRoom(item["sk"]["S"].removeprefix(keys.JOINED_ROOM_PREFIX), shard)
 
     async def delete_batch(self, doomed: Sequence[Key]) -> list[Key]:
-        """At most 25 different keys; what comes back is unprocessed."""
+        """Delete the items with these keys (at most 25, all different). Returns the keys that were not processed."""
         requests = [{"DeleteRequest": {"Key": key}} for key in doomed]
         body = msgspec.json.encode({"RequestItems": {self._name: requests}})
         response_body = await self._service.call("BatchWriteItem", body)
@@ -245,9 +250,9 @@ class Table:
 
 
 def _lenient_member(item: dict[str, Any], now: float) -> tuple[Member | None, bool]:
-    """The member, or None where it has expired or names no connection; and whether the item was as it should be.
+    """The member, or None if it has expired or names no connection; and whether the item was intact.
 
-    Times that cannot be read count as absent: better a message too many than one that does not arrive.
+    Unreadable times count as absent: one message too many is better than one that is not delivered.
     """
     match item.get("sk"):
         case {"S": str(connection_id)} if connection_id:
@@ -263,5 +268,5 @@ def _lenient_member(item: dict[str, Any], now: float) -> tuple[Member | None, bo
 
 
 def _milliseconds(number: float) -> int:
-    """DynamoDB's numbers need not be whole, nor of any size."""
+    """A number as whole milliseconds; 0 if it is too large. DynamoDB's numbers may be fractions, and very large."""
     return int(number) if -_LARGEST_EXACT_INTEGER <= number <= _LARGEST_EXACT_INTEGER else 0

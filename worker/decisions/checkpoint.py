@@ -1,8 +1,8 @@
-"""How far a broadcast has come, in a form that another worker can go on from. Pure.
+"""The progress of a broadcast, in a form from which another worker can resume. Pure.
 
-A checkpoint is a cursor (the last member that was taken up, in the order of the table's keys) and the members up to it
-that have no outcome yet. Everything else before the cursor is settled, everything behind it is untouched. Whoever
-resumes tries the pending ones again and reads on behind the cursor.
+A checkpoint is a cursor (the last member that was read, in the order of the table's keys) and the members up to it that
+have no outcome yet. All other members before the cursor are settled; all after it are untouched. A worker that resumes
+retries the pending members and reads on after the cursor.
 """
 
 from dataclasses import dataclass, field
@@ -11,24 +11,24 @@ from typing import Final
 import msgspec
 
 WINDOW: Final = 1_000
-"""Unsettled members of one broadcast at most; also what may be repeated after a crash, beside those in flight."""
+"""Maximum of unsettled members per broadcast, and of posts that a crash repeats in addition to those in flight."""
 SNAPSHOT_AFTER: Final = 500
-"""Settled since the last snapshot. The rest of the window lets deliveries go on while the snapshot is written."""
+"""Deliveries settled since the last snapshot. The rest of the window lets others continue while it is written."""
 _SNAPSHOT_SECONDS: Final = 1.0
 RENEW_SECONDS: Final = 60.0
-"""The longest between two checkpoints: a broadcast that only waits is in progress, too."""
+"""The maximum interval between checkpoints: a broadcast that only waits is in progress, too."""
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """Where to resume. `cursor` is empty at the start; for `connections` it is how many of them were taken up."""
+    """Where to resume. `cursor` is empty at the start; for `connections` it is the number of them that were read."""
 
     cursor: str = ""
     pending: tuple[tuple[str, int | None], ...] = ()
-    """Connection ids with the time they joined (milliseconds since the epoch; None where that is not known)."""
+    """Connection ids with the time they joined (milliseconds since the epoch; None if unknown)."""
 
     @property
     def is_start(self) -> bool:
-        """It is the start."""
+        """Whether it is the start."""
         return not self.cursor and not self.pending
 
     def encode_pending(self) -> bytes:
@@ -36,7 +36,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode(cls, cursor: str, pending: bytes) -> "Checkpoint":
-        """Raises msgspec.MsgspecError for what `encode_pending` never wrote."""
+        """Raises msgspec.MsgspecError for anything that `encode_pending` does not write."""
         found = msgspec.msgpack.decode(pending, type=tuple[tuple[str, int | None], ...])
         ids = {connection_id for connection_id, _ in found}
         if len(ids) < len(found) or len(found) > WINDOW or "" in ids:
@@ -45,11 +45,11 @@ class Checkpoint(msgspec.Struct, frozen=True):
 
 
 @dataclass(slots=True)
-class Pace:
+class CheckpointSchedule:
     """When the next checkpoint is due, and when deliveries must wait for it. Times are monotonic seconds.
 
-    Whoever settles a delivery adds one to both counters. What was settled since the last checkpoint that is known to be
-    written is what a crash repeats, beside what is in flight.
+    The caller adds one to both counters for each settled delivery. `since_written` is the number settled since the last
+    checkpoint that is known to be written: a crash repeats these, and those in flight.
     """
 
     snapshot_at: float
@@ -68,12 +68,12 @@ class Pace:
         )
 
     def snapshot(self, now: float) -> None:
-        """A checkpoint is about to be written of how things are now."""
+        """Record that a checkpoint of the current state is about to be written."""
         self.snapshot_at = now
         self.since_snapshot = 0
         self._writing = True
 
     def written(self) -> None:
-        """The latest snapshot is safe: only what was settled after it can be repeated."""
+        """Record that the latest snapshot is written: a crash repeats only deliveries settled after it."""
         self.since_written = self.since_snapshot
         self._writing = False

@@ -1,7 +1,7 @@
-"""Round robin over groups: each group that has something to deliver gets one delivery in before any gets a second.
+"""Round robin over groups: each group with a delivery to take gets one before any gets a second.
 
-A group is a room, or a broadcast's own where it has none. Within a group the earliest broadcast comes first, so that a
-room's messages go out in order and a burst to one room finishes one broadcast after the other. Pure.
+A group is a room, or a single broadcast that has no room. Within a group the earliest broadcast comes first, so
+messages to a room are sent in order, and a burst to one room finishes one broadcast after the other. Pure.
 """
 
 from bisect import insort
@@ -20,10 +20,10 @@ class Source(Protocol[R_co]):
 
     @property
     def order(self) -> tuple[int, int]:
-        """Its place within its group; the lowest comes first."""
+        """Its position within its group; the lowest comes first."""
 
     def take(self) -> R_co | None:
-        """The next one, or None: then it leaves the rotation until it is added again."""
+        """The next item, or None: then the source leaves the rotation until it is added again."""
 
 
 def _order(source: Source[R]) -> tuple[int, int]:
@@ -39,7 +39,7 @@ class RoundRobin(Generic[R]):
         return bool(self._turns)
 
     def add(self, source: Source[R]) -> None:
-        """Let a source take part (again). It may be in already."""
+        """Add a source to the rotation, unless it is already in it."""
         if source.in_round_robin:
             return
         source.in_round_robin = True
@@ -51,7 +51,7 @@ class RoundRobin(Generic[R]):
             insort(sources, source, key=_order)
 
     def take(self) -> R | None:
-        """The next of whichever group's turn it is."""
+        """The next item of the group whose turn it is, or None if no source has any."""
         turns = self._turns
         while turns:
             sources = turns[0]

@@ -1,9 +1,9 @@
 """Permits to post: a bucket that fills at the rate controller's limit and holds a few ticks' worth.
 
-A rate that has not been in use lately is approached gently, for nobody knows whether the account still grants it:
-permits come at a sixteenth of the limit at first, and twice as fast after every quarter of a second in which they are
-used. So the full limit is reached within a second, less than it takes to open connections for it, and an account that
-refuses is noticed before much has been posted.
+A rate that has not been used lately is approached gently, because the account may no longer grant it: permits come at a
+sixteenth of the limit at first, and twice as fast after every quarter of a second in which they are used. So the full
+limit is reached within a second, less than it takes to open connections for it, and throttling is noticed before much
+has been posted.
 """
 
 import math
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 _DEPTH_SECONDS: Final = 0.05
-"""How late a tick may be and still catch up. Deeper would let bursts through that the account throttles."""
+"""The delay of a tick that is caught up in full. A deeper bucket would allow bursts that the account throttles."""
 _START_SHARE: Final = 1 / 16
 _START: Final = 50.0
 """Posts per second that are always allowed, if the limit allows them."""
@@ -24,10 +24,10 @@ class TokenBucket:
     _permits: float = field(init=False, default=1.0)
     _filled_at: float | None = field(init=False, default=None)
     _rate: float = field(init=False, default=0.0)
-    """Posts per second at which permits come now; at most the limit."""
+    """The current rate of permits, in posts per second; at most the limit."""
 
     def permits(self, limit: float, now: float) -> int:
-        """Posts that may start now, at `limit` per second; `now` is monotonic seconds."""
+        """The number of posts that may start now, at `limit` per second; `now` is monotonic seconds."""
         elapsed = 0.0 if self._filled_at is None else max(0.0, now - self._filled_at)
         self._filled_at = now
         remembered = self._rate * math.exp(-elapsed / _MEMORY_SECONDS)
@@ -37,7 +37,7 @@ class TokenBucket:
 
     def spend(self, posts: int) -> None:
         self._permits -= posts
-        if self._permits < max(1.0, self._depth / 2):  # permits are short: each post adds its part of a doubling
+        if self._permits < max(1.0, self._depth / 2):  # permits are scarce: each post adds its share of a doubling
             self._rate += posts * math.log(2) / _DOUBLING_SECONDS
 
     @property

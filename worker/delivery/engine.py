@@ -1,20 +1,22 @@
 """The delivery engine: every post of this worker, for all broadcasts, on one pool of keep-alive connections.
 
-Theory of operation. A *tick* runs about every millisecond while there is something to do, and once in a while when
-there is not. It does everything in this order, in plain calls:
+Theory of operation. A *tick* runs about every millisecond while there is something to do, and every 0.1 s when there is
+not. It runs these steps in order, in plain calls:
 
-1. The pool reads whatever answers have come in. Each is judged (`outcome`) and either settles its delivery or puts it
-   on a heap of due times, where it occupies nothing. The rate controller and the endpoint's health hear of each.
-2. Once in a while: time-outs are swept, the rate limit is adjusted.
-3. Errands go first (`errands`). Then what is due (retries from the heap, and probes of connections that return 429,
-   `slow_clients`) and what has not been posted yet take turns, and among the latter rooms do (`fairness`). As long as
-   there are permits (`pacing`) and an idle connection, a delivery is taken up, its request is signed (`signing`) and
-   sent. One to a connection that returns 429 is not posted: it waits in that connection's line.
+1. The pool reads all responses that have arrived. Each is classified (`outcome`) and either settles its delivery or
+   puts it on a heap of due times, where it occupies neither a connection nor a permit. The rate controller
+   (`rate`) and the endpoint's health (`endpoint_health`) are updated with each.
+2. From time to time, timed-out requests are swept and the rate limit is adjusted.
+3. Errands go first (`errands`). Then due deliveries (retries from the heap, and probes of connections that return 429,
+   `slow_clients`) alternate with fresh ones, which are taken from the rooms in turn (`round_robin`). While there are
+   permits (`token_bucket`) and an idle connection, the engine takes a delivery, signs its request (`signing`) and sends
+   it. A delivery to a connection that returns 429 is not posted: it waits in that connection's line.
 
-So requests are written after all reads, one wake-up serves many answers, and a post costs no task, timer, future or
-call of the SDK. Back-pressure needs no queue: a delivery is taken from its broadcast only when a connection is there.
+So requests are written after all reads, one wake-up serves many responses, and a post costs no task, timer, future or
+SDK call. Back-pressure needs no queue: a delivery is taken from its broadcast only when a connection is available.
 
-While the endpoint fails for all (`endpoint`), only a few posts a second go out as probes, and nothing is given up.
+While the endpoint fails for all (`endpoint_health`), only a few posts per second are sent, as probes, and nothing is
+given up.
 """
 
 import asyncio
@@ -30,7 +32,7 @@ from typing import Final, Protocol, cast
 
 from worker.decisions.backoff import backoff_seconds
 from worker.decisions.endpoint_health import EndpointHealth
-from worker.decisions.outcome import History, Meaning, Outcome, judge, meaning
+from worker.decisions.outcome import History, Outcome, StatusClass, classify, decide
 from worker.decisions.rate import RateController
 from worker.decisions.round_robin import RoundRobin
 from worker.decisions.token_bucket import TokenBucket
@@ -39,7 +41,7 @@ from worker.delivery.fanout import Delivery, Fanout
 from worker.delivery.slow_clients import SlowClients
 from worker.transport.pool import WARM_CONNECTIONS, ExchangeHandler, Pool
 from worker.transport.resolver import refresh_addresses
-from worker.transport.responses import Answer
+from worker.transport.responses import Response
 from worker.transport.signing import Prepared, Signer
 
 _TICK_SECONDS: Final = 0.001
@@ -47,26 +49,26 @@ _STALLED_TICK_SECONDS: Final = 0.02
 _IDLE_TICK_SECONDS: Final = 0.1
 _SWEEP_SECONDS: Final = 1.0
 _PROBES_PER_SECOND: Final = 50.0
-"""So many that a room whose first hundreds of members fail comes to those that do not within seconds."""
+"""High enough that a room whose first few hundred members fail reaches the others within seconds."""
 _CHECKPOINT_SECONDS: Final = 0.1
-"""How long a delivery that is due waits for its broadcast's checkpoint to be written."""
+"""How long a due delivery waits for its broadcast's checkpoint to be written."""
 _OK: Final = 200
 _OK_END: Final = 300
 _GONE: Final = 410
 _THROTTLED: Final = 429
 
 Exchange = Delivery | Errand
-"""What the engine's pool carries."""
+"""An exchange of the engine's pool."""
 
 
 class PostMetrics(Protocol):
-    """Where the engine counts its posts, and the connections that were given up."""
+    """The engine's counters of posts and of connections that were given up."""
 
     deliveries: dict[Outcome, int]
     slow_clients: dict[str, int]
 
     def delivered(self, seconds: list[float]) -> None:
-        """Posts that were answered with 200, by how long each took."""
+        """Count posts that returned 200; `seconds` has the duration of each."""
 
     def posted(self, status: int, seconds: float) -> None: ...
 
@@ -76,7 +78,7 @@ class PostMetrics(Protocol):
 
 
 class DeliveryEngine:
-    """Takes deliveries from the fan-outs that are `offer`ed and settles them, while `run` runs."""
+    """While `run` runs, takes deliveries from the fan-outs that were passed to `offer`, posts and settles them."""
 
     def __init__(
         self,
@@ -126,16 +128,16 @@ class DeliveryEngine:
 
     @property
     def stalled_connections(self) -> int:
-        """Connections that returned 429 and have not taken since what waits for them."""
+        """The number of connections that returned 429 and have not yet accepted what waits for them."""
         return len(self._slow)
 
     @property
     def references(self) -> int:
-        """Posts to made-up connections since the start."""
+        """The number of reference posts (to made-up connection ids) since the start."""
         return self._errands.references
 
     def problem(self) -> str | None:
-        """What stops deliveries now, in words for an operator; None while nothing does."""
+        """Why nothing can be delivered now, as a text for operators; None if deliveries are possible."""
         if not self._signer.ready:
             return "no credentials"
         if self._pool.problem is not None:
@@ -143,26 +145,26 @@ class DeliveryEngine:
         return self.endpoint.problem(self._clock())
 
     def offer(self, fanout: Fanout) -> None:
-        """It has, or may have, something to deliver."""
+        """Take deliveries from this fan-out: it has, or may have, some."""
         self._round_robin.add(fanout)
         if self._idle and self._timer is not None:
             self._timer.cancel()
             self._schedule(0)
 
-    def judge_again(self, delivery: Delivery) -> None:
-        """Its age is known now: what does the 410 mean that it was answered with?"""
+    def decide_gone(self, delivery: Delivery) -> None:
+        """Decide what a 410 means, now that the age of the delivery's connection is known."""
         self._decide(delivery, _GONE, self._clock())
 
     def retry_later(self, delivery: Delivery) -> None:
-        """It was to go on elsewhere and cannot: it waits here again."""
-        self._try_again(delivery, self._clock() + backoff_seconds(delivery.tries, random.random()))
-        delivery.fanout.waits(delivery)
+        """Keep a delivery that could not be handed off: retry it here, after a back-off."""
+        self._schedule_retry(delivery, self._clock() + backoff_seconds(delivery.attempts, random.random()))
+        delivery.fanout.await_retry(delivery)
 
     async def run(self) -> None:
-        """Until cancelled. Whatever a tick raises is raised here."""
+        """Run until cancelled. Raises any exception that a tick raises."""
         self._failure = asyncio.get_running_loop().create_future()
         self._schedule(0)
-        resolving = asyncio.create_task(refresh_addresses(self._pool))
+        resolving = asyncio.create_task(refresh_addresses(self._pool), name="addresses of the endpoint")
         try:
             await asyncio.wait({self._failure, resolving}, return_when=asyncio.FIRST_COMPLETED)
             if self._failure.done():
@@ -178,7 +180,7 @@ class DeliveryEngine:
         self._timer = asyncio.get_running_loop().call_later(seconds, self._tick)
 
     def _tick(self) -> None:
-        assert self._failure is not None  # noqa: S101 - `run` has made it
+        assert self._failure is not None  # noqa: S101 - set by `run`
         try:
             now = self._clock()
             self._pool.poll(now)
@@ -191,7 +193,7 @@ class DeliveryEngine:
                 self._due.append(heapq.heappop(self._heap)[2])
             self._start_deliveries(now)
             self._schedule(self._seconds_to_next_tick(now))
-        except Exception as error:  # noqa: BLE001 - a callback's error would go to the loop; it must end the service
+        except Exception as error:  # noqa: BLE001 - the loop would only log it; it must end the service
             if not self._failure.done():
                 self._failure.set_exception(error)
 
@@ -200,7 +202,7 @@ class DeliveryEngine:
         if self._pool.busy:
             return max(0.0, now + _TICK_SECONDS - self._clock())
         if self._due or self._round_robin or min(self._slow.due_at(), self._errands.due_at()) <= now:
-            return _STALLED_TICK_SECONDS  # no connection, no permit or no credentials: it is not for us to hurry
+            return _STALLED_TICK_SECONDS  # no connection, no permit or no credentials: polling faster would not help
         self._idle = True
         due_at = min(self._heap[0][0] if self._heap else math.inf, self._slow.due_at(), self._errands.due_at())
         return min(_IDLE_TICK_SECONDS, max(_TICK_SECONDS, due_at - now))
@@ -209,7 +211,7 @@ class DeliveryEngine:
         pool = self._pool
         if not self._signer.ready:
             if pool.open_connections < WARM_CONNECTIONS:
-                pool.want(WARM_CONNECTIONS - pool.open_connections, now)
+                pool.request_connections(WARM_CONNECTIONS - pool.open_connections, now)
             return
         holding = self.endpoint.holding
         permits = self._token_bucket.permits(_PROBES_PER_SECOND if holding else self.rate.limit, now)
@@ -217,13 +219,13 @@ class DeliveryEngine:
         now_ms = wall_clock * 1000
         for_second = (int(wall_clock), self._signer.generation)
         idle = pool.idle
-        most = min(permits, idle)
-        started = self._start_errands(most, for_second[0], now)
+        limit = min(permits, idle)
+        started = self._start_errands(limit, for_second[0], now)
         stalled = self._slow.records
         take = self._round_robin.take
         if self._due or self._slow.due_at() <= now:
             take = partial(self._next, now)
-        while started < most:
+        while started < limit:
             delivery = take()
             if delivery is None:
                 break
@@ -233,29 +235,29 @@ class DeliveryEngine:
                 fanout.expire()
                 continue
             if (
-                (delivery.connection_id in stalled or fanout.carried is not None)
+                (delivery.connection_id in stalled or fanout.prior_rejections is not None)
                 and delivery.stalled is None
-                and self._slow.holds_back(delivery, now)
+                and self._slow.hold_back(delivery, now)
             ):
                 continue
             prepared = fanout.prepared
             if prepared is None or fanout.prepared_for != for_second:
                 fanout.prepared_for = for_second
                 prepared = fanout.prepared = self._prepare(fanout, for_second[0])
-            if not delivery.tries:
-                delivery.first_tried_at = now
-            delivery.tries += 1
+            if not delivery.attempts:
+                delivery.first_attempt_at = now
+            delivery.attempts += 1
             fanout.in_flight += 1
             pool.send(delivery, prepared.request(delivery.connection_id), now)
             started += 1
         if started == idle and (self._due or self._round_robin):
-            pool.want(permits - started, now)
+            pool.request_connections(permits - started, now)
         elif pool.open_connections < WARM_CONNECTIONS:
-            pool.want(WARM_CONNECTIONS - pool.open_connections, now)
+            pool.request_connections(WARM_CONNECTIONS - pool.open_connections, now)
         self._token_bucket.spend(started)
 
     def _start_errands(self, limit: int, second: int, now: float) -> int:
-        """How many were started."""
+        """Send the errands that are due, up to `limit`; return how many were sent."""
         started = 0
         while started < limit and (errand := self._errands.next(now)) is not None:
             self._errands_in_flight += 1
@@ -272,7 +274,7 @@ class DeliveryEngine:
         return self._signer.prepare(f"{self._signer.address.path}/@connections/", {}, fanout.payload, second)
 
     def _next(self, now: float) -> Delivery | None:
-        """What is due and what has not been posted yet take turns, so that neither holds up the other."""
+        """The next delivery: due and fresh ones alternate, so that neither blocks the other."""
         self._take_fresh = not self._take_fresh
         if self._take_fresh:
             return self._round_robin.take() or self._next_due(now)
@@ -283,21 +285,21 @@ class DeliveryEngine:
             delivery = self._due.popleft()
             fanout = delivery.fanout
             if not delivery.waiting or fanout.stopped:
-                continue  # its fan-out is done with it, or has it in its checkpoint
+                continue  # it is settled or handed off, or its stopped fan-out has it in its checkpoint
             if not fanout.may_start:
-                self._try_again(delivery, now + _CHECKPOINT_SECONDS)
+                self._schedule_retry(delivery, now + _CHECKPOINT_SECONDS)
                 continue
-            fanout.unpark(delivery)
+            fanout.stop_waiting(delivery)
             return delivery
         return self._slow.next_probe(now)
 
-    def _try_again(self, delivery: Delivery, at: float) -> None:
+    def _schedule_retry(self, delivery: Delivery, at: float) -> None:
         heapq.heappush(self._heap, (at, next(self._sequence), delivery))
 
-    # The pool's owner
+    # ExchangeHandler: called by the pool
 
     def on_plain_responses(self, exchanges: Sequence[Exchange], seconds: list[float], now: float) -> None:
-        """Delivered, as almost all are: what is counted is counted once a tick, not once a post."""
+        """Settle deliveries that succeeded, as almost all do. Counters are updated once per tick, not once per post."""
         if self._errands_in_flight:
             exchanges, seconds = self._without_errands(exchanges, seconds, now)
             if not exchanges:
@@ -305,8 +307,8 @@ class DeliveryEngine:
         self._metrics.delivered(seconds)
         self._delivered(cast(Sequence[Delivery], exchanges), now)
 
-    def answered(self, exchange: Exchange, answer: Answer, seconds: float, now: float) -> None:
-        status = answer.status
+    def on_response(self, exchange: Exchange, response: Response, seconds: float, now: float) -> None:
+        status = response.status
         if isinstance(exchange, Errand):
             self._errand_ended(exchange, status, now)
             return
@@ -319,26 +321,26 @@ class DeliveryEngine:
         if status == _THROTTLED:
             self._throttled(exchange, now)
         else:
-            self._hear(exchange, status, f"status {status}", now)
+            self._record(exchange, status, f"status {status}", now)
             self._decide(exchange, status, now)
         if not fanout.in_round_robin and fanout.available:
             self._round_robin.add(fanout)
 
-    def failed(self, exchange: Exchange, reason: str, seconds: float, now: float) -> None:
+    def on_failure(self, exchange: Exchange, reason: str, seconds: float, now: float) -> None:
         if isinstance(exchange, Errand):
             self._errand_ended(exchange, 0, now)
             return
         self._metrics.post_failed(seconds)
         fanout = exchange.fanout
         fanout.in_flight -= 1
-        self._hear(exchange, 0, reason, now)
+        self._record(exchange, 0, reason, now)
         self._decide(exchange, 0, now)
         if not fanout.in_round_robin and fanout.available:
             self._round_robin.add(fanout)
 
     def _errand_ended(self, errand: Errand, status: int, now: float) -> None:
         self._errands_in_flight -= 1
-        errand.ended(status, now)
+        errand.on_end(status, now)
 
     def _without_errands(
         self, exchanges: Sequence[Exchange], seconds: list[float], now: float
@@ -369,61 +371,61 @@ class DeliveryEngine:
         self._metrics.deliveries[Outcome.DELIVERED] += len(deliveries)
 
     def _passed(self, posts: int) -> None:
-        """So many posts to connections that were not refused before got through."""
+        """Count posts that passed, to connections that had not returned 429 before."""
         self.rate.passed(posts)
         self._slow.references.passed += posts
 
     def _throttled(self, delivery: Delivery, now: float) -> None:
-        self.endpoint.answered()
+        self.endpoint.responded()
         self._slow.throttled(delivery, now)
         self._metrics.throttled(account=self.rate.account_throttles)
 
     def retry_request(self, exchange: Exchange, now: float) -> bytes:
-        """The same attempt once more, for its connection had died: no failure of the endpoint's or the member's."""
+        """The same attempt, signed again: a stale connection is no failure of the endpoint or the member."""
         del now
         second = int(self._wall_clock())
         if isinstance(exchange, Errand):
             return self._errand_request(exchange, second)
         return self._prepare(exchange.fanout, second).request(exchange.connection_id)
 
-    def _hear(self, delivery: Delivery, status: int, failure: str, now: float) -> None:
-        match meaning(status):
-            case Meaning.REFUSED | Meaning.FAILED as what:
-                is_refusal = what is Meaning.REFUSED
-                self.endpoint.failed(failure, now, first_attempt=delivery.tries == 1, rejected=is_refusal)
-                if is_refusal and self.endpoint.others_succeed(delivery.first_tried_at, rejected=True):
-                    delivery.refusals += 1  # while all are refused it says nothing of this one
-            case what:
+    def _record(self, delivery: Delivery, status: int, failure: str, now: float) -> None:
+        match classify(status):
+            case StatusClass.REJECTED | StatusClass.FAILED as status_class:
+                is_rejection = status_class is StatusClass.REJECTED
+                self.endpoint.failed(failure, now, first_attempt=delivery.attempts == 1, rejected=is_rejection)
+                if is_rejection and self.endpoint.others_succeed(delivery.first_attempt_at, rejected=True):
+                    delivery.rejections += 1  # if all are rejected, it is no evidence against this connection
+            case status_class:
                 if delivery.stalled is None:
                     self._passed(1)
-                if what is Meaning.GONE:
+                if status_class is StatusClass.GONE:
                     self.endpoint.gone(now)
-                self.endpoint.answered()
+                self.endpoint.responded()
 
     def _decide(self, delivery: Delivery, status: int, now: float) -> None:
         joined_at_ms = delivery.joined_at_ms
         if status == _GONE and joined_at_ms is None:
             if delivery.stalled is not None:
                 self._slow.ended(delivery, None, now)
-            delivery.fanout.ask_age(delivery)  # gone, if it is not young
+            delivery.fanout.look_up_age(delivery)  # gone, unless it is young
             return
         history = History(
-            tries=delivery.tries,
-            refusals=delivery.refusals,
-            attempts=delivery.attempts + 1,
-            first_tried_at=delivery.first_tried_at,
+            attempts=delivery.attempts,
+            rejections=delivery.rejections,
+            counted_attempts=delivery.counted_attempts + 1,
+            first_attempt_at=delivery.first_attempt_at,
             age_seconds=None if joined_at_ms is None else self._wall_clock() - joined_at_ms / 1000,
         )
-        verdict = judge(status, history, endpoint=self.endpoint, now=now, jitter=random.random())
+        verdict = decide(status, history, endpoint=self.endpoint, now=now, jitter=random.random())
         if isinstance(verdict, Outcome):
             self._settle(delivery, verdict, now)
             return
-        delivery.attempts += verdict.counted
+        delivery.counted_attempts += verdict.counted
         at = now + verdict.after_seconds
         if delivery.stalled is not None and self._slow.retry(delivery, at):
             return
-        self._try_again(delivery, at)
-        delivery.fanout.waits(delivery)
+        self._schedule_retry(delivery, at)
+        delivery.fanout.await_retry(delivery)
 
     def _settle(self, delivery: Delivery, outcome: Outcome, now: float) -> None:
         if delivery.stalled is not None:

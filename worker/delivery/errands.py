@@ -1,9 +1,9 @@
-"""Requests of the engine's own, beside deliveries: closing connections, and references.
+"""Errands: the engine's own requests besides deliveries, which close connections or post references.
 
-A *reference* is a post to a made-up connection id, which reaches nobody. API Gateway answers it with 410, unless the
-account is throttled (429) or the endpoint, the credentials or the permission is wrong. So it tells the account's
-throttling from one client's full buffer, and a wrong endpoint from one wrong connection id, where no other post does.
-References are sent only while something is undecided and other posts do not decide it.
+A *reference* is a post to a made-up connection id, which reaches no client. API Gateway returns 410 for it, unless the
+account is throttled (429) or the endpoint, the credentials or the permissions are wrong. So its response distinguishes
+the account's throttling from one client's full buffer, and a wrong endpoint from one wrong connection id. References
+are sent only while one of these is undecided and no other post decides it.
 """
 
 import heapq
@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 REFERENCES_PER_SECOND: Final = 20.0
 _REFERENCES_SHARE: Final = 0.02
-"""Of the rate that is allowed."""
+"""References as a share of the rate limit."""
 _PROOF_SECONDS: Final = 1.0
 _GONE: Final = 410
 _NOT_FOUND: Final = 404
@@ -40,20 +40,20 @@ _OK_END: Final = 300
 
 
 class Errand(msgspec.Struct, eq=False):
-    """One request. `ended` is called with the status, 0 where there was no response, and the time."""
+    """One request. `on_end` is called with the status (0 without a response) and the time in monotonic seconds."""
 
     method: str
     connection_id: str
     payload: bytes
-    ended: Callable[[int, float], None]
+    on_end: Callable[[int, float], None]
 
 
 class Errands:
-    """What the engine should send now, beside deliveries. `slow` and `rate` say whether references are needed."""
+    """The queue of errands. `slow` and `rate` determine whether references are needed; `slow` is set by the engine."""
 
     def __init__(self, *, rate: RateController, endpoint: EndpointHealth) -> None:
         self.references = 0
-        """Sent since the start."""
+        """The number of references sent since the start."""
         self.slow: SlowClients | None = None
         self._rate = rate
         self._endpoint = endpoint
@@ -64,38 +64,39 @@ class Errands:
         self._proof_at = -math.inf
 
     def close(self, record: StalledConnection[Delivery]) -> None:
-        """Close this connection as soon as possible."""
-        self._close_at(record, -math.inf, tries=0)
+        """Close the record's connection as soon as possible, with retries. `SlowClients.closed` receives the result."""
+        self._close_at(record, -math.inf, attempts=0)
 
     def due_at(self) -> float:
+        """When the next connection is due to be closed; infinity if none is."""
         return self._closings[0][0] if self._closings else math.inf
 
     def next(self, now: float) -> Errand | None:
-        """The next request to send now, if there is one."""
+        """The next errand to send now; None if there is none."""
         if self._closings and self._closings[0][0] <= now:
-            _, _, tries, record = heapq.heappop(self._closings)
-            return self._closing(record, tries + 1)
-        if self._endpoint.wants_proof and now - self._proof_at >= _PROOF_SECONDS:
+            _, _, attempts, record = heapq.heappop(self._closings)
+            return self._closing(record, attempts + 1)
+        if self._endpoint.needs_proof and now - self._proof_at >= _PROOF_SECONDS:
             self._proof_at = now
             return self._reference(proof=True)
         if now - self._checked_at >= 1 / min(REFERENCES_PER_SECOND, max(1.0, _REFERENCES_SHARE * self._rate.limit)):
             self._checked_at = now
-            if self._reference_is_wanted():
+            if self._needs_reference():
                 return self._reference(proof=False)
         return None
 
-    def _reference_is_wanted(self) -> bool:
-        """Whether something is undecided and no other post has told since the last look."""
-        assert self.slow is not None  # noqa: S101 - the engine has set it
+    def _needs_reference(self) -> bool:
+        """Whether something is undecided and no post has helped to decide it since the last check."""
+        assert self.slow is not None  # noqa: S101 - set by the engine
         references = self.slow.references
         counted, self._counted = self._counted, references.passed + references.throttled
-        return (self.slow.undecided or self._rate.wants_reference) and counted == self._counted
+        return (self.slow.undecided or self._rate.needs_reference) and counted == self._counted
 
     def _reference(self, *, proof: bool) -> Errand:
         self.references += 1
         made_up = b64encode(secrets.token_bytes(11)).decode()
 
-        def ended(status: int, now: float) -> None:
+        def on_end(status: int, now: float) -> None:
             assert self.slow is not None  # noqa: S101
             if status == _THROTTLED:
                 self._rate.throttled(retry=False)
@@ -105,25 +106,25 @@ class Errands:
                 self.slow.references.passed += 1
             if status == _GONE:
                 self._endpoint.proved(now)
-            elif proof and status != _THROTTLED and not _OK <= status < _OK_END:  # some stand-ins take any id
+            elif proof and status != _THROTTLED and not _OK <= status < _OK_END:  # some emulators accept any id
                 failure = f"status {status}" if status else "no response"
                 self._endpoint.failed(failure, now, first_attempt=True, rejected=0 < status < _SERVER_ERROR)
 
-        return Errand("POST", made_up, b"{}", ended)
+        return Errand("POST", made_up, b"{}", on_end)
 
-    def _close_at(self, record: StalledConnection[Delivery], at: float, *, tries: int) -> None:
-        heapq.heappush(self._closings, (at, next(self._sequence), tries, record))
+    def _close_at(self, record: StalledConnection[Delivery], at: float, *, attempts: int) -> None:
+        heapq.heappush(self._closings, (at, next(self._sequence), attempts, record))
 
-    def _closing(self, record: StalledConnection[Delivery], tries: int) -> Errand:
-        def ended(status: int, now: float) -> None:
+    def _closing(self, record: StalledConnection[Delivery], attempts: int) -> Errand:
+        def on_end(status: int, now: float) -> None:
             assert self.slow is not None  # noqa: S101
             if 0 < status < _OK_END or status in (_GONE, _NOT_FOUND):
                 log.info("slow_client.closed", connection=record.connection_id)
                 self.slow.closed(record, now, succeeded=True)
-            elif tries < ATTEMPTS_BEFORE_GIVING_UP and (status in (0, _THROTTLED) or status >= _SERVER_ERROR):
-                self._close_at(record, now + backoff_seconds(tries, random.random()), tries=tries)
+            elif attempts < ATTEMPTS_BEFORE_GIVING_UP and (status in (0, _THROTTLED) or status >= _SERVER_ERROR):
+                self._close_at(record, now + backoff_seconds(attempts, random.random()), attempts=attempts)
             else:
                 log.error("slow_client.not_closed", connection=record.connection_id, status=status)
                 self.slow.closed(record, now, succeeded=False)
 
-        return Errand("DELETE", record.connection_id, b"", ended)
+        return Errand("DELETE", record.connection_id, b"", on_end)

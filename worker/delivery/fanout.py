@@ -1,11 +1,11 @@
-"""One broadcast's members on their way to an outcome: the state that the engine and the broadcaster share.
+"""The deliveries of one broadcast, from page to outcome: the state that the engine and the broadcast's run share.
 
-The engine takes deliveries out and settles them, in plain calls; the broadcaster's coroutine puts pages in, writes
-checkpoints and sees to misses whenever `changed` is set. Nothing here waits.
+The engine takes deliveries and settles them, in plain calls. The run's coroutine adds pages and, whenever `changed` is
+set, writes checkpoints and dead-letters missed deliveries. Nothing in this module blocks or awaits.
 
 Always:
-- every member that was taken up is in `unsettled` until its outcome is final, and a missed one until it is safe on the
-  dead-letter queue, so that a checkpoint taken at any moment forgets nobody;
+- every member that was taken is in `unsettled` until its outcome is final, and a missed one until it is safe on the
+  dead-letter queue, so that a checkpoint taken at any moment omits no member;
 - `unsettled` holds at most `WINDOW` members.
 """
 
@@ -18,42 +18,42 @@ from typing import Final
 import msgspec
 
 from gatecast.broadcast import Broadcast
-from worker.decisions.checkpoint import SNAPSHOT_AFTER, WINDOW, Checkpoint, Pace
+from worker.decisions.checkpoint import SNAPSHOT_AFTER, WINDOW, Checkpoint, CheckpointSchedule
 from worker.decisions.outcome import Outcome
 from worker.decisions.parts import REMAINDER_PREFIX
-from worker.decisions.stall import Refused, StalledConnection
+from worker.decisions.stall import PriorRejections, StalledConnection
 from worker.ports import Member
 from worker.transport.signing import Prepared
 
-_DELIVERED: Final = Outcome.DELIVERED  # a member of an enumeration is looked up by a call
+_DELIVERED: Final = Outcome.DELIVERED  # bound once: looking up an enum member costs a call
 REMAINDERS: Final = ""
-"""The group of all remainders; no room and no broadcast has this name."""
+"""The group of all remainders. No room or broadcast has this name."""
 PAGES_LOW: Final = 1_000
-"""Members in hand below which the next page is wanted."""
+"""The next page is needed when fewer members than this are read ahead."""
 _DELIVERY_BYTES: Final = 300
 MAX_WAITING: Final = 500
-"""Of the window: from so many on, the oldest that wait for a stalled connection leave as a remainder."""
+"""Deliveries of the window that may wait: from this number on, the oldest slow ones leave as a remainder."""
 MAX_HELD_UP: Final = 700
-"""Of the window, missed and waiting together: from so many on, the missed are made safe before all is finished."""
+"""Deliveries of the window that are missed or wait: from this number on, missed ones are dead-lettered at once."""
 
 
 class Delivery(msgspec.Struct, eq=False):
-    """Reaching one connection. Times are monotonic seconds."""
+    """The delivery of one broadcast to one connection. Times are monotonic seconds."""
 
     fanout: "Fanout"
     connection_id: str
     joined_at_ms: int | None
-    tries: int = 0
-    """Posts for it, counted against it or not."""
     attempts: int = 0
-    """Failed posts that count against it."""
-    refusals: int = 0
-    """Responses such as 403 while others were not rejected."""
-    first_tried_at: float = 0.0
+    """All posts for it."""
+    counted_attempts: int = 0
+    """Failed posts that count towards giving up."""
+    rejections: int = 0
+    """Rejections such as 403 that it received while other deliveries were not rejected."""
+    first_attempt_at: float = 0.0
     waiting: bool = False
-    """It waits for its next post; nothing for it is in flight."""
+    """Whether it waits for a retry or in a line; no post for it is in flight."""
     stalled: "StalledConnection[Delivery] | None" = None
-    """In whose line it waits, or whose probe it is."""
+    """The connection in whose line it waits, or whose probe it is."""
 
     @property
     def order(self) -> tuple[int, int]:
@@ -63,8 +63,8 @@ class Delivery(msgspec.Struct, eq=False):
 class Fanout:
     """The fan-out of `broadcast`, resumed from `start`. `clock` gives monotonic seconds.
 
-    `order` is its place among the broadcasts of its group: when it was published, then when it began here. `carried`
-    says that all its connections were refused before, at least so often.
+    `order` is its place among the broadcasts of its group: when it was published, then when it began here.
+    `prior_rejections`, of a remainder, is a lower bound of what each of its connections has rejected so far.
     """
 
     def __init__(
@@ -74,13 +74,13 @@ class Fanout:
         clock: Callable[[], float],
         *,
         order: tuple[int, int],
-        carried: Refused | None,
+        prior_rejections: PriorRejections | None,
         totals: dict[Outcome, int],
         gone: Callable[[Delivery], None],
     ) -> None:
         self.broadcast = broadcast
         self.order = order
-        self.carried = carried
+        self.prior_rejections = prior_rejections
         self.group = broadcast.room or (REMAINDERS if broadcast.part.startswith(REMAINDER_PREFIX) else broadcast.id)
         self.payload = broadcast.data.encode()
         self.expires_at_ms = broadcast.expires_at_ms if isinstance(broadcast.expires_at_ms, int) else float("inf")
@@ -92,8 +92,8 @@ class Fanout:
         self.in_round_robin = False
         self.expired = False
         self.missed: list[tuple[Delivery, Outcome]] = []
-        self.pace = Pace(clock())
-        self.page_wanted = asyncio.Event()
+        self.checkpoint_schedule = CheckpointSchedule(clock())
+        self.page_needed = asyncio.Event()
         self.read_to = start.cursor
         self.prepared: Prepared | None = None
         self.prepared_for = (0, 0)
@@ -106,7 +106,7 @@ class Fanout:
         self._except = frozenset(broadcast.except_ or ())
         self._clock = clock
         self._gone = gone
-        self._left = False
+        self._handed_off = False
         self._totals = totals
         self._members: deque[Member] = deque()
         self._numbered = not broadcast.room
@@ -117,7 +117,7 @@ class Fanout:
             self._resumed.append(delivery)
 
     def add_page(self, members: Sequence[Member], *, last: bool, read_to: str = "") -> None:
-        """Members in the order of their keys, all behind the cursor and behind those that were added before."""
+        """Add members, in the order of their keys, all after the cursor and after those that were added before."""
         if self.expired:
             return
         self._members.extend(members)
@@ -128,58 +128,58 @@ class Fanout:
 
     @property
     def read_ahead(self) -> int:
-        """Members that were read and not taken up yet."""
+        """The number of members that were read and not yet taken."""
         return len(self._members)
 
     @property
-    def wants_page(self) -> bool:
+    def needs_page(self) -> bool:
         return not self.exhausted and len(self._members) < PAGES_LOW
 
     @property
     def finished(self) -> bool:
-        """Every member has an outcome, though missed ones may still have to be made safe."""
+        """Whether every member has an outcome, though missed ones may still have to be dead-lettered."""
         return self.exhausted and not self._members and len(self.unsettled) == len(self.missed)
 
     @property
     def settled(self) -> bool:
-        """Every member has an outcome, and the missed ones are safe."""
+        """Whether every member has an outcome, and the missed ones are safe on the dead-letter queue."""
         return self.finished and not self.missed
 
     @property
-    def progress(self) -> bool:
-        """Has anybody had an outcome, or been left to a broadcast of their own, since the start?"""
-        return self._left or any(self.counts.values())
+    def made_progress(self) -> bool:
+        """Whether a delivery was settled or handed off since the start."""
+        return self._handed_off or any(self.counts.values())
 
     @property
-    def only_waits(self) -> bool:
-        """All that is left to deliver waits to be tried again."""
+    def only_waiting(self) -> bool:
+        """Whether all remaining deliveries wait for a retry or in a line."""
         return self.exhausted and not self._members and 0 < self.waiting == len(self.unsettled) - len(self.missed)
 
     @property
     def held_bytes(self) -> int:
-        """About how much memory it takes while it only waits."""
+        """An estimate of the memory, in bytes, that it occupies while it is parked."""
         return len(self.payload) + _DELIVERY_BYTES * len(self.unsettled)
 
     @property
     def held_up(self) -> bool:
-        """Whether so many are missed or wait that hardly anybody else fits into the window."""
+        """Whether missed and waiting deliveries occupy most of the window."""
         return len(self.missed) + self.waiting >= MAX_HELD_UP
 
     @property
     def may_start(self) -> bool:
-        """Does what a crash would repeat stay within the window if one more is started?"""
-        return self.pace.since_written + self.in_flight < WINDOW
+        """Whether the deliveries that a crash would repeat stay within the window if one more is started."""
+        return self.checkpoint_schedule.since_written + self.in_flight < WINDOW
 
     @property
     def available(self) -> bool:
-        """Has it something that may be delivered now?"""
+        """Whether it has a delivery that may be started now."""
         if self.stopped or not self.may_start:
             return False
         return bool(self._resumed or (self._members and len(self.unsettled) < WINDOW))
 
     def take(self) -> Delivery | None:
-        """The next delivery to start. The engine's hot path."""
-        if self.stopped or self.pace.since_written + self.in_flight >= WINDOW:
+        """Take the next delivery to start; None if there is none now. The engine's hot path."""
+        if self.stopped or self.checkpoint_schedule.since_written + self.in_flight >= WINDOW:
             return None
         if self._resumed:
             return self._resumed.popleft()
@@ -190,33 +190,33 @@ class Fanout:
             connection_id, joined_at_ms = members.popleft()
             self.cursor = str(int(self.cursor or "0") + 1) if self._numbered else connection_id
             if len(members) == PAGES_LOW - 1:
-                self.page_wanted.set()
+                self.page_needed.set()
             if self._except and connection_id in self._except:
                 continue
             delivery = Delivery(self, connection_id, joined_at_ms)
             self.unsettled[connection_id] = delivery
             return delivery
-        self.page_wanted.set()
+        self.page_needed.set()
         if self.finished:
             self.changed.set()
         return None
 
     def delivered(self, delivery: Delivery) -> None:
-        """Settle as delivered: what happens to almost all. The engine counts the totals."""
+        """Settle a delivery as delivered, the outcome of almost all. The engine counts the totals."""
         del self.unsettled[delivery.connection_id]
         self.counts[_DELIVERED] += 1
-        pace = self.pace
-        pace.since_written += 1
-        pace.since_snapshot += 1
+        checkpoint_schedule = self.checkpoint_schedule
+        checkpoint_schedule.since_written += 1
+        checkpoint_schedule.since_snapshot += 1
         if (
-            pace.since_snapshot >= SNAPSHOT_AFTER
+            checkpoint_schedule.since_snapshot >= SNAPSHOT_AFTER
             or (self.exhausted and not self._members and len(self.unsettled) == len(self.missed))
             or (self.stopped and not self.in_flight)
         ):
             self.changed.set()
 
     def settle(self, delivery: Delivery, outcome: Outcome) -> None:
-        """Give a delivery another outcome. A missed one is final only when `confirm_missed`."""
+        """Settle a delivery with any other outcome. A missed one stays unsettled until `confirm_missed`."""
         if outcome is Outcome.REJECTED or outcome is Outcome.UNDELIVERED:
             self.missed.append((delivery, outcome))
             if self.held_up:
@@ -226,53 +226,58 @@ class Fanout:
             self._count(outcome)
             if outcome is Outcome.GONE:
                 self._gone(delivery)
-        if self.finished or (self.stopped and not self.in_flight) or self.pace.since_snapshot >= SNAPSHOT_AFTER:
+        if (
+            self.finished
+            or (self.stopped and not self.in_flight)
+            or self.checkpoint_schedule.since_snapshot >= SNAPSHOT_AFTER
+        ):
             self.changed.set()
 
-    def waits(self, delivery: Delivery) -> None:
-        """It will be posted later."""
+    def await_retry(self, delivery: Delivery) -> None:
+        """Mark a delivery as waiting for a later post."""
         delivery.waiting = True
         self.waiting += 1
-        if self.waiting == MAX_WAITING or self.stopped or self.only_waits:
+        if self.waiting == MAX_WAITING or self.stopped or self.only_waiting:
             self.changed.set()
 
-    def unpark(self, delivery: Delivery) -> None:
-        """It is about to be posted, or is none of the engine's business any more."""
+    def stop_waiting(self, delivery: Delivery) -> None:
+        """Undo `await_retry`: the delivery is about to be posted, settled or handed off."""
         delivery.waiting = False
         self.waiting -= 1
         if delivery.stalled is not None:
-            delivery.stalled.leave(delivery)
+            delivery.stalled.remove_from_line(delivery)
 
-    def leave(self, deliveries: Sequence[Delivery]) -> None:
-        """These are safe elsewhere: the broadcast is done with them."""
-        self.pace.since_snapshot += len(deliveries)
-        self._left = True
+    def hand_off(self, deliveries: Sequence[Delivery]) -> None:
+        """Drop deliveries that are safe in a broadcast of their own."""
+        self.checkpoint_schedule.since_snapshot += len(deliveries)
+        self._handed_off = True
         for delivery in deliveries:
             del self.unsettled[delivery.connection_id]
 
     def slow(self, limit: int) -> list[Delivery]:
-        """The oldest that wait for a stalled connection, or have failed more than once while others succeeded."""
+        """The oldest waiting deliveries, up to `limit`, that may leave a line or have more than one counted attempt."""
         slow = (
             each
             for each in self.unsettled.values()
-            if each.waiting and (each.attempts > 1 or (each.stalled is not None and each.stalled.lets_leave(each)))
+            if each.waiting
+            and (each.counted_attempts > 1 or (each.stalled is not None and each.stalled.may_hand_off(each)))
         )
         return list(islice(slow, limit))
 
-    def ask_age(self, delivery: Delivery) -> None:
-        """Its client seems gone: find out how old the connection is."""
+    def look_up_age(self, delivery: Delivery) -> None:
+        """Request the age of a connection that returned 410: the run reads it from the table."""
         self.unknown_age.append(delivery)
         self.changed.set()
 
     def confirm_missed(self, missed: Sequence[tuple[Delivery, Outcome]]) -> None:
-        """These, the first of `missed`, are on the dead-letter queue or in the log: settle them."""
+        """Settle the first of `missed`, which are on the dead-letter queue or in the log now."""
         del self.missed[: len(missed)]
         for delivery, outcome in missed:
             del self.unsettled[delivery.connection_id]
             self._count(outcome)
 
     def expire(self) -> None:
-        """Nobody receives it any more: settle all that is not under way, and read no further."""
+        """Settle all deliveries that are not in flight as expired, and read no further pages."""
         if self.expired or self.stopped:
             return
         self.expired = True
@@ -282,24 +287,24 @@ class Fanout:
         while self._resumed:
             self.settle(self._resumed.popleft(), Outcome.EXPIRED)
         for delivery in [each for each in self.unsettled.values() if each.waiting]:
-            self.unpark(delivery)
+            self.stop_waiting(delivery)
             self.settle(delivery, Outcome.EXPIRED)
         self.changed.set()
 
     def _count(self, outcome: Outcome, deliveries: int = 1) -> None:
-        self.pace.since_written += deliveries
-        self.pace.since_snapshot += deliveries
+        self.checkpoint_schedule.since_written += deliveries
+        self.checkpoint_schedule.since_snapshot += deliveries
         self.counts[outcome] += deliveries
         self._totals[outcome] += deliveries
 
     def stop(self) -> None:
-        """Start nothing more; what is in flight still settles."""
+        """Start no more deliveries. Those in flight still settle."""
         if not self.stopped:
             self.stopped = True
             self.stopped_at = self._clock()
             for delivery in self.unsettled.values():
                 if delivery.stalled is not None and delivery.waiting:
-                    delivery.stalled.leave(delivery)
+                    delivery.stalled.remove_from_line(delivery)
         self.changed.set()
 
     def checkpoint(self) -> Checkpoint:

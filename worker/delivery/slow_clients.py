@@ -1,12 +1,13 @@
-"""What becomes of deliveries to connections that return 429: they wait in line, follow in order, or are given up.
+"""Deliveries to connections that return 429: they wait in line, follow a probe in order, or are given up.
 
-`stalled` has the records and the reasoning; this module moves deliveries between their fan-outs and these records, and
-says when a connection is to be closed. The engine asks it about each delivery that it takes up (`holds_back`), tells it
-how probes end, and asks for the next probe that is due. Everything is a plain call; nothing waits.
+`stall` has the records and the reasoning. This module moves deliveries between their fan-outs and these records, and
+decides when to close a connection. The engine calls `hold_back` for each delivery to a stalled connection, reports how
+posts to these end, and takes the next probe that is due. Every method is a plain call and none blocks.
 
-A connection that is given up has not read for 30 s, or is two minutes behind: what waited for it is missed, and it is
-closed. So many are closed at once, and so many per second after that; beyond, and where closing fails or is not wanted,
-a connection is kept: what is for it is missed at once, while a probe now and then finds out whether it reads again.
+A connection is given up if it has not read for 30 s or is two minutes behind: deliveries in its line are missed, and it
+is closed. The rate of closing is limited, with a burst (`ClosingBudget`). Beyond that limit, and if closing fails or is
+disabled, a connection is kept: further deliveries to it are missed at once, and occasional probes find out whether it
+reads again.
 """
 
 import math
@@ -25,19 +26,20 @@ from worker.delivery.fanout import Delivery
 log = structlog.get_logger()
 
 _CHECKPOINT_SECONDS: Final = 0.1
-"""How long a probe that is due waits for its broadcast's checkpoint to be written."""
+"""How long a due probe waits for its broadcast's checkpoint to be written."""
 
 
 class SlowClientMetrics(Protocol):
-    """Where connections that were given up are counted, by what became of them: closed, kept or failed."""
+    """Counters of the connections that were given up, by what was done with them: closed, kept or failed."""
 
     slow_clients: dict[str, int]
 
 
 class SlowClients:
-    """`close` starts to close a connection and tells `closed` how that went; None where all are kept.
+    """The lines of all stalled connections of one engine.
 
-    `requeue` takes deliveries back that wait and are due.
+    `close` starts closing a connection and reports the result to `closed`; None keeps all connections. `requeue`
+    receives deliveries that leave a line and are due.
     """
 
     def __init__(
@@ -54,14 +56,14 @@ class SlowClients:
         self._close = close
         self._requeue = requeue
         self._followers: deque[Delivery] = deque()
-        """Those that may be posted right behind a probe."""
+        """Deliveries that may be posted right after a probe."""
         self._records = StalledConnections[Delivery](self.references)
         self.records = self._records.by_id
-        """Connections that returned 429, by id. The engine looks each delivery's up."""
+        """Connections that returned 429, by id. The engine looks up each delivery's connection here."""
         self._budget = ClosingBudget()
 
     def __len__(self) -> int:
-        """Connections that have a record."""
+        """The number of connections that have a record."""
         return len(self._records)
 
     @property
@@ -70,18 +72,18 @@ class SlowClients:
         return self._records.undecided
 
     def due_at(self) -> float:
-        """When the next probe is due; infinity without any."""
+        """When the next probe is due; infinity if there is none."""
         return -math.inf if self._followers else self._records.due_at()
 
-    def holds_back(self, delivery: Delivery, now: float) -> bool:
-        """Whether this delivery must not be posted now: it waits in line, or is missed at once."""
+    def hold_back(self, delivery: Delivery, now: float) -> bool:
+        """Whether this delivery must not be posted now. If so, it is in its connection's line or missed now."""
         fanout = delivery.fanout
         record = self._records.get(delivery.connection_id)
         if record is None:
-            if fanout.carried is None:
+            if fanout.prior_rejections is None:
                 return False
             record = self._records.add(delivery.connection_id, now)
-            record.resume(fanout.carried)
+            record.resume(fanout.prior_rejections)
         if record.given_up and (record.probing is not None or record.line or now < record.probe_at):
             fanout.settle(delivery, Outcome.UNDELIVERED)
             return True
@@ -91,20 +93,20 @@ class SlowClients:
         return True
 
     def sweep(self, now: float) -> None:
-        """Forget what is of no use any more; call it about once a second."""
-        self._records.forget_idle(now)
+        """Drop records that are no longer needed. To be called about once per second."""
+        self._records.drop_idle(now)
 
     def next_probe(self, now: float) -> Delivery | None:
-        """The next probe that is due, or what follows one. It is posted at once."""
+        """The next due probe, or a delivery that follows one; None if there is none. The caller posts it at once."""
         while self._followers:
             follower = self._followers.popleft()
             record = follower.stalled
             if record is not None and follower in record.line and follower.fanout.may_start:
-                follower.fanout.unpark(follower)
+                follower.fanout.stop_waiting(follower)
                 follower.stalled = record
                 return follower
         while (record := self._records.next_due(now)) is not None:
-            record.judge()
+            record.update_evidence()
             delivery = record.first()
             if delivery is None:
                 self._records.rest(record, now)
@@ -113,12 +115,12 @@ class SlowClients:
             else:
                 self._followers.extend(record.followers())
                 record.post(delivery)
-                delivery.fanout.unpark(delivery)
+                delivery.fanout.stop_waiting(delivery)
                 return delivery
         return None
 
     def throttled(self, delivery: Delivery, now: float) -> None:
-        """Its post was answered with 429."""
+        """A post of this delivery returned 429."""
         record = delivery.stalled
         if record is not None and record.probing is delivery:
             self._probe_throttled(record, delivery, now)
@@ -129,8 +131,8 @@ class SlowClients:
             self._rate.throttled(retry=False)
             self.references.throttled += 1
             record = self._records.add(delivery.connection_id, now)
-        else:  # it followed a probe, or was in flight beside the post that was rejected first
-            record.follower_refused()
+        else:  # it followed a probe, or was in flight when the first post was rejected
+            record.follower_rejected()
         if record.given_up:
             delivery.fanout.settle(delivery, Outcome.UNDELIVERED)
             return
@@ -141,7 +143,7 @@ class SlowClients:
     def _probe_throttled(self, record: StalledConnection[Delivery], delivery: Delivery, now: float) -> None:
         if record.is_new:
             self._rate.throttled(retry=True)
-        record.probe_refused()
+        record.probe_rejected()
         delivery.stalled = None
         if record.given_up:
             delivery.fanout.settle(delivery, Outcome.UNDELIVERED)
@@ -151,7 +153,7 @@ class SlowClients:
             delivery.fanout.settle(delivery, Outcome.UNDELIVERED)
             self._give_up(record, now)
             return
-        self._line_up(record, delivery, now, again=True)
+        self._line_up(record, delivery, now, returning=True)
         self._wait(record, now)
 
     def _wait(self, record: StalledConnection[Delivery], now: float) -> None:
@@ -159,7 +161,7 @@ class SlowClients:
         self._records.schedule(record, now + seconds)
 
     def passed(self, delivery: Delivery, now: float) -> None:
-        """It was delivered; if it was a probe, what waits behind it follows."""
+        """A probe, or a delivery that followed one, was delivered. After a probe, its line resumes."""
         record = self._ended(delivery)
         if record is None:
             self._rate.passed(0, others=1)
@@ -170,10 +172,10 @@ class SlowClients:
             self._rate.passed(0, others=1)
         record.probe_passed(now)
         record.given_up = False
-        self._go_on(record, now)
+        self._resume_line(record, now)
 
     def ended(self, delivery: Delivery, outcome: Outcome | None, now: float) -> None:
-        """It has another outcome, or one that is not known yet. Where the connection is gone, it is so for all."""
+        """A probe or follower ended otherwise; `outcome` is None while undecided. GONE settles the whole line."""
         record = self._ended(delivery)
         if record is None:
             return
@@ -183,7 +185,7 @@ class SlowClients:
                     behind.joined_at_ms = delivery.joined_at_ms  # the same connection's age
             self._settle_line(record, outcome)
             self._records.remove(record)
-        elif outcome is Outcome.UNDELIVERED or delivery.refusals > 1:
+        elif outcome is Outcome.UNDELIVERED or delivery.rejections > 1:
             self._dissolve(record)
         elif record.line:
             self._records.schedule(record, now)
@@ -191,19 +193,19 @@ class SlowClients:
             self._records.rest(record, now)
 
     def retry(self, delivery: Delivery, at: float) -> bool:
-        """Whether it waits in line for a post at that time, after it has failed in another way than by a 429."""
+        """Whether this delivery, which failed otherwise than by 429, waits in line for a post at that time."""
         record = self._ended(delivery)
         if record is None:
             return False
         if record.probe_failed():
             self._dissolve(record)
             return False
-        self._line_up(record, delivery, at, again=True)
+        self._line_up(record, delivery, at, returning=True)
         self._records.schedule(record, at)
         return True
 
     def closed(self, record: StalledConnection[Delivery], now: float, *, succeeded: bool) -> None:
-        """How an attempt to close a connection ended."""
+        """Closing a connection has ended."""
         self._metrics.slow_clients["closed" if succeeded else "failed"] += 1
         if succeeded:
             self._records.remove(record)
@@ -211,7 +213,7 @@ class SlowClients:
             self._keep(record, now)
 
     def _ended(self, delivery: Delivery) -> StalledConnection[Delivery] | None:
-        """The record whose probe this was; None if it only followed one."""
+        """Detach a delivery. Returns the record whose probe it was; None if it only followed one."""
         record, delivery.stalled = delivery.stalled, None
         if record is None or record.probing is not delivery:
             return None
@@ -219,29 +221,29 @@ class SlowClients:
         return record
 
     def _dissolve(self, record: StalledConnection[Delivery]) -> None:
-        """It is no matter of a full buffer: each delivery goes its own way again."""
+        """Remove a record whose problem is not a full buffer: its deliveries are retried independently."""
         waiting = list(record.line)
         self._records.remove(record)
         for delivery in waiting:
-            record.leave(delivery)
+            record.remove_from_line(delivery)
             self._requeue(delivery)
 
-    def _go_on(self, record: StalledConnection[Delivery], now: float) -> None:
+    def _resume_line(self, record: StalledConnection[Delivery], now: float) -> None:
         if record.line:
             self._records.schedule(record, now)
         else:
             self._records.remove(record)
 
     def _line_up(
-        self, record: StalledConnection[Delivery], delivery: Delivery, now: float, *, again: bool = False
+        self, record: StalledConnection[Delivery], delivery: Delivery, now: float, *, returning: bool = False
     ) -> None:
         if not delivery.fanout.stopped:
-            record.line_up(delivery, now, again=again)
-        delivery.fanout.waits(delivery)
+            record.line_up(delivery, now, returning=returning)
+        delivery.fanout.await_retry(delivery)
 
     def _settle_line(self, record: StalledConnection[Delivery], outcome: Outcome) -> None:
         for delivery in list(record.line):
-            delivery.fanout.unpark(delivery)
+            delivery.fanout.stop_waiting(delivery)
             delivery.fanout.settle(delivery, outcome)
 
     def _give_up(self, record: StalledConnection[Delivery], now: float) -> None:
@@ -250,7 +252,7 @@ class SlowClients:
         log.warning(
             "slow_client.given_up",
             connection=record.connection_id,
-            rejected=record.refused,
+            rejected=record.rejected,
             seconds=round(now - record.since, 1),
             missed=len(record.line),
             close=close is not None,
@@ -264,6 +266,6 @@ class SlowClients:
             close(record)
 
     def _keep(self, record: StalledConnection[Delivery], now: float) -> None:
-        """It may read again one day."""
+        """Keep a connection that was given up: it may read again."""
         record.probe_at = now + record.retry_seconds(random.random(), account_throttles=False)
         self._records.rest(record, now)

@@ -1,4 +1,4 @@
-"""What the worker tells others over HTTP: `/metrics`, `/livez`, `/readyz` and `/broadcasts`."""
+"""The HTTP server for operators: `/metrics`, `/livez`, `/readyz` and `/broadcasts`."""
 
 import errno
 import socket
@@ -10,13 +10,13 @@ from aiohttp import web
 
 from worker.observe.health import Health
 from worker.observe.metrics import CONTENT_TYPE, Metrics
-from worker.settings import InvalidSettings
+from worker.settings import ConfigurationError
 
-_NO_ADDRESS_OF_OURS: Final = (errno.EADDRNOTAVAIL, errno.EINVAL)
+_NOT_A_LOCAL_ADDRESS: Final = (errno.EADDRNOTAVAIL, errno.EINVAL)
 
 
-class PortInUse(OSError):  # noqa: N818 - it says what is the case
-    """Somebody else listens there; the message names the variable."""
+class PortInUse(OSError):
+    """Another process listens on the port; the message names the variable."""
 
 
 class AdminServer:
@@ -24,7 +24,7 @@ class AdminServer:
 
     def __init__(self, host: str, port: int, *, health: Health, metrics: Metrics) -> None:
         self.in_progress: Callable[[], Mapping[str, object]] = lambda: {"total": 0, "broadcasts": []}
-        """Who knows the broadcasts in hand; nobody does before the worker runs."""
+        """Returns the broadcasts in progress; the worker replaces this default when it starts."""
         self._health = health
         self._metrics = metrics
         self._host = host
@@ -37,14 +37,14 @@ class AdminServer:
         self._runner = web.AppRunner(app, access_log=None)
 
     async def open(self) -> None:
-        """Raises InvalidSettings if the host is not this machine's, PortInUse, or another OSError."""
+        """Raises ConfigurationError if the host is not this machine's, PortInUse, or another OSError."""
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, self._host, self._port).start()
         except OSError as error:
-            if isinstance(error, socket.gaierror) or error.errno in _NO_ADDRESS_OF_OURS:
-                raise InvalidSettings(
-                    f"GATECAST_HTTP_HOST is {self._host!r}: it takes an address of this machine ({error.strerror})"
+            if isinstance(error, socket.gaierror) or error.errno in _NOT_A_LOCAL_ADDRESS:
+                raise ConfigurationError(
+                    f"GATECAST_HTTP_HOST is {self._host!r}: expected an address of this machine ({error.strerror})"
                 ) from None
             if error.errno == errno.EADDRINUSE:
                 raise PortInUse(f"GATECAST_HTTP_PORT is {self._port}, which is in use on {self._host}") from None

@@ -1,7 +1,7 @@
-"""Items of the table that cannot be read as they should: counted by kind, logged once each.
+"""Items of the table that are malformed: counted by kind, and logged once each.
 
-Whoever reads one makes the best of it and reports it here, so that a person can find and correct it. Nothing here
-raises, and what is remembered is bounded.
+The code that reads one continues as well as it can and reports the item here, so that an operator can find and correct
+it. Nothing here raises, and the memory used is bounded.
 """
 
 from collections import OrderedDict
@@ -17,7 +17,7 @@ _MAX_REMEMBERED: Final = 1_000
 
 
 class DamagedItems:
-    """`counts` are by kind."""
+    """Counts and logs damaged items. `counts` are by kind."""
 
     def __init__(self, counts: MutableMapping[str, int]) -> None:
         self._counts = counts

@@ -1,7 +1,7 @@
-"""Whether the worker is ready, what stops deliveries, and how often each component has failed.
+"""Whether the worker is ready, which components stop deliveries, and how often each component has failed.
 
-Ready means that the queue and the table have responded and that no component stops deliveries. A component that fails is
-logged once, then once per minute with the number of failures, and once more when it has worked for some seconds.
+The worker is ready once the queue and the table have responded and while no component stops deliveries. A failing
+component is logged once, then once per minute with the number of failures, and again when it has worked for 5 seconds.
 """
 
 import time
@@ -31,12 +31,12 @@ Component = Literal[
 COMPONENTS: Final[tuple[Component, ...]] = get_args(Component)
 
 _STOPS_NOTHING: Final = ("reaper",)
-"""Its failures are counted and logged, but deliveries go on."""
-_SUMMED_UP_SECONDS: Final = 60.0
-_LONGEST_SILENCE_SECONDS: Final = 40.0
-"""Longer than any pause between two attempts, including the timeouts of a call."""
-_WORKS_AGAIN_SECONDS: Final = 5.0
-"""A component that keeps failing and recovering is logged as one failing component, not with many lines."""
+"""Their failures are counted and logged, but deliveries continue."""
+_LOG_INTERVAL_SECONDS: Final = 60.0
+_MAX_SILENCE_SECONDS: Final = 40.0
+"""Longer than any delay between two attempts, including the timeout of a call."""
+_RECOVERED_SECONDS: Final = 5.0
+"""A component must work for this long to be logged as recovered, so that one that flaps causes few lines."""
 
 
 @dataclass(slots=True)
@@ -46,11 +46,11 @@ class _State:
     failed_at: float = float("-inf")
     failures_logged: int = 0
     logged_at: float | None = None
-    """When it was last logged as failing; None while the log says that it works."""
+    """When it was last logged as failing; None if its last line reported recovery."""
 
 
 class Health:
-    """What stops deliveries. Components in `must_report` count as failing until they have worked once."""
+    """The state of all components. Those in `must_report` count as failing until they have worked once."""
 
     def __init__(self, *must_report: Component, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -60,7 +60,7 @@ class Health:
             self._states[component].problem = "has not responded yet"
 
     def register_check(self, component: Component, problem: Callable[[], str | None]) -> None:
-        """Call `problem` whenever readiness is asked for: what is wrong with the component, or None."""
+        """Call `problem` on each poll and readiness check. It returns a description of the problem, or None."""
         self._checks[component] = problem
 
     def recovered(self, component: Component) -> None:
@@ -71,13 +71,13 @@ class Health:
                 log.info("dependency.ok", component=component)
 
     def failed(self, component: Component, reason: str) -> None:
-        """A call failed; the caller waits and retries."""
+        """Record a failed call, which the caller will retry."""
         state = self._states[component]
         now = self._clock()
         state.problem = reason
         state.failures += 1
         state.failed_at = now
-        if state.logged_at is None or now - state.logged_at >= _SUMMED_UP_SECONDS:
+        if state.logged_at is None or now - state.logged_at >= _LOG_INTERVAL_SECONDS:
             log.warning(
                 "dependency.failing",
                 component=component,
@@ -88,7 +88,7 @@ class Health:
             state.failures_logged = state.failures
 
     def poll(self) -> None:
-        """Run the registered checks, and log what has recovered. Call it about once per second."""
+        """Run the registered checks, and log components that have recovered. Call it about once per second."""
         self._forget_old_problems()
         for component, problem in self._checks.items():
             reason = problem()
@@ -98,14 +98,14 @@ class Health:
                 self.failed(component, reason)
         now = self._clock()
         for component, state in self._states.items():
-            if state.logged_at is not None and state.problem is None and now - state.failed_at >= _WORKS_AGAIN_SECONDS:
+            if state.logged_at is not None and state.problem is None and now - state.failed_at >= _RECOVERED_SECONDS:
                 log.info("dependency.ok", component=component, failures=state.failures - state.failures_logged)
                 state.logged_at = None
                 state.failures_logged = state.failures
 
     @property
     def problems(self) -> dict[Component, str]:
-        """By component, in an operator's words. Empty if the worker is ready."""
+        """Descriptions for operators, by component. Empty if the worker is ready."""
         self._forget_old_problems()
         for component, problem in self._checks.items():
             self._states[component].problem = problem()
@@ -116,10 +116,10 @@ class Health:
         }
 
     def _forget_old_problems(self) -> None:
-        """A caller that still waits retries sooner than that, so without a new failure nobody waits any more."""
+        """Clear problems without a recent failure: a caller that still waited would have retried within that time."""
         now = self._clock()
         for state in self._states.values():
-            if state.failures and now - state.failed_at >= _LONGEST_SILENCE_SECONDS:
+            if state.failures and now - state.failed_at >= _MAX_SILENCE_SECONDS:
                 state.problem = None
 
     @property

@@ -1,4 +1,4 @@
-"""Logs: one event a line, with keys; JSON for machines, or coloured text for people. Never payloads or credentials."""
+"""Logs: one event per line, with keys; JSON for machines, or coloured text for people. No payloads or credentials."""
 
 import logging
 import sys
@@ -12,23 +12,23 @@ import structlog
 from worker.settings import LogFormat, LogLevel
 
 broadcast_id: Final[ContextVar[str]] = ContextVar("broadcast_id", default="")
-"""Whoever works on a broadcast sets it: every line that is logged meanwhile has it as `id`."""
+"""Set while a broadcast is processed: each line logged in its context has it as `id`."""
 
 
 def configure(level: LogLevel, log_format: LogFormat) -> None:
-    """Once, before anything is logged. Libraries that use `logging` are heard from warnings on, in the same form."""
+    """Call once, before the first log event. Libraries that use `logging` log from warnings on, in the same format."""
     processors: list[Any]
     logger_factory: Any
     renderer: Any
     if log_format == "json":
         processors = [_stamp, structlog.processors.format_exc_info]
-        # A line is written for every broadcast: with the standard library's encoder that costs twice as much.
+        # One line is written per broadcast: the standard library's encoder would cost twice as much.
         logger_factory = structlog.BytesLoggerFactory(file=sys.stdout.buffer)
         renderer = structlog.processors.JSONRenderer(serializer=_json)
     else:
         processors = [_stamp]
         logger_factory = structlog.WriteLoggerFactory(file=sys.stdout)
-        # Plain: the pretty tracebacks show local variables, and so payloads and credentials.
+        # Plain, because pretty tracebacks show local variables, and so payloads and credentials.
         renderer = structlog.dev.ConsoleRenderer(
             pad_event_to=28, exception_formatter=structlog.dev.plain_traceback, colors=sys.stdout.isatty()
         )

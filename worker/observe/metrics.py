@@ -1,8 +1,8 @@
-"""The worker's metrics: plain numbers on the hot path, turned into Prometheus families when somebody asks.
+"""The worker's metrics: plain numbers on the hot path, converted to Prometheus families on each scrape.
 
-No label ever carries a room, a user or a connection: label values are the few that are written here, the parts of
-`health`, HTTP statuses, and the operations of SQS and DynamoDB that the worker calls. docs/reference.md says what each
-is for; a test holds it against this module.
+No label ever holds a room, a user or a connection. Label values are the few listed here, the components of `health`,
+HTTP statuses, and the operations of SQS and DynamoDB that the worker calls. docs/reference-operators.md describes each
+metric; a test compares it with this module.
 """
 
 from bisect import bisect_left, bisect_right
@@ -34,26 +34,26 @@ _QUEUE_BUCKETS: Final = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0
 _LOOP_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 _GAUGES: Final = {
-    "gatecast_posts_in_flight": "Posts under way.",
-    "gatecast_posts_in_flight_limit": "Posts that may be under way at once.",
-    "gatecast_post_rate_limit": "Posts a second allowed now.",
-    "gatecast_post_rate_ceiling": "Posts a second allowed at most.",
-    "gatecast_http_connections": "Keep-alive connections to @connections that are open.",
-    "gatecast_deliveries_waiting": "Deliveries that wait to be tried again.",
-    "gatecast_connections_stalled": "Connections that returned 429 and have not taken since what waits for them.",
+    "gatecast_posts_in_flight": "Posts in flight.",
+    "gatecast_posts_in_flight_limit": "Maximum of posts in flight.",
+    "gatecast_post_rate_limit": "Posts per second that are allowed now.",
+    "gatecast_post_rate_ceiling": "Ceiling of the posts per second.",
+    "gatecast_http_connections": "Open keep-alive connections to @connections.",
+    "gatecast_deliveries_waiting": "Deliveries that wait for a retry or in a stalled connection's line.",
+    "gatecast_connections_stalled": "Connections that returned 429 and have not yet accepted what waits for them.",
     "gatecast_broadcasts_in_progress": "Broadcasts that hold a place.",
-    "gatecast_broadcasts_in_progress_limit": "Places: broadcasts that may be delivered at once.",
-    "gatecast_broadcasts_parked": "Broadcasts that only wait for single connections and hold no place.",
+    "gatecast_broadcasts_in_progress_limit": "Places: maximum of broadcasts delivered at once.",
+    "gatecast_broadcasts_parked": "Broadcasts that wait only for single connections and hold no place.",
     "gatecast_broadcasts_waiting": "Received broadcasts that wait for a place.",
-    "gatecast_oldest_broadcast_age_seconds": "Since published, of the oldest broadcast in hand; 0 without any.",
-    "gatecast_unproven_gone": "Connections that answered 410 and are left alone, for nothing else succeeds.",
+    "gatecast_oldest_broadcast_age_seconds": "Age of the oldest broadcast in progress, since publication; 0 if none.",
+    "gatecast_unproven_gone": "Connections that returned 410 but are not removed because no other post has succeeded.",
     "gatecast_draining": "1 from SIGTERM on.",
-    "gatecast_credentials_expiry_timestamp_seconds": "When the credentials in use expire, if they do.",
+    "gatecast_credentials_expiry_timestamp_seconds": "When the credentials in use expire, in seconds since the epoch.",
 }
 
 
 class Histogram:
-    """Counts by bucket. `buckets` are upper bounds in seconds, ascending."""
+    """Counts per bucket. `buckets` are upper bounds in seconds, ascending."""
 
     __slots__ = ("buckets", "counts", "total")
 
@@ -67,7 +67,7 @@ class Histogram:
         self.total += seconds
 
     def observe_all(self, seconds: list[float]) -> None:
-        """Cheaper than one by one; sorts the list."""
+        """Observe several values, more cheaply than one by one. Sorts the list in place."""
         seconds.sort()
         below = 0
         for bucket, bound in enumerate(self.buckets):
@@ -96,8 +96,8 @@ class ServiceCalls:
         self.durations: dict[tuple[str, str], Histogram] = {}
         self.errors: Counter[tuple[str, str]] = Counter()
 
-    def answered(self, service: str, operation: str, seconds: float, *, error: bool) -> None:
-        """An answer came. `error`: it says that the call failed, for another reason than a condition of its own."""
+    def record_response(self, service: str, operation: str, seconds: float, *, error: bool) -> None:
+        """Count a call that got a response. `error`: it failed, and not because of an unmet condition of its own."""
         key = (service, operation)
         histogram = self.durations.get(key)
         if histogram is None:
@@ -107,18 +107,18 @@ class ServiceCalls:
         if error:
             self.errors[key] += 1
 
-    def failed(self, service: str, operation: str) -> None:
-        """No answer came, or none that can be read."""
+    def record_failure(self, service: str, operation: str) -> None:
+        """Count a call without a response, or with an unreadable one."""
         self.errors[(service, operation)] += 1
 
 
 class Metrics(Collector):
-    """Every number that the worker exports."""
+    """All metrics that the worker exports."""
 
     def __init__(self, health: Health) -> None:
         self.deliveries = dict.fromkeys(Outcome, 0)
         self.posts: dict[int, int] = {200: 0}
-        self.posts_without_answer = 0
+        self.posts_without_response = 0
         self.throttled_posts = {"account": 0, "connection": 0}
         self.rate_cuts: Callable[[], int] = int
         self.broadcasts = dict.fromkeys(BROADCAST_OUTCOMES, 0)
@@ -137,7 +137,7 @@ class Metrics(Collector):
         self.loop_lag = Histogram(_LOOP_BUCKETS)
         self.service_calls = ServiceCalls()
         self.queue_messages: dict[tuple[str, str], int] = {}
-        """By queue (main, dead_letter) and state, as SQS counted them when it was last asked."""
+        """By queue (main, dead_letter) and state, as SQS counted them at the last poll."""
         self._health = health
         self._gauges: dict[str, Callable[[], float | None]] = {}
         self._registry = CollectorRegistry()
@@ -145,29 +145,29 @@ class Metrics(Collector):
             collector(registry=self._registry)
         self._registry.register(self)
 
-    def follow(self, **gauges: Callable[[], float | None]) -> None:
-        """Ask these whenever somebody asks for the metrics. What is None then is left out."""
+    def register_gauges(self, **gauges: Callable[[], float | None]) -> None:
+        """Read these gauges on each scrape. A gauge that is None is left out. Raises ValueError for an unknown name."""
         if unknown := gauges.keys() - _GAUGES.keys():
             raise ValueError(f"no such gauges: {sorted(unknown)}")
         self._gauges.update(gauges)
 
     def posted(self, status: int, seconds: float) -> None:
-        """One attempt that was answered."""
+        """Count an attempt that got a response."""
         self.posts[status] = self.posts.get(status, 0) + 1
         self.post_duration.observe(seconds)
 
     def delivered(self, seconds: list[float]) -> None:
-        """Attempts that were answered with 200, as almost all are; what is counted for every post is counted here."""
+        """Count attempts that returned 200, as almost all do, in one call; `seconds` has their durations."""
         self.posts[200] += len(seconds)
         self.post_duration.observe_all(seconds)
 
     def post_failed(self, seconds: float) -> None:
-        """One attempt that got no answer, or none that could be read."""
-        self.posts_without_answer += 1
+        """Count an attempt that got no response, or an unreadable one."""
+        self.posts_without_response += 1
         self.post_duration.observe(seconds)
 
     def throttled(self, *, account: bool) -> None:
-        """One attempt was answered with 429, and it is taken for the account's limit, or else for the connection's."""
+        """Count an attempt that returned 429 because of the account's limit, or else the connection's."""
         self.throttled_posts["account" if account else "connection"] += 1
 
     def exposition(self) -> bytes:
@@ -189,21 +189,29 @@ class Metrics(Collector):
     def _posts_and_deliveries(self) -> Iterator[Metric]:
         yield _counter("gatecast_deliveries", "Deliveries by outcome.", "outcome", self.deliveries)
         posts = {str(status): count for status, count in self.posts.items()}
-        posts["error"] = self.posts_without_answer
+        posts["error"] = self.posts_without_response
         yield _counter("gatecast_posts", "Attempts by HTTP status, or error.", "status", posts)
-        yield _histogram("gatecast_post_duration_seconds", "From a post to its answer.", self.post_duration)
+        yield _histogram("gatecast_post_duration_seconds", "Time from a post to its response.", self.post_duration)
         yield _counter(
-            "gatecast_throttled_posts", "Posts answered 429, by whose limit it is.", "kind", self.throttled_posts
+            "gatecast_throttled_posts",
+            "Posts that returned 429, by the limit that is held responsible.",
+            "kind",
+            self.throttled_posts,
         )
         yield CounterMetricFamily(
-            "gatecast_post_rate_cuts", "Times the account's throttling lowered the limit.", value=self.rate_cuts()
+            "gatecast_post_rate_cuts",
+            "Times the limit was lowered because the account throttles.",
+            value=self.rate_cuts(),
         )
         yield _counter(
-            "gatecast_slow_clients", "Connections given up, by what became of them.", "outcome", self.slow_clients
+            "gatecast_slow_clients",
+            "Connections given up because they do not read, by what was done.",
+            "outcome",
+            self.slow_clients,
         )
         yield CounterMetricFamily(
             "gatecast_reference_posts",
-            "Posts to made-up connections, to find out what a failure means.",
+            "Posts to made-up connections, which show what a failure means.",
             value=self.references(),
         )
         yield CounterMetricFamily(
@@ -211,21 +219,27 @@ class Metrics(Collector):
         )
 
     def _broadcasts_and_queue(self) -> Iterator[Metric]:
-        yield _counter("gatecast_broadcasts", "Queue messages by what became of them.", "outcome", self.broadcasts)
+        yield _counter(
+            "gatecast_broadcasts", "Queue messages by how their processing ended.", "outcome", self.broadcasts
+        )
         yield _histogram(
             "gatecast_broadcast_duration_seconds",
-            "From published to the last delivery settled.",
+            "Time from publication to the last settled delivery.",
             self.broadcast_duration,
         )
         yield CounterMetricFamily(
-            "gatecast_broadcasts_deferred", "Queue messages sent back for want of a place.", value=self.deferred
+            "gatecast_broadcasts_deferred", "Queue messages returned to the queue with a delay.", value=self.deferred
         )
-        yield _histogram("gatecast_queue_lag_seconds", "From published to received.", self.queue_lag)
+        yield _histogram(
+            "gatecast_queue_lag_seconds", "Time from publication until a worker starts the broadcast.", self.queue_lag
+        )
         yield _counter("gatecast_dead_letters", "Dead letters written.", "reason", self.dead_letters)
         yield _counter(
-            "gatecast_damaged_items", "Items of the table that could not be read.", "item", self.damaged_items
+            "gatecast_damaged_items", "Malformed items of the table, each time one is read.", "item", self.damaged_items
         )
-        yield CounterMetricFamily("gatecast_remainders", "Remainders left for slow members.", value=self.remainders)
+        yield CounterMetricFamily(
+            "gatecast_remainders", "Remainders published for slow members.", value=self.remainders
+        )
         yield CounterMetricFamily("gatecast_checkpoints", "Checkpoints written.", value=self.checkpoints)
         yield _counter("gatecast_lease_extensions", "Lease extensions by outcome.", "outcome", self.lease_extensions)
         messages = GaugeMetricFamily(
@@ -237,7 +251,7 @@ class Metrics(Collector):
 
     def _dependencies(self) -> Iterator[Metric]:
         problems = self._health.problems
-        yield GaugeMetricFamily("gatecast_ready", "1 while /readyz says so.", value=not problems)
+        yield GaugeMetricFamily("gatecast_ready", "1 while /readyz returns 200.", value=not problems)
         problem = GaugeMetricFamily(
             "gatecast_dependency_failing", "1 while this component stops deliveries.", labels=["component"]
         )
@@ -246,15 +260,15 @@ class Metrics(Collector):
         yield problem
         yield _counter("gatecast_dependency_failures", "Failed calls by component.", "component", self._health.failures)
         calls = self.service_calls
-        labels = ["api", "operation"]  # `service` is what whoever scrapes calls an installation
+        labels = ["api", "operation"]  # not `service`: Prometheus sets that to the installation's name
         durations = HistogramMetricFamily(
-            "gatecast_service_call_duration_seconds", "Calls to SQS and DynamoDB that were answered.", labels=labels
+            "gatecast_service_call_duration_seconds", "Calls to SQS and DynamoDB that got a response.", labels=labels
         )
         for key, histogram in calls.durations.items():
             histogram.add_to(durations, key)
         yield durations
         errors = CounterMetricFamily(
-            "gatecast_service_call_errors", "Calls to SQS and DynamoDB that failed.", labels=labels
+            "gatecast_service_call_errors", "Calls to SQS and DynamoDB that failed or got no response.", labels=labels
         )
         for key, count in calls.errors.items():
             errors.add_metric(key, count)

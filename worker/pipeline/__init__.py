@@ -1,0 +1,1 @@
+"""The path of a message: receive, claim, deliver, checkpoint, acknowledge."""

@@ -1,7 +1,7 @@
-"""Received messages that wait for a place: in memory, cheaply, and not many. Pure.
+"""Received messages that wait for a place, in memory. Pure.
 
-What has no place waits with others of its kind, in the order in which it came; kinds take turns when places become
-free. More than `MAX_WAITING` works, or more bytes than `MAX_WAITING_BYTES`, do not wait here but go back to the queue.
+Work without a place waits behind others of its kind, in order of arrival; freed places go to the kinds in turn. At most
+`MAX_WAITING` items and `MAX_WAITING_BYTES` wait here; further messages go back to the queue.
 """
 
 from collections import deque
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Work(Generic[T]):
-    """What takes one place: a message or, on a FIFO queue, messages of one group one after the other."""
+    """An item that takes one place: a message or, on a FIFO queue, several messages of one group."""
 
     item: T
     kind: str
@@ -28,7 +28,7 @@ class Work(Generic[T]):
 
 
 class Admission(Generic[T]):
-    """Calls `start` for each work as soon as there is a place for its kind. It must not raise."""
+    """Calls `start` for each item as soon as there is a place for its kind. `start` must not raise."""
 
     def __init__(self, capacity: Capacity, start: Callable[[T, Place], None]) -> None:
         self._capacity = capacity
@@ -40,11 +40,11 @@ class Admission(Generic[T]):
         capacity.on_free.append(self._start_waiting)
 
     def __len__(self) -> int:
-        """Works that wait."""
+        """The number of waiting items."""
         return self._count
 
     def offer(self, work: Work[T]) -> bool:
-        """Start it, or let it wait; false if too many wait already: it has to go back."""
+        """Start the item or let it wait. Returns False if too many wait already; then it must go back to the queue."""
         if self._closed:
             return False
         if work.kind not in self._waiting and self._capacity.has_place_for(work.kind):
@@ -58,27 +58,27 @@ class Admission(Generic[T]):
         return True
 
     def close(self) -> Iterator[T]:
-        """Start nothing more. What has waited so far comes back."""
+        """Start nothing more. Yields the items that were waiting."""
         self._closed = True
         waiting, self._waiting = self._waiting, {}
         self._count = self._bytes = 0
-        for works in waiting.values():
-            for work in works:
+        for queue in waiting.values():
+            for work in queue:
                 yield work.item
 
     def _begin(self, work: Work[T]) -> None:
-        self._start(work.item, self._capacity.hold(work.kind))
+        self._start(work.item, self._capacity.reserve(work.kind))
 
     def _start_waiting(self) -> None:
-        """One of each kind in turn. A place that has become free makes room for one more at most, so once is enough."""
+        """Start one item per kind, in turn. One freed place admits at most one item, so one pass is enough."""
         for kind in list(self._waiting):
             if not self._capacity.free:
                 return
             if self._capacity.has_place_for(kind):
-                works = self._waiting.pop(kind)
-                work = works.popleft()
-                if works:
-                    self._waiting[kind] = works  # behind the others
+                queue = self._waiting.pop(kind)
+                work = queue.popleft()
+                if queue:
+                    self._waiting[kind] = queue  # behind the other kinds
                 self._count -= 1
                 self._bytes -= work.size
                 self._begin(work)

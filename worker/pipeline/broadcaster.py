@@ -1,10 +1,11 @@
-"""What becomes of one broadcast: is it claimed, a duplicate, expired, to be split, given up, or delivered by a run?
+"""The way of one broadcast: claim it, then split it, give it up, or deliver it with a run.
 
-    claim → (split | expired | duplicate | given up | `run`: page members → deliver → checkpoint …) → acknowledge
+    expired? → claim → duplicate? → give up | split | `run`: page members → deliver → checkpoint … → acknowledge
 
 What if we die at an await? Before the claim: nothing has happened. After it: the same message comes back, with a higher
-receive count, and takes the claim over with its last checkpoint. Between parts (or dead letters) and the deletion of
-the message: they are sent again, under the same part names, and are duplicates. Only what `run` calls done is deleted.
+receive count, and takes over the claim and its last checkpoint. Between sending parts (or dead letters) and deleting
+the message: they are sent again under the same part names, so the second ones are duplicates. A message is deleted only
+after an ending that leaves nothing to do.
 """
 
 import asyncio
@@ -36,36 +37,36 @@ from worker.resilience import retry_forever
 
 log = structlog.get_logger()
 
-RECEIVES_WITHOUT_PROGRESS: Final = 100
+MAX_RECEIVES_WITHOUT_PROGRESS: Final = 100
 _HELD_SECONDS: Final = 0.5
-"""So long the end of another message's broadcast is waited for here: most last no longer."""
+"""How long to wait if another message holds the claim, before claiming again: most broadcasts take less time."""
 _DAMAGED_READS: Final = 3
-"""Times that a progress item is read before it counts as damaged: the response may have been the damaged one."""
+"""How often a progress item is read before it counts as damaged: the damage may have been in the response only."""
 _DAMAGED_SECONDS: Final = 0.5
 _WAKE_SECONDS: Final = 0.25
 _MAX_SHOWN: Final = 50
 
 
 class Ending(Enum):
-    """How a broadcast ended here, and so what becomes of its message."""
+    """How a broadcast ended on this worker, which decides what happens to its message."""
 
     COMPLETED = auto()
     SPLIT = auto()
     EXPIRED = auto()
     DUPLICATE = auto()
-    """It had been completed before."""
+    """It was already completed."""
     HELD = auto()
-    """Another message of the same broadcast has it: ask again in a while."""
+    """Another message of the same broadcast holds the claim: retry later."""
     GIVEN_UP = auto()
-    """It is on the dead-letter queue as a whole."""
+    """It was stored on the dead-letter queue as a whole."""
     RELEASED = auto()
-    """Stopped where it was: another worker may go on at once."""
-    LEFT = auto()
-    """The lease is lost or somebody else's: hands off."""
+    """It stopped where it was: another worker may resume it at once."""
+    ABANDONED = auto()
+    """The lease is lost, or another worker has taken the broadcast over: do nothing with its message."""
 
 
 class Broadcaster:
-    """Runs broadcasts side by side."""
+    """Runs broadcasts concurrently."""
 
     def __init__(
         self, services: Services, room_settings: RoomSettingsCache, completions: Completions, damaged: DamagedItems
@@ -80,25 +81,25 @@ class Broadcaster:
         self._cutting_short = False
 
     async def wake_periodically(self) -> None:
-        """Wake every run once in a while, so that none needs a timer of its own. Until cancelled."""
+        """Wake every run periodically, so that none needs a timer of its own. Runs until cancelled."""
         while True:
             await asyncio.sleep(_WAKE_SECONDS)
             for run in self._runs:
                 run.wake()
 
     def cut_short(self) -> None:
-        """Wait for no more responses: there is just time to write down how far each broadcast has come."""
+        """Stop waiting for responses: there is only time to write the position of each broadcast."""
         self._cutting_short = True
         for run in self._runs:
             run.cut_short()
 
     @property
     def waiting(self) -> int:
-        """Deliveries that wait to be posted again."""
+        """The number of deliveries that wait for a retry."""
         return sum(run.fanout.waiting for run in self._runs)
 
     def running(self) -> list[dict[str, object]]:
-        """The oldest of those that are being delivered, `_MAX_SHOWN` at most, for people to look at."""
+        """The broadcasts being delivered, for people to look at: the `_MAX_SHOWN` that have run longest."""
         now = self._services.clock()
         fanouts = (run.fanout for run in self._runs)
         return [
@@ -118,37 +119,32 @@ class Broadcaster:
         ]
 
     async def run(self, broadcast: Broadcast, lease: Lease, place: Place) -> Ending:
-        """Returns when nothing more is to be done here. Dependencies that fail are waited for."""
+        """Work on a broadcast until nothing is left to do here. Failed calls to dependencies are retried forever."""
         if lease.state is not LeaseState.HELD:
             return _unfinished(lease)
-        if self._expired(broadcast):
+        if self._has_expired(broadcast):
             return Ending.EXPIRED
         if broadcast.published_at_ms is UNSET:
             broadcast = msgspec.structs.replace(broadcast, published_at_ms=lease.message.sent_at_ms)
-        services = self._services
-        # The first page and the settings are read beside the claim; only posts have to wait for it.
-        room = str(broadcast.room or "")
-        looks_up = bool(room) and broadcast.shard is UNSET and self._room_settings.cached(room) is None
-        lookup = self._room_settings.begin(room) if looks_up else None
+        # The room's settings and the first page are read while the claim is written; only posts must wait for it.
+        lookup = self._begin_lookup(broadcast)
         first_page = self._begin_first_page(broadcast, lease)
-        claimed_at = services.clock()
+        claimed_at = self._services.clock()
         try:
             with tracing.span("claim"):
                 claim = await self._claim(broadcast, lease)
         except DamagedProgress as damaged:
             return await self._give_up_damaged(broadcast, str(damaged))
         if isinstance(claim, NotClaimed):
-            return _not_ours(claim)
-        if claim.fresh_receives > RECEIVES_WITHOUT_PROGRESS and services.dead_letters.configured:
+            return _ending_without_claim(claim)
+        if self._makes_no_progress(claim):
             return await self._give_up(broadcast, claim, "receives")
-        if broadcast.room and broadcast.shard is UNSET:
-            settings = await self._find_room_settings(room, lookup)
-            # What has begun on one shard, before there were more, has all its members there: it is not begun again.
-            if settings.shards > 1 and claim.start.is_start:
-                return await self._split(broadcast, claim, settings.shards)
+        shards = await self._shards_to_split(broadcast, claim, lookup)
+        if shards > 1:
+            return await self._split(broadcast, claim, shards)
         with tracing.span("deliver"):
             run = Run(
-                services,
+                self._services,
                 broadcast,
                 lease,
                 claim=claim,
@@ -159,9 +155,15 @@ class Broadcaster:
             )
             return await self._deliver(run, lease, claim)
 
+    def _begin_lookup(self, broadcast: Broadcast) -> Lookup | None:
+        """Start looking up the room's settings if they are needed and not cached."""
+        if not broadcast.room or broadcast.shard is not UNSET:
+            return None
+        return self._room_settings.begin(broadcast.room) if self._room_settings.cached(broadcast.room) is None else None
+
     def _begin_first_page(self, broadcast: Broadcast, lease: Lease) -> Awaitable[Page] | None:
-        """Unless it is known to be of no use: to parts of a room, or to what goes on from a checkpoint."""
-        if not broadcast.room or lease.message.receives > 1:
+        """Start reading the first page, unless a split or a checkpoint is known to make it useless."""
+        if not broadcast.room or lease.message.receive_count > 1:
             return None
         if isinstance(broadcast.shard, int):
             return self._services.table.begin_page(broadcast.room, broadcast.shard)
@@ -170,7 +172,7 @@ class Broadcaster:
             return None
         return self._services.table.begin_page(broadcast.room, 0)
 
-    async def _find_room_settings(self, room: str, lookup: Lookup | None) -> RoomSettings:
+    async def _get_room_settings(self, room: str, lookup: Lookup | None) -> RoomSettings:
         async def find() -> RoomSettings:
             nonlocal lookup
             begun, lookup = lookup, None
@@ -179,11 +181,11 @@ class Broadcaster:
         return await retry_forever("settings", self._services.health, find)
 
     async def _claim(self, broadcast: Broadcast, lease: Lease) -> Claim | NotClaimed:
-        """Raises DamagedProgress for an item that could not be read time and again."""
+        """Claim the broadcast. Raises DamagedProgress if the progress item was damaged in every read."""
         services = self._services
         message = lease.message
-        waited = message.receives - 1 if self._fifo else 0  # it may have been received only to wait for others
-        claimant = Claimant(message.id, message.receives, uuid4().hex, waited)
+        waited = message.receive_count - 1 if self._fifo else 0  # each may have been received only to wait for others
+        claimant = Claimant(message.id, message.receive_count, uuid4().hex, waited)
 
         async def claim() -> Claim | NotClaimed:
             return await retry_forever("claim", services.health, lambda: services.progress.claim(broadcast, claimant))
@@ -203,34 +205,51 @@ class Broadcaster:
         return claimed
 
     async def _give_up_damaged(self, broadcast: Broadcast, pk: str) -> Ending:
-        """Nobody knows how far it has come. Sent again, it begins anew; without dead letters it does so at once."""
+        """Dead-letter a broadcast whose position cannot be read. A redrive starts it from the beginning.
+
+        Without a dead-letter queue it is released, and so starts from the beginning at once.
+        """
         services = self._services
         self._damaged.report("progress", pk, "no claim or checkpoint of a worker")
-        await retry_forever("claim", services.health, lambda: services.progress.forget(broadcast))
+        await retry_forever("claim", services.health, lambda: services.progress.delete(broadcast))
         if not services.dead_letters.configured:
             return Ending.RELEASED
-        await services.dead_letters.broadcast(broadcast, "damaged")
+        await services.dead_letters.store_broadcast(broadcast, "damaged")
         log.error("broadcast.given_up", reason="damaged")
         return Ending.GIVEN_UP
+
+    def _makes_no_progress(self, claim: Claim) -> bool:
+        """Whether the broadcast should be given up: too many receives without progress, and a dead-letter queue."""
+        return (
+            claim.receives_without_progress > MAX_RECEIVES_WITHOUT_PROGRESS and self._services.dead_letters.configured
+        )
+
+    async def _shards_to_split(self, broadcast: Broadcast, claim: Claim, lookup: Lookup | None) -> int:
+        """How many parts to split the broadcast into; 1 if it should not be split."""
+        if not broadcast.room or broadcast.shard is not UNSET:
+            return 1
+        settings = await self._get_room_settings(broadcast.room, lookup)
+        # A broadcast that began when there was one shard finds all its members there: it resumes and is not split.
+        return settings.shards if claim.start.is_start else 1
 
     def _age_seconds(self, broadcast: Broadcast) -> float:
         return max(0.0, self._services.wall_clock() - int(broadcast.published_at_ms or 0) / 1000)
 
-    def _expired(self, broadcast: Broadcast) -> bool:
+    def _has_expired(self, broadcast: Broadcast) -> bool:
         expires_at_ms = broadcast.expires_at_ms
         return isinstance(expires_at_ms, int) and self._services.wall_clock() * 1000 >= expires_at_ms
 
     async def _give_up(self, broadcast: Broadcast, claim: Claim, reason: str) -> Ending:
-        """Keep it whole as a dead letter. Sent again, it goes on from its checkpoint."""
+        """Store it as a dead letter as a whole. A redrive resumes it from its checkpoint."""
         services = self._services
         if not await retry_forever("claim", services.health, lambda: services.progress.release(claim)):
-            return Ending.LEFT
-        await services.dead_letters.broadcast(broadcast, reason)
-        log.error("broadcast.given_up", reason=reason, receives=claim.receives)
+            return Ending.ABANDONED
+        await services.dead_letters.store_broadcast(broadcast, reason)
+        log.error("broadcast.given_up", reason=reason, receives=claim.receive_count)
         return Ending.GIVEN_UP
 
     async def _split(self, broadcast: Broadcast, claim: Claim, shards: int) -> Ending:
-        """One part per shard, under fixed names: splitting twice does no harm."""
+        """Send one part per shard. Parts have fixed names, so splitting twice is harmless."""
         parts = (queue_message(part, fifo=self._fifo) for part in to_shards(broadcast, shards))
         try:
             await self._services.sender.send_all(parts)
@@ -252,10 +271,10 @@ class Broadcaster:
         if not settled:
             return _unfinished(lease)
         await self._completions.add(claim)
-        self._completed(run)
+        self._record_completed(run)
         return Ending.COMPLETED
 
-    def _completed(self, run: Run) -> None:
+    def _record_completed(self, run: Run) -> None:
         broadcast = run.fanout.broadcast
         seconds = self._age_seconds(broadcast)
         self._services.metrics.broadcast_duration.observe(seconds)
@@ -267,17 +286,17 @@ class Broadcaster:
         )
 
 
-def _not_ours(reason: NotClaimed) -> Ending:
+def _ending_without_claim(reason: NotClaimed) -> Ending:
     match reason:
         case NotClaimed.COMPLETED:
             return Ending.DUPLICATE
         case NotClaimed.HELD:
             return Ending.HELD
         case NotClaimed.SUPERSEDED:
-            return Ending.LEFT
+            return Ending.ABANDONED
         case _:
             assert_never(reason)
 
 
 def _unfinished(lease: Lease) -> Ending:
-    return Ending.LEFT if lease.state is LeaseState.LOST else Ending.RELEASED
+    return Ending.ABANDONED if lease.state is LeaseState.LOST else Ending.RELEASED

@@ -1,11 +1,11 @@
-"""Who may have one of the worker's places now. A broadcast holds one while it is delivered. Pure.
+"""How the worker's places are shared. A broadcast holds one while it is delivered. Pure.
 
-No kind of broadcast may take all places: a kind may take another one while it holds fewer than are free. So one room
-that is flooded gets half of them, two get a third each, and whatever else arrives finds a place that is free. A kind is
-a room, or what is no room's: broadcasts to connections, remainders, and dead letters that were sent again.
+No kind of broadcast may take all places: a kind may reserve another one only while it holds fewer than are free. So one
+flooded room gets half of them, two get a third each, and every other kind that arrives finds a free place. A kind is a
+room or, each taken together, broadcasts to connections, remainders, and redriven dead letters.
 
-A broadcast that only waits for single connections *parks*: it gives its place back and stays in memory. How many may
-park, and how many bytes they may hold, is bounded.
+A broadcast that only waits for single connections is *parked*: it releases its place and stays in memory. The number of
+parked broadcasts and their memory are bounded.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ MAX_PARKED_BYTES: Final = 64 * 1024 * 1024
 
 
 def kind_of(broadcast: Broadcast) -> str:
-    """Rooms have names without spaces, so the other kinds have names with one."""
+    """The broadcast's kind. Room names contain no spaces; the names of the other kinds do."""
     if broadcast.part.startswith(REMAINDER_PREFIX):
         return "a remainder"
     if broadcast.part.startswith((UNDELIVERED_PREFIX, REJECTED_PREFIX)):
@@ -29,7 +29,7 @@ def kind_of(broadcast: Broadcast) -> str:
 
 
 class Capacity:
-    """Whatever is in `on_free` is called, without arguments, when a place has become free."""
+    """Every callback in `on_free` is called, without arguments, when a place has become free."""
 
     def __init__(self, places: int) -> None:
         self.places = places
@@ -46,13 +46,13 @@ class Capacity:
     def has_place_for(self, kind: str) -> bool:
         return self._held[kind] < self.free
 
-    def hold(self, kind: str) -> "Place":
-        """Take a place. Only while there is one for this kind."""
+    def reserve(self, kind: str) -> "Place":
+        """Reserve a place. Call it only if `has_place_for` this kind."""
         self._held[kind] += 1
         self.taken += 1
         return Place(self, kind)
 
-    def _give_back(self, kind: str) -> None:
+    def _release(self, kind: str) -> None:
         self.taken -= 1
         self._held[kind] -= 1
         if not self._held[kind]:
@@ -69,7 +69,7 @@ class Capacity:
 
 
 class Place:
-    """One broadcast's place, until it parks or is `released`, both of which may be repeated."""
+    """One broadcast's place, until it is parked or released. Both calls are idempotent."""
 
     __slots__ = ("_capacity", "_held_bytes", "_kind", "_parked", "_released")
 
@@ -81,23 +81,23 @@ class Place:
         self._released = False
 
     def park(self, held_bytes: int) -> bool:
-        """Give the place back and stay in memory; false if too many do already."""
+        """Release the place but stay in memory. Returns whether the broadcast is parked: False if too many are."""
         if self._parked or self._released:
             return True
-        if not self._capacity._may_park(held_bytes):  # noqa: SLF001 - the two are one
+        if not self._capacity._may_park(held_bytes):  # noqa: SLF001 - one class in two parts
             return False
         self._parked = True
         self._held_bytes = held_bytes
         self._capacity._count_parked(1, held_bytes)  # noqa: SLF001
-        self._capacity._give_back(self._kind)  # noqa: SLF001
+        self._capacity._release(self._kind)  # noqa: SLF001
         return True
 
     def release(self) -> None:
-        """The broadcast is done with, or will stay on the queue."""
+        """Release the place: the broadcast has ended on this worker."""
         if self._released:
             return
         self._released = True
         if self._parked:
             self._capacity._count_parked(-1, -self._held_bytes)  # noqa: SLF001
         else:
-            self._capacity._give_back(self._kind)  # noqa: SLF001
+            self._capacity._release(self._kind)  # noqa: SLF001

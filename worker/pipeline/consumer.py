@@ -1,13 +1,13 @@
-"""Receive, wait for a place, hand to the broadcaster, and see to the message afterwards: delete, release or leave it.
+"""Receive messages, wait for a place, run the broadcast, and then delete, release, defer or abandon the message.
 
 Always:
-- messages are received only while a place is free, so that something of another kind could start at once;
-- what its kind has no place for waits in memory (`admission`), and beyond that goes back to the queue for a while that
-  grows with how often it was received;
-- nothing is released while a long poll of ours is open: SQS would hand it to that poll, whose reader is gone;
+- messages are received only while a place is free, so that a broadcast of another kind could start at once;
+- a message whose kind has no free place waits in memory (`admission`); if too many wait there, it is deferred: it goes
+  back to the queue with a delay that grows with its receive count;
+- during a drain no message is released while a long poll of this worker is open: SQS would return it to that poll;
 - a message is deleted only after its broadcast has ended in a way that leaves nothing to do;
-- on a FIFO queue, messages of one group are worked on one after the other, in the order they came, and hold one place.
-  When one of them is not finished here, those behind it are released, the last one first, so that none can overtake.
+- on a FIFO queue, messages of one group are processed in order, one at a time, and together hold one place. If one of
+  them does not finish here, those behind it are released, the last one first, so that none can overtake.
 """
 
 import asyncio
@@ -39,13 +39,13 @@ from worker.resilience import retry_forever
 log = structlog.get_logger()
 
 _MAX_RECEIVERS: Final = 4
-_ACKNOWLEDGE_WITHIN_SECONDS: Final = 0.02
+_ACKNOWLEDGE_WAIT_SECONDS: Final = 0.02
 _MAX_BACKOFF_SECONDS: Final = 2.5
 _MAX_VISIBILITY_SECONDS: Final = 900
 _DEFER_SECONDS: Final = 5
 _MAX_DOUBLINGS: Final = 10
-_FREED_WITHIN_SECONDS: Final = 0.003
-_STARTED_WITHIN_SECONDS: Final = 0.002
+_FREED_WAIT_SECONDS: Final = 0.003
+_START_WAIT_SECONDS: Final = 0.002
 
 _OUTCOMES: Final = {
     Ending.COMPLETED: "completed",
@@ -58,19 +58,19 @@ _OUTCOMES: Final = {
 
 
 class Disposition(Enum):
-    """What becomes of a message that has been worked on."""
+    """What to do with a message after processing it."""
 
     DELETE = auto()
     RELEASE = auto()
-    """Let it be received again at once."""
+    """Make it visible at once."""
     DEFER = auto()
-    """Let it be received again in a while."""
-    LEAVE = auto()
-    """It comes back when its visibility ends, or belongs to another worker."""
+    """Make it visible after a delay."""
+    ABANDON = auto()
+    """Do nothing: it becomes visible when its visibility timeout ends, or belongs to another worker."""
 
 
 class Received:
-    """A message in this worker's hands, read."""
+    """A leased message, decoded."""
 
     __slots__ = ("broadcast", "lease")
 
@@ -87,7 +87,7 @@ class Received:
 
 
 class Consumer:
-    """Works through the queue while `run` runs; after `stop`, `run` returns when nothing is in progress any more."""
+    """Consumes the queue while `run` runs. After `stop`, `run` returns once nothing is in progress."""
 
     def __init__(
         self,
@@ -114,27 +114,27 @@ class Consumer:
         self._capacity = capacity
         self._admission: Admission[list[Received]] = Admission(capacity, self._start)
         self._expected = 0
-        """Messages that open receives may bring."""
+        """The number of messages that open receives may return."""
         self._receivers = max(1, min(_MAX_RECEIVERS, capacity.places // MAX_BATCH))
         self._poll_grace_seconds = poll_grace_seconds
         self._backlog = asyncio.Event()
-        """The last receive got all that it asked for: more than one receiver is worthwhile."""
+        """Set if the last receive returned as many messages as it requested: a second receiver is worthwhile."""
         self._place_freed = asyncio.Event()
         capacity.on_free.append(self._place_freed.set)
         self._stopping = asyncio.Event()
         self._polls_ended = asyncio.Event()
         self._work = asyncio.TaskGroup()
         self._deletions: Batcher[str, PortError | None] = Batcher(
-            self._queue.delete, most=MAX_BATCH, wait_seconds=_ACKNOWLEDGE_WITHIN_SECONDS, urgent=False
+            self._queue.delete, max_items=MAX_BATCH, wait_seconds=_ACKNOWLEDGE_WAIT_SECONDS, urgent=False
         )
 
     @property
     def waiting(self) -> int:
-        """Received broadcasts that wait for a place."""
+        """The number of received broadcasts that wait for a place."""
         return len(self._admission)
 
     def stop(self) -> None:
-        """Receive nothing more, and ask every broadcast in progress to stop where it is."""
+        """Receive no more messages, and ask every active broadcast to stop where it is."""
         self._stopping.set()
         self._place_freed.set()
         self._backlog.set()
@@ -143,7 +143,8 @@ class Consumer:
     async def run(self) -> None:
         async with self._work:
             receivers = [
-                self._work.create_task(self._keep_receiving(always=number == 0)) for number in range(self._receivers)
+                self._work.create_task(self._keep_receiving(always=number == 0), name=f"receiver {number}")
+                for number in range(self._receivers)
             ]
             try:
                 await self._stopping.wait()
@@ -154,14 +155,14 @@ class Consumer:
                 receiver.cancel()
             self._polls_ended.set()
             for messages in waiting:
-                self._work.create_task(self._give_back(messages))
+                self._work.create_task(self._release(messages), name="release")
 
     # Receiving
 
     async def _keep_receiving(self, *, always: bool) -> None:
-        """Receive while there are places; but for one receiver, only while there is a backlog."""
+        """Receive while places are free. Unless `always`, receive only while there is a backlog."""
         failures = 0
-        wait = False  # the first response should not take a whole long poll: readiness waits for it
+        wait = False  # readiness waits for the first response, so it must not take a whole long poll
         while not self._stopping.is_set():
             if not always:
                 await self._backlog.wait()
@@ -171,29 +172,29 @@ class Consumer:
             if limit <= 0:
                 self._place_freed.clear()
                 await self._place_freed.wait()
-                await asyncio.sleep(_FREED_WITHIN_SECONDS)  # more will be: one receive can bring messages for all
+                await asyncio.sleep(_FREED_WAIT_SECONDS)  # more places may be freed; one receive can fill them all
                 continue
             try:
                 leases = await self._receive(limit, wait=wait)
             except DependencyError as error:
                 failures += 1
-                wait = False  # nor should recovery wait for one
+                wait = False  # so that recovery is noticed without a long poll
                 self._health.failed("queue", error.code)
-                await asyncio.sleep(backoff_seconds(failures, 0.5 + random.random() / 2, longest=_MAX_BACKOFF_SECONDS))
+                await asyncio.sleep(
+                    backoff_seconds(failures, 0.5 + random.random() / 2, max_seconds=_MAX_BACKOFF_SECONDS)
+                )
             else:
                 failures = 0
                 wait = True
                 self._health.recovered("queue")
                 await self._admit(leases)
-                await asyncio.sleep(
-                    _STARTED_WITHIN_SECONDS
-                )  # its claims and pages are asked for before more is received
+                await asyncio.sleep(_START_WAIT_SECONDS)  # their claims and page reads go out before the next receive
 
     async def _receive(self, limit: int, *, wait: bool) -> list[Lease]:
         self._expected += limit
         try:
             messages = await self._queue.receive(limit, visibility_seconds=self._visibility_seconds, wait=wait)
-            leases = self._leases.take(messages)
+            leases = self._leases.acquire(messages)
         finally:
             self._expected -= limit
             self._place_freed.set()
@@ -206,13 +207,13 @@ class Consumer:
         return leases
 
     async def _admit(self, leases: Sequence[Lease]) -> None:
-        """Start these, let them wait for a place, or send them back."""
+        """Start these messages, let them wait for a place, or defer them."""
         too_many: list[Received] = []
         for group in self._by_group([Received(lease) for lease in leases]):
             if not self._offer(group):
                 too_many += group
-        if too_many and self._stopping.is_set():  # it has to wait until the polls have ended, and this is one of them
-            self._work.create_task(self._give_back(too_many))
+        if too_many and self._stopping.is_set():  # a release waits for all polls to end, and this is one of them
+            self._work.create_task(self._release(too_many), name="release")
         elif too_many:
             await self._defer(too_many)
 
@@ -223,7 +224,7 @@ class Consumer:
         return self._admission.offer(Work(messages, kind, size))
 
     def _by_group(self, messages: Sequence[Received]) -> list[list[Received]]:
-        """What may run side by side, each list one after the other."""
+        """Lists of messages: the lists may run concurrently, the messages of one list must run in order."""
         if not is_fifo(self._queue.url):
             return [[message] for message in messages]
         groups: dict[str, list[Received]] = {}
@@ -232,23 +233,23 @@ class Consumer:
         return list(groups.values())
 
     async def _defer(self, messages: Sequence[Received]) -> None:
-        """Let them come back in a while, and each time in a longer while; the last of a group goes first."""
-        receives = min(received.lease.message.receives for received in messages)
-        # So steeply that waiting for a place takes few of the receives that a message has (broadcaster, 100).
-        longest = min(_MAX_VISIBILITY_SECONDS, _DEFER_SECONDS << min(receives - 1, _MAX_DOUBLINGS))
+        """Make them visible again after a delay that doubles with each receive; the last of a group goes first."""
+        receive_count = min(received.lease.message.receive_count for received in messages)
+        # The delay grows fast, so that waiting for a place uses up few of a message's receives (broadcaster: 100).
+        seconds = min(_MAX_VISIBILITY_SECONDS, _DEFER_SECONDS << min(receive_count - 1, _MAX_DOUBLINGS))
         leases = [received.lease for received in reversed(messages)]
         self._metrics.deferred += len(leases)
-        await self._change_visibility(leases, round(longest * (0.75 + random.random() / 2)))
+        await self._change_visibility(leases, round(seconds * (0.75 + random.random() / 2)))
         for lease in leases:
-            self._leases.forget(lease)
+            self._leases.drop(lease)
 
     # Working
 
     def _start(self, messages: list[Received], place: Place) -> None:
-        self._work.create_task(self._process(messages, place))
+        self._work.create_task(self._process(messages, place), name=messages[0].lease.message.id)
 
     async def _process(self, messages: list[Received], place: Place) -> None:
-        """Work on the first of them; when it is done, those behind it go on with a place of their own."""
+        """Process the first message; when it is done, those behind it continue with a place of their own."""
         first, behind = messages[0], messages[1:]
         try:
             with tracing.consuming(first.lease.message.trace, first.lease.message.sent_at_ms):
@@ -256,15 +257,15 @@ class Consumer:
             if disposition is Disposition.DEFER and not self._stopping.is_set():
                 await self._defer(messages)
             elif disposition is not Disposition.DELETE:
-                await self._give_back(messages, first=disposition)
+                await self._release(messages, first=disposition)
             elif behind and not self._offer(behind):
-                await (self._give_back(behind) if self._stopping.is_set() else self._defer(behind))
+                await (self._release(behind) if self._stopping.is_set() else self._defer(behind))
         finally:
             place.release()
-            self._leases.forget(first.lease)
+            self._leases.drop(first.lease)
 
-    async def _give_back(self, messages: list[Received], *, first: Disposition = Disposition.RELEASE) -> None:
-        """Let others have them, the last one first. `first` is what becomes of the first one."""
+    async def _release(self, messages: list[Received], *, first: Disposition = Disposition.RELEASE) -> None:
+        """Make them visible to all workers, the last one first. `first` says what to do with the first one."""
         if self._stopping.is_set():
             await self._polls_ended.wait()
         behind = [received.lease for received in reversed(messages[1:])]
@@ -273,35 +274,35 @@ class Consumer:
         match first:
             case Disposition.RELEASE | Disposition.DEFER:
                 await self._change_visibility([messages[0].lease], 0)
-            case Disposition.LEAVE | Disposition.DELETE:
+            case Disposition.ABANDON | Disposition.DELETE:
                 pass
             case _:
                 assert_never(first)
         for received in messages:
-            self._leases.forget(received.lease)
+            self._leases.drop(received.lease)
 
     async def _handle(self, received: Received, place: Place) -> Disposition:
-        """Work on one message."""
+        """Run one message's broadcast."""
         lease, broadcast = received.lease, received.broadcast
         message = lease.message
-        broadcast_id.set("")  # of the one before, on a FIFO queue
+        broadcast_id.set("")  # clear the previous message's, on a FIFO queue
         try:
             self._metrics.queue_lag.observe(max(0.0, self._wall_clock() - message.sent_at_ms / 1000))
             if isinstance(broadcast, InvalidBroadcast):
                 return await self._handle_poison(lease, str(broadcast))
-            tracing.note(gatecast_id=broadcast.id, gatecast_part=broadcast.part)
+            tracing.set_attributes(gatecast_id=broadcast.id, gatecast_part=broadcast.part)
             broadcast_id.set(broadcast.id)
             ending = await self._broadcaster.run(broadcast, lease, place)
         except Exception:
-            # A mistake of ours: the message comes back after its visibility, and is dead-lettered if it always fails.
+            # A bug: the message is received again after its visibility timeout, and dead-lettered if it always fails.
             log.exception("broadcast.failed", message_id=message.id)
-            return Disposition.LEAVE
-        if ending is Ending.LEFT:
-            return Disposition.LEAVE
+            return Disposition.ABANDON
+        if ending is Ending.ABANDONED:
+            return Disposition.ABANDON
         if ending is Ending.HELD:
             return Disposition.DEFER
         self._metrics.broadcasts[_OUTCOMES[ending]] += 1
-        tracing.note(gatecast_outcome=_OUTCOMES[ending])
+        tracing.set_attributes(gatecast_outcome=_OUTCOMES[ending])
         match ending:
             case Ending.RELEASED:
                 return Disposition.RELEASE
@@ -317,33 +318,33 @@ class Consumer:
 
     async def _handle_poison(self, lease: Lease, reason: str) -> Disposition:
         self._metrics.broadcasts["poison"] += 1
-        log.error("broadcast.poison", message_id=lease.message.id, reason=reason, receives=lease.message.receives)
+        log.error("broadcast.poison", message_id=lease.message.id, reason=reason, receives=lease.message.receive_count)
         if self._dead_letters.configured:
             try:
-                await self._dead_letters.poison(lease.message, f"poison: {reason}")
+                await self._dead_letters.store_poison(lease.message, f"poison: {reason}")
             except MessageRejected as rejected:
                 log.error("broadcast.poison_rejected", message_id=lease.message.id, code=rejected.code)  # noqa: TRY400
             else:
                 return await self._acknowledge(lease)
         await self._change_visibility([lease], _MAX_VISIBILITY_SECONDS)
-        return Disposition.LEAVE
+        return Disposition.ABANDON
 
     async def _acknowledge(self, lease: Lease) -> Disposition:
-        """Delete the message, unless it is too late for that and it may be visible again already."""
+        """Delete the message. If its receipt handle is stale it may be visible again already, and is abandoned."""
 
         async def delete() -> Disposition:
-            error = await self._deletions.ask(lease.message.receipt_handle)
+            error = await self._deletions.submit(lease.message.receipt_handle)
             if error is None:
                 return Disposition.DELETE
             if isinstance(error, StaleReceipt):
                 log.warning("acknowledge.too_late", message_id=lease.message.id, code=error.code)
-                return Disposition.LEAVE
+                return Disposition.ABANDON
             raise error
 
         return await retry_forever("acknowledge", self._health, delete)
 
     async def _change_visibility(self, leases: Sequence[Lease], seconds: int) -> None:
-        """Best effort: otherwise the messages come back when their visibility ends. Not for lost ones."""
+        """Best effort: if it fails, messages become visible when their visibility timeout ends. Skips lost leases."""
         receipt_handles = [lease.message.receipt_handle for lease in leases if lease.state is not LeaseState.LOST]
         if not receipt_handles:
             return

@@ -1,11 +1,12 @@
-"""What could not be delivered, kept where a person can see it and send it again.
+"""Store what could not be delivered as dead letters, so that a person can inspect and redrive it.
 
 With a dead-letter queue, missed deliveries go there as broadcasts to exactly the connections that missed, and messages
-that are no broadcast go there as they are; a `reason` attribute says why. Without one they are logged, with the ids,
-and so are ids that no broadcast can name. Nothing here gives up: a broadcast waits until its misses are safe.
+that are not valid broadcasts go there unchanged; a `reason` attribute says why. Without one they are logged with their
+ids, and so are ids that no broadcast can name. Calls are retried forever: a broadcast does not end before its missed
+deliveries are stored.
 
-A FIFO queue swallows what has the deduplication id of something that it had within five minutes, even if that has been
-sent again and deleted since. So each dead letter has an id of its own, which only its own retries share.
+A FIFO queue drops a message whose deduplication id it received within the last five minutes, even if the first one has
+since been redriven and deleted. So each dead letter has a deduplication id of its own, which only its retries share.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +29,7 @@ log = structlog.get_logger()
 
 
 class DeadLetters:
-    """`queue` is None where there is no dead-letter queue. `counts` counts dead letters by reason."""
+    """`queue` is None if there is no dead-letter queue. `counts` counts dead letters by reason."""
 
     def __init__(
         self,
@@ -46,8 +47,11 @@ class DeadLetters:
     def configured(self) -> bool:
         return self._queue is not None
 
-    async def missed(self, broadcast: Broadcast, connection_ids: Mapping[Outcome, Sequence[str]]) -> None:
-        """Keep missed deliveries, by reason (1 to 1,000 of each). Returns when they are safe. Raises MessageRejected."""
+    async def store_missed(self, broadcast: Broadcast, connection_ids: Mapping[Outcome, Sequence[str]]) -> None:
+        """Store missed deliveries, by reason (1 to 1,000 of each). Returns when all are stored.
+
+        Raises MessageRejected.
+        """
         if self._queue is None:
             log.error("broadcast.missed", **{str(reason): ids for reason, ids in connection_ids.items()})
             for reason in connection_ids:
@@ -56,25 +60,25 @@ class DeadLetters:
         unnameable: dict[str, list[str]] = {}
         for reason, ids in connection_ids.items():
             prefix = REJECTED_PREFIX if reason is Outcome.REJECTED else UNDELIVERED_PREFIX
-            for some in _fitting(broadcast, [each for each in ids if can_name(each)], prefix):
-                await self.broadcast(some, reason)
-            if others := [each for each in ids if not can_name(each)]:
-                unnameable[str(reason)] = others
+            for part_broadcast in _fitting(broadcast, [each for each in ids if can_name(each)], prefix):
+                await self.store_broadcast(part_broadcast, reason)
+            if unnamed := [each for each in ids if not can_name(each)]:
+                unnameable[str(reason)] = unnamed
         if unnameable:
             log.error("broadcast.missed", why="no dead letter can name these ids", **unnameable)
             where = keys.room_pk(broadcast.room or "", int(broadcast.shard or 0))
             items = sum(map(len, unnameable.values()))
-            self._damaged.report("membership", where, "connection ids that nobody has", items=items)
+            self._damaged.report("membership", where, "connection ids that no connection can have", items=items)
 
-    async def broadcast(self, broadcast: Broadcast, reason: str) -> None:
-        """Keep a whole broadcast. Returns when it is safe. Only where dead letters exist. Raises MessageRejected."""
-        assert self._queue is not None  # noqa: S101 - the caller has looked
+    async def store_broadcast(self, broadcast: Broadcast, reason: str) -> None:
+        """Store a whole broadcast. Returns when it is stored. Requires `configured`. Raises MessageRejected."""
+        assert self._queue is not None  # noqa: S101 - the caller has checked
         await self._send(queue_message(broadcast, fifo=is_fifo(self._queue.url), sending=uuid4().hex), reason)
         self._counts[reason] += 1
 
-    async def poison(self, message: Message, reason: str) -> None:
-        """Keep a message that is no broadcast. Raises MessageRejected if SQS does not take it. Needs a dead-letter queue."""
-        assert self._queue is not None  # noqa: S101 - the caller has looked
+    async def store_poison(self, message: Message, reason: str) -> None:
+        """Store a message that is not a valid broadcast. Requires `configured`. Raises MessageRejected."""
+        assert self._queue is not None  # noqa: S101 - the caller has checked
         body: dict[str, str] = {"MessageBody": message.body}
         if is_fifo(self._queue.url):
             body |= {"MessageGroupId": message.id, "MessageDeduplicationId": message.id}
@@ -101,14 +105,14 @@ class DeadLetters:
 
 
 def _fitting(broadcast: Broadcast, connection_ids: list[str], prefix: str) -> Iterator[Broadcast]:
-    """The broadcast to these connections: one as a rule, several where one would be longer than a message may be."""
+    """The broadcast to these connections: normally one, several if it would exceed the maximum message size."""
     if not connection_ids:
         return
     part = to_connections(broadcast, connection_ids, prefix)
     try:
         encode(part)
     except InvalidBroadcast:
-        ordered = sorted(connection_ids)  # the same parts after a crash
+        ordered = sorted(connection_ids)  # so that a repetition after a crash makes the same parts
         half = len(ordered) // 2
         if not half:
             raise
@@ -119,5 +123,5 @@ def _fitting(broadcast: Broadcast, connection_ids: list[str], prefix: str) -> It
 
 
 def printable(text: str) -> str:
-    """At most 250 characters that a message attribute may hold."""
+    """The text's first 250 characters, with those replaced that a message attribute may not contain."""
     return "".join(character if character.isprintable() else "?" for character in text[:250]) or "?"

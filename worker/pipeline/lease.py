@@ -1,9 +1,13 @@
-"""Leases: while a broadcast is in hand, its queue message stays invisible to all other workers.
+"""Leases: while this worker holds a message, the message stays invisible to all other workers.
 
-A heartbeat extends every lease well before its end, ten in a call. A lease that could not be extended in time, or that
-SQS says is no longer ours, is lost: its broadcast stops at once and the message is left alone; whoever gets it next
-goes on from the checkpoint. SQS allows twelve hours in all; before that a lease is asked to end, and redelivery
-resumes.
+    acquire ──▶ HELD ── drain, or 11.5 hours held ──▶ ENDING ──▶ drop: the message is deleted, released or abandoned
+                  │                                      │
+                  └─ not extended in time, or taken over ┴─▶ LOST ──▶ drop: the message is abandoned
+
+A heartbeat extends every lease well before it expires, ten per call. A lease is lost if it could not be extended in
+time, or if SQS reports that its receipt handle is no longer valid: its broadcast stops at once, and the message is
+abandoned. The worker that receives it next resumes from the checkpoint. SQS allows a message to be invisible for twelve
+hours in total; before that the broadcast is asked to stop and is released, and another worker resumes it.
 """
 
 import asyncio
@@ -21,53 +25,60 @@ from worker.ports import DependencyError, Message, MessageQueue, StaleReceipt
 
 log = structlog.get_logger()
 
-LONGEST_SECONDS: Final = 11.5 * 3600
-"""From then on a broadcast is asked to stop; SQS takes no extension beyond twelve hours in all."""
-_SQS_LONGEST_SECONDS: Final = 12 * 3600 - 60
+MAX_LEASE_SECONDS: Final = 11.5 * 3600
+"""After this time a broadcast is asked to stop: SQS accepts no extension beyond twelve hours in total."""
+_SQS_MAX_SECONDS: Final = 12 * 3600 - 60
 _EXTEND_AT_SHARE: Final = 1 / 3
-"""Of the visibility, passed since the last extension: two more tries fit in before the end."""
+"""Share of the visibility timeout after which a lease is extended. Two more attempts fit in before it expires."""
 _SAFETY_SHARE: Final = 0.1
-"""Of the visibility, before its end, from which on a lease counts as lost: clocks and answers need some time."""
+"""A lease counts as lost this share of the visibility timeout early, to allow for clocks and response times."""
 
 
 class LeaseState(Enum):
     HELD = auto()
     ENDING = auto()
-    """Held, but the broadcast should stop where it is and be released."""
+    """Held, but the broadcast should stop and be released."""
     LOST = auto()
 
 
 class Lease:
-    """The right to work on one message. `changed` is called, without arguments, when the state changes."""
+    """The exclusive right to work on one message. `on_change` is called, without arguments, when `state` changes."""
 
     __slots__ = (
-        "broadcast_id", "changed", "ends_at", "extended_at", "extending", "message", "published_at_ms",
-        "state", "taken_at"
+        "acquired_at",
+        "broadcast_id",
+        "ends_at",
+        "extended_at",
+        "extending",
+        "message",
+        "on_change",
+        "published_at_ms",
+        "state"
     )  # fmt: skip
 
-    def __init__(self, message: Message, taken_at: float, visibility_seconds: float) -> None:
+    def __init__(self, message: Message, acquired_at: float, visibility_seconds: float) -> None:
         self.message = message
         self.broadcast_id = ""
-        """For the log, once the message has been read."""
+        """For the log, once the message has been decoded."""
         self.published_at_ms = message.sent_at_ms
-        """The broadcast's own, once it has been read: a part may be older than its message."""
-        self.taken_at = taken_at
+        """The broadcast's own time of publication once it has been decoded: a part may be older than its message."""
+        self.acquired_at = acquired_at
         self.extending = False
-        self.extended(taken_at, visibility_seconds)
+        self.record_extension(acquired_at, visibility_seconds)
         self.state = LeaseState.HELD
-        self.changed: Callable[[], None] | None = None
+        self.on_change: Callable[[], None] | None = None
 
-    def extended(self, at: float, seconds: float) -> None:
-        """It is invisible for so long from then on."""
+    def record_extension(self, at: float, seconds: float) -> None:
+        """Record that the lease was extended by `seconds` at time `at`."""
         self.extended_at = at
         self.ends_at = at + seconds * (1 - _SAFETY_SHARE)
 
-    def become(self, state: LeaseState) -> None:
-        """A lost lease stays lost."""
+    def transition(self, state: LeaseState) -> None:
+        """Change the state. A lost lease stays lost."""
         if self.state is not LeaseState.LOST and self.state is not state:
             self.state = state
-            if self.changed is not None:
-                self.changed()
+            if self.on_change is not None:
+                self.on_change()
 
 
 class LeaseKeeper:
@@ -90,40 +101,43 @@ class LeaseKeeper:
         self._leases: set[Lease] = set()
 
     def __len__(self) -> int:
-        """How many messages are in hand."""
+        """The number of leased messages."""
         return len(self._leases)
 
     def oldest_age_seconds(self, now_ms: float) -> float:
-        """Since the oldest in hand was published; 0 without any. `now_ms` is milliseconds since the epoch."""
+        """Age in seconds of the oldest leased broadcast, measured from publication; 0 if there are none.
+
+        `now_ms` is milliseconds since the epoch.
+        """
         published_at_ms = min((lease.published_at_ms for lease in self._leases), default=now_ms)
         return max(0.0, (now_ms - published_at_ms) / 1000)
 
-    def take(self, messages: Sequence[Message]) -> list[Lease]:
-        """Leases on messages that have arrived just now."""
+    def acquire(self, messages: Sequence[Message]) -> list[Lease]:
+        """Create leases on messages that have just been received."""
         now = self._clock()
         leases = [Lease(message, now, self._visibility_seconds) for message in messages]
         self._leases.update(leases)
         return leases
 
-    def forget(self, lease: Lease) -> None:
-        """It ends: acknowledged, released or left."""
+    def drop(self, lease: Lease) -> None:
+        """End a lease: its message has been acknowledged, released or abandoned."""
         self._leases.discard(lease)
 
     def request_stop_all(self) -> None:
-        """Ask every broadcast in hand to stop where it is."""
+        """Ask every active broadcast to stop where it is."""
         for lease in list(self._leases):
-            lease.become(LeaseState.ENDING)
+            lease.transition(LeaseState.ENDING)
 
     async def run(self) -> None:
-        """Until cancelled. Noticing that a lease is lost waits for nothing, least of all for a queue that hangs."""
+        """Run until cancelled. Lost leases are detected without waiting for any call, even if the queue hangs."""
         async with asyncio.TaskGroup() as extensions:
             while True:
                 await asyncio.sleep(min(1.0, self._visibility_seconds / 10))
                 for batch in _batches(self._due(self._clock())):
-                    extensions.create_task(self._extend(batch))
+                    extensions.create_task(self._extend(batch), name="extend leases")
 
     def _due(self, now: float) -> list[Lease]:
-        """Those that are due for an extension; what was not extended in time is lost."""
+        """The leases that are due for an extension. Leases that were not extended in time are marked as lost."""
         due = []
         for lease in list(self._leases):
             if lease.state is LeaseState.LOST:
@@ -131,17 +145,17 @@ class LeaseKeeper:
             if now >= lease.ends_at:
                 self._mark_lost(lease, "not extended in time")
                 continue
-            if now - lease.taken_at >= LONGEST_SECONDS:
-                lease.become(LeaseState.ENDING)
+            if now - lease.acquired_at >= MAX_LEASE_SECONDS:
+                lease.transition(LeaseState.ENDING)
             if not lease.extending and now - lease.extended_at >= self._visibility_seconds * _EXTEND_AT_SHARE:
                 lease.extending = True
                 due.append(lease)
         return due
 
     async def _extend(self, leases: list[Lease]) -> None:
-        asked_at = self._clock()
-        oldest = max(asked_at - lease.taken_at for lease in leases)
-        seconds = max(1, min(self._visibility_seconds, int(_SQS_LONGEST_SECONDS - oldest)))
+        started_at = self._clock()
+        oldest = max(started_at - lease.acquired_at for lease in leases)
+        seconds = max(1, min(self._visibility_seconds, int(_SQS_MAX_SECONDS - oldest)))
         try:
             async with asyncio.timeout(self._visibility_seconds * _EXTEND_AT_SHARE):
                 errors = await self._queue.change_visibility(
@@ -157,7 +171,7 @@ class LeaseKeeper:
         self._health.recovered("lease")
         for lease, error in zip(leases, errors, strict=True):
             if error is None:
-                lease.extended(asked_at, seconds)
+                lease.record_extension(started_at, seconds)
                 self._outcomes["extended"] += 1
             elif lease not in self._leases:
                 continue  # acknowledged meanwhile
@@ -169,7 +183,7 @@ class LeaseKeeper:
     def _mark_lost(self, lease: Lease, reason: str) -> None:
         self._outcomes["lost"] += 1
         log.warning("lease.lost", id=lease.broadcast_id, message_id=lease.message.id, reason=reason)
-        lease.become(LeaseState.LOST)
+        lease.transition(LeaseState.LOST)
 
 
 def _batches(leases: Sequence[Lease]) -> Iterator[list[Lease]]:

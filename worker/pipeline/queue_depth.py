@@ -1,4 +1,4 @@
-"""How many messages wait, by asking SQS once in a while. Only for those who watch: nothing is decided by it."""
+"""Poll SQS for the number of waiting messages. Only for monitoring: no decision depends on it."""
 
 import asyncio
 from typing import Final
@@ -10,11 +10,11 @@ from worker.ports import DependencyError, MessageQueue
 
 log = structlog.get_logger()
 
-_ASK_SECONDS: Final = 15.0
+_POLL_SECONDS: Final = 15.0
 
 
 async def poll_depth(queues: dict[str, MessageQueue], metrics: Metrics) -> None:
-    """Until cancelled. `queues` by the name that their metric has. What cannot be counted is left out."""
+    """Run until cancelled. `queues` are keyed by their label in the metric. A queue that cannot be read is left out."""
     failing: set[str] = set()
     while True:
         for name, queue in queues.items():
@@ -31,4 +31,4 @@ async def poll_depth(queues: dict[str, MessageQueue], metrics: Metrics) -> None:
                 **{labels: count for labels, count in metrics.queue_messages.items() if labels[0] != name},
                 **{(name, state): count for state, count in counts.items()},
             }
-        await asyncio.sleep(_ASK_SECONDS)
+        await asyncio.sleep(_POLL_SECONDS)

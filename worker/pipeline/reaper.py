@@ -1,11 +1,13 @@
-"""Removing connections that are gone, on proof: a 410 of an endpoint that does deliver.
+"""Remove gone connections from the table, on proof: a 410 from an endpoint that does deliver to others.
 
-In batches of many connections: their connection items go first, so that no join can succeed behind the reader's back;
-then consistent queries find their rooms; then the memberships go, and last the joined-room items that lead to them.
+Connections are removed in batches: first their connection items, so that no join can succeed between reading and
+deleting; then consistent queries find their rooms; then the memberships are deleted, and last the joined-room items
+that lead to them.
 
-Reaping is never urgent and never in a broadcast's way: it is paced, and what is dropped here, because there is too much
-of it, no proof comes or the connection is too young, is found again by the next broadcast, or expires. So is whatever
-is under way when the worker ends: a membership without a connection item is still found by its room.
+Reaping is never urgent and never delays a broadcast: its rate is limited, and connections may be dropped here because
+there are too many, because proof is missing or because they are too young. The next broadcast finds them again, or they
+expire. The same holds for a batch that is in progress when the worker ends: a membership without a connection item is
+still found through its room.
 """
 
 import asyncio
@@ -33,25 +35,25 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 Membership = tuple[str, int]
-"""A room and the shard of it."""
+"""A room and a shard of it."""
 
 YOUNG_SECONDS: Final = 30.0
-"""A `$connect` may take 29 s, and until it has ended a 410 says nothing about the connection."""
+"""A `$connect` may take 29 s, and until it has ended a 410 does not mean that the connection is gone."""
 CONNECTIONS_PER_SECOND: Final = 400
-"""So that reaping takes a few hundredths of a core, whatever there is to reap."""
+"""Limits reaping to a few hundredths of a core, however many connections are gone."""
 _BATCH: Final = keys.MAX_BATCH_WRITE
 _BATCH_SECONDS: Final = _BATCH / CONNECTIONS_PER_SECOND
-"""From one batch to the next, also after a small one: then the next is larger."""
+"""Time between the starts of two batches, even if the first was small: then the second one is larger."""
 _MAX_WAITING: Final = 20_000
-_QUERIES_AT_ONCE: Final = 8
+_QUERY_CONCURRENCY: Final = 8
 _PROOF_SECONDS: Final = 5.0
-"""How long a 410 waits for another post's success, where none came before it: a worker has to start somewhere."""
+"""How long a 410 waits for another post to succeed if none has yet, as after the worker's start."""
 _PROOF_POLL_SECONDS: Final = 0.25
-_TOLD_SECONDS: Final = 1.0
+_REPORT_DELAY_SECONDS: Final = 1.0
 
 
 class Reaper:
-    """Give it gone connections with `offer`; they are removed while `run` runs."""
+    """Gone connections are passed to `offer` and removed while `run` runs."""
 
     def __init__(
         self,
@@ -70,32 +72,32 @@ class Reaper:
         self._clock = clock
         self._wall_clock = wall_clock
         self._waiting: OrderedDict[str, tuple[float | None, Membership | None]] = OrderedDict()
-        """When each was offered, if that is not proof enough yet, and where it was found."""
+        """By connection id: when its 410 arrived if it is not proven gone yet (else None), and where it was found."""
         self._offered = asyncio.Event()
         self.unproven = 0
-        """Connections that were left alone, because nothing but 410 came back from the endpoint."""
+        """The number of connections not removed because the endpoint returned nothing but 410."""
 
     def offer(self, connection_id: str, membership: Membership | None, joined_at_ms: int | None = None) -> None:
-        """Remove this connection, for which a post has just returned 410. Costs nothing here.
+        """Queue a connection that returned 410 for removal. Makes no calls.
 
-        `membership` is where it was found, if in a room; `joined_at_ms` is since when it has been a member, or else
-        connected, and None if the table knows neither. Not taken are young ones: their `$connect` may end well after
-        this 410, so waiting here would not make it proof.
+        `membership` is where the connection was found, if in a room. `joined_at_ms` is when it joined or, failing that,
+        when it connected; None if the table contains neither. Young connections are ignored: their `$connect` may end
+        well after this 410, so no waiting would turn it into proof.
         """
         if joined_at_ms is not None and self._wall_clock() - joined_at_ms / 1000 < YOUNG_SECONDS:
             return
         if connection_id not in self._waiting and len(self._waiting) < _MAX_WAITING:
             now = self._clock()
-            # The engine's time of the 410 itself: what is told later of the same moment came at the same moment.
-            gone_at = self._endpoint.last_gone_at if now - self._endpoint.last_gone_at < _TOLD_SECONDS else now
-            self._waiting[connection_id] = (None if self._endpoint.proves_gone(now) else gone_at, membership)
+            # The 410 arrived when the engine recorded its last one, which may be slightly before this call.
+            gone_at = self._endpoint.last_gone_at if now - self._endpoint.last_gone_at < _REPORT_DELAY_SECONDS else now
+            self._waiting[connection_id] = (None if self._endpoint.recently_delivered(now) else gone_at, membership)
             self._offered.set()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Remove connections until cancelled."""
         while True:
             await self._offered.wait()
-            if batch := self._take():
+            if batch := self._next_batch():
                 started_at = self._clock()
                 await self._remove(batch)
                 await asyncio.sleep(max(0.0, started_at + _BATCH_SECONDS - self._clock()))
@@ -104,14 +106,14 @@ class Reaper:
             else:
                 self._offered.clear()
 
-    def _take(self) -> dict[str, Membership | None]:
-        """The oldest that are proven to be gone, a batch at most. Those that will never be are dropped."""
+    def _next_batch(self) -> dict[str, Membership | None]:
+        """The oldest connections that are proven gone, at most one batch. Drops those that can no longer be proven."""
         batch: dict[str, Membership | None] = {}
         while self._waiting and len(batch) < _BATCH:
-            connection_id, (offered_at, membership) = next(iter(self._waiting.items()))
-            if offered_at is None or self._endpoint.proves_since(offered_at):
+            connection_id, (gone_at, membership) = next(iter(self._waiting.items()))
+            if gone_at is None or self._endpoint.succeeded_after(gone_at):
                 batch[connection_id] = membership
-            elif self._endpoint.all_were_gone(offered_at) or self._clock() - offered_at > _PROOF_SECONDS:
+            elif self._endpoint.in_gone_streak(gone_at) or self._clock() - gone_at > _PROOF_SECONDS:
                 self._count_unproven()
             else:
                 break
@@ -120,19 +122,19 @@ class Reaper:
 
     def _count_unproven(self) -> None:
         if not self.unproven:
-            log.error("reaper.unproven", reason="every post answers 410: is the endpoint the right one?")
+            log.error("reaper.unproven", reason="every post returns 410: is the endpoint the right one?")
         self.unproven += 1
 
     async def _remove(self, batch: dict[str, Membership | None]) -> None:
         self.unproven = 0
-        await self._until_processed(self._table.remove_connections, list(batch))
+        await self._retry_unprocessed(self._table.remove_connections, list(batch))
         memberships: dict[tuple[str, str, int], Key] = {}
         joined_rooms: list[Key] = []
         for connection_id, rooms in zip(batch, await self._joined_rooms(list(batch)), strict=True):
             found_in = batch[connection_id]
             found: list[tuple[str, int | None]] = [*rooms]
             if found_in is not None:
-                # Perhaps nothing leads to it but the broadcast that found it; left there, each would find it again.
+                # Possibly no joined-room item leads to this membership; if it stayed, every broadcast would find it.
                 found.append(found_in)
             for room, shard in found:
                 if shard is not None:
@@ -140,29 +142,32 @@ class Reaper:
             pk = keys.connection_pk(connection_id)
             joined_rooms += [keys.key(pk, keys.joined_room_sk(joined.room)) for joined in rooms]
         for doomed in (list(memberships.values()), joined_rooms):
-            for some in _batches(doomed, _BATCH):
-                await self._until_processed(self._table.delete_batch, some)
+            for chunk in _batches(doomed, _BATCH):
+                await self._retry_unprocessed(self._table.delete_batch, chunk)
         self._metrics.memberships_reaped += len(memberships)
 
     async def _joined_rooms(self, connection_ids: list[str]) -> list[list[JoinedRoom]]:
         found: list[list[JoinedRoom]] = []
-        for some in _batches(connection_ids, _QUERIES_AT_ONCE):
+        for chunk in _batches(connection_ids, _QUERY_CONCURRENCY):
             async with asyncio.TaskGroup() as group:
                 queries = [
-                    group.create_task(retry_forever("reaper", self._health, partial(self._table.joined_rooms, each)))
-                    for each in some
+                    group.create_task(
+                        retry_forever("reaper", self._health, partial(self._table.joined_rooms, each)),
+                        name="find joined rooms",
+                    )
+                    for each in chunk
                 ]
             found += [query.result() for query in queries]
         return found
 
-    async def _until_processed(self, call: Callable[[Sequence[T]], Awaitable[list[T]]], items: list[T]) -> None:
-        """Repeat the call with what it returns as unprocessed."""
-        tries = 0
+    async def _retry_unprocessed(self, call: Callable[[Sequence[T]], Awaitable[list[T]]], items: list[T]) -> None:
+        """Repeat the call with the items that it returns as unprocessed, until there are none."""
+        attempts = 0
         while items:
             items = await retry_forever("reaper", self._health, partial(call, items))
             if items:
-                tries += 1
-                await asyncio.sleep(backoff_seconds(tries, random.random()))
+                attempts += 1
+                await asyncio.sleep(backoff_seconds(attempts, random.random()))
 
 
 def _batches(items: Sequence[T], size: int) -> Iterator[list[T]]:

@@ -1,16 +1,15 @@
-"""One broadcast in progress: its members are paged and delivered, its position is written, its misses are kept.
+"""One broadcast in progress: page its members, deliver to them, write checkpoints, and dead-letter missed deliveries.
 
-                 HELD ────────────── asked to stop ─────────────▶ ENDING
-    lease:        │                                                  │      the last checkpoint is written
-                  └── not extended in time, or somebody else has it ─┴─▶ LOST    nothing more is done
+    holds a place ── only deliveries waiting for a retry are left ──▶ parked
+          │                                                             │
+          └── every member has an outcome, or is part of a remainder ───┴──▶ settled
 
-    run:    has a place ── only waits for single connections ──▶ parked ──▶ settled
-                  │ too many are parked: those that wait leave as a remainder │
-                  └───────────────────────────────────────────────────────────┘
+    in either state:  lease ENDING ── responses have arrived, or time is up; last checkpoint written ──▶ stopped
+                      lease LOST ── nothing more is done ──▶ lost
 
-A run ends settled (every member has an outcome, and every missed one is safe on the dead-letter queue), stopped with
-its position written, or lost. What if we die at an await? Whoever takes the message over goes on from the latest
-checkpoint, in which every member is that is not settled.
+If too many runs are parked, or too many deliveries of one wait, the waiting deliveries leave as a remainder. A settled
+run has stored every missed delivery as a dead letter. What if we die at an await? The worker that takes the message
+over resumes from the latest checkpoint, which contains every member that is not settled.
 """
 
 import asyncio
@@ -28,7 +27,7 @@ from gatecast.publisher import is_fifo, queue_message
 from worker.decisions.checkpoint import RENEW_SECONDS
 from worker.decisions.outcome import Outcome
 from worker.decisions.parts import REMAINDER_PREFIX, can_name, to_connections
-from worker.decisions.stall import Refused
+from worker.decisions.stall import PriorRejections
 from worker.delivery.engine import DeliveryEngine
 from worker.delivery.fanout import MAX_WAITING, Delivery, Fanout
 from worker.observe.health import Health
@@ -46,14 +45,14 @@ log = structlog.get_logger()
 
 _MIN_REMAINDER_SECONDS: Final = 15
 _MAX_REMAINDER_SECONDS: Final = 300
-_MAX_TRIED_SECONDS: Final = 3600.0
+_MAX_CARRIED_SECONDS: Final = 3600.0
 _STOP_SECONDS: Final = RESPONSE_TIMEOUT_SECONDS + 2
-"""How long a broadcast that should stop waits, at most, for responses and for its misses to be safe."""
+"""Maximum time that a broadcast that should stop waits for responses and for its missed deliveries to be stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """What every broadcast needs. `clock` gives monotonic seconds, `wall_clock` seconds since the epoch."""
+    """What every run uses. `clock` returns monotonic seconds, `wall_clock` seconds since the epoch."""
 
     sender: Sender
     table: MemberTable
@@ -68,9 +67,9 @@ class Services:
 
 
 class Run:
-    """The delivery of `broadcast`, which this worker holds by `lease` and, since `claimed_at`, by `claim`.
+    """The delivery of `broadcast`, which this worker holds under `lease` and, since `claimed_at`, under `claim`.
 
-    `order` counts runs. `first_page` is its first page, if that has been asked for already.
+    `order` is the number of the run. `first_page` is the first page of members if its query has already been sent.
     """
 
     def __init__(
@@ -91,7 +90,8 @@ class Run:
         self._renewed_at = claimed_at
         self._place = place
         self._parked = False
-        self._remainders = not is_fifo(services.sender.url)  # a FIFO queue neither delays one nor lets it overtake
+        # A FIFO queue neither delays single messages nor lets them overtake, so there are no remainders on one.
+        self._remainders = not is_fifo(services.sender.url)
         self._cut_short = False
         self._first_page = first_page
         found_in = (broadcast.room, int(broadcast.shard or 0)) if broadcast.room else None
@@ -100,13 +100,13 @@ class Run:
             claim.start,
             services.clock,
             order=(int(broadcast.published_at_ms or 0), order),
-            carried=self._carried(broadcast),
+            prior_rejections=self._prior_rejections(broadcast),
             totals=services.metrics.deliveries,
             gone=lambda delivery: services.reaper.offer(delivery.connection_id, found_in, delivery.joined_at_ms),
         )
 
     def cut_short(self) -> None:
-        """Wait for no more responses: there is just time to write down the position."""
+        """Stop waiting for responses: there is only time to write the position."""
         self._cut_short = True
         self.wake()
 
@@ -114,26 +114,28 @@ class Run:
         self.fanout.changed.set()
 
     async def deliver(self) -> bool:
-        """Whether all is settled; otherwise it has stopped, and the lease is ending or lost."""
+        """Deliver until settled or stopped. Returns whether all is settled; if not, the lease is ending or lost."""
         fanout, lease = self.fanout, self._lease
-        lease.changed = fanout.stop
+        lease.on_change = fanout.stop
         if lease.state is not LeaseState.HELD:
             fanout.stop()
         try:
             await self._renew()
             self._offer()
-            # Members of an earlier receive are on their way already: there the first page must not hold up anything.
+            # A resumed broadcast delivers to its pending members first; reading pages must not delay them.
             if self._claim.start.is_start and await self._add_first_page():
                 await self._supervise()
             else:
                 async with asyncio.TaskGroup() as group:
-                    reading = group.create_task(self._read_on())
+                    reading = group.create_task(self._read_ahead(), name="read pages")
                     await self._supervise()
                     reading.cancel()
         finally:
             fanout.stop()
-            tracing.note(**{f"gatecast_{outcome}": count for outcome, count in fanout.counts.items() if count})
-            lease.changed = None
+            tracing.set_attributes(
+                **{f"gatecast_{outcome}": count for outcome, count in fanout.counts.items() if count}
+            )
+            lease.on_change = None
         return fanout.settled and lease.state is not LeaseState.LOST
 
     def _offer(self) -> None:
@@ -141,7 +143,7 @@ class Run:
             self._services.engine.offer(self.fanout)
 
     async def _renew(self) -> None:
-        """Before the first post: if the settings or the page took long, another message may have the claim by now."""
+        """Renew the claim before the first post: if reading took long, another message may have taken it over."""
         now = self._services.clock()
         if now - self._renewed_at >= RENEW_SECONDS:
             self._renewed_at = now
@@ -156,7 +158,7 @@ class Run:
         return last
 
     async def _add_page(self, after: str) -> bool:
-        """Read the page behind `after` and add it; true if it was the last."""
+        """Read and add the page after the key `after`. Returns whether it was the last one."""
         fanout, broadcast = self.fanout, self.fanout.broadcast
         if broadcast.connections:
             ids = list(dict.fromkeys(broadcast.connections))[int(after or "0") :]
@@ -165,7 +167,7 @@ class Run:
             room, shard = str(broadcast.room), int(broadcast.shard or 0)
             with tracing.span("page"):
                 page = await retry_forever("table", self._services.health, lambda: self._page(room, shard, after))
-                tracing.note(gatecast_members=len(page.members))
+                tracing.set_attributes(gatecast_members=len(page.members))
             fanout.add_page(page.members, last=page.after is None, read_to=page.after or "")
         return fanout.exhausted
 
@@ -173,33 +175,33 @@ class Run:
         begun, self._first_page = self._first_page, None
         return await (begun if begun is not None and not after else self._services.table.begin_page(room, shard, after))
 
-    async def _read_on(self) -> None:
-        """Read pages ahead, as far as deliveries drain."""
+    async def _read_ahead(self) -> None:
+        """Read pages ahead of the deliveries, whenever few members are left to deliver."""
         fanout = self.fanout
         while not fanout.exhausted:
-            while fanout.wants_page:
+            while fanout.needs_page:
                 await self._add_page(fanout.read_to)
                 self._offer()
-            await fanout.page_wanted.wait()
-            fanout.page_wanted.clear()
+            await fanout.page_needed.wait()
+            fanout.page_needed.clear()
 
     # While deliveries run
 
     async def _supervise(self) -> None:
-        """Everything that a fan-out needs while its deliveries run; returns when it is settled or has stopped."""
+        """Checkpoint, park and run side tasks while deliveries run. Returns when settled or stopped."""
         fanout = self.fanout
         side_task: asyncio.Task[None] | None = None
         try:
             while not fanout.settled and self._lease.state is not LeaseState.LOST:
                 fanout.changed.clear()
-                self._parked = fanout.only_waits and not fanout.stopped and self._place.park(fanout.held_bytes)
+                self._parked = fanout.only_waiting and not fanout.stopped and self._place.park(fanout.held_bytes)
                 if side_task is not None and side_task.done():
-                    if side_task.exception() is not None:  # it comes back: nobody who was reached is reached again
+                    if side_task.exception() is not None:  # checkpoint first, so that a redelivery repeats no posts
                         await self._write_checkpoint()
                     side_task.result()
                     side_task = None
                 if side_task is None and not self._is_late and (call := self._next_side_task()) is not None:
-                    side_task = asyncio.create_task(call)
+                    side_task = asyncio.create_task(call, name="side task")
                     side_task.add_done_callback(lambda _: fanout.changed.set())
                 if fanout.stopped and (self._is_late or not (fanout.in_flight or side_task)):
                     if side_task is not None:
@@ -222,48 +224,50 @@ class Run:
         expires_at_ms = fanout.broadcast.expires_at_ms
         if isinstance(expires_at_ms, int) and self._services.wall_clock() * 1000 >= expires_at_ms:
             fanout.expire()
-        if fanout.pace.due(self._services.clock()) or (fanout.stopped and fanout.pace.since_snapshot):
+        if fanout.checkpoint_schedule.due(self._services.clock()) or (
+            fanout.stopped and fanout.checkpoint_schedule.since_snapshot
+        ):
             await self._write_checkpoint()
         self._offer()
 
     def _next_side_task(self) -> Coroutine[Any, Any, None] | None:
-        """The next of what takes other calls than posts. Where it hangs, checkpoints do not wait, nor a stop for long.
+        """The next task that makes calls other than posts. If it hangs, checkpoints continue, and a stop waits briefly.
 
-        Cancelling it at any point is safe: those that it is about stay unsettled, and so in every checkpoint, until it
-        is done. At a stop only misses are made safe, if there is time: otherwise they are posted to again.
+        Cancelling it at any point is safe: until it is done, the affected deliveries stay unsettled and so remain in
+        every checkpoint. At a stop only missed deliveries are stored, if there is time; if not, they are posted again.
         """
         fanout = self.fanout
         if fanout.unknown_age and not fanout.stopped:
-            return self._learn_ages()
+            return self._look_up_ages()
         if fanout.missed and (fanout.held_up or fanout.finished or fanout.stopped):
             return self._dead_letter_missed()
-        slow = self._should_leave()
-        return self._leave_remainder(slow) if slow else None
+        slow = self._remainder_candidates()
+        return self._hand_off_remainder(slow) if slow else None
 
-    def _should_leave(self) -> list[Delivery]:
-        """Those that should go on as a broadcast of their own, so that they hold up nobody."""
+    def _remainder_candidates(self) -> list[Delivery]:
+        """Slow deliveries that should continue as a broadcast of their own, so that they hold up no others."""
         fanout = self.fanout
         if fanout.stopped or not self._remainders:
             return []
-        too_many = fanout.waiting >= MAX_WAITING or (fanout.only_waits and not self._parked)
+        too_many = fanout.waiting >= MAX_WAITING or (fanout.only_waiting and not self._parked)
         if not too_many:
             return []
         return [delivery for delivery in fanout.slow(MAX_WAITING) if can_name(delivery.connection_id)]
 
     async def _write_checkpoint(self) -> None:
         fanout, claim = self.fanout, self._claim
-        fanout.pace.snapshot(self._services.clock())
+        fanout.checkpoint_schedule.snapshot(self._services.clock())
         checkpoint = fanout.checkpoint()
-        progress = fanout.progress
+        made_progress = fanout.made_progress
 
         async def write() -> bool:
-            return await self._services.progress.write_checkpoint(claim, checkpoint, progress=progress)
+            return await self._services.progress.write_checkpoint(claim, checkpoint, made_progress=made_progress)
 
         if await retry_forever("checkpoint", self._services.health, write):
-            fanout.pace.written()
+            fanout.checkpoint_schedule.written()
             self._services.metrics.checkpoints += 1
         else:
-            self._lease.become(LeaseState.LOST)
+            self._lease.transition(LeaseState.LOST)
 
     # Side tasks
 
@@ -274,15 +278,15 @@ class Run:
         for delivery, reason in missed:
             by_reason.setdefault(reason, []).append(delivery.connection_id)
         with tracing.span("settle", gatecast_missed=len(missed)):
-            await self._services.dead_letters.missed(fanout.broadcast, by_reason)
+            await self._services.dead_letters.store_missed(fanout.broadcast, by_reason)
         fanout.confirm_missed(missed)
 
-    async def _leave_remainder(self, slow: list[Delivery]) -> None:
-        """Slow members hold up nobody: they go on as a broadcast of their own, later, and later each time."""
+    async def _hand_off_remainder(self, slow: list[Delivery]) -> None:
+        """Send slow deliveries to the queue as a broadcast of their own, with a delay that grows each time."""
         fanout, services = self.fanout, self._services
-        tried = self._tried(slow)
-        for delivery in slow:  # from here on the engine leaves them alone, but a checkpoint still has them
-            fanout.unpark(delivery)
+        tried = self._retry_history(slow)
+        for delivery in slow:  # the engine ignores them from here on, but checkpoints still contain them
+            fanout.stop_waiting(delivery)
         remainder = to_connections(
             fanout.broadcast, [delivery.connection_id for delivery in slow], REMAINDER_PREFIX, tried
         )
@@ -296,11 +300,11 @@ class Run:
             for delivery in slow:
                 services.engine.retry_later(delivery)
             return
-        fanout.leave(slow)
+        fanout.hand_off(slow)
         services.metrics.remainders += 1
 
-    def _tried(self, slow: list[Delivery]) -> tuple[int, int, float]:
-        """What is true of all of them: how often they were rejected, since when, and how sure that is."""
+    def _retry_history(self, slow: list[Delivery]) -> tuple[int, int, float]:
+        """What holds for all of them: rejected probes, since when (milliseconds since the epoch), and the evidence."""
         now = self._services.clock()
         records = [delivery.stalled for delivery in slow]
         stalled = [record for record in records if record is not None]
@@ -308,22 +312,25 @@ class Run:
         since_ms = int((self._services.wall_clock() - (now - since)) * 1000)
         if len(stalled) < len(slow):
             return 0, since_ms, 0.0
-        return min(each.refused for each in stalled), since_ms, min(each.evidence for each in stalled)
+        return min(each.rejected for each in stalled), since_ms, min(each.evidence for each in stalled)
 
-    def _carried(self, broadcast: Broadcast) -> Refused | None:
-        """What an earlier worker knew of all its connections, on this worker's clock."""
+    def _prior_rejections(self, broadcast: Broadcast) -> PriorRejections | None:
+        """The retry history that an earlier worker passed on for all of the connections, on this worker's clock."""
         if broadcast.tried is UNSET or not broadcast.tried[0]:
             return None
         probes, since_ms, evidence = broadcast.tried
-        seconds = min(max(0.0, self._services.wall_clock() - since_ms / 1000), _MAX_TRIED_SECONDS)
-        return Refused(probes, self._services.clock() - seconds, evidence)
+        seconds = min(max(0.0, self._services.wall_clock() - since_ms / 1000), _MAX_CARRIED_SECONDS)
+        return PriorRejections(probes, self._services.clock() - seconds, evidence)
 
-    async def _learn_ages(self) -> None:
-        """410 for a connection that was named: it may be so young that its `$connect` is still running."""
+    async def _look_up_ages(self) -> None:
+        """Look up when connections that returned 410 were established: `$connect` may still be running for young ones.
+
+        Only a broadcast to `connections` needs this.
+        """
         fanout, services = self.fanout, self._services
-        asked, fanout.unknown_age = fanout.unknown_age[:MAX_BATCH_GET], fanout.unknown_age[MAX_BATCH_GET:]
-        ids = [delivery.connection_id for delivery in asked]
+        batch, fanout.unknown_age = fanout.unknown_age[:MAX_BATCH_GET], fanout.unknown_age[MAX_BATCH_GET:]
+        ids = [delivery.connection_id for delivery in batch]
         connected = await retry_forever("ages", services.health, lambda: services.table.connected_at_ms(ids))
-        for delivery in asked:
+        for delivery in batch:
             delivery.joined_at_ms = connected.get(delivery.connection_id, 0)
-            services.engine.judge_again(delivery)
+            services.engine.decide_gone(delivery)

@@ -1,4 +1,4 @@
-"""Putting broadcasts that the worker makes (parts and remainders) on its own queue, ten in a call."""
+"""Send the broadcasts that the worker creates (parts and remainders) to its own queue, ten per call."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -13,13 +13,13 @@ _WAIT_SECONDS: Final = 0.02
 
 
 class Sender:
-    """Sends until it succeeds; a dependency that fails is waited for."""
+    """Sends messages, retrying forever if the queue fails."""
 
     def __init__(self, queue: MessageQueue, health: Health) -> None:
         self._queue = queue
         self._health = health
         self._batcher: Batcher[dict[str, Any], PortError | None] = Batcher(
-            self._send_batch, most=MAX_BATCH, wait_seconds=_WAIT_SECONDS, urgent=False
+            self._send_batch, max_items=MAX_BATCH, wait_seconds=_WAIT_SECONDS, urgent=False
         )
 
     @property
@@ -27,20 +27,20 @@ class Sender:
         return self._queue.url
 
     async def send(self, message: dict[str, Any], *, delay_seconds: int = 0) -> None:
-        """Returns when the queue has it. What is sent at the same time shares calls. Raises MessageRejected."""
+        """Returns when the queue has stored the message. Concurrent sends share calls. Raises MessageRejected."""
         entry = {**message, **({"DelaySeconds": delay_seconds} if delay_seconds else {})}
 
         async def send() -> None:
-            _raise(await self._batcher.ask(entry))
+            _raise(await self._batcher.submit(entry))
 
         await retry_forever("send", self._health, send)
 
     async def send_all(self, messages: Iterable[dict[str, Any]]) -> None:
-        """Returns when the queue has all of them. They are made as they are sent. Raises MessageRejected."""
+        """Returns when the queue has stored all messages. `messages` is consumed lazily. Raises MessageRejected."""
         for batch in batches(messages):
-            await self._send_until_taken(batch)
+            await self._send_until_stored(batch)
 
-    async def _send_until_taken(self, entries: list[dict[str, Any]]) -> None:
+    async def _send_until_stored(self, entries: list[dict[str, Any]]) -> None:
         async def send() -> None:
             nonlocal entries
             errors = await self._send_entries(entries)
@@ -57,7 +57,7 @@ class Sender:
         return errors
 
     async def _send_entries(self, entries: Sequence[dict[str, Any]]) -> list[PortError | None]:
-        """A call that is rejected as a whole is made entry by entry."""
+        """Send one batch. If the call is rejected as a whole, each entry is sent in a call of its own."""
         try:
             return await self._queue.send(entries)
         except MessageRejected as rejected:

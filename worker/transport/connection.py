@@ -1,4 +1,4 @@
-"""One keep-alive connection: its socket, what it is doing, and how its silence is noticed."""
+"""One keep-alive connection: its socket, its state, and the socket options that detect a dead peer."""
 
 import os
 import random
@@ -10,13 +10,13 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 from worker.transport.responses import ResponseReader
 
-KEPT_SECONDS: Final = 1.0
-"""A connection that has been open and idle for so long may have died since, also if it has never carried anything."""
+STALE_AFTER_SECONDS: Final = 1.0
+"""A connection may be stale after this long idle, even if it has not carried an exchange yet."""
 _RETIRE_AFTER_SECONDS: Final = 600.0
 
-# A network in between may forget a connection without telling either end. Probes on idle connections keep it from
-# forgetting, and find out where it has. A request that nobody acknowledges fails after seconds; a server that takes its
-# time to respond has acknowledged it.
+# A network in between may drop a connection without notice to either end. Keep-alive probes on idle connections prevent
+# that, or detect it. A request that is not acknowledged (TCP) fails after seconds; a server that is slow to respond has
+# acknowledged it.
 _KEEP_ALIVE: Final = {
     "TCP_KEEPIDLE": 30,
     "TCP_KEEPALIVE": 30,  # the same on macOS
@@ -30,7 +30,7 @@ SocketAddress = tuple[socket.AddressFamily, Any]
 
 
 class Connection(Generic[E]):
-    """`exchange` is what it carries now; `step`, while it is being opened, what has to be tried when it is ready."""
+    """`exchange` is the one in progress. While the connection is opened, `step` is called when the socket is ready."""
 
     __slots__ = (
         "exchange", "fd", "idle_since", "open_since", "opened_at", "read", "reader", "retire_at", "sock", "started_at",
@@ -64,24 +64,24 @@ class Connection(Generic[E]):
             self.write = sock.send
 
     def opened(self, now: float) -> None:
-        """It can carry exchanges from now on."""
+        """Opening is complete: the connection can carry exchanges from now on."""
         self.step = None
         self.open_since = self.idle_since = now
         _set_tcp_option(self.sock, "TCP_USER_TIMEOUT", _UNACKNOWLEDGED_MS)
 
     @property
     def idle_before(self) -> float:
-        """Seconds for which it had been idle when its exchange was started."""
+        """How many seconds it had been idle when its exchange started."""
         return self.started_at - self.idle_since
 
     @property
-    def kept(self) -> bool:
-        """Whether it was open before its exchange came: it has carried others, or has waited for a first one."""
-        return self.idle_since > self.open_since or self.idle_before >= KEPT_SECONDS
+    def may_be_stale(self) -> bool:
+        """Whether it had carried exchanges, or was idle, before the current one, so that it may have been stale."""
+        return self.idle_since > self.open_since or self.idle_before >= STALE_AFTER_SECONDS
 
 
 def prepare(sock: socket.socket) -> None:
-    """Options of a socket that is about to connect."""
+    """Set the options of a socket that is about to connect."""
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -90,7 +90,7 @@ def prepare(sock: socket.socket) -> None:
 
 
 def _set_tcp_option(sock: socket.socket, name: str, value: int) -> None:
-    """Where there is such an option: without it, dead connections are only noticed later."""
+    """Set an option if the platform has it: without it, dead connections are detected later."""
     option = getattr(socket, name, None)
     if option is not None:
         with suppress(OSError):
@@ -98,7 +98,7 @@ def _set_tcp_option(sock: socket.socket, name: str, value: int) -> None:
 
 
 def socket_error(error: OSError) -> str:
-    """A few words for logs and readiness: never more than what went wrong."""
+    """The error in a few words, for logs and readiness: only the cause, no other data."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate: {error.verify_message}"
     if isinstance(error, ssl.SSLError):

@@ -1,4 +1,4 @@
-"""Where a pool opens its next connections, how many at once, and how long it waits after failures."""
+"""To which addresses a pool opens connections, how many at a time, and the back-off after failures."""
 
 import math
 import random
@@ -8,49 +8,49 @@ from typing import Final
 from worker.decisions.backoff import backoff_seconds
 from worker.transport.connection import SocketAddress
 
-OPENING_AT_ONCE: Final = 8
-_LONGEST_BACKOFF_SECONDS: Final = 5.0
+MAX_OPENING: Final = 8
+_MAX_BACKOFF_SECONDS: Final = 5.0
 
 
 class Openings:
-    """`addresses` are what the name resolves to; they are taken in turn."""
+    """The state of a pool's openings. `addresses`, which the name resolves to, are used in turn."""
 
     def __init__(self) -> None:
         self.addresses: Sequence[SocketAddress] = ()
         self.failed_in_a_row = 0
         self.failed_at = float("-inf")
         self.failure = ""
-        """Why the latest that failed did, in a few words."""
+        """The reason of the latest failure, in a few words."""
         self.attempts = 0
-        self._again_at = float("-inf")
+        self._retry_at = float("-inf")
 
-    def allowed(self, under_way: int, now: float) -> int:
-        """How many more may be opened now, beside those under way."""
-        if not self.addresses or now < self._again_at:
+    def allowed(self, in_progress: int, now: float) -> int:
+        """How many more connections may be opened now, beside the `in_progress` ones."""
+        if not self.addresses or now < self._retry_at:
             return 0
-        return (1 if self.failed_in_a_row else OPENING_AT_ONCE) - under_way
+        return (1 if self.failed_in_a_row else MAX_OPENING) - in_progress
 
-    def next_target(self, under_way: Sequence[SocketAddress]) -> SocketAddress:
-        """The next address that has not its share of the openings under way: where nobody answers, they hang."""
-        share = math.ceil(OPENING_AT_ONCE / len(self.addresses))
+    def next_target(self, in_progress: Sequence[SocketAddress]) -> SocketAddress:
+        """The next address below its share of the openings in progress, which an unresponsive one keeps for long."""
+        share = math.ceil(MAX_OPENING / len(self.addresses))
         for _ in self.addresses:
             target = self.addresses[self.attempts % len(self.addresses)]
             self.attempts += 1
-            if under_way.count(target) < share:
+            if in_progress.count(target) < share:
                 break
         return target
 
     def succeeded(self, now: float) -> None:
         self.failed_in_a_row = 0
-        self._again_at = now
+        self._retry_at = now
 
     def failed(self, reason: str, began_at: float, now: float) -> None:
         self.failed_at = now
         self.failure = reason
-        # What was begun before the last success or the last failure that counted tells nothing new: of several openings
-        # that fail together one counts, and an address that always fails does not hold up those that answer.
-        if began_at >= self._again_at:
+        # An opening that began before the last success or counted failure is no new evidence: of several that fail
+        # together one counts, and an address that always fails does not delay openings to those that work.
+        if began_at >= self._retry_at:
             self.failed_in_a_row += 1
-            self._again_at = now + backoff_seconds(
-                self.failed_in_a_row, 0.5 + random.random() / 2, longest=_LONGEST_BACKOFF_SECONDS
+            self._retry_at = now + backoff_seconds(
+                self.failed_in_a_row, 0.5 + random.random() / 2, max_seconds=_MAX_BACKOFF_SECONDS
             )

@@ -1,9 +1,9 @@
-"""Reading HTTP/1.1 answers to requests that are sent one at a time on a connection.
+"""Read HTTP/1.1 responses to requests that are sent one at a time on a connection.
 
-Almost every answer of `@connections` arrives whole, is small and has no body: a fast path knows those by a few byte
-comparisons. Everything else (split anywhere, chunked, with a body, interim, closing, until end of file, garbage) goes
-through `_Parser`, a state machine that takes any bytes and either finishes, asks for more or raises MalformedAnswer.
-Limits keep a peer from filling memory. RFC 9112 is the source of what counts as malformed.
+Almost every response of `@connections` arrives whole, is small and has no body: a fast path recognises these with a few
+byte comparisons. Everything else (split anywhere, chunked, with a body, interim, closing, until end of file, garbage)
+goes through `_Parser`, a state machine that accepts any bytes and either finishes, needs more or raises
+MalformedResponse. Limits prevent a peer from filling the memory. RFC 9112 defines what is malformed.
 """
 
 import re
@@ -14,8 +14,8 @@ MAX_HEADERS: Final = 256
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [^\r\n\0]*)?")
-# Nowhere can two neighbours match the same byte: whatever a peer sends, matching takes one pass. Spaces around a
-# header's value are left to `strip`, for in a pattern they would be such neighbours.
+# No two adjacent parts can match the same byte, so matching any input takes one pass, without backtracking. Spaces
+# around a header's value are left to `strip`: in a pattern they would be such parts.
 _HEADER: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\r\n\0]*)")
 _CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n\0]*)?")
 _CONTENT_LENGTH: Final = re.compile(rb"[0-9]{1,12}")
@@ -25,12 +25,12 @@ _NO_BODY: Final = b"\r\nContent-Length: 0\r\n"
 _END: Final = b"\r\n\r\n"
 
 
-class MalformedResponse(Exception):  # noqa: N818 - it says what the peer sent
-    """The peer does not speak HTTP/1.1 as this client understands it; its connection is of no more use."""
+class MalformedResponse(Exception):
+    """The peer's bytes are not an HTTP/1.1 response that this client supports; the connection must be closed."""
 
 
-class Answer(NamedTuple):
-    """A complete answer. `reusable` says whether the connection may carry another request."""
+class Response(NamedTuple):
+    """A complete response. `reusable`: whether the connection may carry another request."""
 
     status: int
     headers: dict[bytes, bytes]
@@ -39,22 +39,22 @@ class Answer(NamedTuple):
     reusable: bool
 
 
-PLAIN_200: Final = Answer(200, {}, b"", reusable=True)
-"""What is answered almost always."""
+PLAIN_200: Final = Response(200, {}, b"", reusable=True)
+"""The response to almost all posts, as callers see it: without its headers."""
 
 
 class ResponseReader:
-    """Reads the answers of one connection, one after the other.
+    """Reads the responses of one connection, one after the other.
 
-    Of each body at most `kept_body_bytes` are kept; the rest is read and forgotten.
+    At most `kept_body_bytes` of each body are kept; the rest is read and discarded.
     """
 
-    __slots__ = ("_kept_body_bytes", "_no_body_at", "_ordinary_length", "_parser")
+    __slots__ = ("_kept_body_bytes", "_no_body_at", "_parser", "_plain_length")
 
     def __init__(self, kept_body_bytes: int = MAX_BODY_BYTES) -> None:
         self._kept_body_bytes = kept_body_bytes
         self._parser: _Parser | None = None
-        self._ordinary_length = 0
+        self._plain_length = 0
         self._no_body_at = 0
 
     @property
@@ -63,21 +63,23 @@ class ResponseReader:
         return self._parser is not None
 
     def is_plain_200(self, buffer: bytearray, length: int) -> bool:
-        """Are the first `length` bytes of `buffer` one whole answer that is equal to ORDINARY? If not, `feed` them."""
+        """Whether the first `length` bytes of `buffer` are one whole PLAIN_200. If not, `feed` them."""
         if self._parser is not None:
             return False
         no_body_at = self._no_body_at
         return (
-            length == self._ordinary_length
+            length == self._plain_length
             and buffer.startswith(_NO_BODY, no_body_at)
             and buffer.startswith(_OK)
             and buffer.find(_END, no_body_at, length) == length - len(_END)
-        ) or self._becomes_ordinary(bytes(buffer[:length]))
+        ) or self._learn_plain_200(bytes(buffer[:length]))
 
-    def _becomes_ordinary(self, head: bytes) -> bool:
-        """Asked once a length, as a rule: answers of one server that are as long have the same headers in one order.
+    def _learn_plain_200(self, head: bytes) -> bool:
+        """Check a whole head in full, and remember its length and layout if it is a PLAIN_200.
 
-        Where that is wrong, little is: a connection that closes unannounced is noticed when its end of file is read.
+        Normally called once per response length: responses of one server that are equally long have the same headers
+        in the same order. If that assumption fails, little is lost: a missed `Connection: close` is detected when the
+        connection's end of file is read.
         """
         no_body_at = head.find(_NO_BODY)
         if not head.startswith(_OK) or no_body_at < 0 or head.find(_END) != len(head) - len(_END):
@@ -85,25 +87,25 @@ class ResponseReader:
         folded = head.lower()
         if folded.count(b"\r\ncontent-length:") > 1 or b"\r\nconnection: close" in folded or b"\r\ntransfer-" in folded:
             return False
-        self._ordinary_length = len(head)
+        self._plain_length = len(head)
         self._no_body_at = no_body_at
         return True
 
-    def feed(self, data: bytes) -> Answer | None:
-        """The answer, when it is complete; `data` is b"" at end of file.
+    def feed(self, data: bytes) -> Response | None:
+        """Add received bytes, b"" at end of file; return the response once it is complete.
 
-        Raises MalformedAnswer; then, as after an answer that is not `reusable`, the connection must be closed.
+        Raises MalformedResponse; then, as after a response that is not `reusable`, the connection must be closed.
         """
         if self._parser is None:
             self._parser = _Parser(self._kept_body_bytes)
-        answer = self._parser.feed(data)
-        if answer is not None:
+        response = self._parser.feed(data)
+        if response is not None:
             self._parser = None
-        return answer
+        return response
 
 
 class _Parser:
-    """One answer. `_stage` is the method that reads on; each consumes from `_buffer` and says if it got through."""
+    """Parses one response. `_stage` is the method for the current state; each stage consumes from `_buffer`."""
 
     __slots__ = (
         "_body", "_buffer", "_headers", "_kept_body_bytes", "_received", "_remaining", "_reusable", "_stage", "_status"
@@ -120,23 +122,23 @@ class _Parser:
         self._remaining = 0
         self._reusable = True
 
-    def feed(self, data: bytes) -> Answer | None:
+    def feed(self, data: bytes) -> Response | None:
         if not data:
             return self._end_of_file()
         self._buffer += data
         while (done := self._stage()) is not None:
             if done:
                 if self._buffer:
-                    raise MalformedResponse("more bytes than the answer has")
-                return Answer(self._status, self._headers, bytes(self._body), self._reusable)
+                    raise MalformedResponse("more bytes than the response has")
+                return Response(self._status, self._headers, bytes(self._body), self._reusable)
         return None
 
-    def _end_of_file(self) -> Answer:
+    def _end_of_file(self) -> Response:
         if self._stage == self._read_until_end_of_file:
-            return Answer(self._status, self._headers, bytes(self._body), reusable=False)
-        raise MalformedResponse("the connection ended before its answer")
+            return Response(self._status, self._headers, bytes(self._body), reusable=False)
+        raise MalformedResponse("the connection ended before its response")
 
-    # Every stage answers None (needs more bytes), False (go on with the stage that is now set) or True (complete).
+    # Each stage returns None (needs more bytes), False (continue with the stage that is set now) or True (complete).
 
     def _read_head(self) -> bool | None:
         end = self._buffer.find(_END)
@@ -150,12 +152,12 @@ class _Parser:
         del self._buffer[: end + len(_END)]
         status = _STATUS_LINE.fullmatch(lines[0])
         if status is None:
-            raise MalformedResponse("its status line is not one")
+            raise MalformedResponse("its status line is invalid")
         self._status = int(status[2])
         self._headers = _headers(lines[1:])
-        if self._status < 200:  # noqa: PLR2004 - interim answers, but for the one that changes the protocol
+        if self._status < 200:  # noqa: PLR2004 - interim responses, except for 101
             if self._status == 101:  # noqa: PLR2004
-                raise MalformedResponse("it changes the protocol")
+                raise MalformedResponse("it switches protocols")
             return False
         connection = {token.strip() for token in self._headers.get(b"connection", b"").lower().split(b",")}
         self._reusable = b"close" not in connection and (status[1] == b"1" or b"keep-alive" in connection)
@@ -168,7 +170,7 @@ class _Parser:
             return True
         if coding is not None:
             if coding.lower() != b"chunked" or length is not None:
-                raise MalformedResponse("its transfer coding cannot be read")
+                raise MalformedResponse("its transfer coding is not supported")
             self._stage = self._read_chunk_size
         elif length is not None:
             lengths = {value.strip() for value in length.split(b",")}
@@ -187,7 +189,7 @@ class _Parser:
         return more
 
     def _take(self) -> bool:
-        """Move what is there of the `_remaining` bytes to the body; true when that is all of them."""
+        """Move available bytes, up to `_remaining`, to the body. Returns whether none remain."""
         taken = self._buffer[: self._remaining]
         del self._buffer[: len(taken)]
         self._keep(taken)
@@ -195,7 +197,7 @@ class _Parser:
         return self._remaining == 0
 
     def _keep(self, data: bytearray) -> None:
-        """Add to the body as much as may still be kept."""
+        """Append data to the body, up to `kept_body_bytes` in all."""
         self._received += len(data)
         space = self._kept_body_bytes - len(self._body)
         self._body += data if len(data) <= space else data[:space]
@@ -238,7 +240,7 @@ class _Parser:
         if len(self._buffer) < 2:  # noqa: PLR2004 - the line end
             return None
         if not self._buffer.startswith(b"\r\n"):
-            raise MalformedResponse("a chunk is longer than it says")
+            raise MalformedResponse("a chunk is longer than its size")
         del self._buffer[:2]
         self._stage = self._read_chunk_size
         return False
@@ -260,7 +262,7 @@ def _headers(lines: list[bytes]) -> dict[bytes, bytes]:
     for line in lines:
         header = _HEADER.fullmatch(line)
         if header is None:
-            raise MalformedResponse("a header line is not one")
+            raise MalformedResponse("a header line is invalid")
         name, value = header[1].lower(), header[2].strip(b" \t")
         headers[name] = headers[name] + b", " + value if name in headers else value
     return headers

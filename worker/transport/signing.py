@@ -1,10 +1,10 @@
-"""AWS Signature Version 4 for many requests that differ in little: byte for byte what botocore signs.
+"""AWS Signature Version 4 for many requests that differ little: byte for byte equal to botocore's.
 
-Almost all of a signature is the same for every post of one broadcast in one second. What stays the same is hashed
-once and the hash objects are copied: the day's signing key (HMAC's inner and outer SHA-256), the fixed start of the
-string to sign, the canonical request up to the connection id. A post then costs two short hashes and one join.
+Almost all of a signature's input is the same for all posts of one broadcast within one second. That part is hashed
+once, and the hash objects are copied: the day's signing key (HMAC's inner and outer SHA-256), the fixed start of the
+string to sign, the canonical request up to the connection id. A post then costs three short hashes and one join.
 
-On the wire an id is percent-encoded (`ID%3D`); in the canonical path that is encoded once more (`ID%253D`).
+On the wire an id is percent-encoded (`ID%3D`); in the canonical path it is encoded twice (`ID%253D`).
 Source: AWS General Reference, "Signing AWS API requests"; checked against botocore.auth.SigV4Auth by a property test.
 """
 
@@ -20,7 +20,7 @@ _EMPTY_QUERY: Final = ""
 
 
 class Credentials(NamedTuple):
-    """What botocore calls frozen credentials."""
+    """AWS credentials; botocore's `ReadOnlyCredentials`."""
 
     access_key: str
     secret_key: str
@@ -29,7 +29,7 @@ class Credentials(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where requests go: `host` as the Host header says it (with the port, unless it is the scheme's own)."""
+    """The address of a server. `host` is the value of the Host header: with the port unless it is the default."""
 
     scheme: str
     hostname: str
@@ -38,8 +38,8 @@ class Address:
     path: str
 
     @classmethod
-    def of(cls, url: str) -> "Address":
-        """`url` is http:// or https://; its path keeps no slash at the end."""
+    def from_url(cls, url: str) -> "Address":
+        """Parse an http:// or https:// URL. Slashes at the end of its path are dropped."""
         parts = urlsplit(url)
         hostname = parts.hostname or ""
         default = 443 if parts.scheme == "https" else 80
@@ -49,13 +49,13 @@ class Address:
 
 
 def wire_id(connection_id: str) -> str:
-    """The id as one segment of a path. Dots alone are encoded, too: as they are they would climb up the path."""
+    """The id, encoded as one path segment. The ids `.` and `..` are encoded, too: they would change the path."""
     quoted = quote(connection_id, safe="")
     return quoted.replace(".", "%2E") if quoted in (".", "..") else quoted
 
 
 class SigningKey:
-    """The signing key of one day, Region and service, as two SHA-256 states: HMAC without its set-up."""
+    """The signing key of one day, Region and service, as HMAC's two precomputed SHA-256 states."""
 
     def __init__(self, credentials: Credentials, scope: str) -> None:
         key = ("AWS4" + credentials.secret_key).encode()
@@ -87,7 +87,7 @@ class Signer:
         self._key: SigningKey | None = None
         self._second = -1
         self.generation = 0
-        """Changes with the credentials: what was prepared under another one must be prepared again."""
+        """Incremented with each change of credentials; a `Prepared` of an older generation must not be used."""
 
     @property
     def ready(self) -> bool:
@@ -103,16 +103,16 @@ class Signer:
     def prepare(
         self, path: str, headers: dict[str, str], payload: bytes, second: int, *, method: str = "POST"
     ) -> "Prepared":
-        """What is the same for all requests whose paths start with `path` (canonical form is derived), in one second.
+        """Prepare what is common to all requests in one second whose path is `path` followed by an id.
 
-        `headers` are signed beside host and date; names lower case. `second` is whole seconds since the epoch.
-        Raises RuntimeError before the first `use`.
+        `path` is not encoded; its canonical form is derived. `headers` are signed in addition to host and date; their
+        names are lower case. `second` is in whole seconds since the epoch. Raises RuntimeError before the first `use`.
         """
         if self._credentials is None:
             raise RuntimeError("no credentials yet")
         if second != self._second:
             self._set_second(second)
-        assert self._key is not None  # noqa: S101 - _set_second has made it
+        assert self._key is not None  # noqa: S101 - set by _set_second
         signed = {"host": self.address.host, "x-amz-date": self._date, **headers}
         if self._credentials.token:
             signed["x-amz-security-token"] = self._credentials.token
@@ -143,7 +143,7 @@ class Signer:
         )
 
     def _set_second(self, second: int) -> None:
-        assert self._credentials is not None  # noqa: S101 - the caller has looked
+        assert self._credentials is not None  # noqa: S101 - checked by the caller
         self._second = second
         self._date = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second))
         day = self._date[:8]
@@ -155,7 +155,7 @@ class Signer:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A request but for the last segment of its path and what depends on that."""
+    """A request without the last segment of its path and the parts that depend on it."""
 
     canonical_start: "hashlib._Hash"
     canonical_tail: bytes
@@ -166,7 +166,7 @@ class Prepared:
     after_signature: bytes
 
     def request(self, connection_id: str = "") -> bytes:
-        """The whole request, head and body, for the path that was prepared followed by this id."""
+        """The whole request, head and body, for the prepared path followed by this id."""
         segment = wire_id(connection_id) if _UNUSUAL.search(connection_id) else connection_id.replace("=", "%3D")
         canonical = self.canonical_start.copy()
         canonical.update(segment.replace("%", "%25").encode())

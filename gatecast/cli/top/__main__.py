@@ -1,7 +1,7 @@
 """`python -m gatecast.cli.top`: a live view of running workers.
 
-Shows what is wrong, what every worker and all together do, and the broadcasts in hand. Rates and quantiles are of the
-time between two polls. Ctrl-C ends it.
+It shows problems first, then the figures of each worker and their total, then the broadcasts in progress. Rates and
+quantiles cover the time between two polls. Ctrl-C ends it.
 """
 
 import argparse
@@ -27,22 +27,20 @@ try:
 except ModuleNotFoundError as missing:
     if missing.name is None or missing.name.partition(".")[0] != "rich":
         raise
-    sys.exit(
-        "python -m gatecast.cli.top needs rich (pip install rich), which the worker itself and its image do without"
-    )
+    sys.exit("python -m gatecast.cli.top needs rich (pip install rich), which is not part of the worker's image")
 
-_WIDTH_ELSEWHERE: Final = 100
-"""Where there is no terminal that has one."""
-_LEAST_SECONDS: Final = 0.1
-_MOST_SECONDS: Final = 3600.0
+_DEFAULT_WIDTH: Final = 100
+"""Columns, if the output is no terminal and COLUMNS is not set."""
+_MIN_SECONDS: Final = 0.1
+_MAX_SECONDS: Final = 3600.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 0, or 1 if a snapshot shows a worker that is not ready. Ends with 2 for a wrong argument."""
+    """Return the exit code: 0, or 1 if a snapshot shows a worker that is not ready. A wrong argument exits with 2."""
     options = _parse(arguments)
     console = Console(highlight=False, record=options.svg is not None)
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = _WIDTH_ELSEWHERE
+        console.width = _DEFAULT_WIDTH
     views = _views(options.workers or [address("127.0.0.1")], options.interval)
     try:
         if options.once or options.svg:
@@ -58,34 +56,38 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "workers", metavar="URL", nargs="*", type=address, help="http://host:port or host:port (default 127.0.0.1:9090)"
     )
-    parser.add_argument("--interval", metavar="SECONDS", type=seconds, default=1.0, help="between polls (default 1)")
-    parser.add_argument("--once", action="store_true", help="poll twice, print, and exit with 1 unless all are ready")
-    parser.add_argument("--svg", metavar="FILE", type=Path, help="as --once, and save the picture, too")
+    parser.add_argument(
+        "--interval", metavar="SECONDS", type=seconds, default=1.0, help="time between polls (default 1)"
+    )
+    parser.add_argument(
+        "--once", action="store_true", help="poll twice, print one view, and exit with 1 unless all workers are ready"
+    )
+    parser.add_argument("--svg", metavar="FILE", type=Path, help="like --once, and save the view as an SVG image")
     return parser.parse_args(arguments)
 
 
 def seconds(text: str) -> float:
-    """Raises ValueError."""
+    """Parse an interval. Raises ValueError if it is not from 0.1 to 3,600 s."""
     value = float(text)
-    if not _LEAST_SECONDS <= value <= _MOST_SECONDS:
+    if not _MIN_SECONDS <= value <= _MAX_SECONDS:
         raise ValueError(text)
     return value
 
 
 async def _views(addresses: Sequence[str], interval_seconds: float) -> AsyncGenerator[View]:
-    """One after the other, for ever."""
+    """Poll at the interval, and yield one view per poll, until closed."""
     before: dict[str, Poll] = {}
-    async with session() as asking:
+    async with session() as http:
         while True:
             started_at = time.monotonic()
-            now = await poll_all(asking, addresses)
+            now = await poll_all(http, addresses)
             yield view(before, now)
             before = now
             await asyncio.sleep(started_at + interval_seconds - time.monotonic())
 
 
 async def _snapshot(views: AsyncGenerator[View], console: Console, picture: Path | None) -> int:
-    """The second view, because the first has no rates."""
+    """Print the second view, because the first has no rates. Return the exit code."""
     async with aclosing(views):
         await anext(views)
         second = await anext(views)
@@ -99,7 +101,7 @@ async def _snapshot(views: AsyncGenerator[View], console: Console, picture: Path
 
 
 async def _watch(views: AsyncGenerator[View], console: Console) -> None:
-    """Until cancelled. The last view stays on the terminal; elsewhere all are printed."""
+    """Show views until cancelled. On a terminal, the last one stays; without a terminal, all are printed."""
     async with aclosing(views):
         if not console.is_terminal:
             async for one in views:

@@ -1,20 +1,20 @@
-"""The figures that are shown of a worker, or of several together."""
+"""The figures that the view shows, for one worker or for several together."""
 
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from gatecast.cli.top.samples import Reading
 
-_LITTLE_SUCCESS: Final = 0.99
+_LOW_SUCCESS_SHARE: Final = 0.99
 _LATE_SECONDS: Final = 10.0
-"""The objective is to complete a broadcast within these."""
+"""The objective is to complete a broadcast within this time."""
 _SLOW_LOOP_SECONDS: Final = 0.1
 _BUSY_SHARE: Final = 0.9
-"""Of one core, which is all that an event loop can use."""
+"""A share of one core, because an event loop cannot use more."""
 
 
 class Quantiles(NamedTuple):
-    """In seconds; None where nothing was observed."""
+    """In seconds; None if nothing was observed."""
 
     p50: float | None
     p95: float | None
@@ -23,25 +23,25 @@ class Quantiles(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """What is not known is None: rates at the first poll, shares and quantiles of nothing, what is not exported.
+    """Values that are unknown are None: rates at the first poll, shares and quantiles of nothing, missing metrics.
 
-    Rates are per second, `*_seconds` are seconds; `cores` is how many the processes keep busy.
+    Rates are per second; `*_seconds` are seconds; `cores` is the number of cores that the processes keep busy.
     """
 
     delivered: float | None
     gone: float | None
     expired: float | None
     missed: float | None
-    """Rejected and undelivered."""
+    """The sum of rejected and undelivered."""
     success_share: float | None
-    """Delivered, of what was delivered or missed: who is gone, or for whom it came too late, counts neither way."""
+    """delivered / (delivered + missed). Deliveries that ended as gone or expired do not count."""
     waiting: float | None
     stalled: float | None
     """Connections that return 429."""
     posts_2xx: float | None
     posts_4xx: float | None
     posts_5xx: float | None
-    posts_without_answer: float | None
+    posts_without_response: float | None
     throttled_by_account: float | None
     throttled_by_connection: float | None
     post_seconds: Quantiles
@@ -62,10 +62,10 @@ class Figures:
     delayed: float | None
     dead_letters_queued: float | None
     dead_letters_written: float
-    """Since the workers' start."""
+    """Since the start of the workers."""
     version: str
     started_at: float | None
-    """Since the epoch; of several the latest."""
+    """Seconds since the epoch; of several workers, the latest."""
     loop_lag_p99_seconds: float | None
     memory_bytes: float | None
     cores: float | None
@@ -90,7 +90,7 @@ def figures(reading: Reading) -> Figures:
         posts_2xx=posts.get("2"),
         posts_4xx=posts.get("4"),
         posts_5xx=posts.get("5"),
-        posts_without_answer=posts.get("e"),
+        posts_without_response=posts.get("e"),
         throttled_by_account=reading.rate("gatecast_throttled_posts_total", kind="account"),
         throttled_by_connection=reading.rate("gatecast_throttled_posts_total", kind="connection"),
         post_seconds=_quantiles(reading, "gatecast_post_duration_seconds"),
@@ -120,7 +120,7 @@ def figures(reading: Reading) -> Figures:
 
 
 def _by_class(by_status: dict[str, float] | None) -> dict[str, float]:
-    """Rates by the first character of the status: 2, 4, 5, or e for an error. Empty if they are not known."""
+    """Rates by the first character of the status: 2, 4, 5, or e for an error. Empty if they are unknown."""
     if by_status is None:
         return {}
     sums = dict.fromkeys("245e", 0.0)
@@ -139,26 +139,26 @@ def _quantiles(reading: Reading, histogram: str) -> Quantiles:
     return Quantiles(*(reading.quantile(histogram, q) for q in (0.5, 0.95, 0.99)))
 
 
-def suspects(of: Figures) -> frozenset[str]:
-    """The names of the figures that a person should look at first."""
+def suspects(shown: Figures) -> frozenset[str]:
+    """Return the names of the figures to look at first, which are highlighted."""
     found = {
-        "missed": _above(of.missed, 0),
-        "success_share": of.success_share is not None and of.success_share < _LITTLE_SUCCESS,
-        "posts_5xx": _above(of.posts_5xx, 0),
-        "posts_without_answer": _above(of.posts_without_answer, 0),
-        "throttled_by_account": _above(of.throttled_by_account, 0),
-        "rate_limit": _above(of.rate_ceiling, of.rate_limit),
-        "in_flight": of.in_flight_limit is not None and _above(of.in_flight, of.in_flight_limit - 1),
-        "completion_seconds": _above(of.completion_seconds.p99, _LATE_SECONDS),
-        "queue_lag_seconds": _above(of.queue_lag_seconds.p99, _LATE_SECONDS),
-        "oldest_age_seconds": _above(of.oldest_age_seconds, _LATE_SECONDS),
-        "dead_letters_queued": _above(of.dead_letters_queued, 0),
-        "loop_lag_p99_seconds": _above(of.loop_lag_p99_seconds, _SLOW_LOOP_SECONDS),
-        "cores": _above(of.cores, _BUSY_SHARE),
+        "missed": _above(shown.missed, 0),
+        "success_share": shown.success_share is not None and shown.success_share < _LOW_SUCCESS_SHARE,
+        "posts_5xx": _above(shown.posts_5xx, 0),
+        "posts_without_response": _above(shown.posts_without_response, 0),
+        "throttled_by_account": _above(shown.throttled_by_account, 0),
+        "rate_limit": _above(shown.rate_ceiling, shown.rate_limit),
+        "in_flight": shown.in_flight_limit is not None and _above(shown.in_flight, shown.in_flight_limit - 1),
+        "completion_seconds": _above(shown.completion_seconds.p99, _LATE_SECONDS),
+        "queue_lag_seconds": _above(shown.queue_lag_seconds.p99, _LATE_SECONDS),
+        "oldest_age_seconds": _above(shown.oldest_age_seconds, _LATE_SECONDS),
+        "dead_letters_queued": _above(shown.dead_letters_queued, 0),
+        "loop_lag_p99_seconds": _above(shown.loop_lag_p99_seconds, _SLOW_LOOP_SECONDS),
+        "cores": _above(shown.cores, _BUSY_SHARE),
     }
     return frozenset(name for name, suspect in found.items() if suspect)
 
 
 def _above(value: float | None, limit: float | None) -> bool:
-    """False if either is not known."""
+    """Whether `value` exceeds `limit`; False if either is unknown."""
     return value is not None and limit is not None and value > limit

@@ -1,4 +1,4 @@
-"""Which figures are shown, in which order, and how they are written."""
+"""Which figures are shown, in which order, and in which format."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -9,14 +9,14 @@ from gatecast.cli.top.figures import Figures, Quantiles
 
 UNKNOWN: Final = "–"
 NOTHING: Final = frozenset(f"0/ {UNKNOWN}")
-"""What is made of these characters says that there is nothing to see."""
+"""A cell of these characters alone is dimmed: there is nothing to see."""
 _MILLI: Final = 1e-3
 _MEBI: Final = 2.0**20
 _PERCENT: Final = 1e-2
 
 
 def short(value: float | None, unit: float = 1.0) -> str:
-    """In units of `unit`, with decimals where it is small and not whole."""
+    """Format a value in multiples of `unit`, with decimals if it is small and not whole."""
     if value is None:
         return UNKNOWN
     value /= unit
@@ -33,17 +33,17 @@ def _three(quantiles: Quantiles, unit: float = 1.0) -> str:
 
 
 def _share(value: float | None) -> str:
-    """Rounded down: 100 % is said only of all."""
+    """Format a share, rounded down: 100 % means all."""
     return UNKNOWN if value is None else f"{math.floor(value * 10_000) / 100:.2f} %"
 
 
 def _time(seconds: float | None) -> str:
-    """Where the reader's clock is."""
+    """Format seconds since the epoch in the local time zone."""
     return UNKNOWN if seconds is None else f"{datetime.fromtimestamp(seconds, UTC).astimezone():%d %b %H:%M}"
 
 
 class Row(NamedTuple):
-    """A line of figures. It stands out where one of the figures of these names is suspect."""
+    """A line of figures. A cell is highlighted if one of the figures in `names` is suspect."""
 
     label: str
     show: Callable[[Figures], str]
@@ -63,7 +63,7 @@ _POSTS: Final = (
     Row("  429 account /s", lambda its: short(its.throttled_by_account), ("throttled_by_account",)),
     Row("  429 connection /s", lambda its: short(its.throttled_by_connection)),
     Row("5xx /s", lambda its: short(its.posts_5xx), ("posts_5xx",)),
-    Row("no answer /s", lambda its: short(its.posts_without_answer), ("posts_without_answer",)),
+    Row("no response /s", lambda its: short(its.posts_without_response), ("posts_without_response",)),
     Row("post, ms p50/p95/p99", lambda its: _three(its.post_seconds, _MILLI)),
     Row("limit / ceiling /s", lambda its: _pair(its.rate_limit, its.rate_ceiling), ("rate_limit",)),
     Row("in flight / limit", lambda its: _pair(its.in_flight, its.in_flight_limit), ("in_flight",)),
@@ -94,4 +94,4 @@ BLOCKS: Final[tuple[Sections, ...]] = (
     {"Deliveries": _DELIVERIES, "Posts": _POSTS},
     {"Broadcasts": _BROADCASTS, "Process": _PROCESS},
 )
-"""What stands below one another, under a title each. Blocks are beside one another where there is room."""
+"""Sections of a block are one below the other, each under its title. Blocks are side by side if the width allows."""

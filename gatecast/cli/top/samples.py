@@ -1,4 +1,4 @@
-"""The text of /metrics as numbers, and what two of these texts say about the time between them."""
+"""Parses the text of /metrics, and derives rates from two samples of it."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from prometheus_client.parser import text_string_to_metric_families
 
 _START: Final = "process_start_time_seconds"
-_HIGHEST: Final = (
+_MAX_GAUGES: Final = (
     _START,
     "gatecast_build_info",
     "gatecast_draining",
@@ -16,15 +16,15 @@ _HIGHEST: Final = (
     "gatecast_queue_messages",
     "gatecast_dependency_failing",
 )
-"""Gauges of which several workers together have the highest; of the others they have the sum."""
+"""Gauges whose total over several workers is the maximum. The total of the others is the sum."""
 
 
-class NotAWorker(ValueError):  # noqa: N818 - it says what was asked
-    """What was read are no worker's metrics."""
+class NotAWorker(ValueError):
+    """The text that was read is not a worker's metrics."""
 
 
 class Series(NamedTuple):
-    """One line of the text without its value."""
+    """A time series: one line of the text, without its value."""
 
     name: str
     labels: frozenset[tuple[str, str]]
@@ -35,7 +35,7 @@ class Series(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """One text. `counters` never fall while a worker lives: the counters, and the buckets of histograms."""
+    """The values of one text. `counters` are counters and histogram buckets, which only fall if the worker restarts."""
 
     counters: Mapping[Series, float]
     gauges: Mapping[Series, float]
@@ -54,7 +54,7 @@ class Samples:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One worker, or several together: counts since their start, gauges now, and counts a second if they are known."""
+    """Of one worker or several: counts since the start, current gauges, and counts per second (None if unknown)."""
 
     counts: Mapping[Series, float]
     gauges: Mapping[Series, float]
@@ -64,12 +64,12 @@ class Reading:
         return sum(value for series, value in self.counts.items() if series.name == name)
 
     def gauge(self, name: str, **labels: str) -> float | None:
-        """None if nobody exports it."""
+        """The sum over the matching series; None if no worker exports one."""
         found = [value for series, value in self.gauges.items() if _is(series, name, labels)]
         return sum(found) if found else None
 
     def rate(self, name: str, **labels: str) -> float | None:
-        """A series that is not there has not counted anything yet."""
+        """Per second; None if rates are unknown. A missing series has the rate 0: it has not counted anything yet."""
         if self.rates is None:
             return None
         return sum(value for series, value in self.rates.items() if _is(series, name, labels))
@@ -80,7 +80,7 @@ class Reading:
         return {series.label(label): value for series, value in self.rates.items() if series.name == name}
 
     def quantile(self, histogram: str, q: float) -> float | None:
-        """Of what was observed between the two texts; None if that is nothing, or not known."""
+        """Of the observations between the two samples; None if there are none, or if they are unknown."""
         buckets = self.rates_by(f"{histogram}_bucket", "le") or {}
         return quantile(q, {float(bound): value for bound, value in buckets.items()})
 
@@ -90,7 +90,7 @@ def _is(series: Series, name: str, labels: Mapping[str, str]) -> bool:
 
 
 def parse(text: str) -> Samples:
-    """Raises NotAWorker."""
+    """Parse the text of /metrics. Raises NotAWorker."""
     counters: dict[Series, float] = {}
     gauges: dict[Series, float] = {}
     try:
@@ -104,14 +104,14 @@ def parse(text: str) -> Samples:
                 elif sample.name.endswith(("_total", "_bucket")):
                     counters[series] = sample.value
     except ValueError as error:
-        raise NotAWorker("what it serves are no metrics") from error
+        raise NotAWorker("the response is not in the Prometheus text format") from error
     if not any(series.name == "gatecast_build_info" for series in gauges):
-        raise NotAWorker("what it serves are not a worker's metrics")
+        raise NotAWorker("the metrics are not those of a worker")
     return Samples(counters, gauges)
 
 
 def compare(before: Samples | None, now: Samples, seconds: float) -> Reading:
-    """What happened in the `seconds` between the two. A worker that was restarted in them has counted from zero."""
+    """Compute rates over the `seconds` between two samples. After a restart, counters have started from zero."""
     if before is None:
         return Reading(now.counters, now.gauges, None)
     base = {} if _restarted(before, now) else before.counters
@@ -120,15 +120,15 @@ def compare(before: Samples | None, now: Samples, seconds: float) -> Reading:
 
 
 def _restarted(before: Samples, now: Samples) -> bool:
-    """A new process has another start; where the system does not tell that, its counters have fallen."""
+    """Whether the process has a new start time or, on systems that do not export one, a counter has fallen."""
     start = Series(_START, frozenset())
     if before.gauges.get(start) != now.gauges.get(start):
         return True
     return any(now.counters.get(series, 0.0) < value for series, value in before.counters.items())
 
 
-def together(readings: Iterable[Reading]) -> Reading:
-    """Several workers as one. Rates are those of the workers of which they are known, if there is any."""
+def combine(readings: Iterable[Reading]) -> Reading:
+    """Combine several workers. Rates include the workers whose rates are known; None if there are none."""
     counts: dict[Series, float] = {}
     gauges: dict[Series, float] = {}
     rates: dict[Series, float] = {}
@@ -136,7 +136,7 @@ def together(readings: Iterable[Reading]) -> Reading:
     for reading in readings:
         _add(counts, reading.counts)
         for series, value in reading.gauges.items():
-            highest = series.name in _HIGHEST
+            highest = series.name in _MAX_GAUGES
             gauges[series] = max(gauges.get(series, value), value) if highest else gauges.get(series, 0.0) + value
         if reading.rates is not None:
             _add(rates, reading.rates)
@@ -150,10 +150,10 @@ def _add(sums: dict[Series, float], values: Mapping[Series, float]) -> None:
 
 
 def quantile(q: float, buckets: Mapping[float, float]) -> float | None:
-    """What histogram_quantile of Prometheus gives: the observation of rank q, taken as evenly spread in its bucket.
+    """Estimate a quantile like histogram_quantile of Prometheus, by linear interpolation within a bucket.
 
-    `buckets` are cumulative, by upper bound, the last of which is infinite: what falls into that one is given as the
-    highest other bound. 0 < q < 1. None without observations.
+    `buckets` are cumulative counts by upper bound; the last bound is infinite, and the highest other bound is returned
+    for observations in that bucket. 0 < q < 1. None without observations.
     """
     bounds = sorted(buckets)
     rank = q * buckets.get(math.inf, 0.0)

@@ -1,4 +1,4 @@
-"""Draws a view: what is wrong first, then the figures, then the broadcasts in hand."""
+"""Draws a view: problems first, then the figures, then the broadcasts in progress."""
 
 import math
 import re
@@ -23,13 +23,13 @@ _GAP: Final = 2
 _BETWEEN_BLOCKS: Final = 4
 _BAR_WIDTH: Final = 10
 _COUNT_WIDTH: Final = 6
-"""At least, so that a column stays where it is when a count gets another digit."""
-_ROOM_FOR_BARS: Final = 92
-_MOST_TROUBLES: Final = 8
-_FEW_BROADCASTS: Final = 3
-"""Shown even where a screen has no room for them."""
-_MANY_BROADCASTS: Final = 10
-"""Shown where there is no screen."""
+"""The minimum, so that a column does not move when a count gets another digit."""
+_MIN_WIDTH_WITH_BARS: Final = 92
+_MAX_PROBLEMS: Final = 8
+_MIN_BROADCASTS: Final = 3
+"""The number shown even if the screen has no room for them."""
+_DEFAULT_BROADCASTS: Final = 10
+"""The number shown without a terminal."""
 _SUSPECT: Final = "bold black on yellow"
 _TITLE: Final = "bold cyan"
 _STYLES: Final = {
@@ -48,12 +48,12 @@ class Column(NamedTuple):
 
 
 def draw(view: View, console: Console, *, at: datetime) -> RenderableType:
-    """As wide as it needs to be, and on a screen as high as that."""
+    """Render a view. It is no wider than necessary and, on a terminal, no higher than the screen if possible."""
     columns = list(_columns(view, console.width))
     left_out = len(view.workers) - sum(column.worker for column in columns)
     top = Group(
         _headline(view, at, left_out),
-        *_troubles(view),
+        *_problems(view),
         Text(),
         Columns(
             [_block(columns, sections) for sections in BLOCKS],
@@ -61,9 +61,9 @@ def draw(view: View, console: Console, *, at: datetime) -> RenderableType:
         ),
         Text(),
     )
-    room = _MANY_BROADCASTS
+    room = _DEFAULT_BROADCASTS
     if console.is_terminal:
-        room = max(_FEW_BROADCASTS, console.height - len(console.render_lines(top)) - 1)
+        room = max(_MIN_BROADCASTS, console.height - len(console.render_lines(top)) - 1)
     return Group(top, *_in_progress(view, room, console.width))
 
 
@@ -71,36 +71,38 @@ def _headline(view: View, at: datetime, left_out: int) -> Text:
     every = len(view.workers)
     if every == 1:
         (worker,) = view.workers
-        verdict, who = worker.state.upper(), _plain(worker.name)
+        verdict, subject = worker.state.upper(), _printable(worker.name)
     else:
-        verdict, who = f"{view.ready} OF {every} READY", f"{every} workers"
+        verdict, subject = f"{view.ready} OF {every} READY", f"{every} workers"
         if left_out:
-            who += f", {left_out} of them only in the total"
+            subject += f", {left_out} of them only in the total"
     style = "bold black on green" if view.ready == every else "bold white on red"
-    return Text.assemble((f" {verdict} ", style), f"  {who}  ", (f"{at:%d %b %H:%M:%S %Z}", "dim"))
+    return Text.assemble((f" {verdict} ", style), f"  {subject}  ", (f"{at:%d %b %H:%M:%S %Z}", "dim"))
 
 
-def _troubles(view: View) -> Iterator[RenderableType]:
-    """A line for everything that is wrong."""
+def _problems(view: View) -> Iterator[RenderableType]:
+    """One line per problem."""
     lines = [
-        (worker, part, reason)
+        (worker, component, reason)
         for worker in view.workers
         if worker.state is not State.READY
-        for part, reason in (worker.problems or {"": ""}).items()
+        for component, reason in (worker.problems or {"": ""}).items()
     ]
     if not lines:
         return
     table = Table.grid(padding=(0, _GAP))
-    for worker, part, reason in lines[:_MOST_TROUBLES]:
+    for worker, component, reason in lines[:_MAX_PROBLEMS]:
         state = Text(worker.state, style=_STYLES[worker.state])
-        table.add_row(Text(_plain(worker.name)), state, Text(_plain(": ".join(filter(None, (part, reason))))))
+        table.add_row(
+            Text(_printable(worker.name)), state, Text(_printable(": ".join(filter(None, (component, reason)))))
+        )
     yield table
-    if len(lines) > _MOST_TROUBLES:
-        yield Text(f"and {len(lines) - _MOST_TROUBLES} more")
+    if len(lines) > _MAX_PROBLEMS:
+        yield Text(f"and {len(lines) - _MAX_PROBLEMS} more")
 
 
 def _columns(view: View, width: int) -> Iterator[Column]:
-    """The total where there are several workers, and as many of these as fit, those in trouble first."""
+    """With several workers, the total and as many workers as fit, those with problems first; otherwise the worker."""
     workers = list(view.workers)
     if len(workers) > 1:
         yield Column(Text("total", style="bold"), view.total, view.suspects, worker=False)
@@ -109,12 +111,12 @@ def _columns(view: View, width: int) -> Iterator[Column]:
             workers.sort(key=lambda worker: (worker.state is State.READY, not worker.suspects))
             del workers[fitting:]
     for worker in workers:
-        heading = Text(_plain(worker.name), style=_STYLES[worker.state])
+        heading = Text(_printable(worker.name), style=_STYLES[worker.state])
         yield Column(heading if len(view.workers) > 1 else Text(), worker.figures, worker.suspects)
 
 
 def _block(columns: list[Column], sections: Sections) -> Table:
-    """Sections one below the other; the columns' headings are beside the first one's title."""
+    """Draw sections one below the other. The headings of the columns are in the row of the first title."""
     table = Table.grid(padding=(0, _GAP, 0, 0))
     table.add_column(width=_LABEL_WIDTH)
     for _ in columns:
@@ -139,13 +141,14 @@ def _cell(row: Row, column: Column) -> Text:
 def _in_progress(view: View, room: int, width: int) -> Iterator[RenderableType]:
     if not view.broadcasts:
         yield Text(
-            "Broadcasts in hand: not known." if view.in_progress is None else "No broadcast in hand.", style="dim"
+            "Broadcasts in progress: unknown." if view.in_progress is None else "No broadcasts in progress.",
+            style="dim",
         )
         return
     several = len(view.workers) > 1
-    bars = width >= _ROOM_FOR_BARS + several * (_VALUE_WIDTH + _GAP)
+    bars = width >= _MIN_WIDTH_WITH_BARS + several * (_VALUE_WIDTH + _GAP)
     table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
-    table.add_column(Text(f"Oldest of {view.in_progress:,} in hand", style=_TITLE), overflow="ellipsis")
+    table.add_column(Text(f"Oldest of {view.in_progress:,} in progress", style=_TITLE), overflow="ellipsis")
     if several:
         table.add_column("worker", max_width=_VALUE_WIDTH, no_wrap=True)
     if bars:
@@ -160,9 +163,9 @@ def _in_progress(view: View, room: int, width: int) -> Iterator[RenderableType]:
 def _progress(one: Progress, *, worker: bool, bar: bool) -> Iterator[RenderableType]:
     broadcast = one.broadcast
     share = broadcast.share_settled
-    yield Text(_plain(f" {broadcast.id}" + (f"~{broadcast.part}" if broadcast.part else "")))
+    yield Text(_printable(f" {broadcast.id}" + (f"~{broadcast.part}" if broadcast.part else "")))
     if worker:
-        yield Text(_plain(one.worker))
+        yield Text(_printable(one.worker))
     if bar:
         yield ProgressBar(1.0, share or 0.0, width=_BAR_WIDTH, complete_style="cyan", finished_style="cyan")
     yield Text("reading", style="dim") if share is None else f"{math.floor(share * 100)} %"
@@ -171,11 +174,11 @@ def _progress(one: Progress, *, worker: bool, bar: bool) -> Iterator[RenderableT
 
 
 def save_picture(console: Console, path: Path) -> None:
-    """What a recording console has printed, as SVG. Raises OSError. The fonts are the viewer's: it fetches nothing."""
+    """Save the output of a recording console as SVG with local fonts: the image fetches nothing. Raises OSError."""
     svg = console.export_svg(title="python -m gatecast.cli.top")
     path.write_text(re.sub(r"@font-face {.*?}\s*", "", svg, flags=re.DOTALL))
 
 
-def _plain(text: str) -> str:
-    """What others wrote is printed, never obeyed by the terminal."""
+def _printable(text: str) -> str:
+    """Replace control characters, so that text of others cannot control the terminal."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

@@ -1,4 +1,4 @@
-"""What one screen shows: each worker, all of them together, and the broadcasts in hand."""
+"""The data of one screen: each worker, their total, and the broadcasts in progress."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ from enum import StrEnum
 import msgspec
 
 from gatecast.cli.top.figures import Figures, figures, suspects
-from gatecast.cli.top.samples import Reading, Samples, compare, together
+from gatecast.cli.top.samples import Reading, Samples, combine, compare
 
 
 class Broadcast(msgspec.Struct, frozen=True):
-    """One broadcast in hand, as GET /broadcasts gives it; what is not shown is left out here."""
+    """One broadcast in progress, as `GET /broadcasts` returns it. Fields that are not shown are omitted."""
 
     id: str
     part: str
@@ -32,13 +32,13 @@ class Broadcast(msgspec.Struct, frozen=True):
 
     @property
     def share_settled(self) -> float | None:
-        """None until all members are read, because nobody knows how many there are."""
+        """None until all members are read, because their number is unknown before."""
         members = self.settled + self.in_flight + self.waiting + self.read_ahead
         return self.settled / members if self.all_read and members else None
 
 
 class BroadcastsInProgress(msgspec.Struct, frozen=True):
-    """What GET /broadcasts answers: the oldest ones, and how many there are."""
+    """The response of `GET /broadcasts`: the oldest broadcasts in progress, and the number of all."""
 
     broadcasts: tuple[Broadcast, ...] = ()
     total: int = 0
@@ -46,9 +46,9 @@ class BroadcastsInProgress(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Scrape:
-    """What a worker answered. `at` is monotonic, in seconds. `reasons` of its troubles are by part, as far as known.
+    """What a worker returned. `at` is in monotonic seconds. `reasons` are its problems by component, as far as known.
 
-    `in_progress` is None if the worker did not say.
+    `in_progress` is None if the worker did not return its broadcasts.
     """
 
     at: float
@@ -59,7 +59,7 @@ class Scrape:
 
 @dataclass(frozen=True, slots=True)
 class Unreachable:
-    """It did not answer, or not as a worker does."""
+    """The worker did not respond, or the response is not a worker's."""
 
     reason: str
 
@@ -76,7 +76,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """One worker. `problems` says what is wrong, by part; `figures` are None of one that is unreachable."""
+    """One worker. `problems` are reasons by component; `figures` are None if the worker is unreachable."""
 
     name: str
     state: State
@@ -87,7 +87,7 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A broadcast in a worker's hand, and its deliveries a second since the last poll, if that is known."""
+    """A broadcast in progress on a worker, and its deliveries per second since the last poll; None if unknown."""
 
     worker: str
     broadcast: Broadcast
@@ -96,7 +96,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """`broadcasts` are the oldest first, of `in_progress` in all. That and `total` are None if no worker says."""
+    """`broadcasts` are the oldest of `in_progress`, oldest first. `in_progress` and `total` are None if unknown."""
 
     workers: tuple[Worker, ...]
     total: Figures | None
@@ -110,7 +110,7 @@ class View:
 
 
 def view(before: Mapping[str, Poll], now: Mapping[str, Poll]) -> View:
-    """Compares two polls, by worker. `before` is empty at first; rates need both."""
+    """Compute the view from two polls, each by worker. `before` is empty at first; rates need both."""
     workers: list[Worker] = []
     readings: list[Reading] = []
     broadcasts: list[Progress] = []
@@ -133,7 +133,7 @@ def view(before: Mapping[str, Poll], now: Mapping[str, Poll]) -> View:
             totals.append(poll.in_progress.total)
     return View(
         workers=tuple(workers),
-        total=figures(together(readings)) if readings else None,
+        total=figures(combine(readings)) if readings else None,
         suspects=frozenset[str]().union(*(worker.suspects for worker in workers)),
         broadcasts=_oldest_first(broadcasts),
         in_progress=sum(totals) if totals else None,
@@ -141,7 +141,7 @@ def view(before: Mapping[str, Poll], now: Mapping[str, Poll]) -> View:
 
 
 def _short_names(addresses: Iterable[str]) -> dict[str, str]:
-    """What tells them apart: of `host:port` only the host where all have the same port, and the other way round."""
+    """Shorten each `host:port` to the part that distinguishes it: the host if all have one port, or the port."""
     split = {address: address.rpartition(":") for address in addresses}
     hosts, ports = ({parts[index] for parts in split.values()} for index in (0, 2))
     if len(split) == 1 or len(hosts) > 1 < len(ports):

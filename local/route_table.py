@@ -1,4 +1,4 @@
-"""Gatecast's own routes and authorizer, as the gateway takes them. Importing this imports the Lambda handlers."""
+"""Gatecast's routes and authorizer for the gateway. Importing this module imports the Lambda handlers."""
 
 from collections.abc import Mapping
 from typing import Final

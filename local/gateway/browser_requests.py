@@ -1,8 +1,8 @@
-"""Telling requests that a web page made from those of programs.
+"""Distinguishes requests of web pages from those of programs.
 
-A page of any site can have a browser send requests to 127.0.0.1, where only this machine's programs should reach.
-Browsers mark them: by `Origin`, by `Sec-Fetch-Site`, and, where the name of a site leads to 127.0.0.1, by its `Host`.
-Standard library only: ministack's environment runs it, too.
+Any web page can make the browser send requests to 127.0.0.1, which only this machine's programs should reach. Such
+requests are identified by `Origin`, by `Sec-Fetch-Site` and, in a DNS rebinding attack, by the site's name in `Host`.
+Standard library only: it also runs in ministack's environment.
 """
 
 from collections.abc import Collection, Sequence
@@ -13,13 +13,13 @@ from urllib.parse import urlsplit
 _FOREIGN_SITES: Final = ("cross-site", "same-site")
 
 
-def page_rejection(
+def browser_rejection(
     hosts: Sequence[str], origins: Sequence[str], sites: Sequence[str], *, allowed_hosts: Collection[str] = ()
 ) -> str | None:
-    """Why a request is rejected: it may have been made by a page. None if it was made by a program.
+    """Why a request is rejected as possibly made by a web page; None if a program made it.
 
-    The values are those of the headers `Host`, `Origin` and `Sec-Fetch-Site`. `allowed_hosts` are names that count as
-    loopback hosts.
+    The arguments are the values of the headers `Host`, `Origin` and `Sec-Fetch-Site`. `allowed_hosts` are accepted
+    like loopback hosts.
     """
     if origins:
         return "requests with an Origin are rejected"
@@ -33,7 +33,7 @@ def page_rejection(
 def _is_local(host: str, allowed: Collection[str]) -> bool:
     try:
         parts = urlsplit(f"//{host}")
-        name, _ = parts.hostname, parts.port  # the port is checked where it is read
+        name, _ = parts.hostname, parts.port  # reading the port validates it
     except ValueError:
         return False
     if name is None or parts.netloc != host or parts.username is not None:

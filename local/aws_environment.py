@@ -1,19 +1,20 @@
-"""Pointing AWS SDKs at the stand-ins: the credentials, the region and the environment that the whole stack shares."""
+"""The region, credentials and environment with which AWS SDKs use the local stack instead of AWS."""
 
 import os
-import secrets
 from collections.abc import Mapping
 from typing import Final
 
-from local.gateway.sigv4 import Credentials
+from local.gateway import defaults
 
-REGION: Final = "us-east-1"
-CREDENTIALS: Final = Credentials("local", secrets.token_hex(20))  # new in each process, whose children are handed them
+REGION: Final = defaults.REGION
+CREDENTIALS: Final = defaults.CREDENTIALS
+"""The gateway's own, so that the whole stack shares one pair of keys."""
+
 _SERVICES: Final = ("SQS", "DYNAMODB", "S3")
 
 
 def sdk_environment(url: str) -> dict[str, str]:
-    """The AWS SDK's variables that point every client at the stand-in, whatever the user's own configuration says."""
+    """The SDK's variables with which every client uses the emulator at `url`, overriding the user's configuration."""
     return {
         **{f"AWS_ENDPOINT_URL_{service}": url for service in _SERVICES},
         "AWS_REGION": REGION,
@@ -27,5 +28,5 @@ def sdk_environment(url: str) -> dict[str, str]:
 
 
 def without_aws(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment with none of the SDK's variables: a profile or a session token would win over ours."""
+    """The environment without the SDK's variables: a profile or a session token would take precedence over ours."""
     return {name: value for name, value in environment.items() if not name.startswith("AWS_")}

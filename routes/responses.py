@@ -1,0 +1,68 @@
+"""The responses that routes return.
+
+A message route always returns one JSON object, `{"type": "ok", …}` or `{"type": "error", …}`, which API Gateway sends
+to the client if the route has a route response. Errors have status code 200, too: whether API Gateway passes on the
+body of any other status is not documented. `$connect` is the exception: its status decides whether the connection is
+upgraded, and its body is discarded.
+"""
+
+import json
+from collections.abc import Mapping
+from enum import StrEnum
+from http import HTTPStatus
+from typing import Any
+
+Response = dict[str, Any]
+
+
+class Code(StrEnum):
+    """Why a client's message was rejected. Clients may rely on the codes; the accompanying message is for people."""
+
+    BAD_REQUEST = "bad_request"
+    """Not a JSON object, or a field is missing, of the wrong type or out of range. The message names the field."""
+    FORBIDDEN_ROOM = "forbidden_room"
+    """The token does not allow it, or the room is a system room (its name begins with @), which no client may join,
+    leave or publish to."""
+    NOT_A_MEMBER = "not_a_member"
+    """Only members may publish to a room: join it first."""
+    NOT_CONNECTED = "not_connected"
+    """The connection is closing, or older than a connection's maximum lifetime."""
+    RATE_LIMITED = "rate_limited"
+    """Too many requests of this kind: retry after `retry_after_seconds`, a field beside the code."""
+    TOKEN_EXPIRED = "token_expired"  # noqa: S105 - a code, no password
+    """The token with which the client connected has expired: reconnect with a new one."""
+    TOO_LARGE = "too_large"
+    """More data than can be posted to a client."""
+    UNAVAILABLE = "unavailable"
+    """The request is valid, but a dependency failed: retry. A publish retried with the same `id` is delivered once."""
+    UNKNOWN_ACTION = "unknown_action"
+
+
+class RequestRejected(Exception):
+    """The client's request was rejected. The message is for the client and quotes nothing that the client sent."""
+
+    def __init__(self, code: Code, message: str, *, retry_after_seconds: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.retry_after_seconds = retry_after_seconds
+
+
+def ok(action: str, fields: Mapping[str, str]) -> Response:
+    return _message({"type": "ok", "action": action, **fields})
+
+
+def error(action: str, rejection: RequestRejected) -> Response:
+    """`action` is empty if the client's message names no known action."""
+    named = {"action": action} if action else {}
+    hint = {"retry_after_seconds": rejection.retry_after_seconds} if rejection.retry_after_seconds else {}
+    return _message({"type": "error", **named, "code": rejection.code, "message": rejection.message, **hint})
+
+
+def status(code: HTTPStatus, headers: Mapping[str, str] | None = None) -> Response:
+    """The response of `$connect` and `$disconnect`."""
+    return {"statusCode": int(code), **({"headers": dict(headers)} if headers else {})}
+
+
+def _message(body: Mapping[str, str | int]) -> Response:
+    return {"statusCode": int(HTTPStatus.OK), "body": json.dumps(body)}
