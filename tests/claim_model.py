@@ -1,13 +1,13 @@
-"""A model of everything that can befall two messages of one broadcast, explored exhaustively.
+"""A model of everything that can happen to two messages of one broadcast, explored exhaustively.
 
 A room has two members. Its broadcast is published once or twice under one id (messages `a` and `b`). Workers receive,
-claim by the real rule (`worker.decisions.claims.judge`), read, post, write checkpoints, delete the message and write down the
-completion, each a step of its own. At any step a worker may crash, or stand still until its lease has ended and go on
-later, knowing nothing of it; a message may be moved to the dead-letter queue and back, which gives it a new id. Time
-passes in steps as well: a claim becomes abandoned unless somebody who is at work renews it.
+claim by the real rule (`worker.decisions.claims.decide`), read, post, write checkpoints, delete the message and record
+the completion; each of these is a separate step. At any step a worker may crash, or stall until its lease has expired
+and continue later without noticing; a message may be moved to the dead-letter queue and back, which gives it a new id.
+Time passes in steps as well: a claim becomes abandoned unless a running worker renews it.
 
-`explore` walks through all schedules with so many crashes, stalls, moves, and outages in which a page cannot be read
-for longer than a claim may be without being renewed. It says what went wrong.
+`explore` walks through all schedules with a given number of crashes, stalls, moves, and outages during which a page
+cannot be read for longer than a claim stays valid without renewal. It returns which guarantees were violated.
 """
 
 from collections import Counter, deque
@@ -22,7 +22,7 @@ from worker.decisions.claims import (
     NotClaimed,
     Resumption,
     Standing,
-    judge,
+    decide,
 )
 
 MEMBERS = 2
@@ -30,7 +30,7 @@ Rule = Callable[[Standing, Claimant, float], Resumption | NotClaimed]
 
 
 class At(IntEnum):
-    """Where a message is."""
+    """The state of a message."""
 
     UNPUBLISHED = 0
     VISIBLE = 1
@@ -40,7 +40,7 @@ class At(IntEnum):
 
 
 class Step(IntEnum):
-    """What a worker does next with a message."""
+    """The next step of a worker with a message."""
 
     CLAIM = 0
     READ = 1
@@ -50,7 +50,7 @@ class Step(IntEnum):
 
 class Message(NamedTuple):
     id: str
-    receives: int = 0
+    receive_count: int = 0
     at: At = At.VISIBLE
 
 
@@ -58,36 +58,36 @@ class Item(NamedTuple):
     """The progress item. `age` in seconds; `done` members are settled in its checkpoint."""
 
     message_id: str
-    receives: int
+    receive_count: int
     age: float = 0
     completed: bool = False
     done: int = 0
 
 
 class Work(NamedTuple):
-    """One receive of a message in a worker's hands. `done` members are settled."""
+    """A worker's work on one receive of a message. `done` members are settled."""
 
     message_id: str
-    receives: int
+    receive_count: int
     step: Step = Step.CLAIM
     done: int = 0
     late: bool = False
-    """It knows that its claim is older than a claim may be without being renewed."""
+    """Its claim is older than a claim may be without renewal, and the worker has noticed."""
     stalled: bool = False
-    """Its lease may end while it goes on."""
+    """Its lease may expire while it continues."""
     deletes: bool = True
     completes: bool = True
 
-    def has(self, item: Item | None) -> bool:
+    def holds(self, item: Item | None) -> bool:
         return (
             item is not None
             and not item.completed
-            and (item.message_id, item.receives) == (self.message_id, self.receives)
+            and (item.message_id, item.receive_count) == (self.message_id, self.receive_count)
         )
 
 
 class Events(NamedTuple):
-    """What may happen, and how often."""
+    """How often each kind of event may happen."""
 
     crashes: int = 0
     stalls: int = 0
@@ -100,7 +100,7 @@ class State(NamedTuple):
     item: Item | None
     works: tuple[Work, ...]
     posts: tuple[int, ...]
-    left: Events
+    remaining: Events
 
     def replace_work(self, old: Work, new: Work | None) -> "State":
         works = list(self.works)
@@ -111,12 +111,12 @@ class State(NamedTuple):
         return self._replace(messages=tuple(new if each is old else each for each in self.messages))
 
     def after(self, event: str) -> "State":
-        """One event fewer is left."""
-        return self._replace(left=self.left._replace(**{event: getattr(self.left, event) - 1}))
+        """The state with one event of this kind fewer remaining."""
+        return self._replace(remaining=self.remaining._replace(**{event: getattr(self.remaining, event) - 1}))
 
     def message_of(self, work: Work) -> Message | None:
         """The message, if no later receive has superseded this one."""
-        wanted = (work.message_id, work.receives, At.HELD)
+        wanted = (work.message_id, work.receive_count, At.HELD)
         return next((each for each in self.messages if each == wanted), None)
 
     @property
@@ -125,72 +125,72 @@ class State(NamedTuple):
 
 
 class Variant(NamedTuple):
-    """What a worker does; the defaults are what ours do."""
+    """The behaviour of workers; the defaults match the real one."""
 
-    rule: Rule = judge
+    rule: Rule = decide
     completes: bool = True
     renews_before_posting: bool = True
 
 
 def explore(events: Events, variant: Variant | None = None) -> Counter[str]:
-    """How many states were visited and how many are ends, up to the first schedule in which somebody was lost or
-    reached too often; and how many states are stuck: whatever happens, the queue is never empty.
+    """Counts the visited and the final states, up to the first schedule that loses a member or repeats too many posts;
+    and the states that are stuck: from these the queue never becomes empty.
     """
     variant = variant or Variant()
     messages = (Message("a"), Message("b", at=At.UNPUBLISHED))
     start = State(messages, None, (), (0,) * MEMBERS, events)
-    found: Counter[str] = Counter()
-    led_to_by: dict[State, list[State]] = {start: []}
+    counts: Counter[str] = Counter()
+    predecessors: dict[State, list[State]] = {start: []}
     ends = []
-    coming = deque([start])
-    while coming:
-        state = coming.popleft()
+    pending = deque([start])
+    while pending:
+        state = pending.popleft()
         if state.ended:
             ends.append(state)
-            if wrong := list(_wrong(state, events)):
-                found.update(wrong)
-                return found
-        must = list(_must(state, variant))
-        for following in (*must, *_may(state)):
-            if following not in led_to_by:
-                led_to_by[following] = []
-                coming.append(following)
-        for following in must:
-            led_to_by[following].append(state)
-    found.update(visited=len(led_to_by), ended=len(ends), stuck=len(led_to_by) - _reaching(ends, led_to_by))
-    return +found
+            if violations := list(_violations(state, events)):
+                counts.update(violations)
+                return counts
+        inevitable = list(_inevitable(state, variant))
+        for following in (*inevitable, *_possible(state)):
+            if following not in predecessors:
+                predecessors[following] = []
+                pending.append(following)
+        for following in inevitable:
+            predecessors[following].append(state)
+    counts.update(visited=len(predecessors), ended=len(ends), stuck=len(predecessors) - _reaching(ends, predecessors))
+    return +counts
 
 
-def _reaching(ends: list[State], led_to_by: dict[State, list[State]]) -> int:
-    """How many states lead to one of these ends, by what happens sooner or later alone."""
+def _reaching(ends: list[State], predecessors: dict[State, list[State]]) -> int:
+    """The number of states that lead to one of these ends by inevitable steps alone."""
     reaching = set(ends)
     stack = list(ends)
     while stack:
-        for state in led_to_by[stack.pop()]:
+        for state in predecessors[stack.pop()]:
             if state not in reaching:
                 reaching.add(state)
                 stack.append(state)
     return len(reaching)
 
 
-def _wrong(state: State, events: Events) -> Iterator[str]:
+def _violations(state: State, events: Events) -> Iterator[str]:
     if min(state.posts) < 1:
         yield "lost"
-    crashes, stalls = events.crashes - state.left.crashes, events.stalls - state.left.stalls
+    crashes, stalls = events.crashes - state.remaining.crashes, events.stalls - state.remaining.stalls
     if max(state.posts) > 1 + crashes + stalls:
         yield "repeated"
 
 
-def _must(state: State, variant: Variant) -> Iterator[State]:
-    """What happens sooner or later."""
+def _inevitable(state: State, variant: Variant) -> Iterator[State]:
+    """The steps that are inevitable sooner or later."""
     for message in state.messages:
         if message.at is At.VISIBLE:
-            received = message._replace(receives=message.receives + 1, at=At.HELD)
+            received = message._replace(receive_count=message.receive_count + 1, at=At.HELD)
             following = state.replace_message(message, received)
-            work = Work(message.id, received.receives, completes=variant.completes)
+            work = Work(message.id, received.receive_count, completes=variant.completes)
             yield following._replace(works=tuple(sorted([*state.works, work], key=repr)))
         elif message.at is At.HELD and not any(
-            (work.message_id, work.receives, work.stalled) == (message.id, message.receives, False)
+            (work.message_id, work.receive_count, work.stalled) == (message.id, message.receive_count, False)
             for work in state.works
         ):
             yield state.replace_message(message, message._replace(at=At.VISIBLE))
@@ -202,37 +202,37 @@ def _must(state: State, variant: Variant) -> Iterator[State]:
 
 
 def _aged(state: State) -> Iterator[State]:
-    """The claim is abandoned, unless somebody at work renews it."""
+    """The claim becomes abandoned, unless a running worker renews it."""
     item = state.item
     if item is None or item.completed or item.age:
         return
-    if all(work.stalled for work in state.works if work.has(item)):
+    if all(work.stalled for work in state.works if work.holds(item)):
         yield state._replace(item=item._replace(age=ABANDONED_SECONDS))
 
 
 def _aged_in_an_outage(state: State) -> Iterator[State]:
-    """Nobody renews it before the first page has come."""
+    """The claim becomes abandoned during an outage: it is not renewed before the first page has been read."""
     item = state.item
-    if item is None or item.completed or item.age or not state.left.outages:
+    if item is None or item.completed or item.age or not state.remaining.outages:
         return
     for work in state.works:
-        if work.has(item) and work.step is Step.READ:
+        if work.holds(item) and work.step is Step.READ:
             following = state.replace_work(work, work._replace(late=True))
             yield following._replace(item=item._replace(age=ABANDONED_SECONDS)).after("outages")
 
 
-def _may(state: State) -> Iterator[State]:
-    """What happens or not."""
+def _possible(state: State) -> Iterator[State]:
+    """The events that may or may not happen."""
     for message in state.messages:
         if message.at is At.UNPUBLISHED:
             yield state.replace_message(message, message._replace(at=At.VISIBLE))
-        elif message.at is At.VISIBLE and state.left.moves:
+        elif message.at is At.VISIBLE and state.remaining.moves:
             yield state.replace_message(message, message._replace(at=At.DEAD)).after("moves")
     yield from _aged_in_an_outage(state)
     for work in state.works:
-        if state.left.crashes:
+        if state.remaining.crashes:
             yield state.replace_work(work, None).after("crashes")
-        if state.left.stalls and not work.stalled:
+        if state.remaining.stalls and not work.stalled:
             yield state.replace_work(work, work._replace(stalled=True)).after("stalls")
 
 
@@ -241,7 +241,7 @@ def _steps(state: State, work: Work, variant: Variant) -> Iterator[State]:
     if work.step is Step.CLAIM:
         yield _claim(state, work, variant.rule)
     elif work.step is Step.READ:
-        if variant.renews_before_posting and work.late and not work.has(item):
+        if variant.renews_before_posting and work.late and not work.holds(item):
             yield state.replace_work(work, None)
         else:
             renewed = item._replace(age=0) if item and variant.renews_before_posting and work.late else item
@@ -252,7 +252,7 @@ def _steps(state: State, work: Work, variant: Variant) -> Iterator[State]:
         else:
             posts = tuple(count + (member == work.done) for member, count in enumerate(state.posts))
             yield state.replace_work(work, work._replace(done=work.done + 1))._replace(posts=posts)
-        if not work.has(item):  # its next checkpoint is refused
+        if not work.holds(item):  # its next checkpoint is rejected
             yield state.replace_work(work, None)
         elif item and item.done < work.done:
             yield state._replace(item=item._replace(age=0, done=work.done))
@@ -262,28 +262,28 @@ def _steps(state: State, work: Work, variant: Variant) -> Iterator[State]:
 
 def _claim(state: State, work: Work, rule: Rule) -> State:
     item = state.item
-    claimant = Claimant(work.message_id, work.receives, f"{work.message_id}/{work.receives}", 0)
+    claimant = Claimant(work.message_id, work.receive_count, f"{work.message_id}/{work.receive_count}", 0)
     verdict: Resumption | NotClaimed = Resumption.FROM_START
     if item is not None:
-        held_by = f"{item.message_id}/{item.receives}"
+        held_by = f"{item.message_id}/{item.receive_count}"
         now = float(DUPLICATE_SECONDS)
-        standing = Standing(item.message_id, item.receives, held_by, now - item.age, item.completed)
+        standing = Standing(item.message_id, item.receive_count, held_by, now - item.age, item.completed)
         verdict = rule(standing, claimant, now)
     message = state.message_of(work)
     if isinstance(verdict, Resumption):
         done = item.done if item and verdict is Resumption.FROM_CHECKPOINT else 0
-        taken = Item(work.message_id, work.receives, done=done)
+        taken = Item(work.message_id, work.receive_count, done=done)
         return state.replace_work(work, work._replace(step=Step.READ, done=done))._replace(item=taken)
     if verdict is NotClaimed.COMPLETED:
         return state.replace_work(work, work._replace(step=Step.END, completes=False))
     following = state.replace_work(work, None)
-    if verdict is NotClaimed.HELD and message is not None:  # that it was received has left no trace
-        return following.replace_message(message, message._replace(receives=work.receives - 1, at=At.VISIBLE))
+    if verdict is NotClaimed.HELD and message is not None:  # this receive has left no trace
+        return following.replace_message(message, message._replace(receive_count=work.receive_count - 1, at=At.VISIBLE))
     return following
 
 
 def _endings(state: State, work: Work) -> Iterator[State]:
-    """The deletion and the completion, in any order. A superseded receipt deletes nothing, and nobody says so."""
+    """The deletion and the completion, in any order. A superseded receipt handle deletes nothing, without an error."""
     if not work.deletes and not work.completes:
         yield state.replace_work(work, None)
     if work.deletes:

@@ -1,6 +1,6 @@
-"""docker-compose.yml and the Dockerfile, as tests read them: what each service runs, and with which environment.
+"""Parse docker-compose.yml and the Dockerfile for tests: what each service runs, and with which environment.
 
-It knows what these two files use of their formats, and no more.
+Supports only what these two files use of their formats.
 """
 
 import json
@@ -18,7 +18,7 @@ CHECKOUT = Path(__file__).parents[1]
 
 @dataclass(slots=True)
 class Image:
-    """What a stage of the Dockerfile says of its image. A later instruction wins."""
+    """The settings of a stage of the Dockerfile. A later instruction wins."""
 
     environment: dict[str, str] = field(default_factory=dict)
     entrypoint: list[str] = field(default_factory=list)
@@ -29,7 +29,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A service as Compose starts it: its image's settings, and over them its own. `definition` is as written."""
+    """A service as Compose starts it: its own settings override its image's. `definition` is as written."""
 
     name: str
     definition: Mapping[str, Any]
@@ -46,17 +46,17 @@ class Service:
 
     @property
     def healthcheck(self) -> list[str]:
-        """The command that says whether it is healthy, or nothing."""
+        """The health check command, or an empty list."""
         own = self.definition.get("healthcheck", {}).get("test")
         return list(own[1:]) if own else self.image.healthcheck
 
 
 def services(*overrides: str) -> dict[str, Service]:
-    """The services of docker-compose.yml with these files laid over it. No variable has a value of its own."""
+    """The services of docker-compose.yml, merged with these override files. All variables have their defaults."""
     composed: dict[str, Any] = {}
     for name in ("docker-compose.yml", *overrides):
         text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", (CHECKOUT / name).read_text())
-        composed = _laid_over(composed, yaml.safe_load(text))
+        composed = _merged(composed, yaml.safe_load(text))
     return {
         name: Service(name, definition, images()[definition["build"]["target"]] if "build" in definition else Image())
         for name, definition in composed["services"].items()
@@ -95,10 +95,10 @@ def _instructions() -> list[tuple[str, str]]:
     return [(name, " ".join(value.split()) if name != "HEALTHCHECK" else value) for name, _, value in split]
 
 
-def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Mappings are merged and all else is replaced, which is what Compose does with what the overrides here hold."""
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Merges mappings and replaces everything else, as Compose does with the settings that these overrides contain."""
     merged = dict(below)
     for name, value in above.items():
         both = isinstance(value, dict) and isinstance(merged.get(name), dict)
-        merged[name] = _laid_over(merged[name], value) if both else value
+        merged[name] = _merged(merged[name], value) if both else value
     return merged

@@ -1,6 +1,6 @@
-"""A stand-in for `@connections` whose answers a test decides by connection id, and which remembers every request.
+"""A test double for `@connections`: the test decides each response by connection id, and every request is recorded.
 
-Unlike the emulator it knows no clients: a test writes members to the table and looks at what was posted to them.
+Unlike the emulator it has no clients: a test writes members to the table and checks what was posted to them.
 """
 
 import asyncio
@@ -12,23 +12,24 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-Answer = int | None
-"""A status, or None for a connection that is cut without an answer."""
+Status = int | None
+"""A status, or None for a connection that is closed without a response."""
 
 
-MADE_UP_BODY = "{}"
+REFERENCE_BODY = "{}"
+"""The body of reference posts."""
 
 
 class ConnectionsEndpoint:
-    """`answer(connection_id, nth_post)` decides; by default everything is delivered. Use `serving`.
+    """`respond(connection_id, nth_post)` gives the status of a post; by default every post is delivered. Use `serving`.
 
-    Posts to connections that the worker makes up are told by their body; they reach nobody and are answered `made_up`.
-    Every connection can be closed; `methods` are those of all requests, whatever became of them.
+    Reference posts are recognised by their body; their response is `reference_status`. Every connection can be closed.
+    `methods` holds the methods of all requests.
     """
 
     def __init__(self) -> None:
-        self.answer: Callable[[str, int], Answer] = lambda _id, _nth: 200
-        self.made_up = 410
+        self.respond: Callable[[str, int], Status] = lambda _id, _nth: 200
+        self.reference_status = 410
         self.latency_seconds = 0.0
         self.posts: Counter[str] = Counter()
         self.delivered: Counter[str] = Counter()
@@ -36,7 +37,7 @@ class ConnectionsEndpoint:
         self.closed: Counter[str] = Counter()
         self.methods: set[str] = set()
         self.in_flight = 0
-        self.most_in_flight = 0
+        self.max_in_flight = 0
         self.url = ""
         self._runner: web.AppRunner | None = None
 
@@ -54,25 +55,25 @@ class ConnectionsEndpoint:
 
     async def _post(self, request: web.Request, connection_id: str) -> web.Response:
         self.in_flight += 1
-        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
         try:
             body = await request.text()
-            if body == MADE_UP_BODY:
-                return web.Response(status=self.made_up)
+            if body == REFERENCE_BODY:
+                return web.Response(status=self.reference_status)
             self.posts[connection_id] += 1
-            answer = self.answer(connection_id, self.posts[connection_id])
+            status = self.respond(connection_id, self.posts[connection_id])
             if self.latency_seconds:
                 await asyncio.sleep(self.latency_seconds)
         finally:
             self.in_flight -= 1
-        if answer is None:
+        if status is None:
             assert request.transport is not None
             request.transport.close()
             return web.Response()
-        if answer == 200:
+        if status == 200:
             self.delivered[connection_id] += 1
             self.bodies.add(body)
-        return web.Response(status=answer)
+        return web.Response(status=status)
 
     @classmethod
     @asynccontextmanager

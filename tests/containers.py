@@ -1,4 +1,4 @@
-"""Containers without an engine: crun runs the file system and the configuration of an image.
+"""Containers without a container engine: crun runs an image's file system and configuration.
 
 A container has what a service of docker-compose.yml asks for: a user, a read-only root, no capabilities, tmpfs; its
 process is the first one of a process namespace. It shares the network with the test, which should therefore run in a
@@ -40,7 +40,7 @@ class Container:
         tmpfs: Sequence[str] = (),
         read_only: bool = True,
     ) -> Self:
-        """Starts a container and returns at once. `image` has `rootfs` and, as buildah tells it, `image.json`."""
+        """Starts a container and returns at once. `image` has `rootfs` and `image.json` (from `buildah inspect`)."""
         name = f"gatecast-{uuid.uuid4().hex[:12]}"
         state, bundle = directory / "crun", directory / name
         bundle.mkdir()
@@ -59,7 +59,7 @@ class Container:
             },
             "root": {"path": str((image / "rootfs").resolve()), "readonly": read_only},
             "hostname": name,
-            "mounts": [*_MOUNTS, _bound(bundle / "hosts", "/etc/hosts"), *(_tmpfs(each) for each in tmpfs)],
+            "mounts": [*_MOUNTS, _bind_mount(bundle / "hosts", "/etc/hosts"), *(_tmpfs(each) for each in tmpfs)],
             "linux": {
                 "namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc", "uts")],
                 "readonlyPaths": ["/proc/sys"],
@@ -77,16 +77,16 @@ class Container:
             )
         return cls(name, state, popen, log)
 
-    def runs(self, command: Sequence[str]) -> bool:
-        """Runs a command beside the container's own, and says whether it ended well."""
+    def succeeds(self, command: Sequence[str]) -> bool:
+        """Runs a command in the container. Returns whether its exit code was 0."""
         return self._call("exec", self._name, *command).returncode == 0
 
     def terminate(self) -> None:
-        """Sends SIGTERM to its first process."""
+        """Sends SIGTERM to the container's first process."""
         self._call("kill", self._name, "TERM").check_returncode()
 
     def wait(self, seconds: float = 60) -> int:
-        """The exit code, when it has ended. Raises TimeoutExpired."""
+        """Waits for the container to end. Returns its exit code. Raises TimeoutExpired."""
         return self._popen.wait(seconds)
 
     @property
@@ -110,7 +110,7 @@ def _crun(state: Path, *arguments: str) -> list[str]:
     return ["crun", "--root", str(state), "--cgroup-manager", "disabled", *arguments]
 
 
-def _bound(source: Path, destination: str) -> dict[str, Any]:
+def _bind_mount(source: Path, destination: str) -> dict[str, Any]:
     return {"destination": destination, "type": "bind", "source": str(source), "options": ["bind", "ro"]}
 
 

@@ -1,4 +1,4 @@
-"""Where a task gets its credentials from, as ECS has it: hands out what a test says."""
+"""A test double of the ECS credentials endpoint: it returns the credentials that a test sets."""
 
 import json
 from collections.abc import AsyncIterator
@@ -11,7 +11,7 @@ from aiohttp import web
 
 def credentials(*, expire_in: timedelta, **others: Any) -> dict[str, Any]:
     return {
-        "AccessKeyId": "handed-out",
+        "AccessKeyId": "issued",
         "SecretAccessKey": "secret",
         "Token": "token",
         "Expiration": (datetime.now(UTC) + expire_in).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -21,17 +21,17 @@ def credentials(*, expire_in: timedelta, **others: Any) -> dict[str, Any]:
 
 GOOD = timedelta(hours=6)
 ABOUT_TO_EXPIRE = timedelta(minutes=5)
-"""So that the SDK asks for others before every call."""
+"""The SDK refreshes such credentials before every call."""
 EXPIRED = timedelta(minutes=-5)
 
 
 class CredentialsService:
-    """`body` is its response, with `status`. Use `serving`; `environment` leads the SDK to it."""
+    """Responds with `body` and `status`. Use `serving`; `environment` points the SDK at it."""
 
     def __init__(self) -> None:
         self.body = ""
         self.status = 200
-        self.asked = 0
+        self.requests = 0
         self.environment: dict[str, str] = {}
 
     def hand_out(self, expire_in: timedelta, **others: Any) -> None:
@@ -39,7 +39,7 @@ class CredentialsService:
         self.status = 200
 
     async def _get(self, _: web.Request) -> web.Response:
-        self.asked += 1
+        self.requests += 1
         return web.Response(text=self.body, status=self.status, content_type="application/json")
 
     @classmethod

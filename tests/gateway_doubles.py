@@ -1,4 +1,4 @@
-"""What the tests of the gateway share: routes that record their events, and SDK clients of the management API."""
+"""Shared by the gateway's tests: routes that record their events, and SDK clients of the management API."""
 
 import asyncio
 import json
@@ -11,24 +11,24 @@ import boto3
 import websockets
 from botocore.config import Config
 
+from local.aws_environment import CREDENTIALS, REGION
 from local.gateway.integration import Route
 from local.gateway.server import Gateway
-from local.sdk import CREDENTIALS, REGION
 
 Event = dict[str, Any]
 
 
 class Recorder:
-    """Routes that keep the events that they got. `answers` are what they return, by route key."""
+    """Routes that record their events and return `responses`, by route key, or else the message's body."""
 
-    def __init__(self, **answers: Mapping[str, Any]) -> None:
+    def __init__(self, **responses: Mapping[str, Any]) -> None:
         self.events: list[Event] = []
         self.contexts: list[Any] = []
-        self.answers: dict[str, Mapping[str, Any]] = dict(answers)
+        self.responses: dict[str, Mapping[str, Any]] = dict(responses)
         self._changed = threading.Condition()
 
     def routes(self, *keys: str, response: bool = True) -> dict[str, Route]:
-        """Routes of these keys, besides `$connect` and `$disconnect`. Those with responses answer with the body."""
+        """Routes with these keys, and `$connect` and `$disconnect`. `response` gives them a route response."""
         always = {"$connect": Route(self), "$disconnect": Route(self)}
         return {**always, **{key: Route(self, response) for key in keys}}
 
@@ -38,18 +38,18 @@ class Recorder:
             self.contexts.append(context)
             self._changed.notify_all()
         key = event["requestContext"]["routeKey"]
-        return self.answers.get(key, {"statusCode": 200, "body": event.get("body")})
+        return self.responses.get(key, {"statusCode": 200, "body": event.get("body")})
 
-    def of(self, key: str) -> list[Event]:
+    def events_for(self, key: str) -> list[Event]:
         return [event for event in self.events if event["requestContext"]["routeKey"] == key]
 
     async def wait_for(self, key: str, count: int = 1) -> list[Event]:
-        """The events of a route, as soon as there are so many."""
+        """Waits for `count` events of a route and returns them all."""
 
         def wait() -> list[Event]:
             with self._changed:
-                self._changed.wait_for(lambda: len(self.of(key)) >= count)
-                return self.of(key)
+                self._changed.wait_for(lambda: len(self.events_for(key)) >= count)
+                return self.events_for(key)
 
         return await asyncio.to_thread(wait)
 
@@ -73,7 +73,7 @@ def management_client(gateway: Gateway, *, secret: str = CREDENTIALS.secret_acce
 
 
 async def call(method: Callable[..., Any], **kwargs: Any) -> Any:
-    """An SDK call on a thread, so that the gateway in this event loop can answer it."""
+    """An SDK call on a thread, so that the gateway in this event loop can respond."""
     return await asyncio.to_thread(method, **kwargs)
 
 
@@ -86,19 +86,19 @@ async def connected(gateway: Gateway, **kwargs: Any) -> AsyncIterator[tuple[webs
         yield client, connection_id
 
 
-async def ask(client: websockets.ClientConnection, **fields: Any) -> Any:
-    """Sends a JSON message and returns the JSON answer."""
+async def send_request(client: websockets.ClientConnection, **fields: Any) -> Any:
+    """Sends a JSON message and returns the JSON response."""
     await client.send(json.dumps(fields))
     return json.loads(await client.recv())
 
 
 async def close_code(client: websockets.ClientConnection) -> int | None:
-    """The code with which the server closes the connection."""
+    """Waits until the server closes the connection and returns its close code."""
     await client.wait_closed()
     return client.close_code
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Returns when the condition holds; the test's timeout ends the wait."""
-    while not condition():  # noqa: ASYNC110 - what a test waits for is state, which signals nothing
+    """Returns when the condition holds; bounded by the test's timeout."""
+    while not condition():  # noqa: ASYNC110 - tests wait for state that has no event
         await asyncio.sleep(0.005)

@@ -1,7 +1,7 @@
-"""A NAT gateway on loopback: it forwards TCP connections, and forgets those that have been idle, telling nobody.
+"""A NAT gateway on loopback: it forwards TCP connections, and drops idle ones without notice.
 
-Time is the test's to pass. What arrives on a forgotten connection is answered with a reset, or, if it is `silent`, with
-nothing at all, not even an acknowledgement: the kernel drops every packet of that connection, as a filter tells it to.
+The test advances the time. Data on a dropped connection gets a reset, or, if the gateway is `silent`, no reply at all,
+not even an acknowledgement: a socket filter makes the kernel drop every packet of that connection.
 """
 
 import asyncio
@@ -19,19 +19,19 @@ _SO_ATTACH_FILTER = 26
 _DROP_EVERYTHING = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # BPF: return 0 bytes
 
 
-def drop_what_arrives(sock: socket.socket) -> None:
-    """No packet reaches this socket any more, and none is acknowledged."""
+def drop_incoming(sock: socket.socket) -> None:
+    """From now on no packet reaches this socket, and none is acknowledged."""
     program = struct.pack("@HP", 1, ctypes.addressof(_DROP_EVERYTHING))
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
 
-def silence_can_be_played() -> bool:
-    """Whether this kernel can drop the packets of one connection, and can tell its owner that they are dropped."""
+def can_drop_packets() -> bool:
+    """Whether this kernel supports dropping all packets of one connection."""
     if sys.platform != "linux":
         return False
     with socket.socket() as sock:
         try:
-            drop_what_arrives(sock)
+            drop_incoming(sock)
         except OSError:
             return False
     return True
@@ -41,8 +41,8 @@ class _Connection:
     def __init__(self, writer: asyncio.StreamWriter, now: float) -> None:
         self.writer = writer
         self.active_at = now
-        self.forgotten = False
-        self.used_in_vain = False
+        self.dropped = False
+        self.used_after_drop = False
 
     @property
     def socket(self) -> socket.socket:
@@ -53,12 +53,12 @@ class _Connection:
 class Nat:
     """Use `in_front_of`."""
 
-    def __init__(self, port: int, forgets_after: float, *, silent: bool) -> None:
+    def __init__(self, port: int, idle_timeout_seconds: float, *, silent: bool) -> None:
         self.port = 0
-        self.forgets_after = forgets_after
+        self.idle_timeout_seconds = idle_timeout_seconds
         self.accepted = 0
-        self.burned = 0
-        """Connections that were used when they had been forgotten; those of a silent one cannot be counted."""
+        self.used_after_drop = 0
+        """Connections that were used after their mapping was dropped; a silent gateway cannot count them."""
         self._behind = port
         self._silent = silent
         self._now = 0.0
@@ -68,10 +68,10 @@ class Nat:
     def pass_time(self, seconds: float) -> None:
         self._now += seconds
         for connection in self._connections:
-            if not connection.forgotten and self._now - connection.active_at >= self.forgets_after:
-                connection.forgotten = True
+            if not connection.dropped and self._now - connection.active_at >= self.idle_timeout_seconds:
+                connection.dropped = True
                 if self._silent:
-                    drop_what_arrives(connection.socket)
+                    drop_incoming(connection.socket)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
@@ -83,8 +83,8 @@ class Nat:
         back.add_done_callback(self._tasks.discard)
         try:
             await self._forward(reader, behind, connection)
-            if connection.used_in_vain:
-                self.burned += 1
+            if connection.used_after_drop:
+                self.used_after_drop += 1
                 connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 writer.transport.abort()
         finally:
@@ -98,8 +98,8 @@ class Nat:
     ) -> None:
         with suppress(OSError):
             while data := await reader.read(65536):
-                if connection.forgotten:
-                    connection.used_in_vain = True
+                if connection.dropped:
+                    connection.used_after_drop = True
                     return
                 connection.active_at = self._now
                 writer.write(data)
@@ -107,8 +107,8 @@ class Nat:
 
     @classmethod
     @asynccontextmanager
-    async def in_front_of(cls, port: int, forgets_after: float, *, silent: bool = False) -> AsyncIterator[Self]:
-        nat = cls(port, forgets_after, silent=silent)
+    async def in_front_of(cls, port: int, idle_timeout_seconds: float, *, silent: bool = False) -> AsyncIterator[Self]:
+        nat = cls(port, idle_timeout_seconds, silent=silent)
         server = await asyncio.start_server(nat._accept, "127.0.0.1", 0)
         nat.port = server.sockets[0].getsockname()[1]
         try:

@@ -1,6 +1,6 @@
-"""What tests ask of deploy/observability: its rules, its panels' expressions, which metrics these use, and its tools.
+"""Read deploy/observability for tests: its rules, its panels' expressions and their metrics; and run Prometheus' tools.
 
-The tools are Prometheus' own. Where they are missing, tests that need them are skipped, but not in CI.
+If a tool is missing, tests that need it are skipped, except in CI, where they fail.
 """
 
 import json
@@ -29,10 +29,10 @@ _MATCHER: Final = re.compile(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"')
 
 
 def tool(name: str) -> str:
-    """The path of promtool, amtool or prometheus. Skips the test where there is none; fails it in CI."""
+    """The path of promtool, amtool or prometheus. If it is missing, skips the test, or fails it in CI."""
     found = shutil.which(name) or shutil.which(name, path=_TOOLS)
     if found is None:
-        missing = f"{name} is missing: deploy/observability/fetch_tools.sh brings it, or put it on the PATH"
+        missing = f"{name} is missing: run deploy/observability/fetch_tools.sh, or put it on the PATH"
         if os.environ.get("CI"):
             pytest.fail(missing)
         pytest.skip(missing)
@@ -40,14 +40,14 @@ def tool(name: str) -> str:
 
 
 def run_tool(name: str, *arguments: str | Path) -> None:
-    """Fails the test with what the tool says, if it finds fault."""
+    """Fails the test with the tool's output if its exit code is not 0."""
     command = [tool(name), *map(str, arguments)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603 - its own tools
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603 - known tools
     assert run.returncode == 0, run.stdout + run.stderr
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True, rename={"for_": "for"}, forbid_unknown_fields=True):
-    """A recording rule or an alert, as its file has it."""
+    """A recording or alerting rule, as its file defines it."""
 
     expr: str
     record: str = ""
@@ -79,8 +79,8 @@ class Query(NamedTuple):
     panel: str
     expression: str
 
-    def of_everything(self, *, interval: str = "5m") -> str:
-        """As Prometheus can evaluate it: of all services and tasks."""
+    def for_all_services(self, *, interval: str = "5m") -> str:
+        """The expression for all services and tasks, without Grafana's variables."""
         expression = self.expression.replace("$__rate_interval", interval)
         expression = expression.replace('"$service"', '".*"').replace('"$task"', '".*"')
         assert "$" not in expression, expression
@@ -97,12 +97,12 @@ def dashboard_title(path: Path) -> str:
 
 
 def panels(path: Path) -> list[Any]:
-    """The panels of a dashboard, but for the rows' headings."""
+    """The panels of a dashboard without the row headings."""
     return [panel for panel in dashboard(path)["panels"] if panel["type"] != "row"]
 
 
 def queries() -> list[Query]:
-    """All that the dashboards ask."""
+    """All expressions of the dashboards."""
     found = []
     for path in DASHBOARDS:
         title = dashboard_title(path)
@@ -118,7 +118,7 @@ class Matcher(NamedTuple):
 
 
 class Selector(NamedTuple):
-    """A metric in an expression, and what is asked of its labels."""
+    """A metric in an expression, and the matchers of its labels."""
 
     name: str
     matchers: tuple[Matcher, ...]
@@ -132,6 +132,6 @@ def selectors(expression: str) -> list[Selector]:
 
 
 def anchors(path: Path) -> set[str]:
-    """Where links into a Markdown file may lead: its headings, as GitHub names them."""
+    """The anchors of a Markdown file: its headings, as GitHub names them."""
     headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -1,4 +1,4 @@
-"""A pool of connections, what drives it, and a server that does with each request what a test says."""
+"""A connection pool with a driver, and a server whose behaviour per request the test defines."""
 
 import socket
 import ssl
@@ -13,18 +13,18 @@ import pytest
 import trustme
 
 from worker.transport.pool import Pool
-from worker.transport.responses import MAX_BODY_BYTES, PLAIN_200, Answer
+from worker.transport.responses import MAX_BODY_BYTES, PLAIN_200, Response
 from worker.transport.signing import Address
 
 REQUEST = b"POST /x HTTP/1.1\r\ncontent-length: 5\r\n\r\nhello"
-ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 GONE = b"HTTP/1.1 410 Gone\r\nContent-Length: 4\r\n\r\ngone"
 
 Behaviour = Callable[[socket.socket], None]
 
 
 class Server:
-    """Accepts connections, each in a thread; reads whole requests and does with the nth of all what the test says."""
+    """Accepts connections, each in a thread; reads whole requests and calls `behaviour` with the request's number."""
 
     def __init__(self, behaviour: Callable[[int, socket.socket], None], tls: ssl.SSLContext | None = None) -> None:
         self._behaviour = behaviour
@@ -78,11 +78,11 @@ class Server:
             sock.close()
 
 
-class Owner:
-    """Remembers how exchanges end."""
+class Recorder:
+    """An exchange handler that records how exchanges end."""
 
     def __init__(self) -> None:
-        self.answers: dict[str, Answer] = {}
+        self.responses: dict[str, Response] = {}
         self.failures: dict[str, str] = {}
         self.retried: list[str] = []
         self.unwanted: set[str] = set()
@@ -90,23 +90,23 @@ class Owner:
     def on_plain_responses(self, exchanges: Sequence[str], seconds: list[float], now: float) -> None:
         assert exchanges
         for exchange, each in zip(exchanges, seconds, strict=True):
-            self.answered(exchange, PLAIN_200, each, now)
+            self.on_response(exchange, PLAIN_200, each, now)
 
-    def answered(self, exchange: str, answer: Answer, seconds: float, now: float) -> None:
+    def on_response(self, exchange: str, response: Response, seconds: float, now: float) -> None:
         assert 0 <= seconds <= now
-        assert exchange not in self.answers
+        assert exchange not in self.responses
         assert exchange not in self.failures
-        self.answers[exchange] = answer
+        self.responses[exchange] = response
 
-    def failed(self, exchange: str, reason: str, seconds: float, now: float) -> None:
+    def on_failure(self, exchange: str, reason: str, seconds: float, now: float) -> None:
         assert 0 <= seconds <= now
-        assert exchange not in self.answers
+        assert exchange not in self.responses
         assert exchange not in self.failures
         self.failures[exchange] = reason
 
     def retry_request(self, exchange: str, now: float) -> bytes | None:
         assert now >= 0
-        assert exchange not in self.answers
+        assert exchange not in self.responses
         assert exchange not in self.failures
         assert exchange not in self.retried
         self.retried.append(exchange)
@@ -114,14 +114,14 @@ class Owner:
 
 
 class Driver:
-    """A pool and what drives it: polls until exchanges have ended."""
+    """Drives a pool: polls it until exchanges have ended."""
 
     def __init__(
         self, port: int, *, size: int = 1, tls: ssl.SSLContext | None = None, kept_body_bytes: int = MAX_BODY_BYTES
     ) -> None:
-        self.owner = Owner()
-        address = Address.of(f"{'https' if tls else 'http'}://127.0.0.1:{port}")
-        self.pool: Pool[str] = Pool(address, size=size, owner=self.owner, tls=tls, kept_body_bytes=kept_body_bytes)
+        self.recorder = Recorder()
+        address = Address.from_url(f"{'https' if tls else 'http'}://127.0.0.1:{port}")
+        self.pool: Pool[str] = Pool(address, size=size, handler=self.recorder, tls=tls, kept_body_bytes=kept_body_bytes)
         self.pool.resolved([(socket.AF_INET, ("127.0.0.1", port))])
         self.wanted = 1
         self.time = 0.0
@@ -130,16 +130,16 @@ class Driver:
         deadline = time.monotonic() + 20
         while not done():
             assert time.monotonic() < deadline
-            self.pool.want(self.wanted, self.time)
+            self.pool.request_connections(self.wanted, self.time)
             self.pool.poll(self.time)
             self.time += 0.01
             time.sleep(0.0005)
 
     def exchange(self, name: str, request: bytes = REQUEST) -> None:
-        """One exchange, begun on an idle connection and waited for."""
+        """Start one exchange on an idle connection and wait for its end."""
         self.poll_until(lambda: self.pool.idle > 0)
         self.pool.send(name, request, self.time)
-        self.poll_until(lambda: name in self.owner.answers or name in self.owner.failures)
+        self.poll_until(lambda: name in self.recorder.responses or name in self.recorder.failures)
 
     def __enter__(self) -> Self:
         return self
@@ -156,7 +156,7 @@ def reset(sock: socket.socket) -> None:
 
 @pytest.fixture(params=["plain", "tls"])
 def tls(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[ssl.SSLContext, ssl.SSLContext] | None]:
-    """(the server's context, the client's), or None."""
+    """(server context, client context), or None for plain TCP."""
     if request.param == "plain":
         yield None
         return

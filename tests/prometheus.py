@@ -1,7 +1,7 @@
 """A real Prometheus with the rules and the configuration of deploy/observability, on a free port of this machine.
 
-It scrapes once a second. `faster` shortens what rules look back on and wait for, so that ten minutes can pass in a few
-seconds; their thresholds stay.
+It scrapes once per second. `faster` divides the ranges and durations of rules, so that ten minutes pass in a few
+seconds; thresholds stay.
 """
 
 import json
@@ -25,21 +25,21 @@ _DURATION: Final = re.compile(r"(?<=\[)(\d+)([smhd])(?=])|(?<=offset )(\d+)([smh
 
 
 class Sample(NamedTuple):
-    """One series and its value at one moment."""
+    """One series and its value at one time."""
 
     labels: Mapping[str, str]
     value: float
 
 
 class Line(NamedTuple):
-    """One series over time: moments in seconds since the epoch, and values."""
+    """One series over time: (seconds since the epoch, value)."""
 
     labels: Mapping[str, str]
     points: Sequence[tuple[float, float]]
 
 
 class Prometheus:
-    """Use `serving`. It scrapes what `watch` has named last."""
+    """Use `serving`. It scrapes the targets last given to `watch`."""
 
     def __init__(self, process: Process, url: str, targets: Path) -> None:
         self.process = process
@@ -49,13 +49,13 @@ class Prometheus:
     @classmethod
     @contextmanager
     def serving(cls, directory: Path, *, faster: int = 1) -> Iterator[Self]:
-        """Runs for the length of the block, with all it writes in `directory`. Skips the test if it is missing."""
+        """Runs Prometheus during the block, all its files in `directory`. Skips the test if it is missing."""
         program = tool("prometheus")
         directory.mkdir()
         targets = directory / "targets.json"
         targets.write_text("[]")
         for path in RULES:
-            (directory / path.name).write_bytes(_quicker(path, faster))
+            (directory / path.name).write_bytes(_shortened_rules(path, faster))
         config = directory / "prometheus.yml"
         config.write_bytes(_configuration(targets))
         port = free_port()
@@ -68,7 +68,7 @@ class Prometheus:
         ]
         with Process.start(command, environment={}, log=directory / "prometheus.log") as process:
             url = f"http://{LOOPBACK}:{port}"
-            process.wait_until_answering(f"{url}/-/ready", timeout_seconds=_START_SECONDS)
+            process.wait_until_responding(f"{url}/-/ready", timeout_seconds=_START_SECONDS)
             yield cls(process, url, targets)
 
     def watch(self, ports: Sequence[int]) -> None:
@@ -78,14 +78,14 @@ class Prometheus:
         written.replace(self._targets.with_suffix(".json"))
 
     def ask(self, expression: str) -> list[Sample]:
-        """What the expression has now."""
+        """Evaluates the expression now."""
         found = self._get("query", query=expression)
         if found["resultType"] == "scalar":
             return [Sample({}, float(found["result"][1]))]
         return [Sample(each["metric"], float(each["value"][1])) for each in found["result"]]
 
     def ask_between(self, expression: str, start: float, end: float) -> list[Line]:
-        """What the expression had, second by second, between two moments in seconds since the epoch."""
+        """Evaluates the expression once per second between two times in seconds since the epoch."""
         found = self._get("query_range", query=expression, start=str(start), end=str(end), step="1")
         return [
             Line(each["metric"], [(float(at), float(value)) for at, value in each["values"]])
@@ -93,14 +93,14 @@ class Prometheus:
         ]
 
     def _get(self, what: str, **parameters: str) -> Any:
-        """Raises HTTPError, with what Prometheus says, for an expression that it cannot evaluate."""
+        """Raises HTTPError, with Prometheus' error text, if the expression cannot be evaluated."""
         url = f"{self.url}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
-        with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 - http, on the loopback address
-            return json.load(answer)["data"]
+        with urllib.request.urlopen(url, timeout=30) as response:  # noqa: S310 - http, on the loopback address
+            return json.load(response)["data"]
 
 
 def _configuration(targets: Path) -> bytes:
-    """The one for docker-compose, with targets from a file, and nobody to tell."""
+    """The configuration for docker-compose, but with targets from a file and without Alertmanager."""
     config = msgspec.yaml.decode((FOLDER / "prometheus" / "prometheus.yml").read_bytes())
     config["global"] = {"scrape_interval": _SCRAPE, "scrape_timeout": _SCRAPE, "evaluation_interval": _SCRAPE}
     config["rule_files"] = [path.name for path in RULES]
@@ -111,7 +111,7 @@ def _configuration(targets: Path) -> bytes:
     return msgspec.yaml.encode(config)
 
 
-def _quicker(path: Path, faster: int) -> bytes:
+def _shortened_rules(path: Path, faster: int) -> bytes:
     """The rules of a file, evaluated every second, with all durations shortened."""
     file = msgspec.yaml.decode(path.read_bytes())
     for group in file["groups"]:
@@ -123,7 +123,7 @@ def _quicker(path: Path, faster: int) -> bytes:
 
 
 def shortened(text: str, faster: int) -> str:
-    """An expression with what it looks back on shortened, or a duration; nothing becomes shorter than four seconds."""
+    """An expression with shortened ranges and offsets, or a shortened duration; four seconds is the minimum."""
 
     def shorter(duration: re.Match[str]) -> str:
         number, unit = [part for part in duration.groups() if part]

@@ -1,4 +1,4 @@
-"""Events as API Gateway gives them to a route, the context that Lambda gives with them, and what is logged."""
+"""Events as API Gateway passes them to a route, Lambda's context object, and capturing the routes' log."""
 
 import io
 import logging
@@ -24,7 +24,7 @@ class LambdaContext:
 
 
 def token_context(expires_at: int = EXPIRES_AT, **grants: str) -> dict[str, Any]:
-    """What the authorizer says of alice, who has a token with these grants, in `requestContext.authorizer`."""
+    """`requestContext.authorizer` for alice, whose token has these grants."""
     return {"principalId": "alice", "user": "alice", "expiresAt": str(expires_at), "integrationLatency": 9, **grants}
 
 
@@ -63,7 +63,7 @@ def event(
 
 @contextmanager
 def captured_log() -> Iterator[io.StringIO]:
-    """What the routes log until the end of the block."""
+    """The routes' log output until the end of the block."""
     stream = io.StringIO()
     handler = logger.registered_handler
     assert isinstance(handler, logging.StreamHandler)

@@ -1,6 +1,6 @@
-"""The CloudFormation templates, as tests read them: with parameters filled in, and what depends on them worked out.
+"""Evaluate the CloudFormation templates for tests: parameters, conditions and intrinsic functions.
 
-What only AWS knows, such as a resource's ARN, is left as `${Resource.Attribute}`, unless the reader gives it.
+Values that only AWS knows, such as a resource's ARN, stay `${Resource.Attribute}` unless the test provides them.
 """
 
 import re
@@ -41,12 +41,12 @@ _Loader.add_multi_constructor("!", _short_form)
 
 
 class Template:
-    """One template, for these parameters; those that have a default need not be given."""
+    """One template, evaluated for these parameters; those with a default are optional."""
 
     def __init__(
         self, name: str, parameters: Mapping[str, str] | None = None, attributes: Mapping[str, str] | None = None
     ) -> None:
-        """`attributes` are what AWS would know, by `Resource` (a Ref) or `Resource.Attribute`."""
+        """`attributes` are values that AWS would provide, by `Resource` (a Ref) or `Resource.Attribute`."""
         self.text = (FOLDER / f"{name}.yaml").read_text()
         self.source: dict[str, Any] = yaml.load(self.text, Loader=_Loader)  # noqa: S506 - a SafeLoader with tags
         self.parameters: dict[str, dict[str, Any]] = self.source.get("Parameters", {})
@@ -56,18 +56,18 @@ class Template:
 
     @property
     def resources(self) -> dict[str, dict[str, Any]]:
-        """Those whose condition holds, worked out."""
+        """Those whose condition holds, evaluated."""
         return {
-            name: self.worked_out(resource)
+            name: self.evaluated(resource)
             for name, resource in self.source["Resources"].items()
             if "Condition" not in resource or self.holds(resource["Condition"])
         }
 
     @property
     def outputs(self) -> dict[str, Any]:
-        """Those whose condition holds, worked out."""
+        """Those whose condition holds, evaluated."""
         return {
-            name: self.worked_out(each["Value"])
+            name: self.evaluated(each["Value"])
             for name, each in self.source.get("Outputs", {}).items()
             if "Condition" not in each or self.holds(each["Condition"])
         }
@@ -81,13 +81,13 @@ class Template:
         return {name: each["Properties"] for name, each in self.resources.items() if each["Type"] == kind}
 
     def holds(self, condition: Any) -> bool:
-        """A condition, by its name or as it is written."""
+        """Whether a condition holds; it is given by name or as an expression."""
         match condition:
             case str() | {"Condition": _}:
                 name = condition if isinstance(condition, str) else condition["Condition"]
                 return self.holds(self.source["Conditions"][name])
             case {"Fn::Equals": [left, right]}:
-                return str(self.worked_out(left)) == str(self.worked_out(right))
+                return str(self.evaluated(left)) == str(self.evaluated(right))
             case {"Fn::Not": [negated]}:
                 return not self.holds(negated)
             case {"Fn::And": conditions}:
@@ -96,16 +96,16 @@ class Template:
                 return any(map(self.holds, conditions))
         raise NotImplementedError(f"{condition}")
 
-    def worked_out(self, value: Any) -> Any:
-        """The value without functions; lists and mappings without what is AWS::NoValue."""
+    def evaluated(self, value: Any) -> Any:
+        """The value with functions evaluated; AWS::NoValue is removed from lists and mappings."""
         match value:
             case dict() if len(value) == 1 and next(iter(value)).startswith(("Ref", "Fn::")):
                 return self._function(value)
             case dict():
-                found = {key: self.worked_out(each) for key, each in value.items()}
+                found = {key: self.evaluated(each) for key, each in value.items()}
                 return {key: each for key, each in found.items() if each is not _NO_VALUE}
             case list():
-                return [each for each in map(self.worked_out, value) if each is not _NO_VALUE]
+                return [each for each in map(self.evaluated, value) if each is not _NO_VALUE]
             case _:
                 return value
 
@@ -114,13 +114,13 @@ class Template:
             case {"Ref": name} | {"Fn::GetAtt": name}:
                 return _NO_VALUE if name == "AWS::NoValue" else self._named(name)
             case {"Fn::Sub": [text, variables]}:
-                return self._substituted(text, {name: self.worked_out(each) for name, each in variables.items()})
+                return self._substituted(text, {name: self.evaluated(each) for name, each in variables.items()})
             case {"Fn::Sub": text}:
                 return self._substituted(text, {})
             case {"Fn::Join": [separator, parts]}:
-                return separator.join(self.worked_out(parts))
+                return separator.join(self.evaluated(parts))
             case {"Fn::If": [condition, then, otherwise]}:
-                return self.worked_out(then if self.holds(condition) else otherwise)
+                return self.evaluated(then if self.holds(condition) else otherwise)
             case {"Fn::Select": _} | {"Fn::GetAZs": _}:
                 return f"${{{value}}}"
         raise NotImplementedError(f"{value}")

@@ -1,4 +1,4 @@
-"""An issuer of tokens, and stand-ins for where its keys are: tokens as they should be, for tests to spoil."""
+"""A token issuer for tests, valid tokens that tests can corrupt, and fakes of the key sources."""
 
 import base64
 import json
@@ -42,7 +42,7 @@ def public_pem(kid: str) -> bytes:
 
 
 def claims(**changed: Any) -> dict[str, Any]:
-    """Good claims; a changed one that is `...` is left out."""
+    """Valid claims, some of them changed; a change to `...` omits the claim."""
     now = int(time.time())
     good = {
         "iss": ISSUER,
@@ -61,7 +61,7 @@ def signed(
     alg: str,
     header: Mapping[str, Any] | bytes | None = None,
 ) -> str:
-    """A token of exactly this header (besides `typ` and `alg`) and payload, which bytes give as they are."""
+    """A token with this header (added to `typ` and `alg`) and payload; bytes are used unchanged."""
     head = header if isinstance(header, bytes) else _json({"typ": "JWT", "alg": alg, **(header or {})})
     body = payload if isinstance(payload, bytes) else _json(payload)
     text = f"{encoded(head)}.{encoded(body)}"
@@ -88,7 +88,7 @@ def _json(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value).encode()
 
 
-class Answer:
+class Response:
     def __init__(self, status: int, body: bytes) -> None:
         self.status = status
         self._body = body
@@ -101,34 +101,34 @@ class Answer:
 
 
 class JwksEndpoint:
-    """Stands where `PublicKeys` expects urllib3. `answer` gives status and body, or raises."""
+    """Replaces urllib3 in `PublicKeys`. `respond` returns status and body, or raises."""
 
     def __init__(self, *keys: dict[str, Any]) -> None:
         self.requests = 0
-        self.answer: Callable[[], tuple[int, bytes]] = lambda: (200, b"")
+        self.respond: Callable[[], tuple[int, bytes]] = lambda: (200, b"")
         self.serve(*keys)
 
     def serve(self, *keys: dict[str, Any]) -> None:
         body = _json({"keys": list(keys)})
-        self.answer = lambda: (200, body)
+        self.respond = lambda: (200, body)
 
-    def go_down(self) -> None:
+    def fail_requests(self) -> None:
         def fail() -> tuple[int, bytes]:
             raise TimeoutError
 
-        self.answer = fail
+        self.respond = fail
 
-    def request(self, method: str, url: str, *, redirect: bool, preload_content: bool) -> Answer:
+    def request(self, method: str, url: str, *, redirect: bool, preload_content: bool) -> Response:
         assert (method, url[:8], redirect, preload_content) == ("GET", "https://", False, False)
         self.requests += 1
-        return Answer(*self.answer())
+        return Response(*self.respond())
 
 
 class SecretsManager:
-    """Stands where `SharedSecret` expects boto3's client: versions by stage."""
+    """Replaces boto3's client in `SharedSecret`: the secret's versions by stage."""
 
     class exceptions:  # noqa: N801 - boto3's name
-        class ResourceNotFoundException(Exception):  # noqa: N818 - as above
+        class ResourceNotFoundException(Exception):
             pass
 
     def __init__(self, current: str | bytes, previous: str | bytes | None = None, *, rotated_at: float = 0.0) -> None:

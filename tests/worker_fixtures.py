@@ -1,4 +1,4 @@
-"""Fixtures of the tests that look at a worker as a process: its `@connections`, and the worker itself."""
+"""Fixtures for tests of worker processes: the `@connections` endpoint, and a launcher for workers."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Real worker processes for tests: started with their environment, looked at through HTTP, stopped for certain."""
+"""Real worker processes for tests: started with an environment, observed over HTTP, and always stopped."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ CHECKOUT = Path(__file__).parents[1]
 
 
 class WorkerProcess(Process):
-    """One worker. `log` has its output."""
+    """One worker process. `log` is the file with its output."""
 
     port: int
 
@@ -49,8 +49,17 @@ class WorkerProcess(Process):
 
         await eventually(is_ready, seconds=seconds)
 
+    async def is_not_ready(self, reason: str = "") -> bool:
+        """Whether the worker runs but reports itself not ready, with a reason that contains the given one."""
+        assert self.exit_code is None, self.log_tail()
+        try:
+            status, text = await self.get("/readyz")
+        except aiohttp.ClientError:
+            return False  # it is not listening yet
+        return status == 503 and reason in text
+
     async def metric(self, sample: str) -> float:
-        """The value of one sample, as `name{label="value"}`; 0 where there is none."""
+        """The value of one sample, named like `name{label="value"}`; 0 if it does not exist."""
         _, text = await self.get("/metrics")
         for line in text.splitlines():
             if line.startswith(f"{sample} "):
@@ -61,13 +70,13 @@ class WorkerProcess(Process):
         return await asyncio.to_thread(self.wait, seconds)
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """The log's events of that name."""
+        """The log events with this name."""
         lines = [line for line in self.log.read_text().splitlines() if line.startswith("{")]
         return [event for line in lines if (event := json.loads(line)).get("event") == name]
 
 
 async def eventually(condition: Any, *, seconds: float = 30) -> None:
-    """Returns once `condition` (plain or async) holds; fails the test if it does not in time."""
+    """Waits until `condition` (plain or async) holds; fails the test after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         held = condition()

@@ -1,7 +1,8 @@
-"""A stand-in for `@connections` in a process of its own, fast enough to outrun a worker: `… endpoint_process.py PORT`.
+"""A fake `@connections` endpoint in its own process, fast enough to outrun a worker: `… endpoint_process.py PORT`.
 
-HTTP/1.1 with keep-alive and bodies of known length, which is what the worker sends; it checks no signature and knows no
-clients. Tests set its behaviour and read its counts under `/_control/`, on the same port (see `tests.chaos.endpoint`).
+It speaks HTTP/1.1 with keep-alive and Content-Length bodies, as the worker does; it checks no signatures and has no
+WebSocket clients. Tests set its behaviour and read its counts under `/_control/` on the same port (see
+`tests.chaos.endpoint`).
 """
 
 import asyncio
@@ -19,9 +20,9 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 import uvloop
 
-from local.gateway.faults import Answer, Delay, Fault, Reset, Stall
+from local.gateway.faults import CannedResponse, Delay, Fault, Reset, Stall
 from local.processes import LOOPBACK, allow_many_files
-from tests.chaos.counting import Behaviour, Counting
+from tests.chaos.endpoint_model import Behaviour, EndpointModel
 
 _HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 _OK: Final = _HEAD % 0
@@ -33,19 +34,19 @@ _INFORMATION: Final = (
 _EXISTS: Final = _HEAD % len(_INFORMATION) + _INFORMATION
 _HALF_A_HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Ty"
 _HALF_A_BODY: Final = b'HTTP/1.1 200 OK\r\nContent-Length: 64\r\n\r\n{"message": '
-_RESET_AT_ONCE: Final = struct.pack("ii", 1, 0)
+_LINGER_RESET: Final = struct.pack("ii", 1, 0)
 
 
 class Connection(asyncio.Protocol):
-    """One TCP connection: a request, its answer, the next request."""
+    """One TCP connection: a request, its response, the next request."""
 
-    def __init__(self, counting: Counting) -> None:
-        self._counting = counting
+    def __init__(self, model: EndpointModel) -> None:
+        self._counting = model
         self._buffer = b""
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's has the interface but not the base class
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
@@ -67,33 +68,33 @@ class Connection(asyncio.Protocol):
                 self._call(method, unquote_to_bytes(path.rpartition(b"/")[2]).decode(), body)
 
     def _call(self, method: bytes, connection_id: str, data: bytes) -> None:
-        counting = self._counting
+        model = self._counting
         match method:
             case b"POST":
-                fault, usual = counting.post(connection_id, data), _OK
+                fault, usual = model.post(connection_id, data), _OK
             case b"DELETE":
-                fault, usual = counting.delete(connection_id), _CLOSED
+                fault, usual = model.delete(connection_id), _CLOSED
             case _:
-                fault, usual = counting.get(connection_id), _EXISTS
-        if fault is None and not counting.latency_seconds:
+                fault, usual = model.get(connection_id), _EXISTS
+        if fault is None and not model.latency_seconds:
             self._write(usual)
             return
-        counting.in_flight += 1
-        counting.most_in_flight = max(counting.most_in_flight, counting.in_flight)
+        model.in_flight += 1
+        model.max_in_flight = max(model.max_in_flight, model.in_flight)
         seconds, finish = self._reaction(fault, usual)
-        asyncio.get_running_loop().call_later(counting.latency_seconds + seconds, self._finish, finish)
+        asyncio.get_running_loop().call_later(model.latency_seconds + seconds, self._finish, finish)
 
     def _finish(self, finish: Callable[[], None]) -> None:
         self._counting.in_flight -= 1
         finish()
 
     def _reaction(self, fault: Fault | None, usual: bytes) -> tuple[float, Callable[[], None]]:
-        """How long until it is answered, beside the latency, and how. `usual` is the response without a fault."""
+        """Seconds until the response, beyond the latency, and how to send it. `usual` is the response without fault."""
         match fault:
             case Delay(seconds=seconds):
                 return seconds, partial(self._write, usual)
-            case Answer():
-                return 0.0, partial(self._write, _answer(fault))
+            case CannedResponse():
+                return 0.0, partial(self._write, _encoded(fault))
             case Stall(seconds=seconds):
                 return seconds, self._reset
             case Reset(cut="headers"):
@@ -118,7 +119,7 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             with contextlib.suppress(OSError):
                 sock = self._transport.get_extra_info("socket")
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_ONCE)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
             self._transport.abort()
 
 
@@ -131,38 +132,41 @@ def _content_length(head: bytes) -> int:
     return int(lowered[start + 17 : end if end >= 0 else None])
 
 
-def _answer(answer: Answer) -> bytes:
-    body = answer.body.encode()
-    lines = [f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}", f"Content-Type: {answer.content_type}"]
-    if answer.error_type:
-        lines.append(f"x-amzn-ErrorType: {answer.error_type}")
+def _encoded(response: CannedResponse) -> bytes:
+    body = response.body.encode()
+    lines = [
+        f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}",
+        f"Content-Type: {response.content_type}",
+    ]
+    if response.error_type:
+        lines.append(f"x-amzn-ErrorType: {response.error_type}")
     lines += [f"Content-Length: {len(body)}", "", ""]
     return "\r\n".join(lines).encode() + body
 
 
-def _control(counting: Counting, method: bytes, path: bytes, body: bytes) -> bytes:
+def _control(model: EndpointModel, method: bytes, path: bytes, body: bytes) -> bytes:
     match method, path:
         case b"PUT", b"/_control/behaviour":
-            counting.behave(msgspec.json.decode(body, type=Behaviour))
-            answer: object = None
+            model.configure(msgspec.json.decode(body, type=Behaviour))
+            result: object = None
         case b"POST", b"/_control/counts":
-            answer = counting.counts(body)
+            result = model.counts(body)
         case b"GET", b"/_control/slices":
-            answer = counting.slices
+            result = model.slices
         case b"POST", b"/_control/counts_by_data":
-            answer = counting.counts_by_data(body)
+            result = model.counts_by_data(body)
         case b"GET", b"/_control/clients":
-            answer = counting.clients()
+            result = model.clients()
         case _:
-            answer = counting.summary()
-    encoded = msgspec.json.encode(answer)
+            result = model.summary()
+    encoded = msgspec.json.encode(result)
     return _HEAD % len(encoded) + encoded
 
 
 async def _serve(port: int) -> None:
     loop = asyncio.get_running_loop()
-    counting = Counting(time.monotonic)  # the clock of all processes here, so that tests can compare
-    server = await loop.create_server(lambda: Connection(counting), LOOPBACK, port, backlog=1_024)
+    model = EndpointModel(time.monotonic)  # shared by all processes of the machine, so that tests can compare
+    server = await loop.create_server(lambda: Connection(model), LOOPBACK, port, backlog=1_024)
     await server.serve_forever()
 
 

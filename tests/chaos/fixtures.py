@@ -1,4 +1,4 @@
-"""Fixtures of the chaos tests: one crowded room for all of them, an arena for each."""
+"""Fixtures of the chaos tests: one large room shared by all of them, a harness per test."""
 
 import uuid
 from collections.abc import AsyncIterator
@@ -9,14 +9,14 @@ import pytest
 from local.backend import Backend
 from local.ministack import Ministack
 from local.resources import Queues, create_table
-from tests.chaos.arena import Arena, Room
-from tests.chaos.rooms import connection_ids, write_members
-from tests.chaos.sizes import MEMBERS
+from tests.chaos.harness import Harness, Room
+from tests.chaos.scale import MEMBERS
+from tests.members import connection_ids, write_members
 
 
 @pytest.fixture(scope="session")
 def chaos_backend(ministack: Ministack) -> Backend:
-    """A table of its own; every arena has its own queues."""
+    """A table for the chaos tests; every harness has its own queues."""
     backend = Backend(ministack, f"chaos-{uuid.uuid4().hex[:8]}", Queues("", ""))
     with backend.client("dynamodb") as dynamodb:
         create_table(dynamodb, backend.table)
@@ -25,7 +25,7 @@ def chaos_backend(ministack: Ministack) -> Backend:
 
 @pytest.fixture(scope="session")
 def crowd(chaos_backend: Backend) -> Room:
-    """The room that most broadcasts go to. Nobody in it may be reaped: other tests count on them."""
+    """The room that most broadcasts go to. None of its members may be reaped, because other tests need them."""
     room = Room("crowd", connection_ids(MEMBERS))
     with chaos_backend.client("dynamodb") as dynamodb:
         write_members(dynamodb, chaos_backend.table, room.name, room.ids, memberships_only=True)
@@ -33,6 +33,6 @@ def crowd(chaos_backend: Backend) -> Room:
 
 
 @pytest.fixture
-async def arena(chaos_backend: Backend, tmp_path: Path) -> AsyncIterator[Arena]:
-    async with Arena.opened(chaos_backend, f"chaos-{uuid.uuid4().hex[:8]}", tmp_path) as opened:
+async def harness(chaos_backend: Backend, tmp_path: Path) -> AsyncIterator[Harness]:
+    async with Harness.open(chaos_backend, f"chaos-{uuid.uuid4().hex[:8]}", tmp_path) as opened:
         yield opened

@@ -1,6 +1,6 @@
-"""Streams of broadcasts to one room, and what their members saw of them: who missed what, how late, in which order.
+"""Streams of broadcasts to one room, and what its members received: what was missed, how late, in which order.
 
-Times are those of `time.monotonic`, which all processes of a machine share: the endpoint's, too.
+Times are from `time.monotonic`, which all processes of a machine share, including the endpoint's.
 """
 
 import asyncio
@@ -12,15 +12,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, Self
 
 from gatecast import Broadcast
-from tests.chaos.arena import Arena, Room
-from tests.chaos.counting import Counts
+from tests.chaos.endpoint_model import Counts
+from tests.chaos.harness import Harness, Room
 
-SAME_MOMENT_SECONDS: Final = 2.0
-"""A standard queue keeps no order: messages that were published within this time may overtake each other."""
+ORDER_TOLERANCE_SECONDS: Final = 2.0
+"""A standard queue keeps no order: messages that were published within this time may be reordered."""
 
 
 def percentile(values: Iterable[float], share: float) -> float:
-    """By the nearest rank; infinite where there are no values."""
+    """Nearest-rank percentile; infinite if there are no values."""
     ranked = sorted(values)
     return ranked[math.ceil(share * len(ranked)) - 1] if ranked else math.inf
 
@@ -32,8 +32,8 @@ class Latency(NamedTuple):
     p99: float
 
     @classmethod
-    def of(cls, seconds: Iterable[float]) -> Self:
-        """Infinite where there was no delivery."""
+    def from_delays(cls, seconds: Iterable[float]) -> Self:
+        """Infinite if there was no delivery."""
         ranked = sorted(seconds)
         return cls(percentile(ranked, 0.5), percentile(ranked, 0.99))
 
@@ -42,90 +42,96 @@ class Latency(NamedTuple):
 
 
 class Received(NamedTuple):
-    """What was delivered of a stream. `published_at` and `counts` are by data."""
+    """The deliveries of a stream. `published_at` and `counts` are by data."""
 
     published_at: Mapping[str, float]
     counts: Mapping[str, Counts]
 
+    def expected(self, ids: Sequence[str]) -> int:
+        """The number of deliveries to these members if none is missed."""
+        return len(self.published_at) * len(ids)
+
     def missing(self, ids: Iterable[str]) -> set[tuple[str, str]]:
-        """Data and connection of each delivery that these members should have had and did not have."""
+        """(data, connection id) of each delivery that these members should have received but did not."""
         return {(data, each) for data, each in itertools.product(self.published_at, ids) if not self._has(data, each)}
 
     def repeated(self) -> int:
         """Deliveries beyond the first of each connection."""
         return sum(sum(counts.delivered.values()) - len(counts.delivered) for counts in self.counts.values())
 
-    def strangers(self, ids: Iterable[str]) -> set[str]:
-        """Who had something of it and is none of these."""
+    def unexpected(self, ids: Iterable[str]) -> set[str]:
+        """Connections that received a message although they are not among these members."""
         return {each for counts in self.counts.values() for each in counts.delivered} - set(ids)
 
     def seconds(self, ids: Iterable[str]) -> list[float]:
-        """From publishing to the first delivery, of each message to each of these members."""
+        """Seconds from publishing to the first delivery, of each message to each of these members."""
         members = set(ids)
         return [
             at - published_at
             for data, published_at in self.published_at.items()
-            for each, at in self._first_at(data).items()
+            for each, at in self._first_delivered_at(data).items()
             if each in members
         ]
 
     def latency(self, ids: Iterable[str]) -> Latency:
-        return Latency.of(self.seconds(ids))
+        return Latency.from_delays(self.seconds(ids))
 
     def last_delivery_at(self, ids: Sequence[str], *, published_before: float = math.inf) -> float:
         """When the last of these messages was delivered to the last of these members; infinite if any is missing."""
         return max(
-            self._first_at(data).get(each, math.inf)
+            self._first_delivered_at(data).get(each, math.inf)
             for data, published_at in self.published_at.items()
             if published_at < published_before
             for each in ids
         )
 
-    def overtaken(self, ids: Iterable[str], *, same_moment_seconds: float = SAME_MOMENT_SECONDS) -> int:
-        """How many deliveries came after that of a message which was published clearly later, to the same member."""
-        return sum(self._overtaken(each, same_moment_seconds) for each in ids)
+    def out_of_order(self, ids: Iterable[str], *, tolerance_seconds: float = ORDER_TOLERANCE_SECONDS) -> int:
+        """Deliveries that came after the delivery of a message to the same member that was published clearly later."""
+        return sum(self._out_of_order(each, tolerance_seconds) for each in ids)
 
-    def _overtaken(self, connection_id: str, same_moment_seconds: float) -> int:
+    def _out_of_order(self, connection_id: str, tolerance_seconds: float) -> int:
         latest = -math.inf
         count = 0
         for _, published_at in sorted(
-            (self._first_at(data)[connection_id], published_at)
+            (self._first_delivered_at(data)[connection_id], published_at)
             for data, published_at in self.published_at.items()
             if self._has(data, connection_id)
         ):
-            count += published_at + same_moment_seconds < latest
+            count += published_at + tolerance_seconds < latest
             latest = max(latest, published_at)
         return count
 
     def _has(self, data: str, connection_id: str) -> bool:
-        return connection_id in self._first_at(data)
+        return connection_id in self._first_delivered_at(data)
 
-    def _first_at(self, data: str) -> Mapping[str, float]:
+    def _first_delivered_at(self, data: str) -> Mapping[str, float]:
         counts = self.counts.get(data)
-        return counts.first_at if counts else {}
+        return counts.first_delivered_at if counts else {}
 
 
 class Stream:
-    """Messages to a room, each with an id and data of its own. Streams with the same `ids` use the same ids."""
+    """Messages to a room, each with its own id and data. Streams with the same `ids` use the same broadcast ids."""
 
-    def __init__(self, arena: Arena, room: Room, *, ids: str = "") -> None:
+    def __init__(self, harness: Harness, room: Room, *, ids: str = "") -> None:
         self.room = room
         self.published_at: dict[str, float] = {}
-        self._arena = arena
+        self._harness = harness
         self._name = uuid.uuid4().hex[:12]
         self._ids = ids or self._name
 
     async def publish(self) -> str:
-        """One message more. Returns its data."""
+        """Publish the next message and return its data."""
         number = len(self.published_at)
         data = f"{self._name}-{number}"
         self.published_at[data] = time.monotonic()
         broadcast = Broadcast(id=f"{self._ids}-{number}", room=self.room.name, data=data)
-        await asyncio.to_thread(self._arena.publish, broadcast)
+        await asyncio.to_thread(self._harness.publish, broadcast)
         return data
 
-    async def flow(self, per_second: float, *, seconds: float = math.inf, until: asyncio.Event | None = None) -> None:
-        """Publishes at an even pace."""
+    async def publish_steadily(
+        self, per_second: float, *, seconds: float = math.inf, until: asyncio.Event | None = None
+    ) -> None:
+        """Publish at a constant rate."""
         started_at = time.monotonic()
         for number in itertools.count():
             await asyncio.sleep(started_at + number / per_second - time.monotonic())
@@ -134,8 +140,8 @@ class Stream:
             await self.publish()
 
     async def received(self) -> Received:
-        return Received(dict(self.published_at), await self._arena.endpoint.counts_by_data(f"{self._name}-"))
+        return Received(dict(self.published_at), await self._harness.endpoint.counts_by_data(f"{self._name}-"))
 
-    async def complete(self, ids: Sequence[str]) -> bool:
-        """Whether all these members have had all of it."""
+    async def is_complete(self, ids: Sequence[str]) -> bool:
+        """Whether all these members have received all messages."""
         return not (await self.received()).missing(ids)

@@ -1,7 +1,7 @@
-"""Tables that tests write into documents.
+"""Tables in documents that tests generate.
 
-A run appends what it has found to a file, one JSON object a line; afterwards the rows are put into the document's
-table, between two marks, in the place of those with the same first cell. So a part of the runs renews a part of it.
+A run appends its results to a file, one JSON object per line. Afterwards the rows are merged into the document's table,
+between two markers, and replace rows with the same first cell. So a subset of the runs updates a subset of the rows.
 """
 
 import os
@@ -23,7 +23,7 @@ R = TypeVar("R", bound=Row)
 
 
 class Table(Generic[R]):
-    """The table of that name, of rows of that msgspec type. GATECAST_{NAME}_RESULTS says which file runs write."""
+    """The table `name`, whose rows have the msgspec type `row`. GATECAST_{NAME}_RESULTS names the file to append to."""
 
     def __init__(self, name: str, head: Sequence[str], row: type[R]) -> None:
         self._file = Path(os.environ.get(f"GATECAST_{name.upper()}_RESULTS") or _FOLDER / f"{name}.jsonl")
@@ -33,17 +33,17 @@ class Table(Generic[R]):
         self._row = row
 
     def record(self, row: R) -> None:
-        """Append to the file."""
+        """Append the row to the file."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
         with self._file.open("ab") as lines:
             lines.write(msgspec.json.encode(row) + b"\n")
 
-    def put_into(self, document: str, files: Iterable[Path]) -> str:
-        """The document with these files' rows in its table. Raises ValueError if it has no place for one."""
+    def merge_into(self, document: str, files: Iterable[Path]) -> str:
+        """Return the document with these files' rows in its table. Raises ValueError if it has no such table."""
         before, begin, rest = document.partition(self._begin)
         table, end, after = rest.partition(self._end)
         if not end:
-            raise ValueError(f"the document has no place for the table: {self._begin}")
+            raise ValueError(f"the document lacks the table's marker: {self._begin}")
         rows = {_first_cell(line): line for line in table.strip().splitlines()[2:]}
         for file in files:
             for line in file.read_bytes().splitlines() if file.exists() else ():
@@ -56,7 +56,7 @@ class Table(Generic[R]):
     def main(self) -> None:
         """`python -m MODULE DOCUMENT FILE…`"""
         document = Path(sys.argv[1])
-        document.write_text(self.put_into(document.read_text(), map(Path, sys.argv[2:])))
+        document.write_text(self.merge_into(document.read_text(), map(Path, sys.argv[2:])))
 
 
 def _line(cells: Sequence[str]) -> str:

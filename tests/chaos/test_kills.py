@@ -1,4 +1,4 @@
-"""A broadcast whose worker is killed, again and again, or told to stop: nobody is missed, and repeats are bounded."""
+"""A broadcast whose worker is killed or terminated repeatedly: no member is missed, and repeats are bounded."""
 
 import asyncio
 import time
@@ -11,34 +11,34 @@ from typing import NamedTuple
 
 from gatecast import Broadcast
 from local.backend import Backend
-from tests.chaos.arena import Arena, Room
 from tests.chaos.endpoint import Tally
-from tests.chaos.results import Figures, record
-from tests.chaos.sizes import FULL, MOMENTS, moments, side_by_side
+from tests.chaos.harness import Harness, Room
+from tests.chaos.results import RunResult, record
+from tests.chaos.scale import FULL, INTERRUPTIONS, interruption_points, run_all
 from tests.worker_process import WorkerProcess
 
 IN_FLIGHT = 256
-MAY_REPEAT = 1_000 + IN_FLIGHT
-"""After one kill: what came after the last checkpoint, and what was in flight."""
+MAX_REPEATED = 1_000 + IN_FLIGHT
+"""After one kill: deliveries since the last checkpoint, and posts in flight."""
 SETTINGS = {
     "GATECAST_MAX_POSTS_PER_SECOND": "4000" if FULL else "1500",
     "GATECAST_MAX_IN_FLIGHT": str(IN_FLIGHT),
     "GATECAST_DRAIN_SECONDS": "20" if FULL else "6",
 }
 DATA = "x"
-PATIENCE_SECONDS = 60
+TIMEOUT_SECONDS = 60
 
 
 class Lane(NamedTuple):
-    """What became of one broadcast. `repeats` counts all so far, at every interruption and at the end."""
+    """The result of one broadcast. `repeats` is the cumulative count, at every interruption and at the end."""
 
     tally: Tally
     repeats: list[int]
     dead_letters: int
 
     @property
-    def most_at_once(self) -> int:
-        """The most that any one interruption has led to."""
+    def max_per_interruption(self) -> int:
+        """The maximum number of repeats that one interruption caused."""
         return max(after - before for before, after in pairwise(self.repeats))
 
 
@@ -51,77 +51,77 @@ async def kill(worker: WorkerProcess) -> None:
 
 async def terminate(worker: WorkerProcess) -> None:
     worker.terminate()
-    assert await worker.ended(seconds=PATIENCE_SECONDS) == 0, worker.log_tail()
+    assert await worker.ended(seconds=TIMEOUT_SECONDS) == 0, worker.log_tail()
 
 
-async def broadcast_with_interruptions(arena: Arena, room: Room, at: list[int], end: Ending) -> list[int]:
-    """One broadcast, and a worker after the other, each ended once so many have been reached. Repeats after each."""
+async def broadcast_with_interruptions(harness: Harness, room: Room, at: list[int], end: Ending) -> list[int]:
+    """Deliver one broadcast with successive workers, ended one by one at these numbers of members reached."""
     repeats: list[int] = []
-    worker = arena.launch(SETTINGS)
+    worker = harness.launch(SETTINGS)
     await worker.ready()
-    arena.publish(Broadcast(id=uuid.uuid4().hex, room=room.name, data=DATA))
-    for moment in at:
-        posts = (await arena.endpoint.summary()).posts
-        await arena.until(partial(posted_again, arena, posts), seconds=PATIENCE_SECONDS)
-        await reached(arena, moment)
+    harness.publish(Broadcast(id=uuid.uuid4().hex, room=room.name, data=DATA))
+    for members in at:
+        posts = (await harness.endpoint.summary()).posts
+        await harness.wait_until(partial(has_resumed, harness, posts), seconds=TIMEOUT_SECONDS)
+        await wait_until_reached(harness, members)
         await end(worker)
-        repeats.append((await arena.tally(DATA, room.ids)).repeated)
-        worker = arena.launch(SETTINGS)
-    await arena.drained(seconds=PATIENCE_SECONDS)
-    repeats.append((await arena.tally(DATA, room.ids)).repeated)
+        repeats.append((await harness.tally(DATA, room.ids)).repeated)
+        worker = harness.launch(SETTINGS)
+    await harness.wait_until_drained(seconds=TIMEOUT_SECONDS)
+    repeats.append((await harness.tally(DATA, room.ids)).repeated)
     return repeats
 
 
-async def posted_again(arena: Arena, before: int) -> bool:
-    return (await arena.endpoint.summary()).posts > before
+async def has_resumed(harness: Harness, posts_before: int) -> bool:
+    return (await harness.endpoint.summary()).posts > posts_before
 
 
-async def reached(arena: Arena, members: int) -> None:
-    """Looks more often than `Arena.reached`, so that moments are hit as they were drawn."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while (await arena.endpoint.summary()).reached < members:
+async def wait_until_reached(harness: Harness, members: int) -> None:
+    """Polls more often than `Harness.wait_until_reached`, to interrupt at the chosen points."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while (await harness.endpoint.summary()).reached < members:
         assert time.monotonic() < deadline, f"{members} members were not reached"
         await asyncio.sleep(0.005)
 
 
 async def interrupted(
-    backend: Backend, room: Room, directory: Path, *, what: str, end: Ending, may_repeat: int
+    backend: Backend, room: Room, directory: Path, *, what: str, end: Ending, max_repeated: int
 ) -> None:
-    """All moments on one broadcast, or, where time is short, one each on several broadcasts side by side."""
+    """All interruptions of one broadcast or, at small scale, one interruption each of several concurrent broadcasts."""
     started_at = time.monotonic()
-    at = moments(what, MOMENTS, len(room.ids))
+    at = interruption_points(what, INTERRUPTIONS, len(room.ids))
 
     async def lane(its: list[int]) -> Lane:
-        async with Arena.opened(backend, f"chaos-{uuid.uuid4().hex[:8]}", directory) as arena:
-            repeats = await broadcast_with_interruptions(arena, room, its, end)
-            letters = arena.depth(arena.backend.queues.dead_letter_url)
-            return Lane(await arena.tally(DATA, room.ids), repeats, letters)
+        async with Harness.open(backend, f"chaos-{uuid.uuid4().hex[:8]}", directory) as harness:
+            repeats = await broadcast_with_interruptions(harness, room, its, end)
+            letters = harness.dead_letter_depth()
+            return Lane(await harness.tally(DATA, room.ids), repeats, letters)
 
-    lanes = await asyncio.gather(*map(lane, [at] if FULL else [[moment] for moment in at]))
+    lanes = await asyncio.gather(*map(lane, [at] if FULL else [[members] for members in at]))
     record(
-        Figures(
-            run=f"{what} at {MOMENTS} random moments",
+        RunResult(
+            run=f"{what} at {INTERRUPTIONS} random moments",
             members=len(room.ids) * len(lanes),
             missing=sum(len(each.tally.missing) for each in lanes),
             repeated=sum(each.tally.repeated for each in lanes),
-            allowed=may_repeat * MOMENTS,
+            allowed=max_repeated * INTERRUPTIONS,
             dead_letters=sum(each.dead_letters for each in lanes),
             seconds=time.monotonic() - started_at,
-            notes=f"most after one of them: {max(each.most_at_once for each in lanes):,} of {may_repeat:,}",
+            notes=f"maximum per interruption: {max(each.max_per_interruption for each in lanes):,} of {max_repeated:,}",
         )
     )
     for each in lanes:
         assert not each.tally.missing
-        assert not each.tally.strangers
+        assert not each.tally.unexpected
         for interruptions, repeated in enumerate(each.repeats):
-            assert repeated <= may_repeat * interruptions
+            assert repeated <= max_repeated * interruptions
         assert each.dead_letters == 0
 
 
-async def test_interrupted_at_random_moments_it_reaches_everybody(
+async def test_a_broadcast_interrupted_at_random_reaches_every_member(
     chaos_backend: Backend, crowd: Room, tmp_path: Path
 ) -> None:
-    await side_by_side(
-        interrupted(chaos_backend, crowd, tmp_path, what="kill -9", end=kill, may_repeat=MAY_REPEAT),
-        interrupted(chaos_backend, crowd, tmp_path, what="SIGTERM", end=terminate, may_repeat=0),
+    await run_all(
+        interrupted(chaos_backend, crowd, tmp_path, what="kill -9", end=kill, max_repeated=MAX_REPEATED),
+        interrupted(chaos_backend, crowd, tmp_path, what="SIGTERM", end=terminate, max_repeated=0),
     )

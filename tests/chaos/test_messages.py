@@ -1,4 +1,4 @@
-"""Whatever stands on the queue: broadcasts are delivered, all else is a dead letter, and nothing stops the worker."""
+"""Arbitrary queue messages: broadcasts are delivered, all others are dead-lettered, and none stops the worker."""
 
 import asyncio
 import json
@@ -14,12 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gatecast import Broadcast, InvalidBroadcast, decode, encode
-from tests.chaos.arena import Arena
-from tests.chaos.results import Figures, record
-from tests.chaos.rooms import connection_ids, write_members
-from tests.chaos.sizes import FULL, rng
+from tests.chaos.harness import Harness
+from tests.chaos.results import RunResult, record
+from tests.chaos.scale import FULL, rng
+from tests.members import connection_ids, write_members
+from tests.memory_stores import MemoryTable
 from tests.property.strategies import broadcasts, text
-from tests.simulation import EPOCH, MemoryTable, SimulatedWorker, Stored, VirtualTimeLoop, World
+from tests.simulation import EPOCH, SimulatedWorker, VirtualTimeLoop, World
 from worker.ports import Member, Page
 
 MESSAGES_EACH: Final = 50
@@ -47,7 +48,7 @@ def json_values() -> st.SearchStrategy[Any]:
 
 @st.composite
 def mutated(draw: st.DrawFn) -> str:
-    """A broadcast in which something is wrong, or might be."""
+    """A broadcast with a mutation, which is usually invalid."""
     body = encode(draw(broadcasts()))
     fields: dict[str, Any] = json.loads(body)
     match draw(st.sampled_from(["cut", "insert", "drop", "replace", "add", "repeat"])):
@@ -72,19 +73,16 @@ BODIES: Final = broadcasts().map(encode) | mutated() | st.text(min_size=1, max_s
 
 
 class MixedWorld(World):
-    """Poison has no group."""
-
-    def _store(self, messages: list[Stored], message: dict[str, Any], delay: float) -> None:
-        super()._store(messages, {"MessageGroupId": "", **message}, delay)
+    """A simulated world whose queue also receives poison."""
 
     def put(self, body: str) -> None:
         with suppress(InvalidBroadcast):
-            self.named.update(self.members, decode(body).connections or ())
-        self._store(self.messages, {"MessageBody": body}, 0)
+            self.named.update(decode(body).connections or ())
+        self.queue.send({"MessageBody": body})
 
 
 class Expected:
-    """What must become of these bodies, by the codec alone."""
+    """The expected result of these messages, derived from the codec alone."""
 
     def __init__(self, bodies: Sequence[str]) -> None:
         self.poison: Counter[str] = Counter()
@@ -107,7 +105,7 @@ class Expected:
 
 
 async def through_a_worker(bodies: Sequence[str]) -> tuple[Counter[str], Counter[str]]:
-    """Who was reached how often, and the dead letters."""
+    """Returns the number of deliveries per connection, and the dead letters."""
     world = MixedWorld(dict(MEMBERS))
     for body in bodies:
         world.put(body)
@@ -154,7 +152,7 @@ def test_random_and_mutated_messages() -> None:
 
     check()
     record(
-        Figures(
+        RunResult(
             run=f"{totals['messages']:,} random and mutated messages",
             members=totals["delivered"],
             missing=0,
@@ -162,35 +160,35 @@ def test_random_and_mutated_messages() -> None:
             allowed=0,
             dead_letters=totals["poison"],
             seconds=time.monotonic() - started_at,
-            notes="the whole worker in virtual time; members are deliveries",
+            notes="the complete worker in virtual time; members are deliveries",
         )
     )
 
 
-async def test_poison_among_good_messages_stops_nobody(arena: Arena) -> None:
+async def test_poison_among_valid_messages_stops_no_worker(harness: Harness) -> None:
     ids = connection_ids(20, "p")
     room = f"poison-{uuid.uuid4().hex[:8]}"
-    write_members(arena.dynamodb, arena.backend.table, room, ids, memberships_only=True)
+    write_members(harness.dynamodb, harness.backend.table, room, ids, memberships_only=True)
     good = [Broadcast(id=f"good-{number}", room=room, data=f"good-{number}") for number in range(300 if FULL else 60)]
     bad = [body.replace("few", room) for body in POISON[5:]] + [body for body in POISON[:5] if body != "\u0000"]
     messages = [*map(encode, good), *bad * (10 if FULL else 2)]
     rng("poison").shuffle(messages)
     for body in messages:
-        arena.sqs.send_message(QueueUrl=arena.backend.queues.url, MessageBody=body)
-    workers = [arena.launch({"GATECAST_MAX_BROADCASTS": "20"}) for _ in range(2)]
-    await arena.drained(seconds=90)
-    tallies = [await arena.tally(broadcast.id, ids) for broadcast in good]
-    letters = arena.dead_letters()
+        harness.sqs.send_message(QueueUrl=harness.backend.queues.url, MessageBody=body)
+    workers = [harness.launch({"GATECAST_MAX_BROADCASTS": "20"}) for _ in range(2)]
+    await harness.wait_until_drained(seconds=90)
+    tallies = [await harness.tally(broadcast.id, ids) for broadcast in good]
+    letters = harness.dead_letters()
     missing, repeated = sum(len(tally.missing) for tally in tallies), sum(tally.repeated for tally in tallies)
     record(
-        Figures(
-            run="poison among good messages, two workers",
+        RunResult(
+            run="poison among valid messages, two workers",
             members=len(ids) * len(good),
             missing=missing,
             repeated=repeated,
             allowed=0,
             dead_letters=len(letters),
-            seconds=arena.seconds,
+            seconds=harness.elapsed_seconds,
             notes=f"{len(messages) - len(good)} of {len(messages)} messages were poison",
         )
     )

@@ -1,6 +1,6 @@
-"""Everything that can go wrong, at a low rate, for a long time: nobody is missed, and the worker does not grow.
+"""The soak test: all faults at a low rate for a long time. No member is missed, and the worker leaks no resources.
 
-`make soak` takes ten minutes (GATECAST_SOAK_SECONDS); with all other tests it is a short look at whether it would work.
+`make soak` takes ten minutes (GATECAST_SOAK_SECONDS); in `make test` it runs for seconds, to check the test itself.
 """
 
 import asyncio
@@ -16,14 +16,24 @@ from typing import Final, NamedTuple
 
 from gatecast import Broadcast, encode
 from local.backend import Backend
-from local.gateway.faults import INTERNAL_ERROR, NOT_JSON, THROTTLED, UNAVAILABLE, Answer, Delay, Reset, Rule, Stall
+from local.gateway.faults import (
+    INTERNAL_ERROR,
+    NOT_JSON,
+    THROTTLED,
+    UNAVAILABLE,
+    CannedResponse,
+    Delay,
+    Reset,
+    Rule,
+    Stall,
+)
 from local.processes import free_port
-from tests.chaos.arena import Arena, Room
 from tests.chaos.endpoint import CHECKOUT
-from tests.chaos.results import Figures, record
-from tests.chaos.rooms import connection_ids, write_members
-from tests.chaos.service_proxy import Answered, Cut, ServiceFault, ServiceProxy
-from tests.chaos.sizes import SEED, rng
+from tests.chaos.harness import Harness, Room
+from tests.chaos.results import RunResult, record
+from tests.chaos.scale import SEED, rng
+from tests.chaos.service_proxy import Cut, ServiceFault, ServiceProxy, ServiceResponse
+from tests.members import connection_ids, write_members
 from tests.worker_process import WorkerProcess
 
 SECONDS: Final = float(os.environ.get("GATECAST_SOAK_SECONDS", "3"))
@@ -31,10 +41,10 @@ LONG: Final = SECONDS >= 300
 ROOMS: Final = 20
 MEMBERS: Final = 100
 BROADCASTS_PER_SECOND: Final = 10
-PATIENCE_SECONDS: Final = 180
-MAY_GROW_MB: Final = 16
-MAY_GROW_FILES: Final = 20
-MAY_GROW_TASKS: Final = 20
+TIMEOUT_SECONDS: Final = 180
+MAX_GROWTH_MB: Final = 16
+MAX_GROWTH_FILES: Final = 20
+MAX_GROWTH_TASKS: Final = 20
 
 RULES: Final = (
     Rule(fault=Stall(seconds=30), share=0.00002, of="calls"),
@@ -42,22 +52,22 @@ RULES: Final = (
     Rule(fault=UNAVAILABLE, share=0.002, of="calls"),
     Rule(fault=INTERNAL_ERROR, share=0.001, of="calls"),
     Rule(fault=NOT_JSON, share=0.001, of="calls"),
-    Rule(fault=Answer(status=403, error_type="ForbiddenException"), share=0.0001, of="calls"),
+    Rule(fault=CannedResponse(status=403, error_type="ForbiddenException"), share=0.0001, of="calls"),
     Rule(fault=Reset(), share=0.002, of="calls"),
     Rule(fault=Reset(cut="headers"), share=0.001, of="calls"),
     Rule(fault=Delay(seconds=0.5), share=0.005, of="calls"),
 )
 SERVICE_FAULTS: Final[tuple[ServiceFault, ...]] = (
-    Answered.error(500, "InternalServerError"),
-    Answered.error(400, "ThrottlingException"),
-    Answered(502, "<html></html>"),
+    ServiceResponse.error(500, "InternalServerError"),
+    ServiceResponse.error(400, "ThrottlingException"),
+    ServiceResponse(502, "<html></html>"),
     Cut("before"),
     Cut("after"),
 )
 
 
 class Sample(NamedTuple):
-    """What a worker takes up."""
+    """The resources that a worker uses."""
 
     megabytes: float
     files: int
@@ -67,12 +77,12 @@ class Sample(NamedTuple):
 
 @dataclass
 class Samples:
-    """`steady` are those since everything has been tried once."""
+    """Samples with their times, in seconds since the start."""
 
     taken: list[tuple[float, Sample]] = field(default_factory=list)
 
     def growth(self) -> Sample:
-        """From the first third of the steady ones to the last, by their medians."""
+        """Growth from the first to the last third, by medians, without the first quarter of all samples (warm-up)."""
         steady = [sample for _, sample in self.taken[len(self.taken) // 4 :]]
         third = max(1, len(steady) // 3)
         early, late = steady[:third], steady[-third:]
@@ -96,50 +106,50 @@ def sample(worker: WorkerProcess, tasks_file: Path) -> Sample:
     )
 
 
-def launch_observed(arena: Arena, proxy: ServiceProxy, tasks_file: Path) -> WorkerProcess:
+def launch_observed(harness: Harness, proxy: ServiceProxy, tasks_file: Path) -> WorkerProcess:
     port = free_port()
     worker = WorkerProcess.start(
         [sys.executable, "-m", "tests.chaos.observed_worker", str(tasks_file)],
         environment={
-            **arena.backend.environment(),
+            **harness.backend.environment(),
             **proxy.environment(),
-            "GATECAST_CONNECTIONS_ENDPOINT": arena.endpoint.url,
+            "GATECAST_CONNECTIONS_ENDPOINT": harness.endpoint.url,
             "GATECAST_VISIBILITY_SECONDS": "20",
             "GATECAST_HTTP_PORT": str(port),
         },
-        log=arena.directory / "soak-worker.log",
+        log=harness.directory / "soak-worker.log",
         directory=CHECKOUT,
     )
     worker.port = port
-    arena.workers.append(worker)
+    harness.workers.append(worker)
     return worker
 
 
 def service_faults(proxy: ServiceProxy) -> None:
-    """One call in a hundred fails."""
-    thrown = rng("soak")
-    ways = itertools.cycle(SERVICE_FAULTS)
-    proxy.fault = lambda _operation: next(ways) if thrown.random() < 0.01 else None
+    """One in a hundred calls fails, with each fault in turn."""
+    random = rng("soak")
+    faults = itertools.cycle(SERVICE_FAULTS)
+    proxy.fault = lambda _operation: next(faults) if random.random() < 0.01 else None
 
 
-def publish(arena: Arena, room: Room, number: int) -> None:
-    """All have the same data, so that counts stay small."""
+def publish(harness: Harness, room: Room, number: int) -> None:
+    """All broadcasts have the same data, so that the endpoint's counts stay small."""
     broadcast = Broadcast(id=f"{room.name}-{number}", room=room.name, data="soak")
-    arena.publish(broadcast)
+    harness.publish(broadcast)
     if number % 7 == 0:
-        arena.publish(broadcast)  # once more: a duplicate
+        harness.publish(broadcast)  # a duplicate
     if number % 23 == 0:
-        arena.sqs.send_message(QueueUrl=arena.backend.queues.url, MessageBody=encode(broadcast)[:-2])
+        harness.sqs.send_message(QueueUrl=harness.backend.queues.url, MessageBody=encode(broadcast)[:-2])
 
 
-async def soak(arena: Arena, worker: WorkerProcess, tasks_file: Path, rooms: list[Room]) -> tuple[int, Samples]:
-    """How many broadcasts were published, and what the worker took up meanwhile."""
+async def soak(harness: Harness, worker: WorkerProcess, tasks_file: Path, rooms: list[Room]) -> tuple[int, Samples]:
+    """Returns the number of broadcasts published, and the worker's resource samples."""
     samples = Samples()
     started_at = time.monotonic()
     sampled_at = started_at
     number = 0
     while True:
-        publish(arena, rooms[number % len(rooms)], number)
+        publish(harness, rooms[number % len(rooms)], number)
         number += 1
         now = time.monotonic()
         if now - sampled_at >= min(5.0, SECONDS / 10):
@@ -150,37 +160,37 @@ async def soak(arena: Arena, worker: WorkerProcess, tasks_file: Path, rooms: lis
         await asyncio.sleep(max(0.0, started_at + number / BROADCASTS_PER_SECOND - time.monotonic()))
 
 
-async def test_it_does_not_grow(arena: Arena, chaos_backend: Backend, tmp_path: Path) -> None:
+async def test_soak_without_misses_or_leaks(harness: Harness, chaos_backend: Backend, tmp_path: Path) -> None:
     rooms = [
         Room(f"soak-{index}-{uuid.uuid4().hex[:6]}", connection_ids(MEMBERS, f"s{index}-")) for index in range(ROOMS)
     ]
     for index, room in enumerate(rooms):
-        write_members(arena.dynamodb, arena.backend.table, room.name, room.ids, shards=2 if index % 5 == 0 else 1)
+        write_members(harness.dynamodb, harness.backend.table, room.name, room.ids, shards=2 if index % 5 == 0 else 1)
     tasks_file = tmp_path / "tasks"
-    await arena.endpoint.behave(*RULES, seed=SEED, latency_seconds=0.01)
+    await harness.endpoint.configure(*RULES, seed=SEED, latency_seconds=0.01)
     async with ServiceProxy.serving(chaos_backend.ministack.url) as proxy:
         service_faults(proxy)
-        worker = launch_observed(arena, proxy, tasks_file)
-        published, samples = await soak(arena, worker, tasks_file, rooms)
-        await arena.drained(seconds=PATIENCE_SECONDS)
-        summary = await arena.endpoint.summary()
-    counts = await arena.endpoint.counts("soak")
+        worker = launch_observed(harness, proxy, tasks_file)
+        published, samples = await soak(harness, worker, tasks_file, rooms)
+        await harness.wait_until_drained(seconds=TIMEOUT_SECONDS)
+        summary = await harness.endpoint.summary()
+    counts = await harness.endpoint.counts("soak")
     expected = {each: published // ROOMS for room in rooms for each in room.ids}
-    missing = sum(max(0, least - counts.delivered.get(each, 0)) for each, least in expected.items())
+    missing = sum(max(0, count - counts.delivered.get(each, 0)) for each, count in expected.items())
     delivered = sum(counts.delivered.values())
     growth = samples.growth()
     last = samples.taken[-1][1]
-    letters = [letter for letter in arena.dead_letters() if not letter.reason.startswith("poison")]
+    letters = [letter for letter in harness.dead_letters() if not letter.reason.startswith("poison")]
     record(
-        Figures(
+        RunResult(
             run=f"soak of {SECONDS / 60:.0f} minutes",
             members=published * MEMBERS,
             missing=missing,
             repeated=max(0, delivered - published * MEMBERS),
             allowed=0,
             dead_letters=len(letters),
-            seconds=arena.seconds,
-            notes=f"{summary.posts:,} posts, {proxy.faults} failures of services; at the end {last.megabytes:.0f} MB, "
+            seconds=harness.elapsed_seconds,
+            notes=f"{summary.posts:,} posts, {proxy.faults} service failures; at the end {last.megabytes:.0f} MB, "
             f"{last.files} files, {last.tasks} tasks, {last.threads} threads; growth {growth.megabytes:+.1f} MB, "
             f"{growth.files:+d} files, {growth.tasks:+d} tasks",
         )
@@ -190,7 +200,7 @@ async def test_it_does_not_grow(arena: Arena, chaos_backend: Backend, tmp_path: 
     assert delivered == published * MEMBERS
     assert not letters
     if LONG:
-        assert growth.megabytes <= MAY_GROW_MB
-        assert growth.files <= MAY_GROW_FILES
-        assert growth.tasks <= MAY_GROW_TASKS
+        assert growth.megabytes <= MAX_GROWTH_MB
+        assert growth.files <= MAX_GROWTH_FILES
+        assert growth.tasks <= MAX_GROWTH_TASKS
         assert growth.threads <= 1

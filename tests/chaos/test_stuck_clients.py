@@ -1,7 +1,7 @@
-"""Clients whose buffers stay full, in rooms that are never silent: they hold up nobody, in no room.
+"""Clients whose buffers stay full, in rooms with constant traffic: they delay no other member of any room.
 
-Each run has a room of honest members that share nothing with the stuck ones but the worker, and honest ones in the room
-of the stuck. A stuck client is closed, or kept (GATECAST_SLOW_CLIENTS), or recovers before that is decided.
+Each run has an unaffected room, which shares only the worker with the stuck clients, and healthy members in the room of
+the stuck ones. A stuck client is closed or kept (GATECAST_SLOW_CLIENTS), or recovers before that decision.
 """
 
 import asyncio
@@ -13,207 +13,206 @@ from typing import Final
 import pytest
 
 from local.backend import Backend
-from tests.chaos.arena import Room
-from tests.chaos.results import Figures, record
-from tests.chaos.scene import GRANTED, NEARLY_ALL, Scene, behave
-from tests.chaos.sizes import FULL, side_by_side
+from tests.chaos.fault_scene import GRANTED, NEARLY_ALL, FaultScene, configure_endpoint
+from tests.chaos.harness import Room
+from tests.chaos.results import RunResult, record
+from tests.chaos.sampling import rate_limit, sampled
+from tests.chaos.scale import FULL, run_all
 from tests.chaos.streams import Stream
-from tests.chaos.stuck import (
+from tests.chaos.stuck_clients import (
     CLOSE_SECONDS,
-    assert_misses,
+    assert_missed_deliveries,
+    close_attempted,
     closed_in_time,
-    deleted,
+    observed_clients,
     posts_beyond_one_per_second,
     seconds_stuck,
-    stuck_clients,
     stuck_rule,
 )
-from tests.chaos.watching import rate_limit, sampled
 
-HONEST_BESIDE: Final = 10
+HEALTHY_MEMBERS: Final = 10
 """Members of the stuck clients' room that read."""
 FLOW_SECONDS: Final = 75 if FULL else 20
 RECOVERY_SECONDS: Final = 15
-"""Less than the 30 s that a client is given."""
+"""Less than the 30 s after which a stuck client is given up."""
 SETTLING_SECONDS: Final = 60 if FULL else 20
 AFTERWARDS_SECONDS: Final = 20 if FULL else 5
 AT_ONCE_SECONDS: Final = 20.0
-"""Clearly less than the 30 s that a delivery of its own would take."""
+"""Clearly less than the 30 s after which a single delivery would be given up."""
 FIRST_POSTS: Final = 20
-"""To a stuck client, until it is known to be one; from then on at most one per second."""
+"""Maximum posts to a stuck client until it is recognised as stuck; from then on at most one per second."""
 
 
-def make_busy_room(scene: Scene, stuck: int) -> tuple[Room, Sequence[str], Sequence[str]]:
-    """The room, those of its members that read, and the stuck ones."""
-    room = scene.room("busy", HONEST_BESIDE + stuck)
-    return room, room.ids[:HONEST_BESIDE], room.ids[HONEST_BESIDE:]
+def make_busy_room(scene: FaultScene, stuck: int) -> tuple[Room, Sequence[str], Sequence[str]]:
+    """The room, its healthy members, and its stuck members."""
+    room = scene.add_room("busy", HEALTHY_MEMBERS + stuck)
+    return room, room.ids[:HEALTHY_MEMBERS], room.ids[HEALTHY_MEMBERS:]
 
 
-async def are_closed(base: Backend, directory: Path, run: str, *, stuck: int, per_second: float) -> None:
-    async with Scene.set_up(base, directory) as scene:
-        arena = scene.arena
-        room, beside, stuck_ids = make_busy_room(scene, stuck)
-        await behave(arena, stuck_rule(stuck_ids))
-        honest_stream, busy_stream = scene.stream(), Stream(arena, room)
+async def close(base: Backend, directory: Path, run: str, *, stuck: int, per_second: float) -> None:
+    async with FaultScene.set_up(base, directory) as scene:
+        harness = scene.harness
+        room, healthy_ids, stuck_ids = make_busy_room(scene, stuck)
+        await configure_endpoint(harness, stuck_rule(stuck_ids))
+        unaffected_stream, busy_stream = scene.stream(), Stream(harness, room)
         async with sampled(lambda: rate_limit(scene.worker)) as limits:
             await asyncio.gather(
-                honest_stream.flow(scene.per_second, seconds=FLOW_SECONDS),
-                busy_stream.flow(per_second, seconds=FLOW_SECONDS),
+                unaffected_stream.publish_steadily(scene.per_second, seconds=FLOW_SECONDS),
+                busy_stream.publish_steadily(per_second, seconds=FLOW_SECONDS),
             )
-            closed = await closed_in_time(arena, stuck_ids)
-            drained = await arena.within(lambda: arena.depth() == 0, seconds=SETTLING_SECONDS)
+            closed = await closed_in_time(harness, stuck_ids)
+            drained = await harness.holds_within(lambda: harness.depth() == 0, seconds=SETTLING_SECONDS)
 
-        honest, busy = await honest_stream.received(), await busy_stream.received()
-        clients = await stuck_clients(arena, stuck_ids)
-        misses = arena.misses()
-        missing = honest.missing(scene.honest.ids) | busy.missing(beside)
-        most = max(client.throttled for client in clients.values())
-        longest = max(map(seconds_stuck, clients.values()))
+        unaffected, busy = await unaffected_stream.received(), await busy_stream.received()
+        clients = await observed_clients(harness, stuck_ids)
+        misses = harness.missed_deliveries()
+        missing = unaffected.missing(scene.unaffected.ids) | busy.missing(healthy_ids)
+        max_throttled = max(client.throttled for client in clients.values())
+        max_seconds = max(map(seconds_stuck, clients.values()))
         record(
-            Figures(
+            RunResult(
                 run=run,
-                members=len(honest.published_at) * len(scene.honest.ids) + len(busy.published_at) * len(beside),
+                members=unaffected.expected(scene.unaffected.ids) + busy.expected(healthy_ids),
                 missing=len(missing),
-                repeated=honest.repeated() + busy.repeated(),
+                repeated=unaffected.repeated() + busy.repeated(),
                 allowed=0,
                 dead_letters=misses.total(),
-                seconds=arena.seconds,
-                notes=f"{scene.latencies(honest)}; beside the stuck {busy.latency(beside)}; limit at least "
-                f"{min(limits):,.0f} of {GRANTED:,}; closed after {longest:.0f} s at most, posted to {most:,} times "
-                f"at most",
+                seconds=harness.elapsed_seconds,
+                notes=f"{scene.latencies(unaffected)}; healthy members of the room {busy.latency(healthy_ids)}; "
+                f"rate limit at least {min(limits):,.0f} of {GRANTED:,}; closed within "
+                f"{max_seconds:.0f} s, after at most {max_throttled:,} posts",
             )
         )
-        scene.assert_honest(honest)
+        scene.assert_unaffected(unaffected)
         assert drained
         assert not missing
         assert busy.repeated() == 0
         assert min(limits) >= NEARLY_ALL * GRANTED
         assert closed
-        assert longest <= CLOSE_SECONDS
+        assert max_seconds <= CLOSE_SECONDS
         assert max(map(posts_beyond_one_per_second, clients.values())) <= FIRST_POSTS
-        assert not busy.strangers(beside)
-        assert_misses(misses, busy_stream.published_at, clients)
+        assert not busy.unexpected(healthy_ids)
+        assert_missed_deliveries(misses, busy_stream.published_at, clients)
 
 
 async def recover(base: Backend, directory: Path, run: str, *, stuck: int, per_second: float) -> None:
-    """Nobody is closed, and what waited arrives before what came later."""
-    async with Scene.set_up(base, directory) as scene:
-        arena = scene.arena
-        room, beside, stuck_ids = make_busy_room(scene, stuck)
-        await behave(arena, stuck_rule(stuck_ids))
-        honest_stream, busy_stream = scene.stream(), Stream(arena, room)
+    """No client is closed, and waiting messages are delivered before later ones."""
+    async with FaultScene.set_up(base, directory) as scene:
+        harness = scene.harness
+        room, healthy_ids, stuck_ids = make_busy_room(scene, stuck)
+        await configure_endpoint(harness, stuck_rule(stuck_ids))
+        unaffected_stream, busy_stream = scene.stream(), Stream(harness, room)
 
         async def recovery() -> float:
             await asyncio.sleep(RECOVERY_SECONDS)
-            await behave(arena)
+            await configure_endpoint(harness)
             return time.monotonic()
 
         async with sampled(lambda: rate_limit(scene.worker)) as limits:
             recovered_at, *_ = await asyncio.gather(
                 recovery(),
-                honest_stream.flow(scene.per_second, seconds=FLOW_SECONDS),
-                busy_stream.flow(per_second, seconds=FLOW_SECONDS),
+                unaffected_stream.publish_steadily(scene.per_second, seconds=FLOW_SECONDS),
+                busy_stream.publish_steadily(per_second, seconds=FLOW_SECONDS),
             )
-            drained = await arena.within(lambda: arena.depth() == 0, seconds=SETTLING_SECONDS)
+            drained = await harness.holds_within(lambda: harness.depth() == 0, seconds=SETTLING_SECONDS)
 
-        honest, busy = await honest_stream.received(), await busy_stream.received()
-        clients = await stuck_clients(arena, stuck_ids)
-        misses = arena.misses()
-        missing = honest.missing(scene.honest.ids) | busy.missing(room.ids)
+        unaffected, busy = await unaffected_stream.received(), await busy_stream.received()
+        clients = await observed_clients(harness, stuck_ids)
+        misses = harness.missed_deliveries()
+        missing = unaffected.missing(scene.unaffected.ids) | busy.missing(room.ids)
         waited = busy.last_delivery_at(stuck_ids, published_before=recovered_at) - recovered_at
-        overtaken = busy.overtaken(stuck_ids)
+        out_of_order = busy.out_of_order(stuck_ids)
         record(
-            Figures(
+            RunResult(
                 run=run,
-                members=len(honest.published_at) * len(scene.honest.ids) + len(busy.published_at) * len(room.ids),
+                members=unaffected.expected(scene.unaffected.ids) + busy.expected(room.ids),
                 missing=len(missing),
-                repeated=honest.repeated() + busy.repeated(),
+                repeated=unaffected.repeated() + busy.repeated(),
                 allowed=0,
                 dead_letters=misses.total(),
-                seconds=arena.seconds,
-                notes=f"{scene.latencies(honest)}; beside the stuck {busy.latency(beside)}; limit at least "
-                f"{min(limits):,.0f} of {GRANTED:,}; what waited was delivered {waited:.1f} s after the recovery at "
-                f"most, {overtaken:,} deliveries overtaken",
+                seconds=harness.elapsed_seconds,
+                notes=f"{scene.latencies(unaffected)}; healthy members of the room {busy.latency(healthy_ids)}; "
+                f"rate limit at least {min(limits):,.0f} of {GRANTED:,}; waiting messages delivered within "
+                f"{waited:.1f} s of the recovery, {out_of_order:,} deliveries out of order",
             )
         )
-        scene.assert_honest(honest)
+        scene.assert_unaffected(unaffected)
         assert drained
         assert not missing
         assert busy.repeated() == 0
         assert min(limits) >= NEARLY_ALL * GRANTED
-        assert not deleted(clients)
+        assert not close_attempted(clients)
         assert not misses
-        assert overtaken == busy.overtaken(beside) == 0
+        assert out_of_order == busy.out_of_order(healthy_ids) == 0
 
 
-async def are_kept(base: Backend, directory: Path, run: str, *, per_second: float) -> None:
-    """Once it is known to be stuck, what is for it is missed at once, until it reads again. It is never closed."""
-    async with Scene.set_up(base, directory, settings={"GATECAST_SLOW_CLIENTS": "keep"}) as scene:
-        arena = scene.arena
-        room, beside, stuck_ids = make_busy_room(scene, 1)
-        await behave(arena, stuck_rule(stuck_ids))
-        honest_stream, busy_stream, ended = scene.stream(), Stream(arena, room), asyncio.Event()
+async def keep(base: Backend, directory: Path, run: str, *, per_second: float) -> None:
+    """Once a client is recognised as stuck, deliveries to it are missed at once until it reads again; never closed."""
+    async with FaultScene.set_up(base, directory, settings={"GATECAST_SLOW_CLIENTS": "keep"}) as scene:
+        harness = scene.harness
+        room, healthy_ids, stuck_ids = make_busy_room(scene, 1)
+        await configure_endpoint(harness, stuck_rule(stuck_ids))
+        unaffected_stream, busy_stream, ended = scene.stream(), Stream(harness, room), asyncio.Event()
 
         async def is_missed(data: str) -> bool:
-            return (data, stuck_ids[0]) in await asyncio.to_thread(arena.misses)
+            return (data, stuck_ids[0]) in await asyncio.to_thread(harness.missed_deliveries)
 
         async def reads_again() -> bool:
             return bool((await busy_stream.received()).seconds(stuck_ids))
 
         async with asyncio.TaskGroup() as flows:
-            flows.create_task(honest_stream.flow(scene.per_second, until=ended))
-            flows.create_task(busy_stream.flow(per_second, until=ended))
-            dead_letters_url = arena.backend.queues.dead_letter_url
-            known = await arena.within(lambda: arena.depth(dead_letters_url), seconds=CLOSE_SECONDS)
+            flows.create_task(unaffected_stream.publish_steadily(scene.per_second, until=ended))
+            flows.create_task(busy_stream.publish_steadily(per_second, until=ended))
+            recognised = await harness.holds_within(harness.dead_letter_depth, seconds=CLOSE_SECONDS)
             late = await busy_stream.publish()
-            at_once = await arena.within(lambda: is_missed(late), seconds=AT_ONCE_SECONDS)
+            at_once = await harness.holds_within(lambda: is_missed(late), seconds=AT_ONCE_SECONDS)
             missed_after = time.monotonic() - busy_stream.published_at[late]
-            await behave(arena)
+            await configure_endpoint(harness)
             recovered_at = time.monotonic()
-            again = await arena.within(reads_again, seconds=CLOSE_SECONDS)
-            again_at = time.monotonic()
+            reached = await harness.holds_within(reads_again, seconds=CLOSE_SECONDS)
+            reached_at = time.monotonic()
             await asyncio.sleep(AFTERWARDS_SECONDS)
             ended.set()
-        drained = await arena.within(lambda: arena.depth() == 0, seconds=SETTLING_SECONDS)
+        drained = await harness.holds_within(lambda: harness.depth() == 0, seconds=SETTLING_SECONDS)
 
-        honest, busy = await honest_stream.received(), await busy_stream.received()
-        clients = await stuck_clients(arena, stuck_ids)
-        misses = arena.misses()
-        missing = honest.missing(scene.honest.ids) | busy.missing(beside)
+        unaffected, busy = await unaffected_stream.received(), await busy_stream.received()
+        clients = await observed_clients(harness, stuck_ids)
+        misses = harness.missed_deliveries()
+        missing = unaffected.missing(scene.unaffected.ids) | busy.missing(healthy_ids)
         record(
-            Figures(
+            RunResult(
                 run=run,
-                members=len(honest.published_at) * len(scene.honest.ids) + len(busy.published_at) * len(beside),
+                members=unaffected.expected(scene.unaffected.ids) + busy.expected(healthy_ids),
                 missing=len(missing),
-                repeated=honest.repeated() + busy.repeated(),
+                repeated=unaffected.repeated() + busy.repeated(),
                 allowed=0,
                 dead_letters=misses.total(),
-                seconds=arena.seconds,
-                notes=f"{scene.latencies(honest)}; beside the stuck {busy.latency(beside)}; what came when it was "
-                f"known to be stuck was missed after {missed_after:.1f} s; reached again "
-                f"{again_at - recovered_at:.0f} s after it read again",
+                seconds=harness.elapsed_seconds,
+                notes=f"{scene.latencies(unaffected)}; healthy members of the room {busy.latency(healthy_ids)}; "
+                f"a message to the stuck client was missed after {missed_after:.1f} s; reached "
+                f"{reached_at - recovered_at:.0f} s after it read again",
             )
         )
-        scene.assert_honest(honest)
+        scene.assert_unaffected(unaffected)
         assert drained
         assert not missing
         assert busy.repeated() == 0
-        assert known
+        assert recognised
         assert at_once
-        assert again
-        assert not deleted(clients)
+        assert reached
+        assert not close_attempted(clients)
         not_delivered = busy.missing(stuck_ids)
         assert set(misses) == not_delivered
         assert misses.total() == len(misses)
-        assert not {data for data, _ in not_delivered if busy.published_at[data] > again_at + 1}
+        assert not {data for data, _ in not_delivered if busy.published_at[data] > reached_at + 1}
 
 
 @pytest.mark.timeout(1_800 if FULL else 300)
-async def test_stuck_clients_hold_up_nobody(chaos_backend: Backend, tmp_path: Path) -> None:
-    await side_by_side(
-        are_closed(chaos_backend, tmp_path, "one stuck client, 3 messages per second", stuck=1, per_second=3),
-        are_closed(chaos_backend, tmp_path, "one stuck client, 10 messages per second", stuck=1, per_second=10),
-        are_closed(chaos_backend, tmp_path, "100 stuck clients, 10 messages per second", stuck=100, per_second=10),
+async def test_stuck_clients_do_not_delay_others(chaos_backend: Backend, tmp_path: Path) -> None:
+    await run_all(
+        close(chaos_backend, tmp_path, "one stuck client, 3 messages per second", stuck=1, per_second=3),
+        close(chaos_backend, tmp_path, "one stuck client, 10 messages per second", stuck=1, per_second=10),
+        close(chaos_backend, tmp_path, "100 stuck clients, 10 messages per second", stuck=100, per_second=10),
         recover(chaos_backend, tmp_path, "100 stuck clients that recover after 15 s", stuck=100, per_second=10),
-        are_kept(chaos_backend, tmp_path, "one stuck client, kept", per_second=3),
+        keep(chaos_backend, tmp_path, "one stuck client, kept", per_second=3),
     )

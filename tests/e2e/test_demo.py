@@ -1,4 +1,4 @@
-"""The demo itself, small: everything arrives, the vanished leave no trace, and it can be looked into afterwards."""
+"""The demo itself, small: everything is delivered, gone clients are reaped, and KEEP=1 leaves the system running."""
 
 import json
 import os
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 @contextmanager
 def demo(**settings: str) -> Iterator[subprocess.Popen[str]]:
-    # what a user's own configuration may hold has no effect
+    # the user's own AWS configuration must have no effect
     environment = {**os.environ, "AWS_PROFILE": "nobody", "AWS_SESSION_TOKEN": "theirs", "COLUMNS": "200", **settings}
     process = subprocess.Popen(
         [sys.executable, "-m", "local.demo"],
@@ -48,7 +48,7 @@ def read_until(output: IO[str], text: str) -> str:
     return read
 
 
-def test_nothing_is_missing_and_everything_can_be_kept() -> None:
+def test_no_delivery_is_missing_and_the_system_can_be_kept_running() -> None:
     with demo(CLIENTS="60", ROOMS="4", MESSAGES="30", KEEP="1") as process:
         assert process.stdout
         shown = read_until(process.stdout, "ws.onopen")
@@ -67,7 +67,7 @@ def test_nothing_is_missing_and_everything_can_be_kept() -> None:
         assert process.wait() == 0
 
 
-def test_a_bad_setting_ends_it_with_one_line() -> None:
+def test_an_invalid_setting_ends_the_demo_with_one_line() -> None:
     with demo(CLIENTS="many") as process:
         assert process.stderr
         assert process.stderr.read() == "CLIENTS=many: must be a whole number from 10 to 10,000\n"

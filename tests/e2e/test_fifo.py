@@ -1,12 +1,12 @@
-"""A FIFO queue as it is by default: it deduplicates over the whole queue, and one group holds up no other."""
+"""A FIFO queue with default settings: deduplication per queue, and no head-of-line blocking between groups."""
 
 from typing import Any
 
 from gatecast import Broadcast, Publisher
 from gatecast import table as keys
 from local.resources import Queues
-from tests.chaos.rooms import connection_ids, write_members
 from tests.connections_endpoint import ConnectionsEndpoint
+from tests.members import connection_ids, write_members
 from tests.worker_fixtures import Launch
 from tests.worker_process import eventually
 
@@ -15,7 +15,7 @@ def on_fifo(queues: Queues) -> dict[str, str]:
     return {"GATECAST_QUEUE_URL": queues.url, "GATECAST_DEAD_LETTER_QUEUE_URL": queues.dead_letter_url}
 
 
-async def test_one_id_to_two_rooms_reaches_all_members_of_both(
+async def test_the_same_id_to_two_rooms_reaches_all_members_of_both(
     sqs: Any, dynamodb: Any, table: str, fifo_queues: Queues, endpoint: ConnectionsEndpoint, launch: Launch
 ) -> None:
     rooms = {room: connection_ids(40, room) for room in ("one", "two", "small")}
@@ -36,14 +36,14 @@ async def test_one_id_to_two_rooms_reaches_all_members_of_both(
     assert set(endpoint.delivered.values()) == {1}
 
 
-async def test_a_room_that_is_called_like_anothers_shard_does_not_hold_it_up(
+async def test_a_stalled_room_named_like_a_shard_does_not_block_the_sharded_room(
     sqs: Any, dynamodb: Any, table: str, fifo_queues: Queues, endpoint: ConnectionsEndpoint, launch: Launch
 ) -> None:
     lobby, stalled = connection_ids(20), connection_ids(1, "stalled")
     write_members(dynamodb, table, "lobby", lobby, shards=2)
     for name in ("lobby#0", "lobby#1"):
         write_members(dynamodb, table, name, stalled)
-    endpoint.answer = lambda connection_id, _nth: 429 if connection_id in stalled else 200
+    endpoint.respond = lambda connection_id, _nth: 429 if connection_id in stalled else 200
     worker = launch(**on_fifo(fifo_queues))
     await worker.ready()
     publisher = Publisher(sqs, fifo_queues.url)
@@ -56,22 +56,22 @@ async def test_a_room_that_is_called_like_anothers_shard_does_not_hold_it_up(
     await eventually(lambda: set(endpoint.delivered) == set(lobby), seconds=15)
 
 
-async def test_what_was_missed_of_one_id_in_two_rooms_is_on_the_dead_letter_queue(
+async def test_missed_deliveries_of_the_same_id_to_two_rooms_are_all_dead_lettered(
     sqs: Any, dynamodb: Any, table: str, fifo_queues: Queues, endpoint: ConnectionsEndpoint, launch: Launch
 ) -> None:
-    refusing = {room: connection_ids(2, room) for room in ("one", "two")}
-    for room, ids in refusing.items():
+    rejected = {room: connection_ids(2, room) for room in ("one", "two")}
+    for room, ids in rejected.items():
         write_members(dynamodb, table, room, ids, shards=2)
-    endpoint.answer = lambda _connection_id, _nth: 413
+    endpoint.respond = lambda _connection_id, _nth: 413
     worker = launch(**on_fifo(fifo_queues))
     await worker.ready()
 
-    for room in refusing:
+    for room in rejected:
         Publisher(sqs, fifo_queues.url).publish(Broadcast(id="same", room=room, data="x"))
 
     await eventually(lambda: len(worker.events("broadcast.completed")) == 4)
     found = sqs.get_queue_attributes(
         QueueUrl=fifo_queues.dead_letter_url, AttributeNames=["ApproximateNumberOfMessages"]
     )
-    shards = {(room, keys.shard_of(each, 2)) for room, ids in refusing.items() for each in ids}
+    shards = {(room, keys.shard_of(each, 2)) for room, ids in rejected.items() for each in ids}
     assert int(found["Attributes"]["ApproximateNumberOfMessages"]) == len(shards)

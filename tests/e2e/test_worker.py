@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from gatecast import Broadcast, Publisher
-from gatecast import table as keys
 from local.resources import Queues
 from tests.connections_endpoint import ConnectionsEndpoint
+from tests.members import connection_ids, write_members
+from tests.queues import dead_letters, queue_depth
 from tests.worker_fixtures import Launch
 from tests.worker_process import WorkerProcess, eventually
 
@@ -25,37 +26,11 @@ NOWHERE = {
     "AWS_SECRET_ACCESS_KEY": "b",
     "AWS_CONFIG_FILE": "/dev/null",
 }
-"""What a worker needs to start, if nobody is there to answer."""
-HOUR_AGO_MS = int(time.time() * 1000) - 3_600_000
-
-
-def write_members(
-    dynamodb: Any, table: str, room: str, ids: list[str], *, shards: int = 1, joined_at_ms: int = HOUR_AGO_MS,
-    expires_in_seconds: int = 3600,
-) -> None:  # fmt: skip
-    """Members of a room as the contract has them: connection, membership and joined-room items."""
-    expires_at = int(time.time()) + expires_in_seconds
-    items: list[dict[str, Any]] = []
-    if shards > 1:
-        items.append({
-            **keys.key(keys.settings_pk(room), keys.SETTINGS_SK),
-            "shards": {"N": str(shards)},
-            "join_shards": {"N": str(shards)},
-        })  # fmt: skip
-    for connection_id in ids:
-        shard = keys.shard_of(connection_id, shards)
-        items += [
-            keys.connection_item(connection_id, connected_at_ms=joined_at_ms),
-            keys.membership_item(room, shard, connection_id, joined_at_ms=joined_at_ms, expires_at=expires_at),
-            keys.joined_room_item(connection_id, room, shard, expires_at=expires_at),
-        ]
-    for start in range(0, len(items), 25):
-        requests = [{"PutRequest": {"Item": item}} for item in items[start : start + 25]]
-        while requests:
-            requests = dynamodb.batch_write_item(RequestItems={table: requests})["UnprocessedItems"].get(table, [])
+"""The variables that a worker needs to start, with addresses where nothing listens."""
 
 
 def items_of(dynamodb: Any, table: str, ids: set[str]) -> list[dict[str, Any]]:
+    """All items of these connections."""
     pages = dynamodb.get_paginator("scan").paginate(TableName=table)
     return [
         item
@@ -65,41 +40,15 @@ def items_of(dynamodb: Any, table: str, ids: set[str]) -> list[dict[str, Any]]:
     ]
 
 
-def connection_ids(count: int, prefix: str = "c") -> list[str]:
-    return [f"{prefix}{number:06d}AbCdEf=" for number in range(count)]
-
-
-def depth(sqs: Any, url: str) -> int:
-    names = [
-        "ApproximateNumberOfMessages",
-        "ApproximateNumberOfMessagesNotVisible",
-        "ApproximateNumberOfMessagesDelayed",
-    ]
-    attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
-    return sum(int(attributes[name]) for name in names)
-
-
-def dead_letters(sqs: Any, url: str) -> list[tuple[str, str]]:
-    """(reason, body) of everything on the dead-letter queue."""
-    found: list[tuple[str, str]] = []
-    while True:
-        received = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, MessageAttributeNames=["All"])
-        if not received.get("Messages"):
-            return found
-        found += [
-            (message["MessageAttributes"]["reason"]["StringValue"], message["Body"]) for message in received["Messages"]
-        ]
-
-
 async def test_a_sharded_room_reaches_each_living_member_once(
     sqs: Any, dynamodb: Any, table: str, queues: Queues, endpoint: ConnectionsEndpoint, launch: Launch
 ) -> None:
     everyone = connection_ids(3_000)
-    gone, left_out, living = set(everyone[::20]), everyone[1], set(everyone) - set(everyone[::20]) - {everyone[1]}
+    gone, left_out, connected = set(everyone[::20]), everyone[1], set(everyone) - set(everyone[::20]) - {everyone[1]}
     write_members(dynamodb, table, "lobby", everyone, shards=3)
     expired = connection_ids(50, "x")
     write_members(dynamodb, table, "lobby", expired, shards=3, expires_in_seconds=-60)
-    endpoint.answer = lambda connection_id, _nth: 410 if connection_id in gone else 200
+    endpoint.respond = lambda connection_id, _nth: 410 if connection_id in gone else 200
     worker = launch()
     await worker.ready()
 
@@ -109,23 +58,23 @@ async def test_a_sharded_room_reaches_each_living_member_once(
         )
     )
 
-    await eventually(lambda: len(endpoint.delivered) >= len(living))
-    await eventually(lambda: depth(sqs, queues.url) == 0)
-    assert set(endpoint.delivered) == living
+    await eventually(lambda: len(endpoint.delivered) >= len(connected))
+    await eventually(lambda: queue_depth(sqs, queues.url) == 0)
+    assert set(endpoint.delivered) == connected
     assert set(endpoint.delivered.values()) == {1}
     assert endpoint.bodies == {"héllo"}
     assert not set(expired) & set(endpoint.posts)
     assert left_out not in endpoint.posts
     await eventually(lambda: not items_of(dynamodb, table, gone))
     assert len(items_of(dynamodb, table, {left_out, *expired})) == 3 * (len(expired) + 1)
-    assert await worker.metric('gatecast_deliveries_total{outcome="delivered"}') == len(living)
+    assert await worker.metric('gatecast_deliveries_total{outcome="delivered"}') == len(connected)
     assert await worker.metric('gatecast_deliveries_total{outcome="gone"}') == len(gone)
     assert await worker.metric('gatecast_broadcasts_total{outcome="split"}') == 1
     assert await worker.metric('gatecast_broadcasts_total{outcome="completed"}') == 3
     assert await worker.metric("gatecast_memberships_reaped_total") == len(gone)
 
 
-async def test_sigterm_in_mid_broadcast_and_another_worker_finishes_it(
+async def test_after_sigterm_during_a_broadcast_another_worker_finishes_it(
     sqs: Any, dynamodb: Any, table: str, queues: Queues, endpoint: ConnectionsEndpoint, launch: Launch
 ) -> None:
     everyone = connection_ids(2_500)
@@ -141,18 +90,18 @@ async def test_sigterm_in_mid_broadcast_and_another_worker_finishes_it(
     assert await first.ended(seconds=10) == 0, first.log_tail()
     reached = len(endpoint.delivered)
     assert reached < len(everyone)
-    assert depth(sqs, queues.url) == 1
+    assert queue_depth(sqs, queues.url) == 1
     second = launch()
     await second.ready()
     await eventually(lambda: len(endpoint.delivered) == len(everyone))
-    await eventually(lambda: depth(sqs, queues.url) == 0)
+    await eventually(lambda: queue_depth(sqs, queues.url) == 0)
     assert set(endpoint.delivered.values()) == {1}
     assert await second.metric('gatecast_deliveries_total{outcome="delivered"}') == len(everyone) - reached
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
-async def test_a_stop_before_the_worker_is_up_is_an_end(launch: Launch) -> None:
-    """From the first moment on: in a container, where it is process 1, an uncaught SIGTERM would be ignored."""
+async def test_sigterm_during_startup_ends_the_worker(launch: Launch) -> None:
+    """The handler is installed first of all: in a container the worker is process 1, and would ignore the signal."""
     worker = launch()
     caught = 1 << (signal.SIGTERM - 1)
 
@@ -166,7 +115,7 @@ async def test_a_stop_before_the_worker_is_up_is_an_end(launch: Launch) -> None:
     assert "worker.started" not in worker.log.read_text()
 
 
-async def test_poison_goes_to_the_dead_letters_and_stops_nobody(
+async def test_poison_is_dead_lettered_and_does_not_stop_the_worker(
     sqs: Any, dynamodb: Any, table: str, queues: Queues, endpoint: ConnectionsEndpoint, launch: Launch
 ) -> None:
     write_members(dynamodb, table, "lobby", connection_ids(3))
@@ -177,7 +126,7 @@ async def test_poison_goes_to_the_dead_letters_and_stops_nobody(
     worker = launch()
 
     await eventually(lambda: len(endpoint.delivered) == 3)
-    await eventually(lambda: depth(sqs, queues.url) == 0)
+    await eventually(lambda: queue_depth(sqs, queues.url) == 0)
 
     letters = dead_letters(sqs, queues.dead_letter_url)
     assert sorted(body for _, body in letters) == sorted(body or " " for body in poison)
@@ -185,7 +134,7 @@ async def test_poison_goes_to_the_dead_letters_and_stops_nobody(
     assert await worker.metric('gatecast_broadcasts_total{outcome="poison"}') == len(poison)
 
 
-async def test_without_a_dead_letter_queue_poison_is_put_back(
+async def test_without_a_dead_letter_queue_poison_is_released(
     sqs: Any,
     dynamodb: Any,
     table: str,
@@ -195,7 +144,7 @@ async def test_without_a_dead_letter_queue_poison_is_put_back(
     aws: dict[str, str],
 ) -> None:
     write_members(dynamodb, table, "lobby", connection_ids(3))
-    sqs.send_message(QueueUrl=queues.url, MessageBody="no broadcast")
+    sqs.send_message(QueueUrl=queues.url, MessageBody="not a broadcast")
     Publisher(sqs, queues.url).publish(Broadcast(id="good", room="lobby", data="x"))
     environment = {
         **aws,
@@ -206,30 +155,30 @@ async def test_without_a_dead_letter_queue_poison_is_put_back(
     worker = WorkerProcess.launch(environment, Path(launch().log).with_name("other.log"))
     try:
         await eventually(lambda: len(endpoint.delivered) == 3)
-        await eventually(lambda: depth(sqs, queues.url) <= 1)
+        await eventually(lambda: queue_depth(sqs, queues.url) <= 1)
     finally:
         worker.kill()
 
 
-async def test_missed_deliveries_are_dead_lettered_and_can_be_sent_again(
+async def test_missed_deliveries_are_dead_lettered_and_can_be_redriven(
     sqs: Any, dynamodb: Any, table: str, queues: Queues, endpoint: ConnectionsEndpoint, launch: Launch
 ) -> None:
     everyone = connection_ids(60)
-    refused = set(everyone[::10])
+    rejected = set(everyone[::10])
     write_members(dynamodb, table, "lobby", everyone)
-    endpoint.answer = lambda connection_id, _nth: 403 if connection_id in refused else 200
+    endpoint.respond = lambda connection_id, _nth: 403 if connection_id in rejected else 200
     worker = launch()
     await worker.ready()
     Publisher(sqs, queues.url).publish(Broadcast(id="missed", room="lobby", data="x"))
 
-    await eventually(lambda: depth(sqs, queues.dead_letter_url) == 1)
-    await eventually(lambda: depth(sqs, queues.url) == 0)
+    await eventually(lambda: queue_depth(sqs, queues.dead_letter_url) == 1)
+    await eventually(lambda: queue_depth(sqs, queues.url) == 0)
     [(reason, body)] = dead_letters(sqs, queues.dead_letter_url)
     assert reason == "rejected"
-    assert set(json.loads(body)["connections"]) == refused
-    assert set(endpoint.delivered) == set(everyone) - refused
+    assert set(json.loads(body)["connections"]) == rejected
+    assert set(endpoint.delivered) == set(everyone) - rejected
 
-    endpoint.answer = lambda _id, _nth: 200
+    endpoint.respond = lambda _id, _nth: 200
     sqs.send_message(QueueUrl=queues.url, MessageBody=body)
     await eventually(lambda: set(endpoint.delivered) == set(everyone))
     assert set(endpoint.delivered.values()) == {1}
@@ -244,36 +193,32 @@ async def test_the_same_id_published_ten_times_is_one_broadcast(
     for _ in range(10):
         Publisher(sqs, queues.url).publish(Broadcast(id="same", room="lobby", data="x"))
 
-    await eventually(lambda: depth(sqs, queues.url) == 0)
+    await eventually(lambda: queue_depth(sqs, queues.url) == 0)
 
     assert set(endpoint.delivered.values()) == {1}
     assert len(endpoint.delivered) == 20
     assert await worker.metric('gatecast_broadcasts_total{outcome="duplicate"}') == 9
 
 
-async def test_while_all_are_refused_nothing_is_given_up(
+async def test_while_all_posts_are_rejected_no_delivery_is_given_up(
     sqs: Any, dynamodb: Any, table: str, queues: Queues, endpoint: ConnectionsEndpoint, launch: Launch
 ) -> None:
     everyone = connection_ids(100)
     write_members(dynamodb, table, "lobby", everyone)
-    endpoint.answer = lambda _id, _nth: 403
-    endpoint.made_up = 403
+    endpoint.respond = lambda _id, _nth: 403
+    endpoint.reference_status = 403
     worker = launch()
     await worker.ready()
     Publisher(sqs, queues.url).publish(Broadcast(id="held", room="lobby", data="x"))
 
-    async def not_ready() -> bool:
-        status, text = await worker.get("/readyz")
-        return status == 503 and "403" in text
-
-    await eventually(not_ready)
-    endpoint.answer = lambda _id, _nth: 200
+    await eventually(lambda: worker.is_not_ready("403"))
+    endpoint.respond = lambda _id, _nth: 200
     await eventually(lambda: set(endpoint.delivered) == set(everyone), seconds=60)
     await worker.ready()
-    assert depth(sqs, queues.dead_letter_url) == 0
+    assert queue_depth(sqs, queues.dead_letter_url) == 0
 
 
-async def test_a_young_membership_is_asked_again_before_a_410_is_believed(
+async def test_a_410_for_a_young_membership_is_retried(
     sqs: Any, dynamodb: Any, table: str, queues: Queues, endpoint: ConnectionsEndpoint, launch: Launch
 ) -> None:
     young, old = connection_ids(1, "young"), connection_ids(5, "old")
@@ -281,7 +226,7 @@ async def test_a_young_membership_is_asked_again_before_a_410_is_believed(
     await worker.ready()
     write_members(dynamodb, table, "lobby", old)
     write_members(dynamodb, table, "lobby", young, joined_at_ms=int(time.time() * 1000))
-    endpoint.answer = lambda connection_id, nth: 410 if connection_id in young and nth < 3 else 200
+    endpoint.respond = lambda connection_id, nth: 410 if connection_id in young and nth < 3 else 200
 
     Publisher(sqs, queues.url).publish(Broadcast(id="room", room="lobby", data="x"))
     await eventually(lambda: endpoint.delivered[young[0]] == 1)
@@ -292,7 +237,7 @@ async def test_a_young_membership_is_asked_again_before_a_410_is_believed(
     assert len(items_of(dynamodb, table, set(young))) == 3
 
 
-async def test_a_broadcast_that_only_waits_makes_room_for_others(
+async def test_a_parked_broadcast_releases_its_place(
     sqs: Any, dynamodb: Any, table: str, queues: Queues, endpoint: ConnectionsEndpoint, launch: Launch
 ) -> None:
     worker = launch(GATECAST_MAX_BROADCASTS="1")
@@ -300,32 +245,32 @@ async def test_a_broadcast_that_only_waits_makes_room_for_others(
     write_members(dynamodb, table, "hall", connection_ids(3, "hall"))
     young = connection_ids(1, "young")
     write_members(dynamodb, table, "lobby", [*connection_ids(3), *young], joined_at_ms=int(time.time() * 1000))
-    endpoint.answer = lambda connection_id, _nth: 410 if connection_id in young else 200
+    endpoint.respond = lambda connection_id, _nth: 410 if connection_id in young else 200
 
     Publisher(sqs, queues.url).publish(Broadcast(id="one", room="lobby", data="x"))
     Publisher(sqs, queues.url).publish(Broadcast(id="two", room="hall", data="x"))
 
-    await eventually(lambda: depth(sqs, queues.url) == 0, seconds=60)
+    await eventually(lambda: queue_depth(sqs, queues.url) == 0, seconds=60)
     assert len(endpoint.delivered) == 6
     assert set(endpoint.delivered.values()) == {1}
     assert await worker.metric('gatecast_broadcasts_total{outcome="completed"}') == 2
     assert await worker.metric('gatecast_deliveries_total{outcome="gone"}') == 1
 
 
-async def test_expired_broadcasts_reach_nobody(
+async def test_expired_broadcasts_are_not_delivered(
     sqs: Any, dynamodb: Any, table: str, queues: Queues, endpoint: ConnectionsEndpoint, launch: Launch
 ) -> None:
     write_members(dynamodb, table, "lobby", connection_ids(3))
     worker = launch()
     Publisher(sqs, queues.url).publish(Broadcast(id="late", room="lobby", data="x", expires_at_ms=1))
 
-    await eventually(lambda: depth(sqs, queues.url) == 0)
+    await eventually(lambda: queue_depth(sqs, queues.url) == 0)
     await worker.ready()
     assert not endpoint.posts
     assert await worker.metric('gatecast_broadcasts_total{outcome="expired"}') == 1
 
 
-async def test_in_flight_is_bounded(
+async def test_posts_in_flight_are_bounded(
     sqs: Any, dynamodb: Any, table: str, queues: Queues, endpoint: ConnectionsEndpoint, launch: Launch
 ) -> None:
     write_members(dynamodb, table, "lobby", connection_ids(200))
@@ -333,7 +278,7 @@ async def test_in_flight_is_bounded(
     await launch(GATECAST_MAX_IN_FLIGHT="7").ready()
     Publisher(sqs, queues.url).publish(Broadcast(id="slow", room="lobby", data="x"))
     await eventually(lambda: len(endpoint.delivered) == 200)
-    assert endpoint.most_in_flight <= 7
+    assert endpoint.max_in_flight <= 7
 
 
 @pytest.mark.parametrize(
@@ -361,7 +306,9 @@ async def test_in_flight_is_bounded(
         ("GATECAST_HTTP_HOST", "fe80::1"),
     ],
 )
-async def test_a_wrong_variable_ends_the_worker_and_is_named(tmp_path: Path, variable: str, value: str | None) -> None:
+async def test_an_invalid_variable_ends_the_worker_and_is_named(
+    tmp_path: Path, variable: str, value: str | None
+) -> None:
     environment = {name: given for name, given in NOWHERE.items() if name != variable}
     if value is not None:
         environment[variable] = value
@@ -371,7 +318,7 @@ async def test_a_wrong_variable_ends_the_worker_and_is_named(tmp_path: Path, var
     assert line.startswith(f"{variable} ")
 
 
-async def test_a_wrong_region_is_named_as_it_was_given(tmp_path: Path) -> None:
+async def test_an_invalid_region_is_reported_under_the_variable_that_was_set(tmp_path: Path) -> None:
     environment = {**NOWHERE, "AWS_REGION": "", "AWS_DEFAULT_REGION": "not a region"}
     worker = WorkerProcess.launch(environment, tmp_path / "worker.log")
     assert await worker.ended(seconds=20) == 2

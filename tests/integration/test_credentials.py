@@ -1,4 +1,4 @@
-"""Credentials that cannot be used are a dependency that fails: whoever needs them waits, says so and goes on."""
+"""Unusable credentials are a failing dependency: the worker waits for usable ones, reports it, and continues."""
 
 import asyncio
 import json
@@ -18,16 +18,16 @@ from worker.aws.session import CredentialsKeeper, find_session
 from worker.observe.health import Health
 from worker.ports import DependencyError
 from worker.redrive import redrive
-from worker.settings import InvalidSettings
+from worker.settings import ConfigurationError
 from worker.transport.signing import Credentials
 
 UNUSABLE: dict[str, Callable[[], Any]] = {
     "expired": lambda: credentials(expire_in=EXPIRED),
     "nothing": dict,
     "no expiry": lambda: {**credentials(expire_in=GOOD), "Expiration": None},
-    "an expiry that is none": lambda: credentials(expire_in=GOOD, Expiration="soon"),
+    "an invalid expiry": lambda: credentials(expire_in=GOOD, Expiration="soon"),
     "a list": list,
-    "a key that is none": lambda: credentials(expire_in=GOOD, AccessKeyId=None),
+    "a key of null": lambda: credentials(expire_in=GOOD, AccessKeyId=None),
     "not JSON": lambda: None,
 }
 
@@ -46,29 +46,29 @@ async def service(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[CredentialsS
         yield serving
 
 
-def hand_out(service: CredentialsService, what: str) -> None:
+def serve_unusable(service: CredentialsService, what: str) -> None:
     body = UNUSABLE[what]()
     service.body = "<html>" if body is None else json.dumps(body)
 
 
-def session_of() -> aioboto3.Session:
+def new_session() -> aioboto3.Session:
     return find_session({"AWS_REGION": "eu-west-1"})
 
 
 @pytest.mark.parametrize("what", UNUSABLE)
-async def test_the_worker_waits_for_credentials_that_it_can_use_and_says_so(
+async def test_the_worker_waits_for_usable_credentials_and_reports_the_problem(
     service: CredentialsService, what: str
 ) -> None:
-    hand_out(service, what)
+    serve_unusable(service, what)
     health = Health()
-    keeper = CredentialsKeeper(session_of(), health)
+    keeper = CredentialsKeeper(new_session(), health)
     finding = asyncio.create_task(keeper.find())
     await eventually(lambda: "credentials" in health.problems or finding.done())
     assert not finding.done()
     if what == "expired":
-        assert health.problems == {"credentials": "credentials had expired when they were handed out"}
+        assert health.problems == {"credentials": "credentials had already expired when they were fetched"}
     service.hand_out(GOOD)
-    assert await asyncio.wait_for(finding, 20) == Credentials("handed-out", "secret", "token")
+    assert await asyncio.wait_for(finding, 20) == Credentials("issued", "secret", "token")
     assert not health.problems
     assert keeper.expires_at is not None
     assert keeper.expires_at > time.time() + 3600
@@ -82,12 +82,14 @@ async def sdk_clients(session: aioboto3.Session) -> AsyncIterator[tuple[Any, Any
 
 
 @pytest.mark.parametrize("what", UNUSABLE)
-async def test_calls_through_the_sdk_fail_as_a_dependency_does(service: CredentialsService, what: str) -> None:
-    session = session_of()
+async def test_sdk_calls_with_unusable_credentials_raise_dependency_errors(
+    service: CredentialsService, what: str
+) -> None:
+    session = new_session()
     service.hand_out(ABOUT_TO_EXPIRE)
     async with sdk_clients(session) as (sqs, dynamodb):
-        hand_out(service, what)
-        asked = service.asked
+        serve_unusable(service, what)
+        requests = service.requests
         for call in (
             sqs.get_queue_attributes(QueueUrl="http://127.0.0.1:1/q"),
             dynamodb.delete_item(TableName="t", Key={"pk": {"S": "a"}}),
@@ -95,18 +97,18 @@ async def test_calls_through_the_sdk_fail_as_a_dependency_does(service: Credenti
             with pytest.raises(DependencyError) as raised, sdk_errors():
                 await call
             assert "credential" in raised.value.code.lower()
-        assert service.asked > asked
+        assert service.requests > requests
 
 
 @pytest.mark.parametrize("from_environment", [True, False])
-async def test_what_is_not_about_credentials_is_as_it_was(
+async def test_other_errors_are_unchanged_by_credentials(
     service: CredentialsService, from_environment: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service.hand_out(GOOD)
     if from_environment:
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "of-the-environment")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "from-the-environment")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    async with sdk_clients(session_of()) as (sqs, dynamodb):
+    async with sdk_clients(new_session()) as (sqs, dynamodb):
         for call in (
             sqs.get_queue_attributes(QueueUrl="http://127.0.0.1:1/q"),
             dynamodb.delete_item(TableName="t", Key={"pk": {"S": "a"}}),
@@ -114,14 +116,14 @@ async def test_what_is_not_about_credentials_is_as_it_was(
             with pytest.raises(DependencyError) as raised, sdk_errors():
                 await call
             assert raised.value.code == "EndpointConnectionError"
-    assert service.asked == (0 if from_environment else 1)
+    assert service.requests == (0 if from_environment else 1)
 
 
 @pytest.mark.parametrize("what", ["expired", "nothing", "not JSON"])
-async def test_a_redrive_ends_with_one_line(
+async def test_a_redrive_with_unusable_credentials_ends_with_one_line(
     service: CredentialsService, what: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    hand_out(service, what)
+    serve_unusable(service, what)
     queues = {
         "GATECAST_QUEUE_URL": "http://127.0.0.1:1/q",
         "GATECAST_DEAD_LETTER_QUEUE_URL": "http://127.0.0.1:1/d",
@@ -129,14 +131,14 @@ async def test_a_redrive_ends_with_one_line(
     }
     assert await redrive(queues, dry_run=False) == 1
     written = capsys.readouterr()
-    assert written.out.splitlines() == ["0 sent again", "0 left alone"]
+    assert written.out.splitlines() == ["0 resent", "0 skipped"]
     (line,) = written.err.splitlines()
     assert line.startswith("stopped by ")
     assert "credentials" in line
     assert line.endswith("It is safe to run it again.")
 
 
-def test_a_variable_of_the_sdk_that_is_wrong_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_sdk_variable_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_METADATA_SERVICE_TIMEOUT", "soon")
-    with pytest.raises(InvalidSettings, match="soon"):
-        session_of()
+    with pytest.raises(ConfigurationError, match="soon"):
+        new_session()

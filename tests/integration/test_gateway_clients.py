@@ -1,4 +1,4 @@
-"""The WebSocket side of the gateway, seen by real clients."""
+"""The WebSocket side of the gateway, with real clients."""
 
 import asyncio
 import json
@@ -14,53 +14,53 @@ from local.gateway.faults import Faults, LostDisconnect, Rule
 from local.gateway.integration import Route
 from local.gateway.limits import Limits
 from local.gateway.server import Gateway
-from tests.gateway_doubles import Recorder, ask, close_code, connected, until
+from tests.gateway_doubles import Recorder, close_code, connected, send_request, until
 
 
-async def test_a_message_goes_to_the_route_of_its_action_and_its_answer_comes_back() -> None:
+async def test_message_is_routed_by_its_action_and_gets_the_response() -> None:
     recorder = Recorder()
     async with Gateway(recorder.routes("join", "$default")) as gateway, connected(gateway) as (client, connection_id):
-        assert await ask(client, action="join", room="lobby") == {"action": "join", "room": "lobby"}
+        assert await send_request(client, action="join", room="lobby") == {"action": "join", "room": "lobby"}
         await client.send("not JSON")
         assert await client.recv() == "not JSON"
-    (joined,) = recorder.of("join")
+    (joined,) = recorder.events_for("join")
     assert json.loads(joined["body"]) == {"action": "join", "room": "lobby"}
     assert joined["requestContext"]["connectionId"] == connection_id
-    assert [event["body"] for event in recorder.of("$default")] == ["not JSON"]
-    assert recorder.of("join")[0]["requestContext"]["messageId"]
+    assert [event["body"] for event in recorder.events_for("$default")] == ["not JSON"]
+    assert recorder.events_for("join")[0]["requestContext"]["messageId"]
 
 
-async def test_only_a_route_with_a_route_response_answers() -> None:
+async def test_only_routes_with_a_route_response_send_responses() -> None:
     recorder = Recorder()
     routes = {**recorder.routes("loud"), **recorder.routes("quiet", response=False)}
     async with Gateway(routes) as gateway, connected(gateway) as (client, _):
         await client.send('{"action":"quiet"}')
         await recorder.wait_for("quiet")
-        assert await ask(client, action="loud") == {"action": "loud"}
+        assert await send_request(client, action="loud") == {"action": "loud"}
 
 
 async def test_without_a_default_route_an_unknown_action_is_forbidden() -> None:
     async with Gateway(Recorder().routes("join")) as gateway, connected(gateway) as (client, connection_id):
         for action in ("other", "$connect", "$disconnect"):
-            answer = await ask(client, action=action)
-            assert (answer["message"], answer["connectionId"]) == ("Forbidden", connection_id)
-            assert answer["requestId"]
+            response = await send_request(client, action=action)
+            assert (response["message"], response["connectionId"]) == ("Forbidden", connection_id)
+            assert response["requestId"]
 
 
-@pytest.mark.parametrize("answers", [None, {"no": "status"}])
-async def test_a_handler_that_fails_is_an_internal_server_error(answers: Any) -> None:
+@pytest.mark.parametrize("responses", [None, {"no": "status"}])
+async def test_a_handler_that_fails_is_an_internal_server_error(responses: Any) -> None:
     recorder = Recorder()
 
     def failing(_event: Any, _context: Any) -> Any:
-        if answers is None:
+        if responses is None:
             raise RuntimeError("on purpose")
-        return answers
+        return responses
 
     routes = {**recorder.routes("echo"), "fails": Route(failing)}
     async with Gateway(routes) as gateway, connected(gateway) as (client, connection_id):
-        answer = await ask(client, action="fails")
-        assert (answer["message"], answer["connectionId"]) == ("Internal server error", connection_id)
-        assert await ask(client, action="echo") == {"action": "echo"}
+        response = await send_request(client, action="fails")
+        assert (response["message"], response["connectionId"]) == ("Internal server error", connection_id)
+        assert await send_request(client, action="echo") == {"action": "echo"}
         assert gateway.counters.route_errors == {"fails": 1}
 
 
@@ -74,7 +74,7 @@ async def test_a_handler_that_takes_too_long_is_a_timeout() -> None:
     limits = Limits(integration_timeout_seconds=0.05)
     routes = {**recorder.routes(), "slow": Route(slow)}
     async with Gateway(routes, limits=limits) as gateway, connected(gateway) as (client, _):
-        assert (await ask(client, action="slow"))["message"] == "Endpoint request timed out"
+        assert (await send_request(client, action="slow"))["message"] == "Endpoint request timed out"
         free.set()
 
 
@@ -97,37 +97,37 @@ async def test_handlers_get_what_powertools_needs() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 500, 503])
-async def test_connect_decides_whether_the_client_may_in(status: int) -> None:
+async def test_connect_status_decides_the_upgrade(status: int) -> None:
     recorder = Recorder()
-    recorder.answers["$connect"] = {"statusCode": status}
+    recorder.responses["$connect"] = {"statusCode": status}
     async with Gateway(recorder.routes()) as gateway:
-        with pytest.raises(websockets.InvalidStatus) as refused:
+        with pytest.raises(websockets.InvalidStatus) as client_error:
             await websockets.connect(gateway.url)
-        assert refused.value.response.status_code == status
+        assert client_error.value.response.status_code == status
         assert not gateway.connections
         assert gateway.counters.connects == {status: 1}
-    assert recorder.of("$disconnect") == []
+    assert recorder.events_for("$disconnect") == []
 
 
-async def test_a_connect_handler_that_raises_refuses_the_client() -> None:
+async def test_connect_handler_that_raises_rejects_the_client() -> None:
     def failing(_event: Any, _context: Any) -> Any:
         raise RuntimeError("on purpose")
 
     async with Gateway({"$connect": Route(failing)}) as gateway:
-        with pytest.raises(websockets.InvalidStatus) as refused:
+        with pytest.raises(websockets.InvalidStatus) as client_error:
             await websockets.connect(gateway.url)
-        assert refused.value.response.status_code == 500
+        assert client_error.value.response.status_code == 500
 
 
 async def test_the_subprotocol_is_the_one_that_connect_chose() -> None:
     recorder = Recorder()
-    recorder.answers["$connect"] = {"statusCode": 200, "headers": {"sec-websocket-protocol": "second"}}
+    recorder.responses["$connect"] = {"statusCode": 200, "headers": {"sec-websocket-protocol": "second"}}
     async with (
         Gateway(recorder.routes()) as gateway,
         connected(gateway, subprotocols=["first", "second"]) as (client, _),
     ):
         assert client.subprotocol == "second"
-    assert recorder.of("$connect")[0]["headers"]["Sec-WebSocket-Protocol"] == "first, second"
+    assert recorder.events_for("$connect")[0]["headers"]["Sec-WebSocket-Protocol"] == "first, second"
 
 
 async def test_the_connect_event_has_what_the_client_sent() -> None:
@@ -136,7 +136,7 @@ async def test_the_connect_event_has_what_the_client_sent() -> None:
         url = f"{gateway.url}?token=a%20b&x=1&x=2"
         async with websockets.connect(url, additional_headers={"X-Mine": "yes"}, user_agent_header="agent/1"):
             (connection_id,) = gateway.connections
-    (event,) = recorder.of("$connect")
+    (event,) = recorder.events_for("$connect")
     assert event["queryStringParameters"] == {"token": "a b", "x": "2"}
     assert event["multiValueQueryStringParameters"]["x"] == ["1", "2"]
     assert event["headers"]["X-Mine"] == "yes"
@@ -150,9 +150,9 @@ async def test_the_connect_event_has_what_the_client_sent() -> None:
 @pytest.mark.parametrize("path", ["", "/", "/other", "/local/more"])
 async def test_clients_of_another_stage_are_forbidden(path: str) -> None:
     async with Gateway(Recorder().routes()) as gateway:
-        with pytest.raises(websockets.InvalidStatus) as refused:
+        with pytest.raises(websockets.InvalidStatus) as client_error:
             await websockets.connect(f"ws://127.0.0.1:{gateway.port}{path}")
-        assert refused.value.response.status_code == 403
+        assert client_error.value.response.status_code == 403
 
 
 async def test_disconnect_is_called_once_with_the_clients_reason() -> None:
@@ -164,7 +164,7 @@ async def test_disconnect_is_called_once_with_the_clients_reason() -> None:
     context = event["requestContext"]
     assert (context["connectionId"], context["eventType"]) == (connection_id, "DISCONNECT")
     assert (context["disconnectStatusCode"], context["disconnectReason"]) == (4001, "bye")
-    assert len(recorder.of("$disconnect")) == 1
+    assert len(recorder.events_for("$disconnect")) == 1
 
 
 async def test_a_client_that_drops_its_connection_is_disconnected_abnormally() -> None:
@@ -176,16 +176,16 @@ async def test_a_client_that_drops_its_connection_is_disconnected_abnormally() -
         assert not gateway.connections
 
 
-async def test_a_client_that_vanishes_is_gone_and_nobody_is_told() -> None:
+async def test_dropped_client_is_gone_without_disconnect() -> None:
     recorder = Recorder()
     async with Gateway(recorder.routes()) as gateway, connected(gateway) as (client, connection_id):
-        gateway.vanish(connection_id)
+        gateway.drop(connection_id)
         assert not gateway.connections
         assert await close_code(client) == 1006
         await until(lambda: gateway.counters.connections_open == 0)
         with pytest.raises(KeyError):
-            gateway.vanish(connection_id)
-    assert recorder.of("$disconnect") == []
+            gateway.drop(connection_id)
+    assert recorder.events_for("$disconnect") == []
 
 
 async def test_a_fault_can_lose_disconnects() -> None:
@@ -195,10 +195,10 @@ async def test_a_fault_can_lose_disconnects() -> None:
         async with connected(gateway):
             pass
         await until(lambda: gateway.counters.disconnects_lost == 1)
-    assert recorder.of("$disconnect") == []
+    assert recorder.events_for("$disconnect") == []
 
 
-async def test_a_client_that_leaves_during_connect_is_disconnected() -> None:
+async def test_client_that_closes_during_connect_is_disconnected() -> None:
     recorder, entered, free = Recorder(), asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
@@ -216,11 +216,14 @@ async def test_a_client_that_leaves_during_connect_is_disconnected() -> None:
         await asyncio.sleep(0)
         free.set()
         (event,) = await recorder.wait_for("$disconnect")
-        assert event["requestContext"]["connectionId"] == recorder.of("$connect")[0]["requestContext"]["connectionId"]
+        assert (
+            event["requestContext"]["connectionId"]
+            == recorder.events_for("$connect")[0]["requestContext"]["connectionId"]
+        )
         assert not gateway.connections
 
 
-async def test_pings_are_answered() -> None:
+async def test_pings_get_pongs() -> None:
     async with Gateway(Recorder().routes()) as gateway, connected(gateway) as (client, _):
         await (await client.ping(b"payload"))
 
@@ -237,19 +240,19 @@ async def test_an_authorizer_decides_first_and_its_context_reaches_every_route()
     authorizer = Authorizer(authorize, ("route.request.querystring.user",))
     async with Gateway(recorder.routes("echo"), authorizer=authorizer) as gateway:
         for url, status in ((gateway.url, 401), (f"{gateway.url}?user=eve", 403)):
-            with pytest.raises(websockets.InvalidStatus) as refused:
+            with pytest.raises(websockets.InvalidStatus) as client_error:
                 await websockets.connect(url)
-            assert refused.value.response.status_code == status
+            assert client_error.value.response.status_code == status
         assert recorder.events == []
         async with websockets.connect(f"{gateway.url}?user=ann") as client:
-            await ask(client, action="echo")
+            await send_request(client, action="echo")
         await recorder.wait_for("$disconnect")
     for event in recorder.events:
         assert event["requestContext"]["authorizer"]["principalId"] == "ann"
         assert event["requestContext"]["authorizer"]["level"] == "3"
 
 
-async def test_messages_of_one_client_are_handled_at_the_same_time_but_only_so_many() -> None:
+async def test_messages_of_one_client_are_handled_concurrently_up_to_the_limit() -> None:
     all_in, free, running = threading.Semaphore(0), threading.Event(), []
 
     def handler(event: Any, _context: Any) -> Any:
@@ -258,7 +261,7 @@ async def test_messages_of_one_client_are_handled_at_the_same_time_but_only_so_m
         free.wait()
         return {"statusCode": 200}
 
-    limits = Limits(messages_at_once=3)
+    limits = Limits(max_concurrent_messages=3)
     async with Gateway({"$default": Route(handler)}, limits=limits) as gateway, connected(gateway) as (client, _):
         for _ in range(10):
             await client.send("x")
@@ -269,9 +272,9 @@ async def test_messages_of_one_client_are_handled_at_the_same_time_but_only_so_m
         await until(lambda: len(running) == 10)
 
 
-async def test_stopping_ends_every_connection_without_routes() -> None:
+async def test_stop_aborts_every_connection_without_invoking_routes() -> None:
     recorder = Recorder()
     async with Gateway(recorder.routes()) as gateway:
         clients = [await websockets.connect(gateway.url) for _ in range(5)]
     assert [await close_code(client) for client in clients] == [1006] * 5
-    assert recorder.of("$disconnect") == []
+    assert recorder.events_for("$disconnect") == []

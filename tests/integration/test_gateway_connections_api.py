@@ -1,4 +1,4 @@
-"""`@connections`, called by a real SDK client, and by hand where no SDK would do so."""
+"""`@connections`, called by a real SDK client, and with raw requests that no SDK sends."""
 
 import asyncio
 import json
@@ -12,17 +12,17 @@ import pytest
 import websockets
 from botocore.exceptions import ClientError
 
+from local.aws_environment import CREDENTIALS
 from local.gateway.events import new_id
 from local.gateway.integration import Route
 from local.gateway.limits import Limits
 from local.gateway.management import Post
 from local.gateway.server import Gateway
 from local.gateway.sigv4 import Credentials
-from local.sdk import CREDENTIALS
 from tests.gateway_doubles import Recorder, call, close_code, connected, management_client, until
 
 
-async def refused(method: Any, **kwargs: Any) -> ClientError:
+async def client_error(method: Any, **kwargs: Any) -> ClientError:
     with pytest.raises(ClientError) as error:
         await call(method, **kwargs)
     return error.value
@@ -35,11 +35,11 @@ async def test_post_reaches_the_client() -> None:
         connected(gateway) as (client, connection_id),
     ):
         with management_client(gateway) as sdk:
-            answer = await call(sdk.post_to_connection, ConnectionId=connection_id, Data="grüße".encode())
+            response = await call(sdk.post_to_connection, ConnectionId=connection_id, Data="grüße".encode())
         assert await client.recv() == "grüße"
-        assert answer["ResponseMetadata"]["HTTPStatusCode"] == 200
-        assert answer["ResponseMetadata"]["HTTPHeaders"]["x-amzn-requestid"]
-        assert answer["ResponseMetadata"]["HTTPHeaders"]["content-length"] == "0"
+        assert response["ResponseMetadata"]["HTTPStatusCode"] == 200
+        assert response["ResponseMetadata"]["HTTPHeaders"]["x-amzn-requestid"]
+        assert response["ResponseMetadata"]["HTTPHeaders"]["content-length"] == "0"
         assert posts == [Post(connection_id, "grüße".encode())]
         assert gateway.counters.posts == {200: 1}
 
@@ -63,31 +63,31 @@ async def test_delete_closes_the_connection_and_calls_disconnect() -> None:
     recorder = Recorder()
     async with Gateway(recorder.routes()) as gateway, connected(gateway) as (client, connection_id):
         with management_client(gateway) as sdk:
-            answer = await call(sdk.delete_connection, ConnectionId=connection_id)
-            gone = await refused(sdk.post_to_connection, ConnectionId=connection_id, Data=b"x")
-        assert answer["ResponseMetadata"]["HTTPStatusCode"] == 204
+            response = await call(sdk.delete_connection, ConnectionId=connection_id)
+            gone = await client_error(sdk.post_to_connection, ConnectionId=connection_id, Data=b"x")
+        assert response["ResponseMetadata"]["HTTPStatusCode"] == 204
         assert isinstance(gone, sdk.exceptions.GoneException)
         assert await close_code(client) == 1000
         (event,) = await recorder.wait_for("$disconnect")
         assert event["requestContext"]["disconnectReason"] == "Connection Closed Normally"
 
 
-async def leaves(gateway: Gateway, client: websockets.ClientConnection, connection_id: str) -> str:
+async def closes(gateway: Gateway, client: websockets.ClientConnection, connection_id: str) -> str:
     await client.close()
     await until(lambda: not gateway.connections)
     return connection_id
 
 
-async def vanishes(gateway: Gateway, _: websockets.ClientConnection, connection_id: str) -> str:
-    gateway.vanish(connection_id)
+async def is_dropped(gateway: Gateway, _: websockets.ClientConnection, connection_id: str) -> str:
+    gateway.drop(connection_id)
     return connection_id
 
 
-async def was_never_there(_gateway: Gateway, _client: websockets.ClientConnection, _connection_id: str) -> str:
+async def never_existed(_gateway: Gateway, _client: websockets.ClientConnection, _connection_id: str) -> str:
     return new_id(random.Random(1))
 
 
-@pytest.mark.parametrize("goes", [leaves, vanishes, was_never_there])
+@pytest.mark.parametrize("goes", [closes, is_dropped, never_existed])
 async def test_gone_connections_raise_gone_exception(goes: Any) -> None:
     async with Gateway(Recorder().routes()) as gateway, connected(gateway) as (client, connection_id):
         gone = await goes(gateway, client, connection_id)
@@ -97,7 +97,7 @@ async def test_gone_connections_raise_gone_exception(goes: Any) -> None:
                 (sdk.get_connection, {}),
                 (sdk.delete_connection, {}),
             ):
-                error = await refused(method, ConnectionId=gone, **kwargs)
+                error = await client_error(method, ConnectionId=gone, **kwargs)
                 assert isinstance(error, sdk.exceptions.GoneException)
                 assert error.response["ResponseMetadata"]["HTTPStatusCode"] == 410
         assert (gateway.counters.posts, gateway.counters.gets, gateway.counters.deletes) == ({410: 1},) * 3
@@ -108,10 +108,10 @@ async def test_a_connection_is_gone_until_its_connect_has_returned() -> None:
     loop, seen = asyncio.get_running_loop(), Recorder()
 
     def connect(event: Any, context: Any) -> Any:
-        answer = seen(event, context)
+        response = seen(event, context)
         loop.call_soon_threadsafe(entered.set)
         free.wait()
-        return answer
+        return response
 
     async with Gateway({"$connect": Route(connect)}) as gateway:
         with management_client(gateway) as sdk:
@@ -120,7 +120,7 @@ async def test_a_connection_is_gone_until_its_connect_has_returned() -> None:
                 await entered.wait()
                 connection_id = seen.events[0]["requestContext"]["connectionId"]
                 try:
-                    return await refused(sdk.post_to_connection, ConnectionId=connection_id, Data=b"x")
+                    return await client_error(sdk.post_to_connection, ConnectionId=connection_id, Data=b"x")
                 finally:
                     free.set()
 
@@ -135,7 +135,7 @@ async def test_a_body_of_128_kb_is_the_longest() -> None:
     async with Gateway(Recorder().routes()) as gateway, connected(gateway, max_size=None) as (client, connection_id):
         with management_client(gateway) as sdk:
             for size in (131_073, 3_000_000):
-                error = await refused(sdk.post_to_connection, ConnectionId=connection_id, Data=b"x" * size)
+                error = await client_error(sdk.post_to_connection, ConnectionId=connection_id, Data=b"x" * size)
                 assert isinstance(error, sdk.exceptions.PayloadTooLargeException)
             await call(sdk.post_to_connection, ConnectionId=connection_id, Data=b"x" * 131_072)
         assert len(await client.recv()) == 131_072
@@ -147,7 +147,7 @@ async def test_a_throttled_call_raises_limit_exceeded() -> None:
         with management_client(gateway) as sdk:
             await call(sdk.post_to_connection, ConnectionId=connection_id, Data=b"x")
             await call(sdk.get_connection, ConnectionId=connection_id)
-            error = await refused(sdk.post_to_connection, ConnectionId=connection_id, Data=b"x")
+            error = await client_error(sdk.post_to_connection, ConnectionId=connection_id, Data=b"x")
         assert isinstance(error, sdk.exceptions.LimitExceededException)
         assert error.response["ResponseMetadata"]["HTTPStatusCode"] == 429
         assert gateway.counters.throttled == {"account": 1}
@@ -165,7 +165,7 @@ async def test_a_throttled_call_raises_limit_exceeded() -> None:
 async def test_a_bad_signature_is_forbidden(kwargs: Any, code: str) -> None:
     async with Gateway(Recorder().routes()) as gateway, connected(gateway) as (_, connection_id):
         with management_client(gateway, **kwargs) as sdk:
-            error = await refused(sdk.post_to_connection, ConnectionId=connection_id, Data=b"x")
+            error = await client_error(sdk.post_to_connection, ConnectionId=connection_id, Data=b"x")
         assert error.response["Error"]["Code"] == code
         assert error.response["Error"]["Message"]
         assert error.response["ResponseMetadata"]["HTTPStatusCode"] == 403
@@ -178,7 +178,7 @@ async def test_temporary_credentials_and_their_rotation() -> None:
         with management_client(gateway, key_id="ASIA", secret="secret", aws_session_token="token") as sdk:
             await call(sdk.post_to_connection, ConnectionId=id_, Data=b"x")
             gateway.credentials.clear()
-            error = await refused(sdk.post_to_connection, ConnectionId=id_, Data=b"x")
+            error = await client_error(sdk.post_to_connection, ConnectionId=id_, Data=b"x")
         assert error.response["Error"]["Code"] == "UnrecognizedClientException"
 
 
@@ -187,39 +187,39 @@ async def test_an_unsigned_call_is_forbidden() -> None:
         Gateway(Recorder().routes()) as gateway,
         connected(gateway) as (_, connection_id),
         aiohttp.ClientSession() as http,
-        http.post(f"{gateway.endpoint}/@connections/{connection_id}", data=b"x") as answer,
+        http.post(f"{gateway.endpoint}/@connections/{connection_id}", data=b"x") as response,
     ):
-        assert answer.status == 403
-        assert answer.headers["x-amzn-ErrorType"] == "MissingAuthenticationTokenException"
-        assert answer.headers["x-amzn-RequestId"]
-        assert await answer.json() == {"message": "Missing Authentication Token"}
+        assert response.status == 403
+        assert response.headers["x-amzn-ErrorType"] == "MissingAuthenticationTokenException"
+        assert response.headers["x-amzn-RequestId"]
+        assert await response.json() == {"message": "Missing Authentication Token"}
 
 
 @pytest.mark.parametrize("path", ["", "/other/@connections/x%3D", "/local/connections/x%3D", "/@connections/x%3D"])
-async def test_a_path_that_is_none_is_forbidden(path: str) -> None:
+async def test_unknown_path_is_forbidden(path: str) -> None:
     async with (
         Gateway(Recorder().routes()) as gateway,
         aiohttp.ClientSession() as http,
-        http.post(f"http://127.0.0.1:{gateway.port}{path}") as answer,
+        http.post(f"http://127.0.0.1:{gateway.port}{path}") as response,
     ):
-        assert answer.status == 403
-        assert answer.headers["x-amzn-ErrorType"] == "ForbiddenException"
-        assert json.loads(await answer.read()) == {"message": "Forbidden"}
+        assert response.status == 403
+        assert response.headers["x-amzn-ErrorType"] == "ForbiddenException"
+        assert json.loads(await response.read()) == {"message": "Forbidden"}
 
 
 @pytest.mark.parametrize("connection_id", ["white space", "quote'", "x" * 200])
-async def test_an_id_that_cannot_be_one_is_a_bad_request(connection_id: str) -> None:
+async def test_malformed_connection_id_is_a_bad_request(connection_id: str) -> None:
     async with Gateway(Recorder().routes()) as gateway:
         with management_client(gateway) as sdk:
-            error = await refused(sdk.post_to_connection, ConnectionId=connection_id, Data=b"x")
+            error = await client_error(sdk.post_to_connection, ConnectionId=connection_id, Data=b"x")
     assert error.response["ResponseMetadata"]["HTTPStatusCode"] == 400
     assert error.response["Error"]["Code"] == "BadRequestException"
 
 
-async def test_data_that_is_no_text_is_a_bad_request() -> None:
+async def test_data_that_is_not_utf_8_is_a_bad_request() -> None:
     async with Gateway(Recorder().routes()) as gateway, connected(gateway) as (_, connection_id):
         with management_client(gateway) as sdk:
-            error = await refused(sdk.post_to_connection, ConnectionId=connection_id, Data=b"\xff\xfe")
+            error = await client_error(sdk.post_to_connection, ConnectionId=connection_id, Data=b"\xff\xfe")
     assert error.response["ResponseMetadata"]["HTTPStatusCode"] == 400
 
 

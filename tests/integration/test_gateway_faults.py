@@ -1,4 +1,4 @@
-"""Faults on purpose, as an HTTP client sees them, and the control interface for other processes."""
+"""Injected faults as an HTTP client sees them, and the control interface for other processes."""
 
 import asyncio
 from typing import Any, Literal
@@ -10,12 +10,13 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError, ConnectionClosedError, HTTPClientError
 
+from local.aws_environment import CREDENTIALS, REGION
 from local.gateway.faults import (
-    HALF_AN_ANSWER,
     INTERNAL_ERROR,
     NOT_JSON,
     THROTTLED,
-    Answer,
+    TRUNCATED_RESPONSE,
+    CannedResponse,
     Delay,
     Faults,
     Reset,
@@ -24,7 +25,6 @@ from local.gateway.faults import (
 )
 from local.gateway.limits import Limits
 from local.gateway.server import Gateway
-from local.sdk import CREDENTIALS, REGION
 from tests.gateway_doubles import Recorder, call, close_code, connected, management_client
 
 
@@ -34,12 +34,12 @@ from tests.gateway_doubles import Recorder, call, close_code, connected, managem
         (THROTTLED, 429, "LimitExceededException"),
         (INTERNAL_ERROR, 500, "InternalServerErrorException"),
         (NOT_JSON, 502, "502"),
-        (Answer(status=503), 503, "503"),
-        (Answer(status=403, body="<nope>"), 403, "403"),
+        (CannedResponse(status=503), 503, "503"),
+        (CannedResponse(status=403, body="<nope>"), 403, "403"),
     ],
 )
-async def test_another_answer(fault: Answer, status: int, code: str) -> None:
-    faults = Faults([Rule(fault=fault, at_most=1)])
+async def test_canned_responses(fault: CannedResponse, status: int, code: str) -> None:
+    faults = Faults([Rule(fault=fault, max_count=1)])
     async with Gateway(Recorder().routes(), faults=faults) as gateway, connected(gateway) as (client, connection_id):
         with management_client(gateway) as sdk:
             with pytest.raises(ClientError) as error:
@@ -49,12 +49,12 @@ async def test_another_answer(fault: Answer, status: int, code: str) -> None:
         assert error.value.response["Error"]["Code"] == code
         assert await client.recv() == "arrives"
         assert gateway.counters.posts == {status: 1, 200: 1}
-        assert gateway.counters.faults == {"Answer": 1}
+        assert gateway.counters.faults == {"CannedResponse": 1}
 
 
 @pytest.mark.parametrize("fault", [Reset(), Reset(cut="body"), Stall(seconds=0.01)])
-async def test_no_answer_and_no_delivery(fault: Any) -> None:
-    faults = Faults([Rule(fault=fault, at_most=1)])
+async def test_no_response_and_no_delivery(fault: Any) -> None:
+    faults = Faults([Rule(fault=fault, max_count=1)])
     async with Gateway(Recorder().routes(), faults=faults) as gateway, connected(gateway) as (client, connection_id):
         with management_client(gateway) as sdk:
             with pytest.raises((ConnectionClosedError, HTTPClientError)):
@@ -66,9 +66,14 @@ async def test_no_answer_and_no_delivery(fault: Any) -> None:
 
 @pytest.mark.parametrize(
     "fault",
-    [HALF_AN_ANSWER, Reset(delivers=True), Stall(seconds=0.01, delivers=True), Answer(status=500, delivers=True)],
+    [
+        TRUNCATED_RESPONSE,
+        Reset(delivers=True),
+        Stall(seconds=0.01, delivers=True),
+        CannedResponse(status=500, delivers=True),
+    ],
 )
-async def test_delivered_but_not_answered(fault: Any) -> None:
+async def test_delivered_without_a_response(fault: Any) -> None:
     faults = Faults([Rule(fault=fault)])
     async with Gateway(Recorder().routes(), faults=faults) as gateway, connected(gateway) as (client, connection_id):
         with management_client(gateway) as sdk, pytest.raises((ClientError, HTTPClientError)):
@@ -79,7 +84,7 @@ async def test_delivered_but_not_answered(fault: Any) -> None:
 @pytest.mark.parametrize(
     ("cut", "arrives"), [("headers", b"HTTP/1.1 200 Cut\r\nContent-Le"), ("body", b"Content-Length: 100\r\n\r\n{")]
 )
-async def test_an_answer_can_be_cut_anywhere(cut: Literal["headers", "body"], arrives: bytes) -> None:
+async def test_response_can_be_truncated_in_headers_or_body(cut: Literal["headers", "body"], arrives: bytes) -> None:
     gateway = Gateway({}, faults=Faults([Rule(fault=Reset(cut=cut), methods=frozenset({"GET"}))]))
     async with gateway:
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
@@ -98,7 +103,7 @@ def signed_get(gateway: Gateway, connection_id: str) -> bytes:
     return f"GET /local/@connections/{connection_id} HTTP/1.1\r\nHost: {host}\r\n{headers}\r\n".encode()
 
 
-async def test_a_delay_changes_nothing_but_the_time() -> None:
+async def test_delay_only_delays_the_response() -> None:
     faults = Faults([Rule(fault=Delay(0.01))])
     async with Gateway(Recorder().routes(), faults=faults) as gateway, connected(gateway) as (client, connection_id):
         with management_client(gateway) as sdk:
@@ -107,48 +112,48 @@ async def test_a_delay_changes_nothing_but_the_time() -> None:
         assert gateway.counters.faults == {"Delay": 1}
 
 
-async def test_a_fault_strikes_the_connections_that_it_names() -> None:
+async def test_fault_affects_only_its_connections() -> None:
     async with (
         Gateway(Recorder().routes()) as gateway,
-        connected(gateway) as (_, sick),
-        connected(gateway) as (_, well),
+        connected(gateway) as (_, affected_id),
+        connected(gateway) as (_, healthy_id),
     ):
-        gateway.faults.replace([Rule(fault=THROTTLED, only=frozenset({sick}))])
+        gateway.faults.replace([Rule(fault=THROTTLED, only=frozenset({affected_id}))])
         with management_client(gateway) as sdk:
-            await call(sdk.post_to_connection, ConnectionId=well, Data=b"x")
+            await call(sdk.post_to_connection, ConnectionId=healthy_id, Data=b"x")
             with pytest.raises(sdk.exceptions.LimitExceededException):
-                await call(sdk.post_to_connection, ConnectionId=sick, Data=b"x")
+                await call(sdk.post_to_connection, ConnectionId=affected_id, Data=b"x")
 
 
-async def test_another_process_can_look_in_and_interfere() -> None:
+async def test_control_interface() -> None:
     recorder = Recorder()
     async with Gateway(recorder.routes()) as gateway, aiohttp.ClientSession() as http:
         control = f"http://127.0.0.1:{gateway.port}/_emulator"
         async with connected(gateway) as (client, connection_id):
-            async with http.get(f"{control}/connections") as answer:
-                assert list(await answer.json()) == [connection_id]
-            async with http.get(f"{control}/counters") as answer:
-                assert (await answer.json())["connects"] == {"101": 1}
-            rule = {"fault": {"kind": "Answer", "status": 500}, "share": 1}
-            async with http.put(f"{control}/faults", json=[rule]) as answer:
-                assert answer.status == 204
-            assert gateway.faults.strike("POST", connection_id) == Answer(status=500)
-            async with http.post(f"{control}/vanish", json=[connection_id, "nobody="]) as answer:
-                assert await answer.json() == {"vanished": 1}
+            async with http.get(f"{control}/connections") as response:
+                assert list(await response.json()) == [connection_id]
+            async with http.get(f"{control}/counters") as response:
+                assert (await response.json())["connects"] == {"101": 1}
+            rule = {"fault": {"kind": "CannedResponse", "status": 500}, "share": 1}
+            async with http.put(f"{control}/faults", json=[rule]) as response:
+                assert response.status == 204
+            assert gateway.faults.next_fault("POST", connection_id) == CannedResponse(status=500)
+            async with http.post(f"{control}/drop", json=[connection_id, "nobody="]) as response:
+                assert await response.json() == {"dropped": 1}
             assert await close_code(client) == 1006
         for method, path, body in (
             ("PUT", "faults", b"[{}]"),
             ("PUT", "faults", b'[{"fault":{"kind":"Delay","seconds":1},"share":2}]'),
-            ("POST", "vanish", b"{"),
+            ("POST", "drop", b"{"),
         ):
-            async with http.request(method, f"{control}/{path}", data=body) as answer:
-                assert answer.status == 400
-        async with http.get(f"{control}/nothing") as answer:
-            assert answer.status == 404
-    assert recorder.of("$disconnect") == []
+            async with http.request(method, f"{control}/{path}", data=body) as response:
+                assert response.status == 400
+        async with http.get(f"{control}/nothing") as response:
+            assert response.status == 404
+    assert recorder.events_for("$disconnect") == []
 
 
-async def test_seeded_gateways_are_alike() -> None:
+async def test_same_seed_gives_the_same_connection_ids() -> None:
     async def ids(seed: int) -> list[str]:
         async with Gateway({}, seed=seed, limits=Limits()) as gateway, connected(gateway), connected(gateway):
             return list(gateway.connections)

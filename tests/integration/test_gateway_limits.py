@@ -1,4 +1,4 @@
-"""The limits of the WebSocket side: sizes, types, times, and the buffer of a client that does not read."""
+"""The limits of the WebSocket side: sizes, types, timeouts, and the send buffer of a client that does not read."""
 
 import asyncio
 import contextlib
@@ -12,9 +12,9 @@ import websockets
 
 from local.gateway.limits import Limits
 from local.gateway.server import Gateway
-from tests.gateway_doubles import Recorder, ask, call, close_code, connected, management_client
+from tests.gateway_doubles import Recorder, call, close_code, connected, management_client, send_request
 
-# The send buffer is the event loop's: its bound must hold in both.
+# The event loop owns the send buffer: its limit must hold with both.
 EVENT_LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
@@ -40,7 +40,7 @@ async def test_a_frame_of_32_kb_and_a_message_of_128_kb_pass() -> None:
         (b"x" * 40_000, 1003),
     ],
 )
-async def test_what_is_not_allowed_closes_the_connection_before_a_route_sees_it(message: Any, code: int) -> None:
+async def test_violations_close_the_connection_before_any_route_is_invoked(message: Any, code: int) -> None:
     recorder = Recorder()
     async with Gateway(recorder.routes("$default")) as gateway, connected(gateway) as (client, _):
         await client.send(message)
@@ -48,10 +48,10 @@ async def test_what_is_not_allowed_closes_the_connection_before_a_route_sees_it(
         (event,) = await recorder.wait_for("$disconnect")
         assert event["requestContext"]["disconnectStatusCode"] == code
         assert not gateway.connections
-    assert recorder.of("$default") == []
+    assert recorder.events_for("$default") == []
 
 
-async def test_messages_before_the_offence_are_handled() -> None:
+async def test_messages_before_the_violation_are_handled() -> None:
     recorder = Recorder()
     async with Gateway(recorder.routes("$default")) as gateway, connected(gateway) as (client, _):
         await client.send("before")
@@ -59,7 +59,7 @@ async def test_messages_before_the_offence_are_handled() -> None:
         await client.send("after")
         assert await close_code(client) == 1003
         await recorder.wait_for("$disconnect")
-    assert [event["body"] for event in recorder.of("$default")] == ["before"]
+    assert [event["body"] for event in recorder.events_for("$default")] == ["before"]
 
 
 async def test_a_client_cannot_negotiate_compression_around_the_limit() -> None:
@@ -72,7 +72,7 @@ async def test_a_client_cannot_negotiate_compression_around_the_limit() -> None:
         assert await close_code(client) == 1009
 
 
-async def test_a_client_that_is_idle_for_too_long_is_sent_away() -> None:
+async def test_idle_client_is_closed() -> None:
     recorder = Recorder()
     async with (
         Gateway(recorder.routes(), limits=Limits(idle_seconds=0.05)) as gateway,
@@ -89,12 +89,12 @@ async def test_a_client_that_is_idle_for_too_long_is_sent_away() -> None:
 async def keep_busy(
     client: websockets.ClientConnection, connection_id: str, sdk: Any, direction: str, last: float, seconds: float
 ) -> float:
-    """Traffic in one direction, one message after the other; the longest pause since `last`, in seconds."""
+    """Sequential traffic in one direction; returns the longest pause since `last`, in seconds."""
     longest_pause, start = 0.0, time.monotonic()
     with contextlib.suppress(websockets.ConnectionClosed, sdk.exceptions.GoneException):
         while time.monotonic() < start + seconds:
             if direction == "from the client":
-                await ask(client, action="echo")
+                await send_request(client, action="echo")
             elif direction == "to the client":
                 await call(sdk.post_to_connection, ConnectionId=connection_id, Data=b"x")
                 await client.recv()
@@ -106,29 +106,29 @@ async def keep_busy(
 
 
 @pytest.mark.parametrize("direction", ["from the client", "to the client", "ping"])
-async def test_traffic_of_any_kind_keeps_a_client_from_being_idle(direction: str) -> None:
+async def test_any_traffic_resets_the_idle_timeout(direction: str) -> None:
     idle_seconds = 0.5
     limits = Limits(idle_seconds=idle_seconds)
     async with Gateway(Recorder().routes("echo"), limits=limits) as gateway:
-        with management_client(gateway) as sdk:  # before the client, which is idle meanwhile
+        with management_client(gateway) as sdk:  # created before the client, which is idle during this
             last = time.monotonic()
             async with connected(gateway) as (client, id_):
                 longest_pause = await keep_busy(client, id_, sdk, direction, last, 2 * idle_seconds)
-                if longest_pause < idle_seconds:  # on a machine that stands still the client is idle indeed
+                if longest_pause < idle_seconds:  # if the machine stalled, the client really was idle
                     assert client.close_code is None
 
 
-async def test_a_client_is_sent_away_at_the_end_of_its_lifetime_however_busy() -> None:
+async def test_client_is_closed_at_the_end_of_its_lifetime_even_if_active() -> None:
     limits = Limits(lifetime_seconds=0.2)
     async with Gateway(Recorder().routes("echo"), limits=limits) as gateway, connected(gateway) as (client, _):
         with contextlib.suppress(websockets.ConnectionClosed):
             while True:
-                await ask(client, action="echo")
+                await send_request(client, action="echo")
         assert client.close_code == 1001
 
 
 def small_receive_buffer(gateway: Gateway) -> socket.socket:
-    """A connection whose client side holds little, so that what it does not read soon waits in the gateway."""
+    """A connection with a small receive buffer, so that unread data soon fills the gateway's send buffer."""
     small = socket.socket()
     small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
     small.connect(("127.0.0.1", gateway.port))
@@ -137,7 +137,7 @@ def small_receive_buffer(gateway: Gateway) -> socket.socket:
 
 
 async def stalled_client(gateway: Gateway) -> tuple[socket.socket, str]:
-    """A client that has connected and never reads again."""
+    """A client that connects and then never reads."""
     before = set(gateway.connections)
     raw = small_receive_buffer(gateway)
     loop = asyncio.get_running_loop()
@@ -158,7 +158,7 @@ async def fill(sdk: Any, connection_id: str) -> None:
             await call(sdk.post_to_connection, ConnectionId=connection_id, Data=b"x" * 30_000)
 
 
-async def test_a_client_that_does_not_read_is_limited_and_nobody_else() -> None:
+async def test_only_the_client_that_does_not_read_is_throttled() -> None:
     limits = Limits(send_buffer_bytes=65_536, requests_per_second=None)
     async with Gateway(Recorder().routes(), limits=limits) as gateway, connected(gateway) as (healthy, healthy_id):
         raw, slow_id = await stalled_client(gateway)

@@ -44,13 +44,13 @@ def test_listens_on_the_loopback_address_only(ministack: Ministack) -> None:
     assert [address for address in addresses if address.endswith(f":{port}")] == [f"0100007F:{port}"]
 
 
-def test_a_missing_executable_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_executable_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATECAST_MINISTACK", "/nowhere/ministack")
     with pytest.raises(FileNotFoundError, match="GATECAST_MINISTACK"):
         interpreter()
 
 
-def test_one_that_ends_at_its_start_is_reported_with_its_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_failed_start_is_reported_with_its_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("ministack", "python"):
         broken = tmp_path / name
         broken.write_text("#!/bin/sh\necho out of order\nexit 3\n")

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 import websockets
 
-from local.backend import Backend, environment, prepared
+from local.backend import Backend, environment, prepare_backend
 from local.gateway.faults import THROTTLED, Rule
 from local.gateway.limits import Limits
 from local.gateway_process import GatewayProcess
@@ -22,17 +22,17 @@ from local.ministack import Ministack
 from local.processes import Process
 from local.stack import Stack
 from local.worker_process import ROOT
-from tests.gateway_doubles import ask, close_code, until
+from tests.gateway_doubles import close_code, send_request, until
 
 
 @pytest.fixture
 def backend(ministack: Ministack, unique_name: str) -> Backend:
-    return prepared(ministack, table=unique_name, queue=unique_name)
+    return prepare_backend(ministack, table=unique_name, queue=unique_name)
 
 
 async def joined(url: str, room: str) -> websockets.ClientConnection:
     client = await websockets.connect(url)
-    assert (await ask(client, action="join", room=room))["type"] == "ok"
+    assert (await send_request(client, action="join", room=room))["type"] == "ok"
     return client
 
 
@@ -42,7 +42,7 @@ def listens(address: str) -> bool:
 
 
 async def received(client: websockets.ClientConnection) -> Any:
-    """The next message that is not an answer to this client's own."""
+    """The next message that is not a response to this client's own request."""
     while True:
         text = await client.recv()
         if '"type"' not in str(text):
@@ -50,11 +50,11 @@ async def received(client: websockets.ClientConnection) -> Any:
 
 
 @pytest.mark.parametrize("fifo", [False, True])
-async def test_what_one_client_publishes_reaches_all_of_its_room(
+async def test_published_message_reaches_all_members_of_the_room(
     ministack: Ministack, unique_name: str, fifo: bool
 ) -> None:
     before = dict(os.environ)
-    base = prepared(ministack, table=unique_name, queue=unique_name, fifo=fifo)
+    base = prepare_backend(ministack, table=unique_name, queue=unique_name, fifo=fifo)
     async with Stack.running(on=base) as stack:
         members = [await joined(stack.gateway.url, "lobby") for _ in range(5)]
         stranger = await joined(stack.gateway.url, "elsewhere")
@@ -89,7 +89,7 @@ async def test_the_gateway_runs_in_a_process_of_its_own(backend: Backend, tmp_pa
         assert connections == {connection_id: {"client": "7"}}
         assert (await asyncio.to_thread(gateway.counters))["routes"] == {"$connect": 1, "join": 1}
         gateway.replace_faults([Rule(fault=THROTTLED)])
-        assert await asyncio.to_thread(gateway.vanish, [connection_id]) == 1
+        assert await asyncio.to_thread(gateway.drop, [connection_id]) == 1
         assert await close_code(client) == 1006
         other = await websockets.connect(gateway.url)
         await other.send("x" * 1_001)

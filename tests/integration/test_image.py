@@ -1,7 +1,7 @@
 """The images, built and run: as docker-compose.yml runs them, and the functions' as Lambda does.
 
-`make image-check` builds them and says where they are. Their file systems cannot be written to, their processes are
-nobody in particular and have no capabilities; what stands for the service `aws` is the image of ministack.
+`make image-check` builds them and passes their location. Their file systems are read-only; their processes run as an
+unprivileged user without capabilities. The ministack image replaces the service `aws`.
 """
 
 import json
@@ -30,7 +30,7 @@ SERVICES = services("docker-compose.ministack.yml")
 
 
 class Containers:
-    """Starts containers of the images, and removes them in the end."""
+    """Starts containers of the images, and removes them at the end."""
 
     def __init__(self, directory: Path, cleanup: ExitStack) -> None:
         self._directory = directory
@@ -45,7 +45,7 @@ class Containers:
         return self._cleanup.enter_context(container)
 
     def service(self, name: str, **environment: str) -> Container:
-        """Starts a service of docker-compose.yml and returns when it is healthy, or at once if it cannot say."""
+        """Start a service of docker-compose.yml; return when it is healthy, or at once if it has no health check."""
         service = SERVICES[name]
         definition = service.definition
         container = self.start(
@@ -56,7 +56,7 @@ class Containers:
             read_only=definition["read_only"],
         )
         deadline = time.monotonic() + 60
-        while service.healthcheck and not container.runs(service.healthcheck):
+        while service.healthcheck and not container.succeeds(service.healthcheck):
             assert time.monotonic() < deadline, container.log.read_text()
             assert not container.has_ended, container.log.read_text()
         return container
@@ -88,15 +88,15 @@ def test_the_stack_of_docker_compose_delivers_and_drains(containers: Containers,
     assert "worker.stopped" in worker.log.read_text()
 
 
-def test_a_wrong_configuration_ends_the_worker(containers: Containers) -> None:
+def test_an_invalid_configuration_ends_the_worker(containers: Containers) -> None:
     worker = containers.start("worker", images()["worker"].command, {})
     assert worker.wait() == 2
     assert worker.log.read_text().startswith("GATECAST_QUEUE_URL is missing")
 
 
 @pytest.mark.parametrize("target", ["worker", "routes", "local", "ministack"])
-def test_a_process_can_do_nothing_but_its_work(containers: Containers, target: str) -> None:
-    looks = """if True:
+def test_a_process_is_unprivileged_and_cannot_write(containers: Containers, target: str) -> None:
+    script = """if True:
         import json, os
         def writable(path):
             try:
@@ -111,7 +111,7 @@ def test_a_process_can_do_nothing_but_its_work(containers: Containers, target: s
             "writable": [path for path in ("/", "/app", "/tmp", "/opt/gatecast", "/var/tmp") if writable(path)],
         }))
     """
-    container = containers.start(target, ["python3", "-c", looks], {})
+    container = containers.start(target, ["python3", "-c", script], {})
     assert container.wait() == 0, container.log.read_text()
     found = json.loads(container.log.read_text())
     assert (found["uid"], found["gid"], found["pid"]) == (10_001, 10_001, 1)
@@ -127,7 +127,7 @@ def test_a_process_can_do_nothing_but_its_work(containers: Containers, target: s
         ("ministack", set()),
     ],
 )
-def test_an_image_holds_its_code_and_its_packages_compiled_and_nothing_else(target: str, code: set[str]) -> None:
+def test_an_image_contains_only_its_code_and_packages_compiled(target: str, code: set[str]) -> None:
     root = Path(os.environ["GATECAST_IMAGES"], target, "rootfs")
     assert {path.name for path in (root / "app").iterdir()} == code
     assert not {path.suffix for path in (root / "app").rglob("*") if path.is_file()} - {".py", ".pyc", ".typed"}
@@ -141,44 +141,48 @@ def test_an_image_holds_its_code_and_its_packages_compiled_and_nothing_else(targ
 
 
 @pytest.mark.parametrize("target", ["worker", "routes", "local", "ministack"])
-def test_an_image_is_configured_as_the_dockerfile_says(target: str) -> None:
+def test_an_image_has_the_configuration_of_the_dockerfile(target: str) -> None:
     built = json.loads(Path(os.environ["GATECAST_IMAGES"], target, "image.json").read_text())["Docker"]["config"]
-    said = images()[target]
-    assert dict(variable.split("=", 1) for variable in built["Env"]).items() >= said.environment.items()
-    assert (built["User"], built["Cmd"], built["Entrypoint"] or []) == (said.user, said.command, said.entrypoint)
-    assert built.get("Healthcheck", {"Test": ["CMD"]})["Test"] == ["CMD", *said.healthcheck]
+    declared = images()[target]
+    assert dict(variable.split("=", 1) for variable in built["Env"]).items() >= declared.environment.items()
+    assert (built["User"], built["Cmd"], built["Entrypoint"] or []) == (
+        declared.user,
+        declared.command,
+        declared.entrypoint,
+    )
+    assert built.get("Healthcheck", {"Test": ["CMD"]})["Test"] == ["CMD", *declared.healthcheck]
     assert built["Labels"]["org.opencontainers.image.title"] == "Gatecast"
 
 
-def test_the_worker_can_find_credentials_wherever_the_sdk_does(containers: Containers) -> None:
-    makes = """if True:
+def test_the_worker_image_supports_all_credential_sources_of_the_sdk(containers: Containers) -> None:
+    script = """if True:
         import botocore.session
         for service in ("dynamodb", "sqs", "sso", "sso-oidc", "sts"):
             botocore.session.get_session().create_client(service, region_name="eu-west-1")
     """
-    container = containers.start("worker", ["python3", "-c", makes], {})
+    container = containers.start("worker", ["python3", "-c", script], {})
     assert container.wait() == 0, container.log.read_text()
 
 
 @pytest.mark.parametrize(("image", "code"), [("worker", 1), ("worker-otel", 0)])
-def test_traces_are_an_extra(containers: Containers, image: str, code: int) -> None:
+def test_only_the_otel_image_contains_the_trace_exporter(containers: Containers, image: str, code: int) -> None:
     container = containers.start(image, ["python3", "-c", "import opentelemetry.exporter.otlp.proto.http"], {})
     assert container.wait() == code, container.log.read_text()
 
 
 @contextmanager
 def lambda_api(*events: dict[str, Any]) -> Iterator[tuple[str, "queue.Queue[Any]"]]:
-    """The API from which a function's process takes its events: where it is, and what was answered."""
-    asked: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()
+    """A Lambda runtime API that serves these events. Yields its address, and a queue of (path, response)."""
+    invocations: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()
     for number, each in enumerate(events):
-        asked.put((f"request-{number}", each))
-    answered: queue.Queue[Any] = queue.Queue()
+        invocations.put((f"request-{number}", each))
+    responses: queue.Queue[Any] = queue.Queue()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            request_id, body = asked.get()
+            request_id, body = invocations.get()
             headers = {
                 "Content-Type": "application/json",
                 "Lambda-Runtime-Aws-Request-Id": request_id,
@@ -190,7 +194,7 @@ def lambda_api(*events: dict[str, Any]) -> Iterator[tuple[str, "queue.Queue[Any]
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            answered.put((self.path.rpartition("/runtime/")[2], json.loads(body)))
+            responses.put((self.path.rpartition("/runtime/")[2], json.loads(body)))
             self._send(202, {}, b"")
 
         def _send(self, status: int, headers: dict[str, str], body: bytes) -> None:
@@ -208,7 +212,7 @@ def lambda_api(*events: dict[str, Any]) -> Iterator[tuple[str, "queue.Queue[Any]
     serving = Thread(target=server.serve_forever)
     serving.start()
     try:
-        yield f"127.0.0.1:{server.server_port}", answered
+        yield f"127.0.0.1:{server.server_port}", responses
     finally:
         server.shutdown()
         serving.join()
@@ -216,10 +220,10 @@ def lambda_api(*events: dict[str, Any]) -> Iterator[tuple[str, "queue.Queue[Any]
 
 
 @pytest.mark.usefixtures("aws")
-def test_the_functions_answer_lambda(containers: Containers) -> None:
+def test_the_functions_respond_to_lambda(containers: Containers) -> None:
     environment = SERVICES["gateway"].environment
     function = images()["routes"]
-    with lambda_api(event("$connect"), event("$connect", authorizer={"user": "no name"})) as (address, answered):
+    with lambda_api(event("$connect"), event("$connect", authorizer={"user": "no name"})) as (address, responses):
         container = containers.start(
             "routes",
             [*function.entrypoint, "routes.handlers.connect"],
@@ -234,10 +238,10 @@ def test_the_functions_answer_lambda(containers: Containers) -> None:
             },
         )
         try:
-            answers = [answered.get(timeout=60) for _ in range(2)]
+            received = [responses.get(timeout=60) for _ in range(2)]
         except queue.Empty:
             pytest.fail(container.log.read_text())
-    assert [(path, answer.get("statusCode")) for path, answer in answers] == [
+    assert [(path, response.get("statusCode")) for path, response in received] == [
         ("invocation/request-0/response", 200),
         ("invocation/request-1/response", 400),
     ]

@@ -1,4 +1,4 @@
-"""The hot calls against a service that answers what no service should, and a poll that fails."""
+"""The JSON client against a service that returns malformed responses or resets connections, and a poll that fails."""
 
 import asyncio
 import socket
@@ -17,14 +17,14 @@ from worker.ports import NoResponse
 from worker.transport.pool import Pool
 from worker.transport.signing import Credentials
 
-# What becomes of an exception in a reader's callback is the event loop's to say.
+# Event loops differ in how they handle an exception in a reader's callback.
 EVENT_LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 NOT_UTF8 = b'{"__type":"\xff","Messages":[{"Body":"\xff"}]}'
 
 
 class BrokenCalls(ServiceCalls):
-    def answered(self, *_: object, **__: object) -> None:
+    def record_response(self, *_: object, **__: object) -> None:
         raise ZeroDivisionError
 
 
@@ -32,15 +32,15 @@ class BrokenCalls(ServiceCalls):
 async def calling(
     status: int, body: bytes, calls: ServiceCalls
 ) -> AsyncIterator[tuple[JsonService, asyncio.Task[None]]]:
-    """A service that answers every call with `status` and `body`, and the task that runs its client."""
+    """A client of a service that responds to every call with `status` and `body`, and the task that runs it."""
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await reader.read(65536):
-            writer.write(b"HTTP/1.1 %d Whatever\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body))
+            writer.write(b"HTTP/1.1 %d Reason\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body))
         writer.close()
 
     async with (
-        await asyncio.start_server(answer, "127.0.0.1", 0) as server,
+        await asyncio.start_server(respond, "127.0.0.1", 0) as server,
         running_client(server.sockets[0].getsockname()[1], calls) as client,
     ):
         yield client
@@ -75,7 +75,7 @@ async def test_an_error_that_is_not_utf8_has_no_code() -> None:
         assert not running.done()
 
 
-async def test_an_answer_that_is_not_utf8_is_a_failure_of_the_service() -> None:
+async def test_a_response_that_is_not_utf8_is_a_service_failure() -> None:
     async with calling(200, NOT_UTF8, ServiceCalls()) as (service, running):
         with pytest.raises(NoResponse, match="malformed"):
             await asyncio.wait_for(Queue(service, "url").receive(1, visibility_seconds=5), 5)
@@ -86,13 +86,13 @@ async def test_an_answer_that_is_not_utf8_is_a_failure_of_the_service() -> None:
 async def resetting_kept_connections(
     calls: ServiceCalls, *, when: Callable[[int], bool]
 ) -> AsyncIterator[tuple[JsonService, list[bytes]]]:
-    """A service that resets a connection instead of answering where `when` says so of the number of all calls.
+    """A client of a service that resets the connection instead of responding if `when(number of the call)` is true.
 
-    With the operations that it has seen.
+    Yields the client and the list of operations that the service has received.
     """
     seen: list[bytes] = []
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while request := await reader.read(65536):  # a call of these tests is one segment
             seen.append(request.partition(b"x-amz-target: AmazonSQS.")[2].partition(b"\r\n")[0])
             if when(len(seen)):
@@ -104,13 +104,13 @@ async def resetting_kept_connections(
         writer.close()
 
     async with (
-        await asyncio.start_server(answer, "127.0.0.1", 0) as server,
+        await asyncio.start_server(respond, "127.0.0.1", 0) as server,
         running_client(server.sockets[0].getsockname()[1], calls) as (service, _),
     ):
         yield service, seen
 
 
-async def test_a_call_on_a_connection_that_has_died_is_made_once_more_and_no_failure() -> None:
+async def test_a_call_on_a_dead_connection_is_retried_and_not_counted_as_a_failure() -> None:
     calls = ServiceCalls()
     async with resetting_kept_connections(calls, when=lambda number: number == 2) as (service, seen):
         for _ in range(3):
@@ -130,8 +130,8 @@ async def test_a_call_whose_retry_fails_has_no_response() -> None:
         assert calls.errors.total() == 1
 
 
-async def test_a_call_that_nobody_waits_for_any_more_is_not_made_again() -> None:
-    """A receive, for one, would take messages that nobody gets to see."""
+async def test_a_cancelled_call_is_not_retried() -> None:
+    """A retried receive, for example, would make messages invisible without anyone processing them."""
     abandoned: list[asyncio.Task[bytes]] = []
 
     def when(number: int) -> bool:
@@ -149,11 +149,11 @@ async def test_a_call_that_nobody_waits_for_any_more_is_not_made_again() -> None
 
 
 @pytest.mark.parametrize("descriptor", [True, False])
-async def test_what_a_poll_raises_ends_the_run(descriptor: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_exception_in_a_poll_ends_the_run(descriptor: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not descriptor:
         monkeypatch.setattr(Pool, "fileno", lambda _: None)
     async with calling(200, b"{}", BrokenCalls()) as (service, running):
-        asking = asyncio.create_task(service.call("ReceiveMessage", b"{}"))
+        calling_task = asyncio.create_task(service.call("ReceiveMessage", b"{}"))
         with pytest.raises(ZeroDivisionError):
             await asyncio.wait_for(running, 5)
-        asking.cancel()
+        calling_task.cancel()

@@ -1,7 +1,8 @@
-"""Each role allows what its code calls, and nothing else.
+"""Each role allows the AWS calls that its code makes, and no others.
 
-Real handlers and real processes run against ministack through a proxy that notes what is called on what. The main flows
-call all that the code has: so what was noted and what the templates allow must be the same, in both directions.
+Real handlers and real processes run against ministack through a proxy that records each action and its resource. The
+main flows make every call that the code contains, so the recorded calls and the permissions in the templates must be
+equal.
 """
 
 import asyncio
@@ -24,9 +25,9 @@ from local.processes import Process
 from local.resources import Queues
 from routes import authorizer, dependencies, handlers
 from routes.environment import OPEN_ACCESS
-from tests.chaos.rooms import connection_ids, write_members
 from tests.chaos.service_proxy import ServiceProxy
 from tests.connections_endpoint import ConnectionsEndpoint
+from tests.members import connection_ids, write_members
 from tests.routes_events import CONNECTED_AT_MS, LambdaContext, event
 from tests.templates import Template
 from tests.tokens import AUDIENCE, ISSUER, SECRET, hs256
@@ -34,10 +35,10 @@ from tests.worker_process import WorkerProcess, eventually
 
 CHECKOUT = Path(__file__).parents[2]
 Use = tuple[str, str]
-"""An IAM action and the ARN of what it is done to."""
+"""An IAM action and the ARN of the resource."""
 STAGE_ARN = "arn:aws:execute-api:us-east-1:000000000000:abcdef1234/live"
 
-# What IAM calls an operation; the rest have the operation's own name. Service Authorization Reference of SQS, DynamoDB.
+# The IAM action of an operation where the names differ. Source: Service Authorization Reference of SQS and DynamoDB.
 _BATCHES_OF: Final = {
     "SendMessageBatch": "SendMessage",
     "DeleteMessageBatch": "DeleteMessage",
@@ -52,8 +53,8 @@ _IN_TRANSACTIONS: Final = {
 _STATEMENTS: Final = {"INSERT": "Insert", "UPDATE": "Update", "DELETE": "Delete", "SELECT": "Select"}
 
 
-def used(operation: str, body: Mapping[str, Any]) -> Iterator[Use]:
-    """What a call of SQS, DynamoDB or Secrets Manager takes of its caller's rights."""
+def required(operation: str, body: Mapping[str, Any]) -> Iterator[Use]:
+    """The permissions that a call of SQS, DynamoDB or Secrets Manager requires."""
     match body:
         case {"QueueUrl": str(url)}:
             yield f"sqs:{_BATCHES_OF.get(operation, operation)}", _queue_arn(url)
@@ -82,19 +83,19 @@ def _table_arn(name: str) -> str:
 
 
 class Recorder(ServiceProxy):
-    """A proxy to ministack. `noted` has what was called through it."""
+    """A proxy to ministack. `recorded` has the permissions that the calls through it required."""
 
-    noted: set[Use]
+    recorded: set[Use]
 
     @classmethod
     @asynccontextmanager
     async def recording(cls, target: str) -> AsyncIterator["Recorder"]:
         async with cls.serving(target) as recorder:
-            recorder.noted = set()
+            recorder.recorded = set()
             yield recorder
 
     async def _forward(self, request: web.Request, body: bytes) -> web.Response:
-        self.noted.update(used(request.headers["X-Amz-Target"].rpartition(".")[2], json.loads(body)))
+        self.recorded.update(required(request.headers["X-Amz-Target"].rpartition(".")[2], json.loads(body)))
         return await super()._forward(request, body)
 
 
@@ -112,7 +113,7 @@ async def recorder(ministack: Ministack) -> AsyncIterator[Recorder]:
 
 @pytest.fixture
 def parameters(table: str, queues: Queues) -> dict[str, str]:
-    """What the templates' parameters would be for these resources."""
+    """The templates' parameters for these resources."""
     return {
         "TableArn": _table_arn(table),
         "QueueArn": _queue_arn(queues.url),
@@ -122,9 +123,9 @@ def parameters(table: str, queues: Queues) -> dict[str, str]:
 
 
 def allowed(template: Template, owner: str) -> set[Use]:
-    """What the role or managed policy called `owner` allows, by the policies that are its own.
+    """The permissions of the role or managed policy named `owner`, from its own and attached policies.
 
-    Not counted: the managed policy by which Lambda writes logs, and what the collector beside the worker may do.
+    Not counted: the managed policy for Lambda's logs, and the permissions of the collector beside the worker.
     """
     own = template.properties(owner)
     documents = [own["PolicyDocument"]] if "PolicyDocument" in own else []
@@ -149,8 +150,8 @@ def _each(value: str | list[str]) -> list[str]:
 
 
 def call(route: str, body: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Calls a route as Lambda does, in a process that has just started."""
-    dependencies.reset()
+    """Call a route as Lambda does, as if in a new process."""
+    dependencies.clear_caches()
     handler: Callable[..., dict[str, Any]] = getattr(handlers, route.removeprefix("$"))
     text = None if body is None else json.dumps({"action": route, **body})
     return handler(event(route, text, requested_at_ms=CONNECTED_AT_MS), LambdaContext())
@@ -188,15 +189,15 @@ async def test_a_route(
     for name, value in recorder.environment().items():
         monkeypatch.setenv(name, value)
 
-    answer = await asyncio.to_thread(call, route, BODIES.get(route))
+    response = await asyncio.to_thread(call, route, BODIES.get(route))
 
-    assert _succeeded(answer) or route == "$default", answer
+    assert _succeeded(response) or route == "$default", response
     template = Template("api", {**parameters, "Authorizer": OPEN_ACCESS})
-    assert recorder.noted == allowed(template, f"{route.removeprefix('$').capitalize()}Role")
+    assert recorder.recorded == allowed(template, f"{route.removeprefix('$').capitalize()}Role")
 
 
-def _succeeded(answer: Mapping[str, Any]) -> bool:
-    return answer["statusCode"] == 200 and '"type": "error"' not in answer.get("body", "")
+def _succeeded(response: Mapping[str, Any]) -> bool:
+    return response["statusCode"] == 200 and '"type": "error"' not in response.get("body", "")
 
 
 async def test_the_authorizer(
@@ -209,15 +210,15 @@ async def test_the_authorizer(
     monkeypatch.setenv("GATECAST_TOKEN_ISSUER", ISSUER)
     monkeypatch.setenv("GATECAST_TOKEN_AUDIENCE", AUDIENCE)
     monkeypatch.setenv("GATECAST_TOKEN_SECRET_ARN", arn)
-    authorizer.reset()
+    authorizer.clear_caches()
     request = {**event("$connect"), "methodArn": "arn:x", "queryStringParameters": {"token": hs256()}}
 
-    answer = await asyncio.to_thread(authorizer.handler, request, LambdaContext())
+    response = await asyncio.to_thread(authorizer.handler, request, LambdaContext())
 
-    authorizer.reset()
-    assert answer["policyDocument"]["Statement"][0]["Effect"] == "Allow"
+    authorizer.clear_caches()
+    assert response["policyDocument"]["Statement"][0]["Effect"] == "Allow"
     tokens = {"TokenIssuer": ISSUER, "TokenAudience": AUDIENCE, "TokenSecretArn": arn}
-    assert recorder.noted == allowed(Template("api", tokens), "AuthorizeRole")
+    assert recorder.recorded == allowed(Template("api", tokens), "AuthorizeRole")
 
 
 # The worker and the tools
@@ -233,16 +234,16 @@ async def test_the_worker(
     aws: dict[str, str],
     tmp_path: Path,
 ) -> None:
-    """Split rooms, clients that are gone, reject or do not read, poison, leases, and a stop in mid-broadcast."""
+    """Split rooms, gone, rejecting and slow clients, poison, lease extensions, and a stop during a broadcast."""
     stuck = "stuck="
-    gone, refusing, well = connection_ids(3, "gone"), connection_ids(3, "refusing"), connection_ids(30)
+    gone, rejecting, healthy = connection_ids(3, "gone"), connection_ids(3, "rejecting"), connection_ids(30)
     many = connection_ids(3_000, "many")  # half a minute of posts
-    write_members(dynamodb, table, "split", [*gone, *refusing, *well], shards=3)
+    write_members(dynamodb, table, "split", [*gone, *rejecting, *healthy], shards=3)
     write_members(dynamodb, table, "large", many, memberships_only=True)
     publisher = Publisher(sqs, queues.url)
     async with ConnectionsEndpoint.serving() as endpoint:
-        answers = dict.fromkeys(gone, 410) | dict.fromkeys(refusing, 413) | {stuck: 429}
-        endpoint.answer = lambda connection_id, _nth: answers.get(connection_id, 200)
+        statuses = dict.fromkeys(gone, 410) | dict.fromkeys(rejecting, 413) | {stuck: 429}
+        endpoint.respond = lambda connection_id, _nth: statuses.get(connection_id, 200)
         variables = {
             **aws,
             **recorder.environment(),
@@ -256,28 +257,28 @@ async def test_the_worker(
         with WorkerProcess.launch(variables, tmp_path / "worker.log") as worker:
             await worker.ready()
             counted = {("sqs:GetQueueAttributes", parameters[queue]) for queue in ("QueueArn", "DeadLetterQueueArn")}
-            await eventually(lambda: counted <= recorder.noted)
-            sqs.send_message(QueueUrl=queues.url, MessageBody="no broadcast")
+            await eventually(lambda: counted <= recorder.recorded)
+            sqs.send_message(QueueUrl=queues.url, MessageBody="not a broadcast")
             publisher.publish(Broadcast(id="split", room="split", data="x"))
-            publisher.publish(Broadcast(id="one", connections=(well[0],), data="x"))
+            publisher.publish(Broadcast(id="one", connections=(healthy[0],), data="x"))
             publisher.publish(Broadcast(id="large", room="large", data="x"))
-            publisher.publish(remainder_of(stuck))
+            publisher.publish(remainder_for(stuck))
             await eventually(lambda: _metric_is(worker, 'gatecast_lease_extensions_total{outcome="extended"}', 1))
             await eventually(lambda: _metric_is(worker, "gatecast_memberships_reaped_total", 3))
             await eventually(lambda: _metric_is(worker, 'gatecast_slow_clients_total{outcome="closed"}', 1))
             await eventually(lambda: _metric_is(worker, 'gatecast_broadcasts_total{outcome="completed"}', 5))
             worker.terminate()
             assert await worker.ended(seconds=30) == 0, worker.log_tail()
-        assert set(well) <= set(endpoint.delivered)
-        assert 0 < len(set(many) & set(endpoint.delivered)) < len(many), "it was stopped in mid-broadcast"
+        assert set(healthy) <= set(endpoint.delivered)
+        assert 0 < len(set(many) & set(endpoint.delivered)) < len(many), "the worker was stopped during the broadcast"
         assert set(endpoint.closed) == {stuck}
 
     managed = {("execute-api:ManageConnections", f"{STAGE_ARN}/{method}/@connections/*") for method in endpoint.methods}
-    assert recorder.noted | managed == allowed(Template("worker", parameters), "TaskRole")
+    assert recorder.recorded | managed == allowed(Template("worker", parameters), "TaskRole")
 
 
-def remainder_of(connection_id: str) -> Broadcast:
-    """To one that another worker has found not to read for a minute: here two more rejected posts give it up."""
+def remainder_for(connection_id: str) -> Broadcast:
+    """For a client that, in another worker, has not read for a minute: two more rejected posts give it up."""
     tried = (8, int((time.time() - 60) * 1000), 20.0)
     return Broadcast(id="slow", connections=(connection_id,), data="x", part="r-slow", tried=tried)
 
@@ -294,7 +295,7 @@ def data_template(queues: Queues) -> Template:
 async def test_redrive(recorder: Recorder, sqs: Any, queues: Queues, aws: dict[str, str], tmp_path: Path) -> None:
     reason = {"reason": {"DataType": "String", "StringValue": "undelivered"}}
     letter = '{"v":1,"id":"b","connections":["c="],"data":"x","part":"u-1"}'
-    for body in (letter, "what cannot be sent again is put back"):
+    for body in (letter, "not a broadcast, so it is released"):
         sqs.send_message(QueueUrl=queues.dead_letter_url, MessageBody=body, MessageAttributes=reason)
     variables = {
         **aws,
@@ -305,8 +306,8 @@ async def test_redrive(recorder: Recorder, sqs: Any, queues: Queues, aws: dict[s
     command = [sys.executable, "-m", "worker.redrive"]
     with Process.start(command, environment=variables, log=tmp_path / "log", directory=CHECKOUT) as redrive:
         assert await asyncio.to_thread(redrive.wait, 60) == 0, redrive.log_tail()
-    assert "1 sent again" in redrive.log_tail()
-    assert recorder.noted == allowed(data_template(queues), "RedrivePolicy")
+    assert "1 resent" in redrive.log_tail()
+    assert recorder.recorded == allowed(data_template(queues), "RedrivePolicy")
 
 
 async def test_a_publisher(recorder: Recorder, queues: Queues, aws: dict[str, str]) -> None:
@@ -315,4 +316,4 @@ async def test_a_publisher(recorder: Recorder, queues: Queues, aws: dict[str, st
     broadcast = Broadcast(id="b", room="lobby", data="x")
     await asyncio.to_thread(Publisher(client, queues.url).publish, broadcast)
     client.close()
-    assert recorder.noted == allowed(data_template(queues), "PublisherPolicy")
+    assert recorder.recorded == allowed(data_template(queues), "PublisherPolicy")

@@ -1,10 +1,11 @@
-"""The templates deployed for real, as far as ministack goes: with `deploy.ecs`, to its CloudFormation.
+"""The templates deployed with `deploy.ecs` to ministack's CloudFormation, as far as ministack supports them.
 
-The routes run there as Lambda functions, and a worker process with the environment that its template gives it delivers
-through ministack's own WebSocket API, to clients that know neither. Nothing of `local.gateway` has a part in this.
+The routes run there as Lambda functions, and a worker process with the environment from its template delivers through
+ministack's own WebSocket API. `local.gateway` is not involved.
 
-ministack 1.5.33 has no route responses (it always answers, so `Replies` may be "no") and no scaling, no metric math in
-alarms, no NAT: the stacks network, observe and worker are not deployed here. tests/unit/test_templates.py reads them.
+ministack 1.5.33 has no route responses (it always responds, so `Replies` may be "no"), no scaling, no metric math in
+alarms and no NAT. So the stacks network, observe and worker are not deployed here; tests/unit/test_templates.py reads
+them.
 """
 
 import asyncio
@@ -29,7 +30,7 @@ from deploy.ecs.stacks import DeployError
 from gatecast import Broadcast, Publisher
 from local.ministack import Ministack
 from routes.environment import OPEN_ACCESS
-from tests.chaos.rooms import items_left, write_members
+from tests.members import items_left, write_members
 from tests.templates import Template
 from tests.tokens import AUDIENCE, ISSUER, SECRET, hs256
 from tests.worker_process import WorkerProcess, eventually
@@ -39,7 +40,7 @@ LOCK = Path(__file__).parents[2] / "requirements" / "routes.txt"
 
 
 def install_from_here(target: Path, _architecture: str) -> None:
-    """What pip would install for Lambda, copied from this environment: ministack runs functions on this machine."""
+    """Copy the packages for Lambda from this environment instead of installing them: ministack runs functions here."""
     for name in re.findall(r"^([a-z0-9._-]+)==", LOCK.read_text(), re.MULTILINE):
         try:
             files = metadata.files(name) or []
@@ -67,7 +68,7 @@ def session(ministack: Ministack, aws: dict[str, str], monkeypatch: pytest.Monke
 
 @pytest.fixture
 def deployments(session: Any, unique_name: str) -> Iterator[Any]:
-    """Makes deployments, and removes them at the end."""
+    """Creates deployments, and removes them at the end."""
     made: list[Deployment] = []
 
     def make(**values: str) -> Deployment:
@@ -77,12 +78,12 @@ def deployments(session: Any, unique_name: str) -> Iterator[Any]:
     yield make
     for each in made:
         each.destroy()
-        each.destroy()  # may be repeated
+        each.destroy()  # idempotent
         assert not each.stacks.outputs("data")
 
 
 class Deployed:
-    """What the stacks made, at the addresses where ministack serves it."""
+    """The deployed stacks, at the addresses where ministack serves them."""
 
     def __init__(self, deployment: Deployment, ministack: Ministack) -> None:
         for name in ("foundation", "account", "data", "api"):
@@ -97,7 +98,7 @@ class Deployed:
 
     @asynccontextmanager
     async def worker(self, aws: Mapping[str, str], log: Path) -> AsyncIterator[WorkerProcess]:
-        """A worker process with its task's environment. Only the API's address is another one here than on AWS."""
+        """A worker process with its task's environment. Only the API's address differs from that on AWS."""
         template = Template("worker", {**self.values, "ConnectionsEndpoint": self.endpoint})
         (container,) = template.properties("Task")["ContainerDefinitions"]
         environment = {each["Name"]: str(each["Value"]) for each in container["Environment"]}
@@ -106,14 +107,14 @@ class Deployed:
             yield worker
 
 
-async def ask(client: ClientConnection, action: str, **fields: Any) -> dict[str, Any]:
-    """Sends a message to a route and gives its answer, which is the next thing that comes."""
+async def request(client: ClientConnection, action: str, **fields: Any) -> dict[str, Any]:
+    """Send a request to a route and return its response, which must be the next message."""
     await client.send(json.dumps({"action": action, **fields}))
-    answer: dict[str, Any] = json.loads(await asyncio.wait_for(client.recv(), 30))
-    return answer
+    response: dict[str, Any] = json.loads(await asyncio.wait_for(client.recv(), 30))
+    return response
 
 
-async def test_from_connecting_to_a_broadcast_and_away(
+async def test_clients_connect_join_publish_receive_and_disconnect(
     deployments: Any, ministack: Ministack, aws: dict[str, str], dynamodb: Any, sqs: Any, tmp_path: Path
 ) -> None:
     deployed = await asyncio.to_thread(Deployed, deployments(Authorizer=OPEN_ACCESS), ministack)
@@ -122,15 +123,15 @@ async def test_from_connecting_to_a_broadcast_and_away(
         worker = await stack.enter_async_context(deployed.worker(aws, tmp_path / "worker.log"))
         first, second, stranger = [await stack.enter_async_context(deployed.connect()) for _ in range(3)]
         for client in (first, second):
-            assert (await ask(client, "join", room="lobby"))["type"] == "ok"
-        assert (await ask(stranger, "publish", room="lobby", data="x"))["code"] == "not_a_member"
-        assert (await ask(stranger, "dance"))["code"] == "unknown_action"
+            assert (await request(client, "join", room="lobby"))["type"] == "ok"
+        assert (await request(stranger, "publish", room="lobby", data="x"))["code"] == "not_a_member"
+        assert (await request(stranger, "dance"))["code"] == "unknown_action"
 
-        answer = await ask(first, "publish", room="lobby", data="hello", echo=False)
-        assert answer["type"] == "ok"
+        response = await request(first, "publish", room="lobby", data="hello", echo=False)
+        assert response["type"] == "ok"
         assert await asyncio.wait_for(second.recv(), 30) == "hello"
 
-        # From a program of ours, to all; among whom are some that vanished long ago.
+        # From a publisher, to all connections; some of them are gone.
         gone = [f"{number:016x}" for number in range(5)]
         write_members(dynamodb, table, "@all", gone)
         publisher = Publisher(sqs, deployed.values["QueueUrl"])
@@ -140,8 +141,8 @@ async def test_from_connecting_to_a_broadcast_and_away(
         await eventually(lambda: items_left(dynamodb, table, "@all", gone) == 0)
         assert await worker.metric('gatecast_deliveries_total{outcome="gone"}') == len(gone)
 
-        assert (await ask(second, "leave", room="lobby"))["type"] == "ok"
-        answer = await ask(first, "publish", room="lobby", data="to myself")
+        assert (await request(second, "leave", room="lobby"))["type"] == "ok"
+        await request(first, "publish", room="lobby", data="to myself")
         assert await asyncio.wait_for(first.recv(), 30) == "to myself"
         await stranger.close()
         await eventually(lambda: connections(dynamodb, table) == 2)
@@ -154,30 +155,32 @@ def connections(dynamodb: Any, table: str) -> int:
     return sum(item["sk"]["S"] == "connection" for page in pages for item in page["Items"])
 
 
-async def test_only_with_a_token(session: Any, deployments: Any, ministack: Ministack, unique_name: str) -> None:
+async def test_connecting_requires_a_valid_token(
+    session: Any, deployments: Any, ministack: Ministack, unique_name: str
+) -> None:
     secret = session.client("secretsmanager").create_secret(Name=unique_name, SecretString=SECRET)["ARN"]
     deployment = deployments(TokenIssuer=ISSUER, TokenAudience=AUDIENCE, TokenSecretArn=secret)
     deployed = await asyncio.to_thread(Deployed, deployment, ministack)
-    # ministack answers 500 where the authorizer says Unauthorized; API Gateway answers 401.
+    # If the authorizer raises Unauthorized, ministack returns 500; API Gateway returns 401.
     for query, status in (("", 500), ("?token=a.b.c", 500), (f"?token={hs256(gatecast=7)}", 403)):
-        with pytest.raises(websockets.InvalidStatus) as refused:
+        with pytest.raises(websockets.InvalidStatus) as rejected:
             async with deployed.connect(query):
                 pass
-        assert refused.value.response.status_code == status, query
+        assert rejected.value.response.status_code == status, query
     token = hs256(gatecast={"join": ["lobby"], "publish": []})
     async with deployed.connect(f"?token={token}") as client:
-        assert (await ask(client, "join", room="lobby"))["type"] == "ok"
-        assert (await ask(client, "join", room="elsewhere"))["type"] == "error"
-        assert (await ask(client, "publish", room="lobby", data="x"))["type"] == "error"
+        assert (await request(client, "join", room="lobby"))["type"] == "ok"
+        assert (await request(client, "join", room="elsewhere"))["type"] == "error"
+        assert (await request(client, "publish", room="lobby", data="x"))["type"] == "error"
 
 
-def test_all_templates_are_understood_as_the_tests_understand_them(session: Any, unique_name: str) -> None:
+def test_cloudformation_finds_the_same_parameters_as_the_template_tests(session: Any, unique_name: str) -> None:
     ours = stacks.Stacks(session.client("cloudformation"), unique_name, say=print)
     for name in ORDER:
         assert {parameter.name for parameter in ours.parameters(name)} == Template(name).parameters.keys()
 
 
-def test_an_api_that_anyone_may_use_has_to_be_asked_for_in_words(deployments: Any) -> None:
+def test_an_api_without_authorizer_must_be_requested_explicitly(deployments: Any) -> None:
     deployment = deployments()
     deployment.deploy_one("foundation")
     deployment.deploy_one("data")
@@ -195,13 +198,13 @@ Outputs: { BucketName: { Value: !Ref Bucket } }
 """
 
 
-def test_what_failed_is_named_and_tried_anew_and_what_is_done_is_left_alone(
+def test_a_failed_stack_is_reported_and_replaced_and_an_unchanged_one_is_left_unchanged(
     session: Any, unique_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stacks, "TEMPLATES", tmp_path)
     (tmp_path / "one.yaml").write_text(BUCKET)
-    said: list[str] = []
-    ours = stacks.Stacks(session.client("cloudformation"), unique_name, say=said.append, poll_seconds=0.05)
+    printed: list[str] = []
+    ours = stacks.Stacks(session.client("cloudformation"), unique_name, say=printed.append, poll_seconds=0.05)
     s3 = session.client("s3")
     s3.create_bucket(Bucket=unique_name)
     with pytest.raises(DeployError, match=r"one: CREATE_FAILED\n  Bucket \(AWS::S3::Bucket\): .*already exists$"):
@@ -214,8 +217,8 @@ def test_what_failed_is_named_and_tried_anew_and_what_is_done_is_left_alone(
     ours.destroy("one")
     ours.destroy("one")
 
-    assert [re.sub(r" in \d+ s", "", line) for line in said] == [
-        "one: removing what an earlier attempt left (CREATE_FAILED)",
+    assert [re.sub(r" in \d+ s", "", line) for line in printed] == [
+        "one: removing what a failed attempt left behind (CREATE_FAILED)",
         "one: created",
         "one: unchanged",
         "one: updated",

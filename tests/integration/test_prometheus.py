@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes two real workers under the load of the demo: every panel and every rule has data."""
+"""A real Prometheus scrapes two real workers under the demo's load: every panel and every rule has data."""
 
 import asyncio
 import math
@@ -14,18 +14,18 @@ from tests.observability import CHECKOUT, RULE_TESTS, queries, rules
 from tests.prometheus import Prometheus, Sample
 from tests.worker_process import eventually
 
-EMPTY_WHEN_ALL_IS_WELL = {
-    ("Overview", "Alerts that are firing"),
+EMPTY_WHEN_HEALTHY = {
+    ("Overview", "Firing alerts"),
     ("Overview", "Rate cut"),
     ("Delivery", "Rate cut"),
     ("Dependencies", "Rate cut"),
-    ("Dependencies", "Credentials expire in"),  # those of a stand-in never do
+    ("Dependencies", "Time until credentials expire"),  # ministack's never do
 }
-"""Panels that are rightly empty here; promtool shows below that they have data when they should."""
+"""Panels that are correctly empty here; the promtool tests show that they have data when they should (see below)."""
 
 
 async def demo(system: EmbeddedSystem) -> None:
-    """The demo, small, in a process of its own: everybody comes, talks, a tenth vanishes and is reaped."""
+    """The demo, small, in its own process: clients connect and publish; a tenth vanishes and is reaped."""
     size = {"CLIENTS": "150", "ROOMS": "10", "MESSAGES": "100"}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -41,7 +41,7 @@ async def demo(system: EmbeddedSystem) -> None:
     assert process.returncode == 0, output.decode()
 
 
-def says_something(samples: list[Sample]) -> bool:
+def has_data(samples: list[Sample]) -> bool:
     return any(math.isfinite(sample.value) for sample in samples)
 
 
@@ -59,16 +59,16 @@ async def test_every_panel_and_every_rule_has_data(tmp_path: Path) -> None:
             without_data = {
                 (query.dashboard, query.panel)
                 for query in queries()
-                if not says_something(prometheus.ask(query.of_everything(interval="1m")))
+                if not has_data(prometheus.ask(query.for_all_services(interval="1m")))
             }
-            assert without_data == EMPTY_WHEN_ALL_IS_WELL
+            assert without_data == EMPTY_WHEN_HEALTHY
             for rule in rules():  # an alert's expression has data only while something is wrong
                 samples = prometheus.ask(rule.record or rule.expr)
-                assert rule.alert or says_something(samples), rule
+                assert rule.alert or has_data(samples), rule
             assert prometheus.ask('ALERTS{alertstate="firing"}') == []
 
 
-def test_what_is_empty_here_has_data_when_it_should() -> None:
+def test_panels_that_are_empty_here_have_data_when_they_should() -> None:
     shown = {
         case["expr"]
         for path in RULE_TESTS
@@ -77,5 +77,5 @@ def test_what_is_empty_here_has_data_when_it_should() -> None:
         if case["exp_samples"]
     }
     for query in queries():
-        if (query.dashboard, query.panel) in EMPTY_WHEN_ALL_IS_WELL:
-            assert query.of_everything() in shown
+        if (query.dashboard, query.panel) in EMPTY_WHEN_HEALTHY:
+            assert query.for_all_services() in shown

@@ -1,4 +1,4 @@
-"""Who may connect, end to end: real clients, the gateway, the authorizer and the routes, keys over https."""
+"""Connecting with tokens, end to end: real clients, the gateway, the authorizer, the routes, and keys over https."""
 
 import asyncio
 import json
@@ -16,13 +16,13 @@ import pytest
 import trustme
 import websockets
 
-from local.backend import Backend, prepared
-from local.gatecast_routes import AUTHORIZER
+from local.aws_environment import CREDENTIALS
+from local.backend import Backend, prepare_backend
 from local.ministack import Ministack
-from local.sdk import CREDENTIALS
+from local.route_table import AUTHORIZER
 from local.stack import Stack
 from routes import authorizer
-from tests.gateway_doubles import ask, until
+from tests.gateway_doubles import send_request, until
 from tests.tokens import AUDIENCE, ISSUER, PREVIOUS_SECRET, SECRET, hs256, rs256, rsa_jwk
 
 REQUIRED = {
@@ -86,7 +86,7 @@ def ministack() -> Iterator[Ministack]:
 
 @pytest.fixture
 def backend(ministack: Ministack, unique_name: str) -> Backend:
-    return prepared(ministack, table=unique_name, queue=unique_name)
+    return prepare_backend(ministack, table=unique_name, queue=unique_name)
 
 
 @asynccontextmanager
@@ -94,10 +94,10 @@ async def guarded(
     backend: Backend, variables: Mapping[str, str] | None = None, *, workers: int = 0
 ) -> AsyncIterator[Stack]:
     settings = {**REQUIRED, **(variables or {})}
-    authorizer.reset()
+    authorizer.clear_caches()
     async with Stack.running(on=backend, workers=workers, authorizer=AUTHORIZER, route_settings=settings) as stack:
         yield stack
-    authorizer.reset()
+    authorizer.clear_caches()
 
 
 def by_jwks(issuer: Issuer) -> dict[str, str]:
@@ -110,9 +110,9 @@ def connect(stack: Stack, token: str, *more: str) -> Any:
 
 
 async def status(connecting: Any) -> int:
-    with pytest.raises(websockets.InvalidStatus) as refused:
+    with pytest.raises(websockets.InvalidStatus) as rejection:
         await connecting
-    return int(refused.value.response.status_code)
+    return int(rejection.value.response.status_code)
 
 
 async def test_a_client_with_a_token_gets_what_the_token_grants(backend: Backend, issuer: Issuer) -> None:
@@ -120,25 +120,25 @@ async def test_a_client_with_a_token_gets_what_the_token_grants(backend: Backend
         assert client.subprotocol == "gatecast.v1"
         assert client.response.headers.get_all("Sec-WebSocket-Protocol") == ["gatecast.v1"]
         for room in ("lobby", "chat/1"):
-            assert (await ask(client, action="join", room=room))["type"] == "ok"
+            assert (await send_request(client, action="join", room=room))["type"] == "ok"
         for room in ("other", "chat/", "@all", "@user/bob"):
-            assert (await ask(client, action="join", room=room))["code"] == "forbidden_room"
-        published = await ask(client, action="publish", room="chat/1", data="hi", id="1")
+            assert (await send_request(client, action="join", room=room))["code"] == "forbidden_room"
+        published = await send_request(client, action="publish", room="chat/1", data="hi", id="1")
         assert published == {"type": "ok", "action": "publish", "room": "chat/1", "id": "@alice/1"}
-        assert (await ask(client, action="publish", room="lobby", data="hi"))["code"] == "forbidden_room"
+        assert (await send_request(client, action="publish", room="lobby", data="hi"))["code"] == "forbidden_room"
         assert issuer.requests == 1
 
 
-async def test_a_token_in_the_query_will_do(backend: Backend, issuer: Issuer) -> None:
+async def test_token_in_the_query_is_accepted(backend: Backend, issuer: Issuer) -> None:
     async with (
         guarded(backend, by_jwks(issuer)) as stack,
         websockets.connect(f"{stack.gateway.url}?token={rs256()}") as client,
     ):
         assert client.subprotocol is None
-        assert (await ask(client, action="join", room="lobby"))["type"] == "ok"
+        assert (await send_request(client, action="join", room="lobby"))["type"] == "ok"
 
 
-async def test_nobody_else_gets_in(backend: Backend, issuer: Issuer) -> None:
+async def test_invalid_tokens_are_rejected(backend: Backend, issuer: Issuer) -> None:
     async with guarded(backend, by_jwks(issuer)) as stack:
         unauthorized = [
             websockets.connect(stack.gateway.url),
@@ -158,7 +158,7 @@ async def test_nobody_else_gets_in(backend: Backend, issuer: Issuer) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["address", "authority", "redirect"])
-async def test_without_keys_nobody_gets_in_and_it_is_a_500(backend: Backend, issuer: Issuer, wrong: str) -> None:
+async def test_without_keys_connecting_is_a_500(backend: Backend, issuer: Issuer, wrong: str) -> None:
     variables = by_jwks(issuer)
     if wrong == "authority":
         variables["SSL_CERT_FILE"] = "/dev/null"
@@ -172,20 +172,18 @@ async def test_without_keys_nobody_gets_in_and_it_is_a_500(backend: Backend, iss
     assert issuer.requests == (1 if wrong == "redirect" else 0)
 
 
-async def test_a_wrong_configuration_lets_nobody_in(backend: Backend) -> None:
+async def test_invalid_configuration_fails_closed(backend: Backend) -> None:
     async with guarded(backend) as stack:
         assert await status(connect(stack, rs256())) == 500
 
 
-async def test_without_the_authorizer_that_is_demanded_nobody_gets_in(backend: Backend) -> None:
+async def test_without_the_required_authorizer_connecting_fails(backend: Backend) -> None:
     async with Stack.running(on=backend, workers=0, route_settings=REQUIRED) as stack:
         assert await status(connect(stack, rs256())) == 503
         assert await status(websockets.connect(stack.gateway.url)) == 503
 
 
-async def test_when_its_token_has_expired_a_client_does_and_receives_nothing_more(
-    backend: Backend, issuer: Issuer
-) -> None:
+async def test_client_with_expired_token_neither_sends_nor_receives(backend: Backend, issuer: Issuer) -> None:
     async with guarded(backend, by_jwks(issuer), workers=1) as stack:
         grants = {"join": ["lobby"], "publish": ["lobby"]}
         exp = int(time.time()) - 5  # with the leeway that is five seconds from now
@@ -194,20 +192,22 @@ async def test_when_its_token_has_expired_a_client_does_and_receives_nothing_mor
             connect(stack, rs256(sub="bob", gatecast=grants)) as other,
         ):
             for client in (short, other):
-                assert (await ask(client, action="join", room="lobby"))["type"] == "ok"
-            assert (await ask(other, action="publish", room="lobby", data='"first"', echo=False))["type"] == "ok"
+                assert (await send_request(client, action="join", room="lobby"))["type"] == "ok"
+            assert (await send_request(other, action="publish", room="lobby", data='"first"', echo=False))[
+                "type"
+            ] == "ok"
             assert await short.recv() == '"first"'
 
-            while (answer := await ask(short, action="join", room="lobby"))["type"] == "ok":  # noqa: ASYNC110 - time is waited for
+            while (response := await send_request(short, action="join", room="lobby"))["type"] == "ok":  # noqa: ASYNC110 - time is waited for
                 await asyncio.sleep(0.1)
-            assert answer["code"] == "token_expired"
-            refused = await ask(short, action="publish", room="lobby", data="x")
-            assert refused["code"] == "token_expired"
+            assert response["code"] == "token_expired"
+            rejection = await send_request(short, action="publish", room="lobby", data="x")
+            assert rejection["code"] == "token_expired"
             await other.send(json.dumps({"action": "publish", "room": "lobby", "data": '"second"'}))
             assert '"second"' in {await other.recv(), await other.recv()}
             await until(lambda: stack.workers[0].metric("gatecast_broadcasts_total", outcome="completed") == 2)
             assert stack.workers[0].metric("gatecast_deliveries_total") == 2
-            assert (await ask(short, action="leave", room="lobby"))["type"] == "ok"
+            assert (await send_request(short, action="leave", room="lobby"))["type"] == "ok"
 
 
 async def test_a_secret_can_be_rotated(backend: Backend, ministack: Ministack, unique_name: str) -> None:
@@ -224,14 +224,14 @@ async def test_a_secret_can_be_rotated(backend: Backend, ministack: Ministack, u
         try:
             async with connect(stack, token):
                 return True
-        except websockets.InvalidStatus as refused:
-            assert refused.response.status_code == 401  # noqa: PT017 - only one answer is right
+        except websockets.InvalidStatus as rejection:
+            assert rejection.response.status_code == 401  # noqa: PT017 - any other status is wrong
             return False
 
     async with guarded(backend, variables) as stack:
         assert [await admitted(stack, hs256(secret)) for secret in (PREVIOUS_SECRET, SECRET)] == [True, False]
         secrets.put_secret_value(SecretId=arn, SecretString=SECRET)
-        authorizer.reset()  # as in an environment that starts after the rotation
+        authorizer.clear_caches()  # as in an environment that starts after the rotation
         assert [await admitted(stack, hs256(secret)) for secret in (PREVIOUS_SECRET, SECRET)] == [True, True]
         assert not await admitted(stack, hs256("x" * 32))
     secrets.close()

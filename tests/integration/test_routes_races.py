@@ -1,4 +1,4 @@
-"""A join and a `$disconnect` at the same time: whoever wins, nothing of the connection is left behind."""
+"""Concurrent joins, leaves and `$disconnect`: whichever wins the race, no item of the connection remains."""
 
 import threading
 from collections.abc import Callable
@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from routes.answers import Code, Refused
 from routes.memberships import Memberships
 from routes.requests import Caller
+from routes.responses import Code, RequestRejected
 from tests.routes_events import CONNECTION_ID, event
 
-CALLER = Caller.of(event())
+CALLER = Caller.from_event(event())
 
 
 class Interrupted:
-    """A DynamoDB client that lets something else happen before one of its calls."""
+    """A DynamoDB client that runs `interruption` before one of its calls."""
 
     def __init__(self, dynamodb: Any, before_call: int, interruption: Callable[[], None]) -> None:
         self._dynamodb = dynamodb
@@ -37,7 +37,7 @@ class Interrupted:
         return self._calls_left < 0
 
 
-def left_behind(dynamodb: Any, table: str) -> list[Any]:
+def remaining_items(dynamodb: Any, table: str) -> list[Any]:
     items: list[Any] = dynamodb.scan(TableName=table, ConsistentRead=True)["Items"]
     return items
 
@@ -45,8 +45,8 @@ def left_behind(dynamodb: Any, table: str) -> list[Any]:
 def join_unless_closing(memberships: Memberships, room: str) -> None:
     try:
         memberships.join(CALLER, room)
-    except Refused as refused:
-        if refused.code is not Code.NOT_CONNECTED:
+    except RequestRejected as rejection:
+        if rejection.code is not Code.NOT_CONNECTED:
             raise
 
 
@@ -57,7 +57,7 @@ def test_a_join_between_the_steps_of_a_disconnect(dynamodb: Any, table: str, bef
     interrupted = Interrupted(dynamodb, before_call, lambda: join_unless_closing(memberships, "lobby"))
     Memberships(interrupted, table).disconnect(CONNECTION_ID)
     assert interrupted.was_interrupted
-    assert left_behind(dynamodb, table) == []
+    assert remaining_items(dynamodb, table) == []
 
 
 @pytest.mark.parametrize("before_call", range(2))
@@ -65,11 +65,11 @@ def test_a_disconnect_between_the_steps_of_a_join(dynamodb: Any, table: str, bef
     memberships = Memberships(dynamodb, table)
     memberships.connect(CALLER, ["@all"])
     interrupted = Interrupted(dynamodb, before_call, lambda: memberships.disconnect(CONNECTION_ID))
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRejected) as rejection:
         Memberships(interrupted, table).join(CALLER, "lobby")
-    assert refused.value.code is Code.NOT_CONNECTED
+    assert rejection.value.code is Code.NOT_CONNECTED
     assert interrupted.was_interrupted
-    assert left_behind(dynamodb, table) == []
+    assert remaining_items(dynamodb, table) == []
 
 
 def test_joins_leaves_and_a_disconnect_on_threads_of_their_own(dynamodb: Any, table: str) -> None:
@@ -80,7 +80,7 @@ def test_joins_leaves_and_a_disconnect_on_threads_of_their_own(dynamodb: Any, ta
         start.wait()
         try:
             step()
-        except Exception as error:  # noqa: BLE001 - told by the main thread
+        except Exception as error:  # noqa: BLE001 - reported by the main thread
             errors.append(error)
 
     for _ in range(10):
@@ -97,7 +97,7 @@ def test_joins_leaves_and_a_disconnect_on_threads_of_their_own(dynamodb: Any, ta
         for thread in threads:
             thread.join()
         assert errors == []
-        assert left_behind(dynamodb, table) == []
+        assert remaining_items(dynamodb, table) == []
 
 
 @pytest.mark.parametrize("before_call", range(3))
@@ -107,4 +107,4 @@ def test_a_leave_between_the_steps_of_a_disconnect(dynamodb: Any, table: str, be
     memberships.join(CALLER, "lobby")
     interrupted = Interrupted(dynamodb, before_call, lambda: memberships.leave(CALLER, "lobby"))
     Memberships(interrupted, table).disconnect(CONNECTION_ID)
-    assert left_behind(dynamodb, table) == []
+    assert remaining_items(dynamodb, table) == []

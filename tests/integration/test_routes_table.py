@@ -1,4 +1,4 @@
-"""The handlers against DynamoDB and SQS: what is in the table and on the queue after each route."""
+"""The handlers against DynamoDB and SQS: the items and messages that each route writes."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -11,10 +11,10 @@ from gatecast import decode
 from gatecast.table import room_pk, shard_of
 from local.resources import Queues
 from routes import dependencies, handlers
-from routes.answers import Refused
 from routes.environment import OPEN_ACCESS
 from routes.limits import Limits
 from routes.requests import Caller
+from routes.responses import RequestRejected
 from tests.routes_events import (
     CONNECTED_AT_MS,
     CONNECTION_ID,
@@ -35,16 +35,16 @@ def deployed(monkeypatch: pytest.MonkeyPatch, table: str, queues: Queues) -> Ite
     monkeypatch.setenv("GATECAST_QUEUE_URL", queues.url)
     monkeypatch.setenv("GATECAST_AUTHORIZER", OPEN_ACCESS)
     monkeypatch.setenv("GATECAST_JOINS_PER_SECOND", "0")
-    dependencies.reset()
+    dependencies.clear_caches()
     yield
-    dependencies.reset()
+    dependencies.clear_caches()
 
 
 def opened(**kwargs: Any) -> None:
     assert handlers.connect(event("$connect", **kwargs), LambdaContext())["statusCode"] == 200
 
 
-def answer(handler: Handler, connection_id: str = CONNECTION_ID, **body: Any) -> dict[str, Any]:
+def invoke(handler: Handler, connection_id: str = CONNECTION_ID, **body: Any) -> dict[str, Any]:
     result = handler(event(body=json.dumps(body), connection_id=connection_id), LambdaContext())
     message: dict[str, Any] = json.loads(result["body"])
     return message
@@ -55,7 +55,7 @@ def items(dynamodb: Any, table: str) -> dict[tuple[str, str], Item]:
     return {(item.pop("pk")["S"], item.pop("sk")["S"]): item for item in found}
 
 
-def test_connecting_writes_what_the_contract_says(dynamodb: Any, table: str) -> None:
+def test_connect_writes_the_items_of_the_contract(dynamodb: Any, table: str) -> None:
     opened(authorizer={"user": "alice"})
     times = {"expires_at": {"N": str(EXPIRES_AT)}}
     membership = {"joined_at_ms": {"N": str(REQUESTED_AT_MS)}, "user": {"S": "alice"}, **times}
@@ -74,18 +74,18 @@ def test_disconnecting_leaves_nothing_however_many_rooms(dynamodb: Any, table: s
     opened(connection_id="other")
     others = items(dynamodb, table).keys() - {key for key in items(dynamodb, table) if CONNECTION_ID in "".join(key)}
     for number in range(30):
-        assert answer(handlers.join, room=f"room-{number}")["type"] == "ok"
+        assert invoke(handlers.join, room=f"room-{number}")["type"] == "ok"
     assert handlers.disconnect(event("$disconnect"), LambdaContext())["statusCode"] == 200
     assert items(dynamodb, table).keys() == others
     assert handlers.disconnect(event("$disconnect"), LambdaContext())["statusCode"] == 200
 
 
 def test_joining_without_a_connection_changes_nothing(dynamodb: Any, table: str) -> None:
-    assert answer(handlers.join, room="lobby")["code"] == "not_connected"
+    assert invoke(handlers.join, room="lobby")["code"] == "not_connected"
     assert items(dynamodb, table) == {}
 
 
-def test_all_that_is_written_of_a_connection_expires_with_its_token(dynamodb: Any, table: str) -> None:
+def test_all_items_of_a_connection_expire_with_its_token(dynamodb: Any, table: str) -> None:
     expires_at = REQUESTED_AT_MS // 1000 + 60
     token = token_context(expires_at, join="lobby", publish="lobby")
     opened(authorizer=token)
@@ -98,13 +98,13 @@ def test_all_that_is_written_of_a_connection_expires_with_its_token(dynamodb: An
     assert set(written.values()) == {str(expires_at)}
 
 
-def test_a_counter_grants_its_limit_once_however_many_count_at_a_time(dynamodb: Any, table: str) -> None:
-    caller = Caller.of(event(authorizer=token_context()))
+def test_concurrent_counting_grants_the_limit_exactly_once(dynamodb: Any, table: str) -> None:
+    caller = Caller.from_event(event(authorizer=token_context()))
 
     def passes(limits: Limits) -> bool:
         try:
             limits.count("publish", caller)
-        except Refused:
+        except RequestRejected:
             return False
         return True
 
@@ -117,11 +117,11 @@ def test_a_counter_grants_its_limit_once_however_many_count_at_a_time(dynamodb: 
     }
 
 
-def test_limits_are_kept_through_the_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_handlers_enforce_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATECAST_JOINS_PER_SECOND", "1")
-    dependencies.reset()
+    dependencies.clear_caches()
     opened()
-    codes = [answer(handlers.join, room=f"room-{number}").get("code") for number in range(12)]
+    codes = [invoke(handlers.join, room=f"room-{number}").get("code") for number in range(12)]
     assert codes == [None] * 10 + ["rate_limited"] * 2
 
 
@@ -135,38 +135,38 @@ def test_joining_with_an_expired_connection_changes_nothing(dynamodb: Any, table
 
 def test_a_member_stays_on_its_shard_while_the_room_grows(dynamodb: Any, table: str) -> None:
     opened()
-    assert answer(handlers.join, room="lobby")["type"] == "ok"
+    assert invoke(handlers.join, room="lobby")["type"] == "ok"
     before = items(dynamodb, table)
     settings = {"pk": {"S": "settings#lobby"}, "sk": {"S": "room"}, "shards": {"N": "7"}, "join_shards": {"N": "7"}}
     dynamodb.put_item(TableName=table, Item=settings)
-    dependencies.reset()
+    dependencies.clear_caches()
     shard = shard_of(CONNECTION_ID, 7)
     assert shard != 0
-    assert answer(handlers.join, room="lobby")["type"] == "ok"
+    assert invoke(handlers.join, room="lobby")["type"] == "ok"
     after = items(dynamodb, table)
     del after["settings#lobby", "room"]
     assert after == before
 
-    assert answer(handlers.leave, room="lobby")["type"] == "ok"
-    assert answer(handlers.join, room="lobby")["type"] == "ok"
+    assert invoke(handlers.leave, room="lobby")["type"] == "ok"
+    assert invoke(handlers.join, room="lobby")["type"] == "ok"
     assert (room_pk("lobby", shard), CONNECTION_ID) in items(dynamodb, table)
-    assert answer(handlers.leave, room="lobby")["type"] == "ok"
+    assert invoke(handlers.leave, room="lobby")["type"] == "ok"
     assert not [key for key in items(dynamodb, table) if "lobby" in key[0] and "settings" not in key[0]]
 
 
-def test_leaving_is_ok_for_whoever_is_no_member(dynamodb: Any, table: str) -> None:
+def test_leaving_is_ok_for_non_members(dynamodb: Any, table: str) -> None:
     opened()
     before = items(dynamodb, table)
-    assert answer(handlers.leave, room="lobby") == {"type": "ok", "action": "leave", "room": "lobby"}
+    assert invoke(handlers.leave, room="lobby") == {"type": "ok", "action": "leave", "room": "lobby"}
     assert items(dynamodb, table) == before
 
 
 def test_only_members_publish(sqs: Any, queues: Queues) -> None:
     opened()
     opened(connection_id="other")
-    answer(handlers.join, room="lobby")
-    assert answer(handlers.publish, "other", room="lobby", data="hi")["code"] == "not_a_member"
-    published = answer(handlers.publish, room="lobby", data="hello", id="1", echo=False)
+    invoke(handlers.join, room="lobby")
+    assert invoke(handlers.publish, "other", room="lobby", data="hi")["code"] == "not_a_member"
+    published = invoke(handlers.publish, room="lobby", data="hello", id="1", echo=False)
     assert published == {"type": "ok", "action": "publish", "room": "lobby", "id": f"{CONNECTION_ID}/1"}
     received = sqs.receive_message(
         QueueUrl=queues.url, MaxNumberOfMessages=10, WaitTimeSeconds=1, AttributeNames=["MessageGroupId"]
@@ -182,21 +182,21 @@ def test_only_members_publish(sqs: Any, queues: Queues) -> None:
 def test_publishing_to_a_fifo_queue(sqs: Any, fifo_queues: Queues, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATECAST_QUEUE_URL", fifo_queues.url)
     opened()
-    answer(handlers.join, room="lobby")
+    invoke(handlers.join, room="lobby")
     for _ in range(2):
-        assert answer(handlers.publish, room="lobby", data="hello", id="1")["type"] == "ok"
+        assert invoke(handlers.publish, room="lobby", data="hello", id="1")["type"] == "ok"
     received = sqs.receive_message(QueueUrl=fifo_queues.url, MaxNumberOfMessages=10, WaitTimeSeconds=1)
     assert len(received["Messages"]) == 1
 
 
 def test_a_table_that_does_not_exist_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATECAST_TABLE", "nowhere")
-    dependencies.reset()
-    assert answer(handlers.join, room="lobby")["code"] == "unavailable"
+    dependencies.clear_caches()
+    assert invoke(handlers.join, room="lobby")["code"] == "unavailable"
     assert handlers.connect(event("$connect"), LambdaContext())["statusCode"] == 503
 
 
-def test_a_service_that_does_not_answer_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unresponsive_service_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:9")
-    dependencies.reset()
-    assert answer(handlers.join, room="lobby")["code"] == "unavailable"
+    dependencies.clear_caches()
+    assert invoke(handlers.join, room="lobby")["code"] == "unavailable"

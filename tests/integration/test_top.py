@@ -1,4 +1,4 @@
-"""`python -m gatecast.cli.top` as people start it, against servers that answer as workers do."""
+"""`python -m gatecast.cli.top` as a process, against servers that respond like workers."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ BROADCAST = {
 
 
 class FakeWorker:
-    """Delivers 1,000 between any two polls. `problems` make it not ready."""
+    """Delivers 1,000 between two polls. It is not ready if it has `problems`."""
 
     def __init__(self, problems: dict[str, str] | None = None) -> None:
         self.problems = problems or {}
@@ -61,7 +61,7 @@ class FakeWorker:
 
 @asynccontextmanager
 async def serving(worker: FakeWorker, *paths: str) -> AsyncIterator[FakeWorker]:
-    """On a free port. The other paths are 404."""
+    """Serve these paths on a free port; all others are 404."""
     app = web.Application()
     for path in paths or ("metrics", "broadcasts", "readyz"):
         app.router.add_get(f"/{path}", getattr(worker, path))
@@ -100,11 +100,11 @@ async def test_a_snapshot_has_rates(tmp_path: Path) -> None:
     (delivered,) = (line.split()[2] for line in printed.splitlines() if "delivered /s" in line)
     assert int(delivered.replace(",", "")) > 0
     assert "news-1" in printed
-    assert "Oldest of 7 in hand" in printed
+    assert "Oldest of 7 in progress" in printed
     assert "news-1" in picture.read_text()
 
 
-async def test_workers_that_are_not_ready_or_not_there() -> None:
+async def test_workers_that_are_not_ready_or_unreachable() -> None:
     failing = FakeWorker({"queue": "AccessDenied"})
     async with serving(failing), serving(FakeWorker()) as good:
         code, printed, errors = await run(
@@ -149,12 +149,12 @@ def _read_all(terminal: int) -> bytes:
     read = b""
     while True:
         try:
-            piece = os.read(terminal, 65_536)
+            data = os.read(terminal, 65_536)
         except OSError:  # its other end is closed
             return read
-        if not piece:
+        if not data:
             return read
-        read += piece
+        read += data
 
 
 @pytest.mark.parametrize(
@@ -166,15 +166,15 @@ async def test_wrong_arguments(arguments: list[str]) -> None:
     assert "invalid" in errors
 
 
-async def test_a_picture_that_cannot_be_saved(tmp_path: Path) -> None:
+async def test_an_image_that_cannot_be_saved(tmp_path: Path) -> None:
     code, _, errors = await run("127.0.0.1:1", "--interval", "0.1", "--svg", str(tmp_path))
     assert code == 1
     assert str(tmp_path) in errors
     assert "Traceback" not in errors
 
 
-async def test_it_says_what_to_install() -> None:
-    """Where rich is missing, as in the worker's image."""
+async def test_a_missing_dependency_is_named() -> None:
+    """rich is missing, for example, in the worker's image."""
     code = "import runpy, sys; sys.modules['rich'] = None; runpy.run_module('gatecast.cli.top', run_name='__main__')"
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", code, cwd=CHECKOUT, stderr=asyncio.subprocess.PIPE
@@ -200,25 +200,25 @@ def test_addresses(given: str, expected: str) -> None:
 
 
 async def _polled(url: str) -> Scrape | Unreachable:
-    async with session() as asking:
-        polls = await poll_all(asking, [address(url)])
+    async with session() as http:
+        polls = await poll_all(http, [address(url)])
     return polls[url]
 
 
-async def test_other_servers_are_no_workers() -> None:
+async def test_other_servers_are_reported_as_unreachable_workers() -> None:
     async with serving(FakeWorker(), "broadcasts") as other:
-        assert await _polled(other.url) == Unreachable("/metrics answers 404")
+        assert await _polled(other.url) == Unreachable("/metrics returned 404")
 
     async def hello(_: web.Request) -> web.Response:
         return web.Response(text="hello")
 
     strange = FakeWorker()
-    strange.metrics = hello  # type: ignore[method-assign] # it shall serve something else
+    strange.metrics = hello  # type: ignore[method-assign] # serve something else
     async with serving(strange):
-        assert await _polled(strange.url) == Unreachable("what it serves are no metrics")
+        assert await _polled(strange.url) == Unreachable("the response is not in the Prometheus text format")
 
 
-async def test_an_older_worker_without_broadcasts_has_its_figures() -> None:
+async def test_the_metrics_of_a_worker_without_the_broadcasts_endpoint_are_shown() -> None:
     async with serving(FakeWorker({"queue": "AccessDenied"}), "metrics") as worker:
         poll = await _polled(worker.url)
     assert isinstance(poll, Scrape)
@@ -226,7 +226,7 @@ async def test_an_older_worker_without_broadcasts_has_its_figures() -> None:
     assert poll.samples.failing_components == ["queue"]
 
 
-async def test_one_that_hangs_is_given_up_and_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_hanging_worker_times_out_and_does_not_delay_others(monkeypatch: pytest.MonkeyPatch) -> None:
     released = asyncio.Event()
 
     async def hang(_: web.Request) -> web.Response:
@@ -234,16 +234,16 @@ async def test_one_that_hangs_is_given_up_and_holds_up_nobody(monkeypatch: pytes
         raise web.HTTPGone
 
     hanging = FakeWorker()
-    hanging.metrics = hang  # type: ignore[method-assign] # it shall not answer
+    hanging.metrics = hang  # type: ignore[method-assign] # never respond
     monkeypatch.setattr("gatecast.cli.top.fetch.TIMEOUT_SECONDS", 0.2)
-    async with serving(hanging), serving(FakeWorker()) as good, session() as asking:
-        polls = await poll_all(asking, [address(hanging.url), address(good.url)])
+    async with serving(hanging), serving(FakeWorker()) as good, session() as http:
+        polls = await poll_all(http, [address(hanging.url), address(good.url)])
         released.set()
-    assert polls[hanging.url] == Unreachable("no answer within 0.2 s")
+    assert polls[hanging.url] == Unreachable("no response within 0.2 s")
     assert isinstance(polls[good.url], Scrape)
 
 
-async def test_an_answer_that_is_cut_off_is_no_answer() -> None:
+async def test_a_truncated_response_counts_as_unreachable() -> None:
     async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n# TYPE")

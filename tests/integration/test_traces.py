@@ -13,15 +13,15 @@ from gatecast import Broadcast, Publisher, queue_message, tracing
 from local.resources import Queues
 from routes import dependencies, handlers
 from routes.environment import OPEN_ACCESS
-from tests.chaos.rooms import connection_ids, write_members
 from tests.connections_endpoint import ConnectionsEndpoint
+from tests.members import connection_ids, write_members
 from tests.routes_events import LambdaContext, event
 from tests.worker_fixtures import Launch
 from tests.worker_process import eventually
 
 
 class Collector:
-    """Takes spans by OTLP over HTTP."""
+    """Receives spans by OTLP over HTTP."""
 
     def __init__(self) -> None:
         self.spans: list[Any] = []
@@ -56,7 +56,7 @@ async def collector() -> AsyncIterator[Collector]:
 
 @pytest.fixture
 def publisher_traces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process makes spans, which go nowhere: what counts is their context."""
+    """This process creates spans but does not export them: the tests need only their context."""
     monkeypatch.setattr(tracing, "_tracer", TracerProvider(shutdown_on_exit=False).get_tracer("test"))
 
 
@@ -65,7 +65,7 @@ def attributes_of(span: Any) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("publisher_traces")
-async def test_a_trace_leads_from_the_publisher_to_the_acknowledgement(
+async def test_a_trace_spans_from_the_publisher_to_the_acknowledgement(
     sqs: Any,
     dynamodb: Any,
     table: str,
@@ -76,7 +76,7 @@ async def test_a_trace_leads_from_the_publisher_to_the_acknowledgement(
 ) -> None:
     everyone = connection_ids(30)
     write_members(dynamodb, table, "lobby", everyone)
-    endpoint.answer = lambda connection_id, _nth: 413 if connection_id == everyone[0] else 200
+    endpoint.respond = lambda connection_id, _nth: 413 if connection_id == everyone[0] else 200
     worker = launch(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_BSP_SCHEDULE_DELAY="200")
     await worker.ready()
 
@@ -126,15 +126,15 @@ async def test_parts_of_a_split_room_belong_to_the_same_trace(
     worker.terminate()
     assert await worker.ended(seconds=30) == 0
 
-    roots = collector.named("broadcast")  # a stop sends what is left
+    roots = collector.named("broadcast")  # a graceful stop exports the remaining spans
     assert sorted(attributes_of(root)["gatecast.part"] for root in roots) == ["", "s0", "s1"]
     assert len({root.trace_id for root in roots}) == 1
 
 
-async def test_a_collector_that_hangs_holds_up_nothing(
+async def test_a_hanging_collector_delays_nothing(
     sqs: Any, dynamodb: Any, table: str, queues: Queues, endpoint: ConnectionsEndpoint, launch: Launch
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and never answers
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections, and never responds
         write_members(dynamodb, table, "lobby", connection_ids(5))
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         worker = launch(OTEL_EXPORTER_OTLP_ENDPOINT=url, GATECAST_DRAIN_SECONDS="5")
@@ -151,11 +151,11 @@ def test_without_a_span_nothing_is_added_to_a_message() -> None:
     assert not tracing.enabled()
     assert not tracing.enable("nobody", {})
     with tracing.span("nothing"), tracing.publishing(), tracing.consuming({}, 0):
-        tracing.note(gatecast_id="a")
+        tracing.set_attributes(gatecast_id="a")
 
 
 @pytest.mark.usefixtures("publisher_traces")
-def test_a_route_publishes_within_a_span_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_route_publishes_within_its_own_span(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[dict[str, Any]] = []
 
     class Fake:
@@ -178,4 +178,4 @@ def test_a_route_publishes_within_a_span_of_its_own(monkeypatch: pytest.MonkeyPa
     [message] = sent
     inside = message["MessageAttributes"]["traceparent"]["StringValue"]
     assert inside.split("-")[1] == outside.split("-")[1], "the trace of the invocation"
-    assert inside.split("-")[2] != outside.split("-")[2], "and the span of the publication"
+    assert inside.split("-")[2] != outside.split("-")[2], "but the span of the publication"

@@ -1,7 +1,7 @@
 """A web page of any origin, on the developer's machine, against every port that the embedded stack opens.
 
-It sends what a browser lets a page send without a preflight, and what a page gets by giving its own name the address
-127.0.0.1. Nothing may come of it, and no response may be readable for it.
+It sends the requests that a browser allows without a preflight, and those of a page whose own host name resolves to
+127.0.0.1 (DNS rebinding). None may have an effect, and no response may be readable for the page.
 """
 
 import asyncio
@@ -19,19 +19,19 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from local.backend import Backend, prepared
+from local.aws_environment import CREDENTIALS, REGION
+from local.backend import Backend, prepare_backend
 from local.gateway.server import Gateway
 from local.ministack import Ministack
-from local.sdk import CREDENTIALS, REGION
 from local.stack import Stack
 
 PAGES = {
     "an old browser": {},
     "an origin": {"Origin": "https://evil.example"},
-    "no origin to speak of": {"Origin": "null"},
+    "an opaque origin": {"Origin": "null"},
     "cross-site": {"Sec-Fetch-Site": "cross-site"},
     "same-site": {"Sec-Fetch-Site": "same-site"},
-    "a name that leads here": {"Host": "evil.example"},
+    "a rebound host name": {"Host": "evil.example"},
 }
 FORM = "application/x-www-form-urlencoded"
 FUNCTION = json.dumps(
@@ -62,7 +62,7 @@ ATTEMPTS = {
     "read the table": Sent("POST", target("DynamoDB_20120810.Scan"), '{"TableName":"{queue}"}', service="dynamodb"),
     "create a bucket": Sent("POST", "/page", "", FORM, service="s3"),
     "read messages": Sent("GET", "/_ministack/sqs/messages"),
-    "forget everything": Sent("POST", "/_ministack/reset"),
+    "reset the state": Sent("POST", "/_ministack/reset"),
     "configure": Sent("POST", "/_ministack/config", '{"lambda_svc.LAMBDA_EXECUTOR":"local"}'),
 }
 
@@ -93,7 +93,7 @@ def assert_rejected(response: Response) -> None:
 
 
 def assert_unreadable(response: Response) -> None:
-    """Whether a browser would withhold it from a page of another origin."""
+    """Assert that a browser would withhold the response from a page of another origin."""
     assert not [name for name in response.headers if name.lower().startswith("access-control-")], response
 
 
@@ -105,8 +105,8 @@ def signed(url: str, sent: Sent, *, secret: str) -> dict[str, str]:
 
 @pytest.fixture
 def queue(sqs: Any, dynamodb: Any, unique_name: str, ministack: Ministack) -> Iterator[str]:
-    """The name of a table and a queue, which are as they were when the test ends."""
-    backend = prepared(ministack, table=unique_name, queue=unique_name)
+    """The name of a table and a queue; asserts at the end that both are unchanged."""
+    backend = prepare_backend(ministack, table=unique_name, queue=unique_name)
     before = sqs.list_queues().get("QueueUrls")
     yield unique_name
     assert sqs.list_queues().get("QueueUrls") == before
@@ -134,22 +134,22 @@ def test_ministack_does_nothing_for_a_wrong_secret(ministack: Ministack, queue: 
         assert_rejected(send(ministack.url, sent, signed(ministack.url, sent, secret=secret)))
 
 
-def test_a_good_signature_is_of_no_use_to_a_page_or_for_another_request(ministack: Ministack, queue: str) -> None:
+def test_a_valid_signature_is_rejected_from_a_page_and_for_another_request(ministack: Ministack, queue: str) -> None:
     sent = on_queue(ATTEMPTS["send a message"], queue)
     headers = signed(ministack.url, sent, secret=CREDENTIALS.secret_access_key)
-    for page in ("an origin", "cross-site", "a name that leads here"):
+    for page in ("an origin", "cross-site", "a rebound host name"):
         assert_rejected(send(ministack.url, sent, {**headers, **PAGES[page]}))
     assert_rejected(send(ministack.url, sent._replace(body=sent.body + "!"), headers))
     assert_rejected(send(ministack.url, sent._replace(path=f"{sent.path}?DelaySeconds=1"), headers))
     assert_rejected(send(ministack.url, sent, {**headers, "X-Amz-Date": "20200101T000000Z"}))
 
 
-def test_services_that_were_not_asked_for_are_not_served(ministack: Ministack, aws: dict[str, str]) -> None:
+def test_services_that_were_not_requested_are_not_served(ministack: Ministack, aws: dict[str, str]) -> None:
     for attempt in ("create a function", "list functions", "create a bucket"):
         sent = ATTEMPTS[attempt]
         headers = signed(ministack.url, sent, secret=CREDENTIALS.secret_access_key)
-        assert send(ministack.url, sent, headers)[::2] == (403, "the service was not asked for")
-        # Whatever ministack takes it for: it has no other services.
+        assert send(ministack.url, sent, headers)[::2] == (403, "the service is not enabled")
+        # Signed for a service that is enabled, ministack still offers no other one.
         headers = signed(ministack.url, sent._replace(service="sqs"), secret=CREDENTIALS.secret_access_key)
         assert 400 <= send(ministack.url, sent, headers).status < 500
     assert aws["AWS_SECRET_ACCESS_KEY"] == CREDENTIALS.secret_access_key
@@ -159,7 +159,7 @@ def test_readiness_reveals_nothing(ministack: Ministack) -> None:
     health = Sent("GET", "/_ministack/health")
     assert send(ministack.url, health, {})[::2] == (204, "")
     assert_rejected(send(ministack.url, health, PAGES["an origin"]))
-    assert_rejected(send(ministack.url, health, PAGES["a name that leads here"]))
+    assert_rejected(send(ministack.url, health, PAGES["a rebound host name"]))
 
 
 async def test_a_web_socket_to_ministack_is_rejected(ministack: Ministack) -> None:
@@ -172,7 +172,7 @@ async def test_a_web_socket_to_ministack_is_rejected(ministack: Ministack) -> No
 
 @pytest.fixture
 async def stack(ministack: Ministack, unique_name: str) -> AsyncIterator[Stack]:
-    backend: Backend = prepared(ministack, table=unique_name, queue=unique_name)
+    backend: Backend = prepare_backend(ministack, table=unique_name, queue=unique_name)
     async with Stack.running(on=backend) as running:
         yield running
 
@@ -180,7 +180,7 @@ async def stack(ministack: Ministack, unique_name: str) -> AsyncIterator[Stack]:
 CONTROL = (
     Sent("GET", "/_emulator/counters"),
     Sent("GET", "/_emulator/connections"),
-    Sent("POST", "/_emulator/vanish", '["{id}"]'),
+    Sent("POST", "/_emulator/drop", '["{id}"]'),
     Sent("PUT", "/_emulator/faults", '[{"fault":{"kind":"Reset"},"share":1}]'),
 )
 
@@ -192,14 +192,14 @@ async def test_the_gateway_does_nothing_for_a_page(stack: Stack) -> None:
         post = Sent("POST", f"/local/@connections/{connection_id}", "from a page")
         for headers in PAGES.values():
             assert_rejected(await asyncio.to_thread(send, gateway, post, headers))
-            for sent in CONTROL if headers else ():  # without any sign of a page it is a program
+            for sent in CONTROL if headers else ():  # without a browser's headers it is a program
                 sent = sent._replace(body=sent.body.replace("{id}", connection_id))  # noqa: PLW2901
                 assert_rejected(await asyncio.to_thread(send, gateway, sent, headers))
         assert list(stack.gateway.connections) == [connection_id]
-        assert stack.gateway.faults.strike("POST", connection_id) is None
+        assert stack.gateway.faults.next_fault("POST", connection_id) is None
 
 
-async def test_a_worker_s_port_changes_nothing_and_is_unreadable(stack: Stack) -> None:
+async def test_a_worker_port_changes_nothing_for_a_page_and_is_unreadable(stack: Stack) -> None:
     (worker,) = stack.workers
     for headers in PAGES.values():
         for path in ("/healthz", "/readyz", "/metrics", "/broadcasts"):
@@ -222,7 +222,7 @@ async def test_the_control_interface_shows_no_tokens_cookies_or_subprotocols() -
         assert json.loads(response.body) == {connection_id: {"client": "7"}}
 
 
-async def test_the_control_interface_can_be_called_by_a_name_that_was_allowed() -> None:
+async def test_the_control_interface_accepts_only_allowed_host_names() -> None:
     async with Gateway({}, control_hosts=("gateway",)) as gateway:
         url = f"http://127.0.0.1:{gateway.port}"
         for host, status in (
@@ -233,7 +233,7 @@ async def test_the_control_interface_can_be_called_by_a_name_that_was_allowed() 
             assert response.status == status, host
 
 
-async def test_web_socket_clients_may_be_limited_to_origins() -> None:
+async def test_web_socket_clients_can_be_limited_to_origins() -> None:
     ours, other = websockets.Origin("http://localhost:3000"), websockets.Origin("https://evil.example")
     async with Gateway({}, allowed_origins=(ours,)) as gateway:
         async with websockets.connect(gateway.url, origin=ours), websockets.connect(gateway.url):
@@ -247,8 +247,8 @@ async def test_web_socket_clients_may_be_limited_to_origins() -> None:
         assert len(gateway.connections) == 1
 
 
-def test_functions_run_where_lambda_was_asked_for_by_those_who_know_the_secret() -> None:
-    """What the other tests see rejected would have an effect: the same calls by the SDK have it."""
+def test_with_lambda_enabled_functions_can_be_listed_with_the_secret_only() -> None:
+    """A control for the other tests: calls that they see rejected do have an effect when the SDK signs them."""
     with Ministack.start(services=("lambda",)) as ministack:
         session = boto3.session.Session(
             aws_access_key_id="local", aws_secret_access_key=CREDENTIALS.secret_access_key, region_name=REGION

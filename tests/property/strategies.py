@@ -1,4 +1,4 @@
-"""Broadcasts as the contract allows them, with a liking for its edges."""
+"""Strategies for valid broadcasts, biased towards edge cases."""
 
 from hypothesis import strategies as st
 from msgspec import UNSET
@@ -15,7 +15,7 @@ def names() -> st.SearchStrategy[str]:
 
 
 def text(max_size: int | None = None, min_size: int = 0) -> st.SearchStrategy[str]:
-    """Any text that has a UTF-8, so no lone surrogates; among it what SQS refuses and JSON escapes."""
+    """Any text that UTF-8 can encode (no lone surrogates), including characters that SQS rejects and JSON escapes."""
     characters = st.characters(codec="utf-8") | st.sampled_from('\0\x1f\x7f"\\\ufffe\uffff\U0010ffff')
     return st.text(characters, min_size=min_size, max_size=max_size)
 

@@ -1,4 +1,4 @@
-"""The codec: what it writes it reads, what it refuses it refuses by name, and nothing makes it fail otherwise."""
+"""The codec: it decodes what it encodes, names the invalid field, and raises nothing but InvalidBroadcast."""
 
 import json
 from typing import Any
@@ -15,14 +15,14 @@ SQS_NAME = set(map(chr, range(ord("!"), ord("~") + 1)))
 
 
 @given(broadcasts())
-def test_what_is_encoded_is_decoded(broadcast: Broadcast) -> None:
+def test_encoding_and_decoding_round_trips(broadcast: Broadcast) -> None:
     assert decode(encode(broadcast)) == broadcast
     assert decode(encode(broadcast).encode()) == broadcast
 
 
 @given(broadcasts())
-def test_sqs_takes_every_character(broadcast: Broadcast) -> None:
-    """#x9 | #xA | #xD | #x20 to #xD7FF | #xE000 to #xFFFD | #x10000 to #x10FFFF, says SendMessage."""
+def test_sqs_accepts_every_character(broadcast: Broadcast) -> None:
+    """Allowed by SendMessage: #x9 | #xA | #xD | #x20 to #xD7FF | #xE000 to #xFFFD | #x10000 to #x10FFFF."""
     assert not {c for c in encode(broadcast) if (c < " " and c not in "\t\n\r") or c in "\ufffe\uffff"}
 
 
@@ -54,7 +54,7 @@ def test_deduplication_ids_of_different_broadcasts_differ(
 
 
 @given(NEAR_NAMES, NEAR_NAMES, st.integers(0, 2**53 - 1), st.integers(0, 20), names())
-def test_groups_of_shards_are_nobody_elses(room: str, other: str, shard: int, others: int, broadcast_id: str) -> None:
+def test_groups_of_shards_are_unique(room: str, other: str, shard: int, others: int, broadcast_id: str) -> None:
     def group(room: str, shard: int) -> str:
         part = Broadcast(id=broadcast_id, room=room, data="x", shard=shard, part="s")
         return str(queue_message(part, fifo=True)["MessageGroupId"])
@@ -71,7 +71,7 @@ json_values = st.recursive(
 )
 
 
-def refusal(body: str | bytes) -> InvalidBroadcast | None:
+def decoding_error(body: str | bytes) -> InvalidBroadcast | None:
     try:
         broadcast = decode(body)
     except InvalidBroadcast as error:
@@ -80,8 +80,8 @@ def refusal(body: str | bytes) -> InvalidBroadcast | None:
     return None
 
 
-def accepts_or_refuses(body: str | bytes) -> None:
-    error = refusal(body)
+def decodes_or_rejects(body: str | bytes) -> None:
+    error = decoding_error(body)
     assert error is None or (error.field in FIELDS and error.reason)
 
 
@@ -95,22 +95,22 @@ def accepts_or_refuses(body: str | bytes) -> None:
 @example(b'{"v":1,"id":"\xff"}')
 @example(b"\xef\xbb\xbf{}")
 @example(b"\xff\xfe{\0}\0")
-def test_no_text_makes_it_fail(body: str | bytes) -> None:
-    accepts_or_refuses(body)
+def test_any_text_is_decoded_or_rejected(body: str | bytes) -> None:
+    decodes_or_rejects(body)
 
 
 @given(json_values)
-def test_no_json_makes_it_fail(value: Any) -> None:
-    accepts_or_refuses(json.dumps(value))
+def test_any_json_is_decoded_or_rejected(value: Any) -> None:
+    decodes_or_rejects(json.dumps(value))
 
 
 @given(broadcasts(), st.sampled_from(sorted(FIELDS)), json_values)
-def test_no_value_of_a_field_makes_it_fail(broadcast: Broadcast, field: str, value: Any) -> None:
-    accepts_or_refuses(json.dumps({**json.loads(encode(broadcast)), field: value}))
+def test_any_value_of_a_field_is_decoded_or_rejected(broadcast: Broadcast, field: str, value: Any) -> None:
+    decodes_or_rejects(json.dumps({**json.loads(encode(broadcast)), field: value}))
 
 
 @given(broadcasts(), st.data())
-def test_no_damage_makes_it_fail(broadcast: Broadcast, data: st.DataObject) -> None:
+def test_a_damaged_body_is_decoded_or_rejected(broadcast: Broadcast, data: st.DataObject) -> None:
     body = bytearray(encode(broadcast).encode())
     for _ in range(data.draw(st.integers(1, 4))):
         position = data.draw(st.integers(0, len(body) - 1))
@@ -123,7 +123,7 @@ def test_no_damage_makes_it_fail(broadcast: Broadcast, data: st.DataObject) -> N
                 body[position:position] = body[position : position + 8]
         if not body:
             break
-    accepts_or_refuses(bytes(body))
+    decodes_or_rejects(bytes(body))
 
 
 @given(broadcasts(), st.dictionaries(text().map(lambda name: f"x-{name}"), json_values, max_size=3))
@@ -134,11 +134,11 @@ def test_other_fields_are_ignored(broadcast: Broadcast, others: dict[str, Any]) 
 
 
 @given(broadcasts(), st.sampled_from(["id", "room", "data", "except", "connections", "part"]))
-def test_half_of_a_surrogate_pair_is_refused_by_name(broadcast: Broadcast, field: str) -> None:
+def test_a_lone_surrogate_is_rejected_with_the_field_name(broadcast: Broadcast, field: str) -> None:
     fields = {**json.loads(encode(broadcast))}
     if field in {"room", "connections"}:
         fields = {"v": 1, "id": "a", "data": "x"}
     fields[field] = ["\ud800"] if field in {"except", "connections"} else "a\udfff"
-    error = refusal(json.dumps(fields))
+    error = decoding_error(json.dumps(fields))
     assert error
     assert error.field == field

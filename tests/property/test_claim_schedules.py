@@ -1,6 +1,7 @@
-"""No schedule of two messages with one id loses anybody, or repeats more than crashes and stalls explain.
+"""No schedule of two messages with one id loses a member, or repeats more than crashes and stalls explain.
 
-`tests.claim_model` says what is explored. The simpler rules at the end are what it is for: each fails in some schedule.
+`tests.claim_model` describes what is explored. The simpler rules at the end show why the real rule is needed: each of
+them fails in some schedule.
 """
 
 from collections import Counter
@@ -8,10 +9,10 @@ from collections import Counter
 import pytest
 
 from tests.claim_model import Events, Variant, explore
-from worker.decisions.claims import Claimant, NotClaimed, Resumption, Standing, judge
+from worker.decisions.claims import Claimant, NotClaimed, Resumption, Standing, decide
 
 
-def wrong(found: Counter[str]) -> set[str]:
+def violations(found: Counter[str]) -> set[str]:
     return set(found) - {"visited", "ended"}
 
 
@@ -31,37 +32,37 @@ def wrong(found: Counter[str]) -> set[str]:
 )
 def test_nothing_is_lost_or_repeated_or_stuck(events: dict[str, int]) -> None:
     found = explore(Events(**events))
-    assert not wrong(found)
+    assert not violations(found)
     assert found["ended"]
 
 
 def other_messages_are_duplicates(standing: Standing, claimant: Claimant, now: float) -> Resumption | NotClaimed:
-    verdict = judge(standing, claimant, now)
+    verdict = decide(standing, claimant, now)
     other = standing.message_id != claimant.message_id
     return NotClaimed.COMPLETED if other else verdict
 
 
-def other_messages_wait_for_ever(standing: Standing, claimant: Claimant, now: float) -> Resumption | NotClaimed:
-    verdict = judge(standing, claimant, now)
+def other_messages_wait_forever(standing: Standing, claimant: Claimant, now: float) -> Resumption | NotClaimed:
+    verdict = decide(standing, claimant, now)
     other = standing.message_id != claimant.message_id
     return NotClaimed.HELD if other and isinstance(verdict, Resumption) else verdict
 
 
 def other_messages_take_over_at_once(standing: Standing, claimant: Claimant, now: float) -> Resumption | NotClaimed:
-    verdict = judge(standing, claimant, now)
+    verdict = decide(standing, claimant, now)
     return Resumption.FROM_CHECKPOINT if verdict is NotClaimed.HELD else verdict
 
 
 @pytest.mark.parametrize(
-    ("variant", "events", "fault"),
+    ("variant", "events", "violation"),
     [
         (Variant(rule=other_messages_are_duplicates), {"crashes": 1, "moves": 1}, "lost"),
-        (Variant(rule=other_messages_wait_for_ever), {"crashes": 1, "moves": 1}, "stuck"),
+        (Variant(rule=other_messages_wait_forever), {"crashes": 1, "moves": 1}, "stuck"),
         (Variant(rule=other_messages_take_over_at_once), {}, "repeated"),
         (Variant(completes=False), {}, "repeated"),
         (Variant(renews_before_posting=False), {"outages": 1}, "repeated"),
     ],
-    ids=["duplicates", "wait for ever", "at once", "no completion", "no renewal"],
+    ids=["duplicates", "wait forever", "at once", "no completion", "no renewal"],
 )
-def test_simpler_rules_fail(variant: Variant, events: dict[str, int], fault: str) -> None:
-    assert fault in wrong(explore(Events(**events), variant))
+def test_simpler_rules_violate_the_guarantees(variant: Variant, events: dict[str, int], violation: str) -> None:
+    assert violation in violations(explore(Events(**events), variant))

@@ -1,4 +1,4 @@
-"""What is completed is not posted again, and what is not completed is not forgotten, under whatever id it comes back.
+"""Completed broadcasts are not posted again, and unfinished ones are resumed, even under another message id.
 
 The real worker in virtual time (`tests.simulation`).
 """
@@ -9,8 +9,11 @@ import random
 import pytest
 
 from gatecast import Broadcast, decode
-from tests.simulation import SimulatedWorker, World, members_of, run, until_empty
+from tests.memory_stores import ProgressItem, progress_key
+from tests.simulation import SimulatedWorker, World, make_members, run, until_empty
 from worker.decisions.claims import ABANDONED_SECONDS
+
+BROADCAST = Broadcast(id="one", room="room", data="x")
 
 
 def repeats(world: World) -> int:
@@ -18,13 +21,13 @@ def repeats(world: World) -> int:
 
 
 def publish_rooms(world: World, rooms: int) -> None:
-    world.others = {f"room{room}": tuple(f"r{room}-{each}" for each in range(300)) for room in range(rooms)}
-    for room in world.others:
-        world.publish(Broadcast(id="one", room=room, data="x"))
+    for room in range(rooms):
+        world.add_members(f"room{room}", [f"r{room}-{each}" for each in range(300)])
+        world.publish(Broadcast(id="one", room=f"room{room}", data="x"))
 
 
 @pytest.mark.parametrize("stop", ["terminate", "kill"])
-def test_what_could_not_be_deleted_is_not_posted_again(stop: str) -> None:
+def test_a_completed_broadcast_whose_message_cannot_be_deleted_is_not_posted_again(stop: str) -> None:
     world = World({}, rng=random.Random(1))
 
     async def simulation() -> None:
@@ -64,8 +67,8 @@ def test_a_queue_that_is_down_for_longer_than_a_lease_repeats_nothing() -> None:
 
 
 def test_a_deletion_that_only_seems_to_succeed() -> None:
-    """A standard queue takes a superseded receipt and deletes nothing: the message comes back."""
-    world = World(members_of(5), rng=random.Random(3))
+    """A standard queue accepts a superseded receipt handle and deletes nothing: the message is redelivered."""
+    world = World(make_members(5), rng=random.Random(3))
 
     async def simulation() -> None:
         world.publish(Broadcast(id="one", room="room", data="x"))
@@ -84,9 +87,9 @@ def test_a_deletion_that_only_seems_to_succeed() -> None:
 
 
 @pytest.mark.parametrize("after", [1.0, ABANDONED_SECONDS + 60.0, 3_600.0])
-def test_a_message_that_comes_back_under_another_id_goes_on_from_its_checkpoint(after: float) -> None:
-    """SQS gives a message that it moves to the dead-letter queue and back a new id, and counts its receives anew."""
-    world = World(members_of(3_000), rng=random.Random(4))
+def test_a_message_redriven_under_another_id_resumes_from_its_checkpoint(after: float) -> None:
+    """SQS gives a message that it moves to the dead-letter queue and back a new id and a new receive count."""
+    world = World(make_members(3_000), rng=random.Random(4))
 
     async def simulation() -> None:
         world.publish(Broadcast(id="one", room="room", data="x"))
@@ -107,8 +110,8 @@ def test_a_message_that_comes_back_under_another_id_goes_on_from_its_checkpoint(
     assert repeats(world) <= 1_064
 
 
-def test_an_id_that_is_published_twice_is_delivered_once_however_long_the_first_takes() -> None:
-    world = World(members_of(20_000), rng=random.Random(5))
+def test_an_id_published_twice_is_delivered_once_even_if_the_first_takes_long() -> None:
+    world = World(make_members(20_000), rng=random.Random(5))
 
     async def simulation() -> None:
         world.publish(Broadcast(id="one", room="room", data="x"))
@@ -124,11 +127,11 @@ def test_an_id_that_is_published_twice_is_delivered_once_however_long_the_first_
     assert world.delivered == dict.fromkeys(world.members, 1)
 
 
-def test_what_only_waits_for_long_is_not_taken_for_abandoned() -> None:
-    """An account that refuses everything for an hour: a second message with the same id waits as long."""
-    world = World(members_of(20), rng=random.Random(6))
-    world.answer = lambda _each, _nth: 429 if world.now() < 3_600 else 200
-    world.made_up = lambda: 429 if world.now() < 3_600 else 410
+def test_a_broadcast_that_waits_long_does_not_count_as_abandoned() -> None:
+    """The account throttles every post for an hour: a second message with the same id waits as long."""
+    world = World(make_members(20), rng=random.Random(6))
+    world.respond = lambda _each, _nth: 429 if world.now() < 3_600 else 200
+    world.reference_status = lambda: 429 if world.now() < 3_600 else 410
 
     async def simulation() -> None:
         world.publish(Broadcast(id="one", room="room", data="x"))
@@ -144,11 +147,11 @@ def test_what_only_waits_for_long_is_not_taken_for_abandoned() -> None:
 
 
 def test_a_damaged_progress_item_becomes_a_dead_letter_that_can_be_sent_again() -> None:
-    world = World(members_of(5), rng=random.Random(7))
-    world.progress["room", "one", ""] = {"damaged": 100}
+    world = World(make_members(5), rng=random.Random(7))
+    world.progress[progress_key(BROADCAST)] = ProgressItem(unreadable_claims=100)
 
     async def simulation() -> None:
-        world.publish(Broadcast(id="one", room="room", data="x"))
+        world.publish(BROADCAST)
         worker = SimulatedWorker(world)
         await until_empty(world)
         assert not world.delivered
@@ -163,12 +166,12 @@ def test_a_damaged_progress_item_becomes_a_dead_letter_that_can_be_sent_again() 
     assert world.delivered == dict.fromkeys(world.members, 1)
 
 
-def test_a_progress_item_that_cannot_be_read_once_is_not_damaged() -> None:
-    world = World(members_of(5), rng=random.Random(7))
-    world.progress["room", "one", ""] = {"damaged": 2}
+def test_a_progress_item_that_is_unreadable_only_briefly_is_not_damaged() -> None:
+    world = World(make_members(5), rng=random.Random(7))
+    world.progress[progress_key(BROADCAST)] = ProgressItem(unreadable_claims=2)
 
     async def simulation() -> None:
-        world.publish(Broadcast(id="one", room="room", data="x"))
+        world.publish(BROADCAST)
         worker = SimulatedWorker(world)
         await until_empty(world)
         await worker.terminate()
@@ -180,8 +183,8 @@ def test_a_progress_item_that_cannot_be_read_once_is_not_damaged() -> None:
 
 
 def test_two_messages_with_one_id_that_wait_for_the_same_page_deliver_once() -> None:
-    """Nothing renews a claim while its first page cannot be read, so the other message takes it over meanwhile."""
-    world = World(members_of(5), rng=random.Random(8))
+    """Nothing renews a claim while its first page cannot be read, so the other message takes the claim over."""
+    world = World(make_members(5), rng=random.Random(8))
 
     async def simulation() -> None:
         world.publish(Broadcast(id="one", room="room", data="x"))
@@ -199,9 +202,9 @@ def test_two_messages_with_one_id_that_wait_for_the_same_page_deliver_once() -> 
     assert world.delivered == dict.fromkeys(world.members, 1)
 
 
-def test_waiting_for_another_message_is_no_try_in_vain() -> None:
-    """However often it was received meanwhile: when the claim is abandoned, the broadcast is delivered."""
-    world = World(members_of(3_000), rng=random.Random(9))
+def test_waiting_for_another_message_does_not_count_as_a_receive_without_progress() -> None:
+    """Once the other claim is abandoned, the broadcast is delivered, however many receives it took."""
+    world = World(make_members(3_000), rng=random.Random(9))
 
     async def simulation() -> None:
         world.publish(Broadcast(id="one", room="room", data="x"))
@@ -210,7 +213,7 @@ def test_waiting_for_another_message_is_no_try_in_vain() -> None:
         await worker.kill()
         world.messages.clear()
         world.publish(Broadcast(id="one", room="room", data="x"))
-        world.messages[0].receives = 150
+        world.messages[0].receive_count = 150
         worker = SimulatedWorker(world)
         await until_empty(world)
         await worker.terminate()

@@ -1,11 +1,11 @@
-"""Whatever its size, a plan is one that the demo can carry out."""
+"""Plans of every size can be executed by the demo."""
 
 import random
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local.demo.plan import ROOMS_A_CLIENT, make_plan
+from local.demo.plan import ROOMS_PER_CLIENT, make_plan
 
 
 @given(st.integers(10, 300), st.data(), st.integers(1, 50), st.integers())
@@ -14,12 +14,12 @@ def test_every_plan_can_be_carried_out(clients: int, data: st.DataObject, messag
     plan = make_plan(clients=clients, rooms=rooms, messages=messages, rng=random.Random(seed))
     assert plan.clients == list(range(clients))
     assert len(plan.rooms) == rooms
-    assert len(plan.memberships) == clients * min(ROOMS_A_CLIENT, rooms) == len(set(plan.memberships))
-    assert len(plan.vanishing) == clients // 10
-    assert all(set(members) - plan.vanishing for members in plan.rooms.values())
+    assert len(plan.memberships) == clients * min(ROOMS_PER_CLIENT, rooms) == len(set(plan.memberships))
+    assert len(plan.dropped) == clients // 10
+    assert all(set(members) - plan.dropped for members in plan.rooms.values())
     assert [message.number for message in plan.messages] == list(range(messages))
     for message in plan.messages:
-        assert message.publisher in set(plan.rooms[message.room]) - plan.vanishing
+        assert message.publisher in set(plan.rooms[message.room]) - plan.dropped
         assert (message.publisher in plan.audience(message)) == message.echo
     assert plan == make_plan(clients=clients, rooms=rooms, messages=messages, rng=random.Random(seed))
 

@@ -1,4 +1,4 @@
-"""Parts of a broadcast: their names, and the calls that they fit into."""
+"""Parts of a broadcast: their names, and how they are batched into calls."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def test_batches_hold_every_message_once_in_order_and_fit_with_their_attributes(
 
 
 @given(PARTS, st.integers(1, 200))
-def test_shards_have_names_of_their_own_that_are_always_the_same(part: str, shards: int) -> None:
+def test_names_of_shards_are_unique_and_deterministic(part: str, shards: int) -> None:
     broadcast = Broadcast(id="one", room="hall", data="x", part=part)
     parts = list(to_shards(broadcast, shards))
     names = [each.part for each in parts]
@@ -47,7 +47,7 @@ def test_shards_have_names_of_their_own_that_are_always_the_same(part: str, shar
 
 
 @given(st.lists(IDS, min_size=1, max_size=50, unique=True), st.randoms())
-def test_some_members_are_the_same_part_in_whatever_order(ids: list[str], rng: Any) -> None:
+def test_the_part_name_does_not_depend_on_the_order_of_members(ids: list[str], rng: Any) -> None:
     broadcast = Broadcast(id="one", room="hall", data="x", shard=3, except_=("c",))
     shuffled = rng.sample(ids, len(ids))
     part = to_connections(broadcast, ids, REMAINDER_PREFIX)
@@ -62,8 +62,8 @@ STEPS = st.sampled_from([REMAINDER_PREFIX, UNDELIVERED_PREFIX, REJECTED_PREFIX])
 
 
 @given(st.lists(STEPS, min_size=1, max_size=5), st.integers(0, 1))
-def test_what_is_made_of_one_id_in_two_rooms_never_shares_a_deduplication_id(steps: list[str], shards: int) -> None:
-    """Whole rooms and shards of them, remainders of these, what missed it, what missed that …"""
+def test_parts_of_one_id_in_two_rooms_never_share_a_deduplication_id(steps: list[str], shards: int) -> None:
+    """Whole rooms, their shards, remainders of these, the misses of those, and so on."""
 
     def chain(room: str, shard: int) -> list[str]:
         broadcast = Broadcast(id="one", room=room, data="x")

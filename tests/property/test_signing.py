@@ -1,4 +1,4 @@
-"""Signatures are byte for byte botocore's."""
+"""Signatures are byte for byte identical to botocore's."""
 
 import datetime as dt
 import re
@@ -43,7 +43,7 @@ def botocore_request(url: str, body: bytes, credentials: Credentials, region: st
     region=st.sampled_from(["us-east-1", "ap-southeast-2", "cn-north-1"]),
     seconds=st.lists(st.integers(0, 4_000_000_000), min_size=1, max_size=3),
 )
-def test_requests_are_signed_as_botocore_signs_them(
+def test_signatures_match_botocore(
     endpoint: str,
     ids: list[str],
     body: bytes,
@@ -54,7 +54,7 @@ def test_requests_are_signed_as_botocore_signs_them(
     seconds: list[int],
 ) -> None:
     credentials = Credentials(access_key, secret_key, token)
-    address = Address.of(endpoint)
+    address = Address.from_url(endpoint)
     signer = Signer(address, region, "execute-api")
     signer.use(credentials)
     for second in seconds:
@@ -77,13 +77,13 @@ def test_requests_are_signed_as_botocore_signs_them(
 
 
 @given(connection_ids())
-def test_an_id_is_one_segment_of_the_path(connection_id: str) -> None:
+def test_a_connection_id_is_a_single_path_segment(connection_id: str) -> None:
     assert re.fullmatch(r"[A-Za-z0-9_.~%-]+", wire_id(connection_id))
     assert wire_id(connection_id) not in (".", "..")
 
 
 def test_new_credentials_change_the_signature_and_the_generation() -> None:
-    signer = Signer(Address.of("https://ws.example.com"), "eu-west-1", "execute-api")
+    signer = Signer(Address.from_url("https://ws.example.com"), "eu-west-1", "execute-api")
     signer.use(Credentials("a", "b"))
     before, generation = signer.prepare("/@connections/", {}, b"x", 1).request("id="), signer.generation
     signer.use(Credentials("a", "b"))

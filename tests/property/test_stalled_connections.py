@@ -1,4 +1,4 @@
-"""Connections that do not read: they hold up nobody, get everything in order when they read again, or are closed.
+"""Connections that do not read delay no other; they receive everything in order when they read again, or are closed.
 
 The real worker in virtual time (`tests.simulation`): streams of broadcasts to rooms with stuck clients, beside a room
 that has none.
@@ -11,12 +11,12 @@ import pytest
 
 from gatecast import Broadcast, decode
 from tests.simulated_streams import CHAT, HONEST, Streams, is_stuck, percentile, stuck_ids, world_with
-from tests.simulation import SimulatedWorker, World, members_of, run, until_empty
-from worker.decisions.stall import CLOSINGS_AT_ONCE
+from tests.simulation import SimulatedWorker, World, make_members, run, until_empty
+from worker.decisions.stall import MAX_CLOSING_BURST
 
 
 @pytest.mark.parametrize(("stuck", "per_second"), [(1, 3), (1, 20), (100, 10), (400, 2)])
-def test_stuck_clients_hold_up_nobody_and_are_closed(stuck: int, per_second: float) -> None:
+def test_stuck_clients_delay_no_other_and_are_closed(stuck: int, per_second: float) -> None:
     bad = stuck_ids(stuck)
     world = world_with({"chat": CHAT + bad, "honest": HONEST}, lambda each, _: 429 if is_stuck(each) else 200)
     streams = Streams(world)
@@ -26,19 +26,19 @@ def test_stuck_clients_hold_up_nobody_and_are_closed(stuck: int, per_second: flo
         worker = SimulatedWorker(world, max_posts_per_second=2_000)
         await asyncio.sleep(2)
 
-        async def watch() -> None:
+        async def sample() -> None:
             while True:
                 await asyncio.sleep(0.25)
-                limits.append(worker.core.engine.rate.limit)
+                limits.append(worker.real_worker.engine.rate.limit)
 
-        watching = asyncio.create_task(watch())
+        sampling = asyncio.create_task(sample())
         await asyncio.gather(
             streams.publish_for("chat", per_second=per_second, seconds=60),
             streams.publish_for("honest", per_second=10, seconds=60),
         )
         assert set(world.closed) == set(bad)
         await until_empty(world)
-        watching.cancel()
+        sampling.cancel()
         await worker.terminate()
 
     run(simulation())
@@ -48,23 +48,23 @@ def test_stuck_clients_hold_up_nobody_and_are_closed(stuck: int, per_second: flo
     assert not any(world.received.get(each) for each in bad)
     assert min(limits[8:]) >= 0.9 * 2_000
     missed = streams.missed()
-    for each in bad:  # what was published before it was closed, each once; after that it is gone
+    for each in bad:  # missed once each until it was closed; gone after that
         assert len(missed[each]) == len(set(missed[each])) >= 20 * per_second
         assert set(missed[each]) <= streams.names("chat")
         assert world.posts[each] <= 25
 
 
-def test_stuck_clients_that_recover_get_everything_in_order() -> None:
+def test_stuck_clients_that_recover_receive_everything_in_order() -> None:
     bad = stuck_ids(50)
     world = world_with({"chat": CHAT + bad}, lambda _each, _nth: 200)
-    world.answer = lambda each, _: 429 if is_stuck(each) and 5 < world.now() < 20 else 200
+    world.respond = lambda each, _: 429 if is_stuck(each) and 5 < world.now() < 20 else 200
     streams = Streams(world)
 
     async def simulation() -> None:
         worker = SimulatedWorker(world)
         await streams.publish_for("chat", per_second=2, seconds=40)
         await until_empty(world)
-        assert not worker.core.engine.stalled_connections
+        assert not worker.real_worker.engine.stalled_connections
         await worker.terminate()
 
     run(simulation())
@@ -76,20 +76,20 @@ def test_stuck_clients_that_recover_get_everything_in_order() -> None:
         assert [name for name in streams.received(each) if name in waited] == waited
 
 
-def test_a_client_that_reads_slower_than_is_published_is_given_up_in_the_end() -> None:
-    """It takes one message every four seconds, and is sent five a second."""
+def test_a_client_that_reads_more_slowly_than_messages_are_published_is_given_up() -> None:
+    """It accepts one message every four seconds, and is sent five per second."""
     world = world_with({"chat": (*CHAT, "stuck")}, lambda _each, _nth: 200)
-    taken_at = [0.0]
+    accepted_at = [0.0]
 
-    def answer(each: str, _nth: int) -> int:
+    def respond(each: str, _nth: int) -> int:
         if not is_stuck(each):
             return 200
-        if world.now() - taken_at[0] < 4:
+        if world.now() - accepted_at[0] < 4:
             return 429
-        taken_at[0] = world.now()
+        accepted_at[0] = world.now()
         return 200
 
-    world.answer = answer
+    world.respond = respond
     streams = Streams(world)
 
     async def simulation() -> None:
@@ -106,9 +106,9 @@ def test_a_client_that_reads_slower_than_is_published_is_given_up_in_the_end() -
     assert percentile(streams.latencies(CHAT), 0.99) < 1
 
 
-def test_kept_slow_clients_miss_at_once_and_read_again_later() -> None:
+def test_kept_slow_clients_miss_at_once_and_receive_again_when_they_read() -> None:
     world = world_with({"chat": (*CHAT, "stuck")}, lambda _each, _nth: 200)
-    world.answer = lambda each, _: 429 if is_stuck(each) and world.now() < 150 else 200
+    world.respond = lambda each, _: 429 if is_stuck(each) and world.now() < 150 else 200
     streams = Streams(world)
 
     async def simulation() -> None:
@@ -128,16 +128,16 @@ def test_kept_slow_clients_miss_at_once_and_read_again_later() -> None:
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9, 1.0])
-def test_an_account_that_refuses_closes_nobody_and_misses_nobody(share: float) -> None:
-    members = members_of(500)
+def test_a_throttling_account_closes_no_connection_and_misses_no_member(share: float) -> None:
+    members = make_members(500)
     world = World(members, rng=random.Random(1))
     jitter = random.Random(2)
 
-    def refused() -> bool:
+    def throttled() -> bool:
         return world.now() < 180 and jitter.random() < share
 
-    world.answer = lambda _each, _nth: 429 if refused() else 200
-    world.made_up = lambda: 429 if refused() else 410
+    world.respond = lambda _each, _nth: 429 if throttled() else 200
+    world.reference_status = lambda: 429 if throttled() else 410
 
     async def simulation() -> None:
         worker = SimulatedWorker(world)
@@ -153,9 +153,9 @@ def test_an_account_that_refuses_closes_nobody_and_misses_nobody(share: float) -
     assert not world.dead_letters
 
 
-def test_closings_that_pile_up_stop() -> None:
-    """Rather too few are closed than a mistake closes all; what is for the others is missed all the same."""
-    bad = stuck_ids(CLOSINGS_AT_ONCE + 300)
+def test_the_number_of_closes_is_bounded() -> None:
+    """Closing too few is better than closing all by mistake; the deliveries to the others are missed nevertheless."""
+    bad = stuck_ids(MAX_CLOSING_BURST + 300)
     world = world_with({"chat": CHAT + bad}, lambda each, _: 429 if is_stuck(each) else 200)
     streams = Streams(world)
 
@@ -167,14 +167,14 @@ def test_closings_that_pile_up_stop() -> None:
         assert worker.metrics.slow_clients["kept"] > 0
 
     run(simulation())
-    assert CLOSINGS_AT_ONCE <= len(world.closed) < len(bad)
+    assert MAX_CLOSING_BURST <= len(world.closed) < len(bad)
     assert streams.all_received("chat", CHAT)
     assert set(streams.missed()) == set(bad)
 
 
 @pytest.mark.parametrize("stop", ["terminate", "kill"])
 @pytest.mark.parametrize("moment", [0.3, 5.0, 20.0, 33.0, 36.0])
-def test_a_stop_or_a_kill_forgets_nobody_who_waits_in_line(stop: str, moment: float) -> None:
+def test_a_stop_or_a_kill_loses_no_delivery_that_waits_in_line(stop: str, moment: float) -> None:
     bad = stuck_ids(5)
     world = world_with({"chat": CHAT + bad}, lambda each, _: 429 if is_stuck(each) else 200)
     streams = Streams(world)
@@ -198,7 +198,9 @@ def test_a_stop_or_a_kill_forgets_nobody_who_waits_in_line(stop: str, moment: fl
         assert stop == "kill" or streams.all_received("chat", [each])
 
 
-def test_what_waits_beyond_the_bound_leaves_as_remainders_and_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deliveries_beyond_the_parking_limit_become_remainders_and_are_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("worker.pipeline.capacity.MAX_PARKED", 10)
     bad = stuck_ids(3)
     world = world_with({"chat": CHAT + bad, "honest": HONEST}, lambda each, _: 429 if is_stuck(each) else 200)
@@ -223,12 +225,12 @@ def test_what_waits_beyond_the_bound_leaves_as_remainders_and_is_not_lost(monkey
     assert percentile(streams.latencies(HONEST), 0.99) < 1
 
 
-def test_a_remainder_carries_how_often_its_connections_were_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers that keep nothing in memory come to an end of it together."""
+def test_a_remainder_carries_the_retry_history_of_its_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that park nothing reach the give-up limit together."""
     monkeypatch.setattr("worker.pipeline.capacity.MAX_PARKED", 0)
     world = world_with({"chat": (*CHAT, "stuck")}, lambda each, _: 429 if is_stuck(each) else 200)
     streams = Streams(world)
-    tried: list[int] = []
+    probes: list[int] = []
 
     async def simulation() -> None:
         streams.publish("chat", 0)
@@ -236,18 +238,18 @@ def test_a_remainder_carries_how_often_its_connections_were_tried(monkeypatch: p
             worker = SimulatedWorker(world)
             await asyncio.sleep(20)
             await worker.terminate()
-            tried.extend(found.tried[0] for each in world.messages if (found := decode(each.body)).tried)
+            probes.extend(found.tried[0] for each in world.messages if (found := decode(each.body)).tried)
             assert world.now() < 7_200
 
     run(simulation())
-    assert tried
-    assert tried == sorted(tried)
-    assert tried[-1] > tried[0]
+    assert probes
+    assert probes == sorted(probes)
+    assert probes[-1] > probes[0]
     assert streams.missed() == {"stuck": ["chat-0"]}
     assert streams.all_received("chat", CHAT)
 
 
-def test_on_a_fifo_queue_stuck_clients_of_many_rooms_hold_up_no_other_room() -> None:
+def test_on_a_fifo_queue_stuck_clients_of_many_rooms_delay_no_other_room() -> None:
     rooms = {f"room{number}": (f"r{number}a", f"r{number}b", f"stuck{number}") for number in range(70)}
     world = world_with({**rooms, "honest": HONEST}, lambda each, _: 429 if is_stuck(each) else 200, fifo=True)
     streams = Streams(world)
@@ -269,10 +271,10 @@ def test_on_a_fifo_queue_stuck_clients_of_many_rooms_hold_up_no_other_room() -> 
             assert streams.received(member) == [f"{room}-{number}" for number in range(10)]
 
 
-def test_a_large_room_with_slow_members_never_stands_still() -> None:
-    members = members_of(20_000)
+def test_a_large_room_with_slow_members_makes_progress_every_second() -> None:
+    members = make_members(20_000)
     slow = set(random.Random(5).sample(sorted(members), 600))
-    world = World(dict(members), answer=lambda each, _: 429 if each in slow else 200, rng=random.Random(1))
+    world = World(dict(members), respond=lambda each, _: 429 if each in slow else 200, rng=random.Random(1))
 
     async def simulation() -> None:
         worker = SimulatedWorker(world, max_posts_per_second=400, slow_clients="keep")
@@ -290,8 +292,8 @@ def test_a_large_room_with_slow_members_never_stands_still() -> None:
     assert sorted(missed) == sorted(slow)
 
 
-def test_one_wrong_id_in_a_quiet_system_is_rejected_soon_and_worries_nobody() -> None:
-    world = World(members_of(3), answer=lambda each, _: 400 if each == "bogus!!" else 200)
+def test_one_wrong_id_in_a_quiet_system_is_rejected_soon_without_a_problem() -> None:
+    world = World(make_members(3), respond=lambda each, _: 400 if each == "bogus!!" else 200)
 
     async def simulation() -> None:
         worker = SimulatedWorker(world)
@@ -308,9 +310,9 @@ def test_one_wrong_id_in_a_quiet_system_is_rejected_soon_and_worries_nobody() ->
     assert decode(letter.body).connections == ("bogus!!",)
 
 
-def test_where_the_made_up_connection_fails_as_well_it_is_the_endpoint() -> None:
-    world = World(members_of(1), answer=lambda _each, _nth: 403)
-    world.made_up = lambda: 403
+def test_if_the_reference_post_fails_too_the_endpoint_is_failing() -> None:
+    world = World(make_members(1), respond=lambda _each, _nth: 403)
+    world.reference_status = lambda: 403
 
     async def simulation() -> None:
         worker = SimulatedWorker(world)
@@ -319,8 +321,8 @@ def test_where_the_made_up_connection_fails_as_well_it_is_the_endpoint() -> None
         await asyncio.sleep(30)
         assert "connections" in worker.health.problems
         assert not world.dead_letters
-        world.answer = lambda _each, _nth: 200
-        world.made_up = lambda: 410
+        world.respond = lambda _each, _nth: 200
+        world.reference_status = lambda: 410
         await until_empty(world)
         assert not worker.health.problems
         await worker.terminate()
@@ -330,8 +332,8 @@ def test_where_the_made_up_connection_fails_as_well_it_is_the_endpoint() -> None
 
 
 @pytest.mark.parametrize("status", [503, 403, None])
-def test_a_429_before_failures_of_another_kind_makes_no_line_that_never_ends(status: int | None) -> None:
-    """What is no matter of a full buffer goes its own way again, each delivery for itself."""
+def test_a_429_before_failures_of_another_kind_leaves_no_endless_line(status: int | None) -> None:
+    """Deliveries that fail for another reason than a full buffer leave the line and are retried individually."""
     world = world_with(
         {"chat": (*CHAT, "stuck")}, lambda each, nth: (429 if nth == 1 else status) if is_stuck(each) else 200
     )
@@ -341,15 +343,15 @@ def test_a_429_before_failures_of_another_kind_makes_no_line_that_never_ends(sta
     async def simulation() -> None:
         worker = SimulatedWorker(world)
 
-        async def watch() -> None:
+        async def sample() -> None:
             while True:
                 await asyncio.sleep(1)
-                parked.append(worker.core._capacity.parked)
+                parked.append(worker.real_worker._capacity.parked)
 
-        watching = asyncio.create_task(watch())
+        sampling = asyncio.create_task(sample())
         await streams.publish_for("chat", per_second=3, seconds=240)
         await until_empty(world)
-        watching.cancel()
+        sampling.cancel()
         await worker.terminate()
 
     run(simulation())
@@ -358,8 +360,8 @@ def test_a_429_before_failures_of_another_kind_makes_no_line_that_never_ends(sta
     assert max(parked) < 3 * 60
 
 
-def test_one_429_on_a_quick_connection_makes_no_line_that_only_grows() -> None:
-    """More is published per round trip than one message: what waits must catch up all the same."""
+def test_one_429_on_a_fast_connection_leaves_no_growing_line() -> None:
+    """More than one message is published per round trip: the line must catch up nevertheless."""
     world = world_with({"chat": (*CHAT, "stuck")}, lambda each, nth: 429 if is_stuck(each) and nth == 50 else 200)
     world.latency = lambda: 0.06
     world.poll_seconds = 0.02
@@ -369,15 +371,15 @@ def test_one_429_on_a_quick_connection_makes_no_line_that_only_grows() -> None:
     async def simulation() -> None:
         worker = SimulatedWorker(world)
 
-        async def watch() -> None:
+        async def sample() -> None:
             while True:
                 await asyncio.sleep(0.5)
-                lines.append(sum(len(record.line) for record in worker.core.engine._slow.records.values()))
+                lines.append(sum(len(record.line) for record in worker.real_worker.engine._slow.records.values()))
 
-        watching = asyncio.create_task(watch())
+        sampling = asyncio.create_task(sample())
         await streams.publish_for("chat", per_second=25, seconds=30)
         await until_empty(world)
-        watching.cancel()
+        sampling.cancel()
         await worker.terminate()
 
     run(simulation())
@@ -386,15 +388,15 @@ def test_one_429_on_a_quick_connection_makes_no_line_that_only_grows() -> None:
     assert lines[10:].count(0) > len(lines) / 2
 
 
-def test_what_waits_behind_a_410_of_a_young_connection_does_not_make_it_old() -> None:
-    world = World(members_of(5), rng=random.Random(1))
-    world.answer = lambda each, nth: 200 if each != "young" else 429 if nth == 1 else 410
+def test_deliveries_behind_a_410_of_a_young_connection_do_not_make_it_old() -> None:
+    world = World(make_members(5), rng=random.Random(1))
+    world.respond = lambda each, nth: 200 if each != "young" else 429 if nth == 1 else 410
 
     async def simulation() -> None:
         worker = SimulatedWorker(world)
         world.publish(Broadcast(id="before", room="room", data="x"))
         await asyncio.sleep(2)
-        world.members["young"] = int(world.wall_clock() * 1000)
+        world.add_members("room", {"young": int(world.wall_clock() * 1000)})
         world.publish(Broadcast(id="a", room="room", data="x"))
         await asyncio.sleep(0.05)
         world.publish(Broadcast(id="b", connections=("young",), data="x"))
@@ -408,12 +410,12 @@ def test_what_waits_behind_a_410_of_a_young_connection_does_not_make_it_old() ->
     run(simulation())
 
 
-def test_a_stuck_member_with_an_id_that_no_broadcast_can_name_stays_where_it_is(
+def test_a_stuck_member_with_an_id_that_no_broadcast_can_name_is_not_handed_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("worker.pipeline.capacity.MAX_PARKED", 0)
-    endless = "stuck" + "x" * 200
-    world = world_with({"chat": (*CHAT, "stuck", endless)}, lambda each, _: 429 if is_stuck(each) else 200)
+    unnameable = "stuck" + "x" * 200
+    world = world_with({"chat": (*CHAT, "stuck", unnameable)}, lambda each, _: 429 if is_stuck(each) else 200)
     streams = Streams(world)
 
     async def simulation() -> None:
@@ -425,4 +427,4 @@ def test_a_stuck_member_with_an_id_that_no_broadcast_can_name_stays_where_it_is(
 
     run(simulation())
     assert streams.missed() == {"stuck": ["chat-0"]}
-    assert set(world.closed) == {"stuck", endless}
+    assert set(world.closed) == {"stuck", unnameable}

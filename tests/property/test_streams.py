@@ -1,4 +1,4 @@
-"""Streams of broadcasts to several rooms, with whatever befalls members and workers: nobody is forgotten.
+"""Streams of broadcasts to several rooms under faults of members and workers: no delivery is lost.
 
 The real worker in virtual time (`tests.simulation`); Hypothesis chooses rooms, members' behaviour, bounds and events.
 """
@@ -20,15 +20,15 @@ BEHAVIOURS = ("well", "well", "well", "stuck", "recovers", "slow reader", "gone"
 
 
 class Members:
-    """What each member's connection returns, by how it behaves."""
+    """The response of each member's connection, by its behaviour."""
 
     def __init__(self, world: World, rng: random.Random) -> None:
         self._world = world
         self._rng = rng
         self.behaviour: dict[str, str] = {}
-        self._taken_at: dict[str, float] = {}
+        self._accepted_at: dict[str, float] = {}
 
-    def answer(self, connection_id: str, _nth: int) -> int | None:
+    def respond(self, connection_id: str, _nth: int) -> int | None:
         now = self._world.now()
         match self.behaviour[connection_id]:
             case "stuck":
@@ -36,9 +36,9 @@ class Members:
             case "recovers":
                 return 429 if 2 < now < 25 else 200
             case "slow reader":
-                if now - self._taken_at.get(connection_id, -9.0) < 1.5:
+                if now - self._accepted_at.get(connection_id, -9.0) < 1.5:
                     return 429
-                self._taken_at[connection_id] = now
+                self._accepted_at[connection_id] = now
             case "gone":
                 return 410
             case "flaky":
@@ -48,7 +48,7 @@ class Members:
         return 200
 
 
-async def befall(world: World, plan: list[tuple[float, str]], places: int) -> list[SimulatedWorker]:
+async def apply_plan(world: World, plan: list[tuple[float, str]], places: int) -> list[SimulatedWorker]:
     workers = [SimulatedWorker(world, max_broadcasts=places)]
     for seconds, event in plan:
         await asyncio.sleep(seconds)
@@ -78,7 +78,7 @@ async def befall(world: World, plan: list[tuple[float, str]], places: int) -> li
     plan=PLANS,
     seed=st.integers(0, 1_000_000),
 )
-def test_every_member_of_every_room_gets_every_message_or_a_dead_letter_says_so(
+def test_every_member_receives_every_message_or_a_dead_letter_names_it(
     sizes: list[int],
     messages: int,
     per_second: float,
@@ -91,22 +91,23 @@ def test_every_member_of_every_room_gets_every_message_or_a_dead_letter_says_so(
     rng = random.Random(seed)
     world = World({}, rng=random.Random(seed), fifo=fifo)
     members = Members(world, rng)
-    for number, size in enumerate(sizes):
-        world.others[f"room{number}"] = tuple(f"m{number}-{each}" for each in range(size))
-    members.behaviour = {each: rng.choice(BEHAVIOURS) for room in world.others.values() for each in room}
-    world.answer = members.answer
-    # One who reads: without any, a 410 is no proof, and a 403 nobody's own.
+    rooms = {f"room{number}": [f"m{number}-{each}" for each in range(size)] for number, size in enumerate(sizes)}
+    for room, ids in rooms.items():
+        world.add_members(room, ids)
+    members.behaviour = {each: rng.choice(BEHAVIOURS) for ids in rooms.values() for each in ids}
+    world.respond = members.respond
+    # One member that reads: without any success a 410 is no proof, and a 403 is not the connection's own failure.
     members.behaviour["m0-0"] = "well"
 
     async def publish() -> None:
         for number in range(messages):
-            for room in world.others:
+            for room in rooms:
                 world.publish(Broadcast(id=f"{room}-{number}", room=room, data=f"{room}-{number}"))
             await asyncio.sleep(1 / per_second)
 
     async def simulation() -> None:
         publishing = asyncio.create_task(publish())
-        workers = await befall(world, plan, places)
+        workers = await apply_plan(world, plan, places)
         await publishing
         await until_empty(world)
         for worker in workers:
@@ -120,14 +121,14 @@ def test_every_member_of_every_room_gets_every_message_or_a_dead_letter_says_so(
         capacity.MAX_PARKED, admission.MAX_WAITING, fanout.MAX_WAITING = before  # type: ignore[misc]
 
     disturbed = any(event not in ("terminate", "second worker") for _, event in plan)
-    for room, ids in world.others.items():
+    for room, ids in rooms.items():
         names = {f"{room}-{number}" for number in range(messages)}
         for each in ids:
             check(world, each, members.behaviour[each], names, disturbed=disturbed)
 
 
 def check(world: World, connection_id: str, behaviour: str, names: set[str], *, disturbed: bool) -> None:
-    """What this member received and what it is said to have missed is all that was published."""
+    """Every published message was received by this member or is named in a dead letter."""
     received = [name for _, name in world.received.get(connection_id, ())]
     missed = {
         broadcast.id

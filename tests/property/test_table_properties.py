@@ -1,4 +1,4 @@
-"""Keys: no name can reach what belongs to another."""
+"""Table keys: different names never share a key."""
 
 import pytest
 from hypothesis import given
@@ -17,7 +17,7 @@ def test_rooms_share_no_partition(one: str, its: int, other: str, others: int) -
 
 
 @given(near_names | names(), near_names | names(), near_names | names() | st.just(""), connection_ids(), shards)
-def test_kinds_of_items_share_no_key(room: str, name: str, target: str, connection_id: str, shard: int) -> None:
+def test_different_item_types_share_no_key(room: str, name: str, target: str, connection_id: str, shard: int) -> None:
     connection = (table.connection_pk(connection_id), table.CONNECTION_SK)
     joined_room = (table.connection_pk(connection_id), table.joined_room_sk(room))
     keys = {
@@ -40,7 +40,7 @@ def test_broadcasts_share_no_progress(one: str, its_id: str, other: str, others_
 
 
 @given(connection_ids(), st.integers(1, 1_000))
-def test_a_shard_is_one_of_those_that_are_read(connection_id: str, join_shards: int) -> None:
+def test_a_members_shard_is_among_the_shards_that_are_read(connection_id: str, join_shards: int) -> None:
     shard = table.shard_of(connection_id, join_shards)
     assert shard == table.shard_of(connection_id, join_shards)
     assert 0 <= shard < join_shards
@@ -64,7 +64,7 @@ hostile_values: st.SearchStrategy[object] = st.sampled_from([
 
 
 @given(st.dictionaries(st.sampled_from(["shards", "join_shards"]), hostile_values))
-def test_no_settings_item_makes_it_fail(item: dict[str, object]) -> None:
+def test_any_settings_item_is_read_and_damage_is_reported(item: dict[str, object]) -> None:
     damaged: list[str] = []
     settings = table.RoomSettings.from_item(item, damaged.append)
     assert 1 <= settings.join_shards <= settings.shards <= table.MAX_SHARDS
@@ -85,7 +85,7 @@ def test_no_settings_item_makes_it_fail(item: dict[str, object]) -> None:
         ({"BOOL": True}, 1),
     ],
 )
-def test_settings_that_are_damaged_are_read_as_well_as_they_can_be(value: dict[str, object], count: int) -> None:
+def test_damaged_settings_are_read_as_far_as_possible(value: dict[str, object], count: int) -> None:
     damaged: list[str] = []
     assert table.RoomSettings.from_item({"shards": value}, damaged.append) == (count, 1)
     assert damaged == ["shards"]
@@ -100,7 +100,7 @@ def test_settings_within_the_range_are_not_damaged(count: int) -> None:
 
 
 @given(connection_ids(), st.lists(st.tuples(near_names | names(), shards), max_size=60))
-def test_removal_takes_every_membership_before_what_leads_to_it(
+def test_removal_deletes_every_membership_before_its_joined_room(
     connection_id: str, joined: list[tuple[str, int]]
 ) -> None:
     items = [table.joined_room_item(connection_id, room, shard, expires_at=1) for room, shard in joined]
@@ -114,7 +114,7 @@ def test_removal_takes_every_membership_before_what_leads_to_it(
     assert removed == expected
 
 
-def test_a_shard_that_cannot_be_read_keeps_no_other_room_from_being_removed() -> None:
+def test_an_unreadable_shard_does_not_prevent_the_removal_of_other_rooms() -> None:
     broken = {**table.joined_room_item("c=", "a", 0, expires_at=1), "shard": {"S": "x"}}
     missing = {name: value for name, value in broken.items() if name != "shard"}
     well = table.joined_room_item("c=", "b", 3, expires_at=1)

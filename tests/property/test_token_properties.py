@@ -1,4 +1,4 @@
-"""Ten thousand spoilt tokens for each source of keys: every one is refused, in one of two ways, and none is let in."""
+"""Ten thousand corrupted tokens for each source of keys: every one is rejected, with 401 or 403."""
 
 import json
 import random
@@ -34,7 +34,7 @@ from tests.tokens import (
 )
 
 ROUNDS = 100
-TOKENS_A_ROUND = 100
+TOKENS_PER_ROUND = 100
 BASE64URL = string.ascii_letters + string.digits + "-_"
 PIECES: tuple[str, ...] = (*BASE64URL, *". =+/,\0\n é\ud800", "..", "none", "AAAA", "eyJhbGciOiJub25lIn0", "." * 9_000)
 HEADERS: tuple[dict[str, Any], ...] = (
@@ -51,8 +51,8 @@ HEADERS: tuple[dict[str, Any], ...] = (
 )
 
 
-def spoilt(rng: random.Random, tokens: list[str]) -> str:
-    """One of the tokens, changed in a few characters, a part, the header or the claims, or signed by somebody else."""
+def corrupted(rng: random.Random, tokens: list[str]) -> str:
+    """One of the tokens, changed in a few characters, a part, the header or the claims, or signed with another key."""
     token = rng.choice(tokens)
     parts = token.split(".")
     match rng.randrange(8):
@@ -81,18 +81,18 @@ def spoilt(rng: random.Random, tokens: list[str]) -> str:
 
 
 def outcome(token: str, in_query: bool) -> str:
-    """What API Gateway would make of it."""
+    """The policy's effect, or the text of the error."""
     headers = {} if in_query else {"Sec-WebSocket-Protocol": f"gatecast.v1, {token}"}
     query = {"token": token} if in_query else {}
     event = {"methodArn": "arn", "headers": headers, "queryStringParameters": query, "requestContext": {}}
     try:
         return str(authorizer.handler(event, LambdaContext())["policyDocument"]["Statement"][0]["Effect"])
-    except Exception as error:  # noqa: BLE001 - its text is what API Gateway looks at
+    except Exception as error:  # noqa: BLE001 - API Gateway evaluates the error's text
         return str(error)
 
 
 @pytest.mark.parametrize("source", ["public keys", "secret"])
-def test_spoilt_tokens_are_refused(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_corrupted_tokens_are_rejected(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if source == "secret":
         keys: Any = SharedSecret(SecretsManager(SECRET), "arn:secret")
         good = [hs256(), hs256(sub="bob", gatecast={"join": ["a"]})]
@@ -101,26 +101,26 @@ def test_spoilt_tokens_are_refused(source: str, monkeypatch: pytest.MonkeyPatch)
         good = [rs256(), es256(), rs256(sub="bob", gatecast={"join": ["a"]})]
     verifier = Verifier(keys, issuer=ISSUER, audience=AUDIENCE)
     monkeypatch.setattr(authorizer, "_verifier", lambda: verifier)
-    # tokens that are of no use but well signed: parts of theirs must not make one that is
+    # invalid but correctly signed tokens: combining their parts must not yield a valid one
     tokens = [*good, rs256(exp=1), rs256(aud="other"), es256(iss="other"), hs256(exp=1)]
-    refused = 0
+    rejected = 0
 
     @settings(max_examples=ROUNDS, deadline=None, database=None)
     @given(st.integers(0, 2**64), st.booleans())
     def hold(seed: int, in_query: bool) -> None:
-        nonlocal refused
+        nonlocal rejected
         rng = random.Random(seed)
-        for _ in range(TOKENS_A_ROUND):
-            token = spoilt(rng, tokens)
+        for _ in range(TOKENS_PER_ROUND):
+            token = corrupted(rng, tokens)
             if token.strip() not in good:
                 assert outcome(token, in_query) in {"Unauthorized", "Deny"}, token
-                refused += 1
+                rejected += 1
 
     with captured_log() as log:
         assert [outcome(token, in_query=True) for token in good] == ["Allow"] * len(good)
         hold()
         assert outcome(good[0], in_query=False) == "Allow"
-    assert refused > ROUNDS * TOKENS_A_ROUND * 0.9
+    assert rejected > ROUNDS * TOKENS_PER_ROUND * 0.9
     assert "authorizer.failed" not in log.getvalue()
 
 
@@ -128,9 +128,9 @@ grants = names().filter(is_grant) | st.from_regex(r"[a-c]{1,3}(/\*)?", fullmatch
 
 
 @given(st.lists(grants), st.lists(grants), st.integers(0, 2**40))
-def test_what_the_authorizer_says_is_what_the_routes_read(join: list[str], publish: list[str], expires_at: int) -> None:
+def test_routes_read_what_the_authorizer_wrote(join: list[str], publish: list[str], expires_at: int) -> None:
     access = Access(join=tuple(join), publish=tuple(publish), expires_at=expires_at)
-    flat = AuthorizerContext.of("alice", access).flat()
+    flat = AuthorizerContext.from_access("alice", access).flat()
     assert all(isinstance(value, str) and value for value in flat.values())
     read = AuthorizerContext(user=flat["user"], join=flat.get("join", ""), publish=flat.get("publish", ""))
     assert read.access() is None
@@ -143,14 +143,14 @@ def test_what_the_authorizer_says_is_what_the_routes_read(join: list[str], publi
 
 
 @given(st.lists(names() | st.text(max_size=5)), names())
-def test_no_grant_whatever_it_says_covers_a_room_of_the_system(grants: list[str], name: str) -> None:
+def test_no_grant_covers_a_system_room(grants: list[str], name: str) -> None:
     room = f"@{name}"[:100]
     assert not covers([*grants, room, room + "/*", "*", "@*", "@/*", "/*"], room)
     assert not any(map(is_grant, (room, f"{room}/*")))
 
 
 @given(st.lists(grants), names())
-def test_a_room_is_covered_by_its_name_or_by_what_stands_before_a_slash_of_it(grants: list[str], room: str) -> None:
+def test_room_is_covered_by_its_name_or_a_prefix_before_a_slash(grants: list[str], room: str) -> None:
     prefixes = {f"{room[:at]}/*" for at, letter in enumerate(room[:-1]) if letter == "/"}
     expected = not room.startswith("@") and bool(({room} | prefixes) & set(grants))
     assert covers(grants, room) == expected

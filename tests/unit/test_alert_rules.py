@@ -1,4 +1,4 @@
-"""Rules, alerts and their surroundings: accepted by Prometheus' own tools, tested, and each with something to do."""
+"""Alerting rules and the configuration around them: valid for Prometheus' own tools, tested, and actionable."""
 
 import re
 from collections import defaultdict
@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from deploy.observability.dashboards.frame import RUNBOOKS
-from tests.chaos.seen import TABLE, Row
-from tests.chaos.test_seen import FAULTS
+from tests.chaos.fault_visibility import TABLE, Row
+from tests.chaos.test_fault_visibility import FAULTS
 from tests.observability import (
     CHECKOUT,
     FOLDER,
@@ -50,7 +50,7 @@ def test_amtool_accepts_the_example() -> None:
 
 
 @pytest.mark.parametrize("severity", ["page", "ticket"])
-def test_the_example_sends_each_kind_to_whom_it_is_for(severity: str) -> None:
+def test_the_example_routes_each_severity_to_its_receiver(severity: str) -> None:
     example = f"--config.file={FOLDER / 'alertmanager/alertmanager.yml'}"
     run_tool("amtool", "config", "routes", "test", example, f"--verify.receivers={severity}", f"severity={severity}")
 
@@ -65,7 +65,7 @@ def test_every_alert_is_tested_both_ways() -> None:
 
 
 @pytest.mark.parametrize("rule", ALERTS)
-def test_an_alert_says_what_is_wrong_and_what_to_do(rule: Rule) -> None:
+def test_every_alert_has_a_summary_a_description_and_a_runbook(rule: Rule) -> None:
     assert rule.labels.keys() == {"severity"}
     assert rule.labels["severity"] in {"page", "ticket"}
     assert rule.annotations.keys() == {"summary", "description", "runbook_url"}
@@ -82,14 +82,14 @@ def test_the_runbook_has_a_section_for_every_alert_and_for_no_other() -> None:
     }
 
 
-def test_what_shows_what_leaves_out_no_fault_and_no_alert() -> None:
+def test_the_fault_visibility_matrix_lists_every_fault_and_every_alert() -> None:
     operations = (CHECKOUT / "docs" / "operations.md").read_text()
     rows = re.findall(r"^\| (.+?) \| (?:Overview|Delivery|Dependencies): ", operations, re.MULTILINE)
     assert rows == [fault.name for fault in FAULTS]
     assert set(re.findall(r"\bGatecast[A-Z]\w+", operations)) == {rule.alert for rule in rules() if rule.alert}
 
 
-def test_what_is_recorded_is_used() -> None:
+def test_every_recorded_series_is_used() -> None:
     used = {
         selector.name
         for expression in (*(rule.expr for rule in rules()), *(query.expression for query in queries()))
@@ -98,7 +98,7 @@ def test_what_is_recorded_is_used() -> None:
     assert {rule.record for rule in rules() if rule.record} <= used
 
 
-def test_prometheus_alertmanager_and_grafana_know_each_other() -> None:
+def test_prometheus_alertmanager_and_grafana_are_configured_for_each_other() -> None:
     prometheus = read("prometheus/prometheus.yml")
     [job] = prometheus["scrape_configs"]
     jobs = {
@@ -116,7 +116,7 @@ def test_prometheus_alertmanager_and_grafana_know_each_other() -> None:
     assert datasource["jsonData"]["timeInterval"] == prometheus["global"]["scrape_interval"]
 
 
-def test_alertmanager_knows_the_alerts_and_where_to_send_them() -> None:
+def test_alertmanager_has_a_receiver_per_severity_and_names_only_existing_alerts() -> None:
     alertmanager = read("alertmanager/alertmanager.yml")
     receivers = {receiver["name"] for receiver in alertmanager["receivers"]}
     assert receivers == {rule.labels["severity"] for rule in rules() if rule.alert}
@@ -134,19 +134,19 @@ def test_alertmanager_knows_the_alerts_and_where_to_send_them() -> None:
 
 
 def test_a_run_replaces_its_row_and_leaves_the_others(tmp_path: Path) -> None:
-    document = "before\n<!-- seen: written by the tests -->\n<!-- seen: end -->\nafter\n"
+    document = "before\n<!-- faults: written by the tests -->\n<!-- faults: end -->\nafter\n"
     runs = tmp_path / "runs"
     for fault, alert in (("one", ""), ("two", "GatecastThrottled, after 9 s"), ("one", "GatecastQueueLag, after 5 s")):
-        row = Row(fault=fault, panels=["Overview: Rate: 1 → 2"], alerts=[alert] if alert else [], must_act="Nobody")
+        row = Row(fault=fault, panels=["Overview: Rate: 1 → 2"], alerts=[alert] if alert else [], owner="Nobody")
         runs.write_bytes(msgspec.json.encode(row))
-        document = TABLE.put_into(document, [runs])
+        document = TABLE.merge_into(document, [runs])
     assert document.splitlines() == [
         "before",
-        "<!-- seen: written by the tests -->",
-        "| fault | panel: before → while it lasts | alerts | who must act |",
+        "<!-- faults: written by the tests -->",
+        "| fault | panel: before → during | alerts | who must act |",
         "| --- | --- | --- | --- |",
         "| one | Overview: Rate: 1 → 2 | [GatecastQueueLag](failure-modes.md#gatecastqueuelag), after 5 s | Nobody |",
         "| two | Overview: Rate: 1 → 2 | [GatecastThrottled](failure-modes.md#gatecastthrottled), after 9 s | Nobody |",
-        "<!-- seen: end -->",
+        "<!-- faults: end -->",
         "after",
     ]

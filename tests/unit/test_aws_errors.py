@@ -1,4 +1,4 @@
-"""Which of the ports' errors a code, or an exception of the SDK, becomes."""
+"""How AWS error codes and SDK exceptions map to the ports' errors."""
 
 import msgspec
 import pytest
@@ -21,7 +21,7 @@ RECEIPTS = ("DeleteMessageBatch", "ChangeMessageVisibilityBatch")
         "AWS.SimpleQueueService.MessageNotInflight",
     ],
 )
-def test_a_receipt_that_sqs_no_longer_takes_is_stale(operation: str, code: str) -> None:
+def test_a_receipt_handle_that_sqs_no_longer_accepts_is_stale(operation: str, code: str) -> None:
     error = to_error(operation, code)
     assert type(error) is StaleReceipt
     assert error.code == code
@@ -31,7 +31,7 @@ def test_a_receipt_that_sqs_no_longer_takes_is_stale(operation: str, code: str) 
 @pytest.mark.parametrize(
     "code", ["AWS.SimpleQueueService.BatchRequestTooLong", "InvalidParameterValueException", "InvalidMessageContents"]
 )
-def test_a_message_that_sqs_never_takes_is_rejected(operation: str, code: str) -> None:
+def test_a_message_that_sqs_never_accepts_is_rejected(operation: str, code: str) -> None:
     assert type(to_error(operation, code)) is MessageRejected
 
 
@@ -53,24 +53,24 @@ def test_every_other_error_may_be_retried(operation: str, code: str) -> None:
         (TimeoutError("secret"), "TimeoutError"),
     ],
 )
-def test_what_the_sdk_raises_is_named_without_its_message(error: Exception, code: str) -> None:
+def test_an_sdk_exception_keeps_its_code_but_not_its_message(error: Exception, code: str) -> None:
     with pytest.raises(DependencyError) as raised, sdk_errors():
         raise error
     assert raised.value.code == code
     assert "secret" not in str(raised.value)
 
 
-def test_a_mistake_of_our_own_is_not_translated() -> None:
+def test_a_programming_error_is_not_translated() -> None:
     with pytest.raises(AttributeError), sdk_errors():
         raise AttributeError
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b'{"a": 1}'])
-def test_a_response_that_cannot_be_read_is_none(body: bytes) -> None:
+def test_a_malformed_response_counts_as_no_response(body: bytes) -> None:
     with pytest.raises(NoResponse, match="malformed"), reading_response():
         msgspec.json.decode(body, type=dict[str, str])
 
 
-def test_a_response_with_an_entry_nobody_sent_is_none() -> None:
+def test_a_response_with_an_unknown_entry_counts_as_no_response() -> None:
     with pytest.raises(NoResponse), reading_response():
         _ = list[None]()[1]

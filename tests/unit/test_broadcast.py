@@ -1,4 +1,4 @@
-"""The format of a broadcast, rule by rule."""
+"""The message format of a broadcast, rule by rule."""
 
 import json
 from typing import Any
@@ -30,7 +30,7 @@ def test_a_broadcast_to_connections_with_everything() -> None:
     )
 
 
-def test_what_is_absent_is_unset_and_is_not_written() -> None:
+def test_absent_fields_are_unset_and_are_not_encoded() -> None:
     received = decode(body(TO_ROOM))
     assert received.connections is received.except_ is received.shard is received.expires_at_ms is UNSET
     assert received.part == ""
@@ -91,7 +91,7 @@ def test_each_violation_names_its_field(field: str, fields: dict[str, Any], valu
     ],
     ids=range(12),
 )
-def test_each_limit_itself_is_allowed(fields: dict[str, Any], changes: dict[str, Any]) -> None:
+def test_the_limits_themselves_are_allowed(fields: dict[str, Any], changes: dict[str, Any]) -> None:
     received = decode(body(fields, **changes))
     assert decode(encode(received)) == received
 
@@ -115,19 +115,19 @@ def test_each_limit_itself_is_allowed(fields: dict[str, Any], changes: dict[str,
     ],
     ids=range(13),
 )
-def test_what_is_no_json_object_is_refused_as_a_whole(text: str | bytes) -> None:
+def test_a_body_that_is_not_a_json_object_is_invalid_as_a_whole(text: str | bytes) -> None:
     with pytest.raises(InvalidBroadcast) as error:
         decode(text)
     assert error.value.field == "body"
 
 
-def test_another_version_is_refused_as_such_whatever_else_it_holds() -> None:
+def test_an_unknown_version_is_reported_before_any_other_field() -> None:
     with pytest.raises(InvalidBroadcast) as error:
         decode('{"id": 7, "room": ["a", "b"], "audience": {}, "v": 2}')
     assert error.value.field == "v"
 
 
-def test_the_body_has_a_limit_of_its_own() -> None:
+def test_the_body_has_its_own_size_limit() -> None:
     padding = MAX_BODY_BYTES - len(body(TO_ROOM, x=""))
     assert decode(body(TO_ROOM, x="y" * padding)).id == "42"
     with pytest.raises(InvalidBroadcast) as error:
@@ -135,7 +135,7 @@ def test_the_body_has_a_limit_of_its_own() -> None:
     assert error.value.field == "body"
 
 
-def test_the_largest_data_fits_however_it_is_escaped() -> None:
+def test_the_largest_data_fits_even_if_every_character_is_escaped() -> None:
     everyone = tuple(f"{number:0128}" for number in range(1_000))
     broadcast = Broadcast(id="42", room="lobby", data="\0" * 131_072, except_=everyone)
     assert decode(encode(broadcast)) == broadcast
@@ -155,7 +155,7 @@ def test_the_largest_data_fits_however_it_is_escaped() -> None:
         ("v", "v", 2),
     ],
 )
-def test_nothing_is_encoded_that_would_not_be_decoded(field: str, attribute: str, value: Any) -> None:
+def test_what_could_not_be_decoded_is_not_encoded(field: str, attribute: str, value: Any) -> None:
     broadcast = Broadcast(**{"id": "42", "room": "lobby", "data": "hello", attribute: value})
     with pytest.raises(InvalidBroadcast) as error:
         encode(broadcast)
@@ -166,12 +166,12 @@ def test_nothing_is_encoded_that_would_not_be_decoded(field: str, attribute: str
     "fields",
     [{}, {"room": "lobby", "connections": ("a",)}, {"connections": ("a",), "shard": 0}, {"connections": ("",)}],
 )
-def test_a_contradiction_cannot_even_be_built(fields: dict[str, Any]) -> None:
+def test_contradictory_fields_are_rejected_by_the_constructor(fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"^(room|shard|connections): "):
         Broadcast(id="42", data="hello", **fields)
 
 
-def test_characters_that_sqs_refuses_are_escaped() -> None:
+def test_characters_that_sqs_rejects_are_escaped() -> None:
     broadcast = Broadcast(id="42", room="lobby", data="\ufffe\uffff\ufffd\0")
     assert r'"\ufffe\uffff' in encode(broadcast)
     assert "\ufffe" not in encode(broadcast)

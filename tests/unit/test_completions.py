@@ -1,4 +1,4 @@
-"""Completions are written in few calls, whatever the table does, and never too many wait."""
+"""Completions are written in few calls, survive failures of the table, and wait in bounded numbers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -8,11 +8,11 @@ from typing import cast
 from worker.decisions.checkpoint import Checkpoint
 from worker.observe.health import Health
 from worker.pipeline.completions import MAX_UNWRITTEN, Completions
-from worker.ports import Claim, ProgressStore
+from worker.ports import Claim, DependencyError, ProgressStore
 
 
 class Store:
-    """Writes when `go` is set. `fails` are raised first, and `unprocessed` are left out once."""
+    """Writes once `go` is set. The first `fails` calls raise; each claim in `unprocessed` is returned once."""
 
     def __init__(self, *, unprocessed: Sequence[str] = ()) -> None:
         self.go = asyncio.Event()
@@ -21,23 +21,23 @@ class Store:
         self.called = asyncio.Event()
         self.calls: list[list[str]] = []
         self.in_flight = 0
-        self.most_in_flight = 0
+        self.max_in_flight = 0
         self._unprocessed = list(unprocessed)
 
     async def complete(self, claims: Sequence[Claim]) -> list[Claim]:
         self.in_flight += 1
-        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
         await self.go.wait()
         self.in_flight -= 1
         if self.fails:
             self.fails -= 1
-            raise OSError
-        left = [claim for claim in claims if claim.claimed_by in self._unprocessed]
-        for claim in left:
-            self._unprocessed.remove(claim.claimed_by)
-        self.calls.append([claim.claimed_by for claim in claims if claim not in left])
+            raise DependencyError("InternalError")
+        unprocessed = [claim for claim in claims if claim.claim_id in self._unprocessed]
+        for claim in unprocessed:
+            self._unprocessed.remove(claim.claim_id)
+        self.calls.append([claim.claim_id for claim in claims if claim not in unprocessed])
         self.called.set()
-        return left
+        return unprocessed
 
     @property
     def written(self) -> list[str]:
@@ -50,7 +50,7 @@ def claim(number: int) -> Claim:
 
 
 def names(count: int) -> list[str]:
-    return [claim(number).claimed_by for number in range(count)]
+    return [claim(number).claim_id for number in range(count)]
 
 
 @asynccontextmanager
@@ -65,7 +65,7 @@ async def running(store: Store) -> AsyncIterator[Completions]:
             await task
 
 
-async def test_one_alone_is_written_without_company() -> None:
+async def test_a_single_completion_is_written_without_waiting_for_others() -> None:
     store = Store()
     async with running(store) as completions:
         await completions.add(claim(0))
@@ -83,7 +83,7 @@ async def test_many_share_calls() -> None:
     assert store.written == names(110)
 
 
-async def test_what_fails_or_is_not_processed_is_repeated_and_holds_up_no_others() -> None:
+async def test_failed_and_unprocessed_completions_are_retried_and_hold_up_no_others() -> None:
     store = Store(unprocessed=["000003", "000040"])
     store.fails = 1
     async with running(store) as completions:
@@ -93,14 +93,14 @@ async def test_what_fails_or_is_not_processed_is_repeated_and_holds_up_no_others
     assert store.written == names(60)
 
 
-async def test_a_table_that_hangs_bounds_what_waits() -> None:
+async def test_while_the_table_hangs_the_number_of_waiting_completions_is_bounded() -> None:
     store = Store()
     store.go.clear()
     async with running(store) as completions:
         adding = [asyncio.create_task(completions.add(claim(number))) for number in range(MAX_UNWRITTEN + 50)]
         await asyncio.sleep(0.3)
         assert sum(task.done() for task in adding) == MAX_UNWRITTEN
-        assert 1 < store.most_in_flight < 10
+        assert 1 < store.max_in_flight < 10
         store.go.set()
         await asyncio.gather(*adding)
         await completions.flush()

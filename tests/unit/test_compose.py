@@ -1,4 +1,4 @@
-"""docker-compose.yml, its override and the Dockerfile: that they fit each other and the rest, and are closed up."""
+"""docker-compose.yml, its override and the Dockerfile: consistent with each other and the rest, and locked down."""
 
 import re
 
@@ -33,7 +33,7 @@ def test_a_service_is_confined(service: Service) -> None:
 
 
 @pytest.mark.parametrize("service", ALL)
-def test_nothing_is_reached_from_outside_this_machine(service: Service) -> None:
+def test_ports_are_published_on_loopback_only(service: Service) -> None:
     for port in service.definition.get("ports", []):
         assert re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port)
 
@@ -46,7 +46,7 @@ def test_an_image_is_built_here_or_pinned(service: Service) -> None:
 
 
 @pytest.mark.parametrize("service", ALL)
-def test_what_is_mounted_is_there_and_cannot_be_changed(service: Service) -> None:
+def test_mounts_exist_and_are_read_only(service: Service) -> None:
     for volume in service.definition.get("volumes", []):
         source, _, options = volume.split(":")
         assert (CHECKOUT / source).is_dir()
@@ -54,7 +54,7 @@ def test_what_is_mounted_is_there_and_cannot_be_changed(service: Service) -> Non
 
 
 @pytest.mark.parametrize("service", ALL)
-def test_who_waits_for_a_healthy_service_waits_for_one_that_can_say_so(service: Service) -> None:
+def test_a_dependency_that_must_be_healthy_has_a_health_check(service: Service) -> None:
     for name, waits in service.definition.get("depends_on", {}).items():
         if waits["condition"] == "service_healthy":
             assert WITH_LOCALSTACK[name].healthcheck
@@ -72,7 +72,7 @@ def test_the_worker_is_configured_and_can_be_scaled() -> None:
     assert settings.drain_seconds < drain_seconds
 
 
-def test_everybody_means_the_same_gateway() -> None:
+def test_all_services_use_the_same_gateway() -> None:
     gateway = WITH_LOCALSTACK["gateway"]
     port = gateway.command[gateway.command.index("--port") + 1]
     endpoint = f"http://gateway:{port}/{STAGE}"
@@ -82,7 +82,7 @@ def test_everybody_means_the_same_gateway() -> None:
     assert any(f":{port}/" in argument for argument in gateway.healthcheck)
 
 
-def test_everybody_means_the_same_table_and_queues() -> None:
+def test_all_services_use_the_same_table_and_queues() -> None:
     shared = {
         name: {key: value for key, value in WITH_LOCALSTACK[name].environment.items() if key != "PATH"}
         for name in ("init", "gateway", "worker", "load")
@@ -105,7 +105,7 @@ def test_prometheus_scrapes_the_worker() -> None:
     assert (found["names"], found["type"], found["port"]) == (["worker"], "A", port)
 
 
-def test_the_observers_find_each_other_and_what_they_show() -> None:
+def test_prometheus_alertmanager_and_grafana_find_each_other_and_the_dashboards() -> None:
     prometheus = yaml.safe_load((OBSERVABILITY / "prometheus/prometheus.yml").read_text())
     (alertmanagers,) = prometheus["alerting"]["alertmanagers"]
     assert alertmanagers["static_configs"] == [{"targets": ["alertmanager:9093"]}]
@@ -119,7 +119,7 @@ def test_the_observers_find_each_other_and_what_they_show() -> None:
 
 
 @pytest.mark.parametrize("target", OURS)
-def test_an_image_of_ours_runs_as_nobody_in_particular_and_needs_no_shell(target: str) -> None:
+def test_our_images_run_as_an_unprivileged_user_and_need_no_shell(target: str) -> None:
     image = images()[target]
     assert image.user == "10001:10001"
     assert image.command
@@ -128,11 +128,11 @@ def test_an_image_of_ours_runs_as_nobody_in_particular_and_needs_no_shell(target
 
 
 @pytest.mark.parametrize(("built", "tested"), [("lambda", "routes"), ("worker", "local"), ("routes", "local")])
-def test_an_image_has_the_packages_that_the_tests_run_on(built: str, tested: str) -> None:
+def test_images_have_the_package_versions_that_the_tests_use(built: str, tested: str) -> None:
     assert locked(built, but={"awslambdaric", "simplejson", "snapshot-restore-py"}).items() <= locked(tested).items()
 
 
-def test_the_override_s_tag_is_ministack_s_version() -> None:
+def test_the_override_tag_is_the_ministack_version() -> None:
     image = WITH_MINISTACK["aws"].definition["image"]
     assert image == f"gatecast/ministack:{locked('ministack')['ministack']}"
 

@@ -1,4 +1,4 @@
-"""Misses are kept where a person finds them: on the dead-letter queue, or in the log."""
+"""Missed deliveries are stored on the dead-letter queue, or in the log if there is none."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -18,7 +18,7 @@ MISSED = {Outcome.REJECTED: ["a=", "b="], Outcome.UNDELIVERED: ["c="]}
 
 
 class FakeQueue:
-    """Returns each of `errors` in turn, then takes everything."""
+    """Returns each of `errors` in turn, then accepts every message."""
 
     def __init__(self, *errors: PortError, url: str = "http://queue/dead-letters") -> None:
         self.url = url
@@ -41,18 +41,18 @@ def dead_letters(queue: FakeQueue | None, damaged: dict[str, int] | None = None)
     )
 
 
-async def kept(queue: FakeQueue | None) -> tuple[dict[str, int], list[Any]]:
-    """The counts by reason, and what was logged."""
+async def store_missed(queue: FakeQueue | None) -> tuple[dict[str, int], list[Any]]:
+    """Stores `MISSED`; returns the counts by reason and the log entries."""
     counts = dict.fromkeys(("rejected", "undelivered"), 0)
     with capture_logs() as logged:
-        await DeadLetters(cast("MessageQueue | None", queue), Health(), counts).missed(BROADCAST, MISSED)
+        await DeadLetters(cast("MessageQueue | None", queue), Health(), counts).store_missed(BROADCAST, MISSED)
     assert "secret" not in str(logged)
     return counts, logged
 
 
-async def test_with_a_queue_there_is_one_letter_a_reason() -> None:
+async def test_with_a_queue_there_is_one_dead_letter_per_reason() -> None:
     queue = FakeQueue()
-    counts, logged = await kept(queue)
+    counts, logged = await store_missed(queue)
     letters = [decode(message["MessageBody"]) for message in queue.sent]
     reasons = [message["MessageAttributes"]["reason"]["StringValue"] for message in queue.sent]
     assert dict(zip(reasons, (letter.connections for letter in letters), strict=True)) == {
@@ -63,61 +63,61 @@ async def test_with_a_queue_there_is_one_letter_a_reason() -> None:
     assert not logged
 
 
-async def test_without_one_there_is_one_event_with_all_ids() -> None:
-    counts, logged = await kept(None)
+async def test_without_a_queue_one_log_event_holds_all_ids() -> None:
+    counts, logged = await store_missed(None)
     [event] = logged
     assert (event["event"], event["log_level"]) == ("broadcast.missed", "error")
     assert (event["rejected"], event["undelivered"]) == (["a=", "b="], ["c="])
     assert counts == {"rejected": 1, "undelivered": 1}
 
 
-async def test_a_rejected_dead_letter_is_neither_safe_nor_retried() -> None:
+async def test_a_rejected_dead_letter_is_an_error_and_is_not_retried() -> None:
     with pytest.raises(MessageRejected, match="InvalidParameterValue"):
-        await kept(FakeQueue(MessageRejected("InvalidParameterValue")))
+        await store_missed(FakeQueue(MessageRejected("InvalidParameterValue")))
 
 
 LONG = "x" * 500
 
 
-async def test_an_id_that_no_dead_letter_can_name_is_logged_and_the_others_are_kept_exactly() -> None:
+async def test_an_id_that_no_dead_letter_can_name_is_logged_and_the_others_are_stored() -> None:
     queue, damaged = FakeQueue(), {"membership": 0}
     missed = {Outcome.REJECTED: ["a=", LONG, "b="], Outcome.UNDELIVERED: [LONG + "y"]}
     with capture_logs() as logged:
-        await dead_letters(queue, damaged).missed(BROADCAST, missed)
+        await dead_letters(queue, damaged).store_missed(BROADCAST, missed)
     assert [letter.connections for letter in queue.letters] == [("a=", "b=")]
     [event] = [each for each in logged if each["event"] == "broadcast.missed"]
     assert (event["rejected"], event["undelivered"]) == ([LONG], [LONG + "y"])
     assert damaged == {"membership": 2}
 
 
-async def test_what_one_dead_letter_cannot_hold_goes_into_several() -> None:
+async def test_misses_that_exceed_one_dead_letter_are_stored_in_several() -> None:
     broadcast = Broadcast(id="one", room="room", data="\x01" * 131_072)  # six bytes each in JSON
     ids = ["\x01" * 100 + f"{number}" for number in range(900)]
     queue = FakeQueue()
-    await dead_letters(queue).missed(broadcast, {Outcome.UNDELIVERED: ids})
+    await dead_letters(queue).store_missed(broadcast, {Outcome.UNDELIVERED: ids})
     assert len(queue.letters) == len({letter.part for letter in queue.letters}) == 4
     assert sorted(each for letter in queue.letters for each in letter.connections or ()) == sorted(ids)
 
 
-async def test_a_fifo_queue_swallows_only_the_retries_of_one_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def at_once(_seconds: float) -> None: ...
+async def test_a_fifo_queue_deduplicates_only_retries_of_the_same_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def no_sleep(_seconds: float) -> None: ...
 
-    monkeypatch.setattr("worker.resilience.asyncio.sleep", at_once)
+    monkeypatch.setattr("worker.resilience.asyncio.sleep", no_sleep)
     queue = FakeQueue(
         DependencyError("InternalError"), DependencyError("InternalError"), url="http://queue/dead-letters.fifo"
     )
     letters = dead_letters(queue)
-    await letters.broadcast(BROADCAST, "receives")
-    await letters.broadcast(BROADCAST, "receives")
+    await letters.store_broadcast(BROADCAST, "receives")
+    await letters.store_broadcast(BROADCAST, "receives")
     ids = [message["MessageDeduplicationId"] for message in queue.sent]
     assert len(ids) == 4
     assert ids[0] == ids[1] == ids[2] != ids[3]
 
 
-async def test_poison_on_a_fifo_queue_is_in_nobodys_way() -> None:
+async def test_poison_messages_have_groups_of_their_own_on_a_fifo_queue() -> None:
     queue = FakeQueue(url="http://queue/dead-letters.fifo")
     letters = dead_letters(queue)
     for number in ("one", "two"):
-        await letters.poison(Message(number, "receipt", "no broadcast", 1, 0, "group"), "poison: no JSON")
+        await letters.store_poison(Message(number, "receipt", "no broadcast", 1, 0, "group"), "poison: no JSON")
     assert [message["MessageGroupId"] for message in queue.sent] == ["one", "two"]
     assert [message["MessageDeduplicationId"] for message in queue.sent] == ["one", "two"]

@@ -1,11 +1,11 @@
-"""What counts as expected, received, missing and late."""
+"""Which receipts count as expected, received, missing and duplicate."""
 
 import math
 
-from local.demo.ledger import ON_ITS_WAY_SECONDS, Ledger
+from local.demo.ledger import IN_TRANSIT_SECONDS, Ledger
 
 
-def test_everybody_received() -> None:
+def test_all_clients_received() -> None:
     ledger = Ledger()
     ledger.published(0, {1, 2, 3}, at=10.0)
     assert (ledger.due(), ledger.outstanding()) == (3, 3)
@@ -17,7 +17,7 @@ def test_everybody_received() -> None:
     assert (ledger.due(), ledger.outstanding()) == (3, 0)
 
 
-def test_one_that_stayed_and_received_nothing_is_missing() -> None:
+def test_connected_client_without_receipt_is_missing() -> None:
     ledger = Ledger()
     ledger.published(0, {1, 2}, at=10.0)
     ledger.received(0, 1, at=11.0)
@@ -25,7 +25,7 @@ def test_one_that_stayed_and_received_nothing_is_missing() -> None:
     assert ledger.tally().missing == 1
 
 
-def test_a_second_receipt_is_a_duplicate_and_nothing_else() -> None:
+def test_second_receipt_is_only_a_duplicate() -> None:
     ledger = Ledger()
     ledger.published(0, {1, 2}, at=10.0)
     ledger.received(0, 1, at=11.0)
@@ -35,7 +35,7 @@ def test_a_second_receipt_is_a_duplicate_and_nothing_else() -> None:
     assert tally.latencies == (1.0,)
 
 
-def test_a_receipt_of_somebody_else_is_a_stray() -> None:
+def test_receipt_outside_the_audience_is_a_stray() -> None:
     ledger = Ledger()
     ledger.published(0, {1}, at=10.0)
     ledger.received(0, 1, at=11.0)
@@ -44,30 +44,30 @@ def test_a_receipt_of_somebody_else_is_a_stray() -> None:
     assert (tally.expected, tally.received, tally.strays) == (1, 1, 1)
 
 
-def test_nothing_is_expected_of_one_that_left_before_the_last_receipt() -> None:
+def test_no_receipt_is_expected_from_a_client_that_disconnected_before_the_last_receipt() -> None:
     ledger = Ledger()
     ledger.published(0, {1, 2, 3}, at=10.0)
     ledger.received(0, 1, at=11.0)
-    ledger.left(2, at=11.5)
+    ledger.disconnected(2, at=11.5)
     assert ledger.outstanding() == 1
     ledger.received(0, 3, at=12.0)
     assert ledger.outstanding() == 0
     assert ledger.tally().expected == 2
 
 
-def test_what_was_on_its_way_to_one_that_left_is_not_expected() -> None:
-    for left_at, expected in ((12.0 + ON_ITS_WAY_SECONDS, 1), (12.1 + ON_ITS_WAY_SECONDS, 2)):
+def test_delivery_in_transit_to_a_disconnected_client_is_not_expected() -> None:
+    for disconnected_at, expected in ((12.0 + IN_TRANSIT_SECONDS, 1), (12.1 + IN_TRANSIT_SECONDS, 2)):
         ledger = Ledger()
         ledger.published(0, {1, 2}, at=10.0)
         ledger.received(0, 1, at=12.0)
-        ledger.left(2, at=left_at)
+        ledger.disconnected(2, at=disconnected_at)
         assert ledger.tally().expected == expected
 
 
-def test_nothing_is_expected_of_one_that_left_when_nobody_received_anything() -> None:
+def test_no_receipt_is_expected_from_a_disconnected_client_if_there_were_none() -> None:
     ledger = Ledger()
     ledger.published(0, {1, 2}, at=10.0)
-    ledger.left(2, at=1_000.0)
+    ledger.disconnected(2, at=1_000.0)
     tally = ledger.tally()
     assert (tally.expected, tally.missing) == (1, 1)
 

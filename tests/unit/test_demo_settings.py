@@ -1,6 +1,6 @@
 import pytest
 
-from local.demo.settings import InvalidSetting, Settings
+from local.demo.settings import ConfigurationError, Settings
 
 
 def test_defaults() -> None:
@@ -33,8 +33,8 @@ def test_everything_set() -> None:
         ("KEEP", "2"),
     ],
 )
-def test_a_bad_value_is_named_in_one_line(name: str, value: str) -> None:
-    with pytest.raises(InvalidSetting) as error:
+def test_invalid_value_is_named_in_one_line(name: str, value: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
         Settings.from_environ({name: value})
     assert str(error.value).startswith(f"{name}=")
     assert "\n" not in str(error.value)

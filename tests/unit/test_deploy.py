@@ -1,4 +1,4 @@
-"""The script that deploys: what it takes, what it builds, and what it says when it cannot go on."""
+"""The deploy script: its parameters, its artifacts and its error messages."""
 
 import base64
 import re
@@ -23,7 +23,7 @@ def known() -> dict[str, list[Parameter]]:
     }
 
 
-def test_the_example_is_good_and_names_what_there_is() -> None:
+def test_the_example_parameters_are_valid_and_exist_in_the_templates() -> None:
     path = FOLDER / "parameters.example.toml"
     check(read_parameters(path), known())
     commented = re.sub(r"^# (?=\w+ = )", "", path.read_text(), flags=re.MULTILINE)
@@ -31,20 +31,20 @@ def test_the_example_is_good_and_names_what_there_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "message"),
     [
-        ("MinTask = 3", "No template has a parameter MinTask; is it MinTasks?"),
-        ('VpcId = "vpc-1"', "VpcId and SubnetIds go together"),
-        ("Spot = true", "Spot must be a text or a whole number"),
-        ("Spot = ", "is no valid TOML"),
+        ("MinTask = 3", "No template has a parameter MinTask; did you mean MinTasks?"),
+        ('VpcId = "vpc-1"', "VpcId and SubnetIds belong together"),
+        ("Spot = true", "Spot must be a string or an integer"),
+        ("Spot = ", "is not valid TOML"),
         (None, "copy deploy/ecs/parameters.example.toml"),
     ],
 )
-def test_wrong_parameters_are_named(text: str | None, complaint: str, tmp_path: Path) -> None:
+def test_an_invalid_parameter_is_named_in_the_error(text: str | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "parameters.toml"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(DeployError, match=re.escape(complaint)):
+    with pytest.raises(DeployError, match=re.escape(message)):
         check(read_parameters(path), known())
 
 
@@ -61,7 +61,7 @@ def test_the_same_contents_make_the_same_zip(tmp_path: Path) -> None:
     assert not [name for name in names if "__pycache__" in name or name.startswith(("worker", "local", "tests"))]
 
 
-def test_what_is_built_is_named_by_what_it_is_built_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_artifact_key_is_a_digest_of_its_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert artifacts.routes_key("arm64") != artifacts.routes_key("x86_64")
     monkeypatch.setattr(artifacts, "CHECKOUT", tmp_path)
     (tmp_path / "routes").mkdir()
@@ -76,7 +76,7 @@ def test_what_is_built_is_named_by_what_it_is_built_from(tmp_path: Path, monkeyp
 
 
 class Registry:
-    """ECR, whose images come by way of `docker push`."""
+    """A fake ECR; its images are the ones that `docker push` was called with."""
 
     def __init__(self, pushed: Path) -> None:
         self._pushed = pushed
@@ -95,7 +95,7 @@ class Registry:
 
 @pytest.fixture
 def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A `docker` that only writes down what it is told; the file with it."""
+    """A `docker` that only records its arguments and input. Returns the file they are written to."""
     calls, program = tmp_path / "calls", tmp_path / "docker"
     calls.touch()
     program.write_text(
@@ -131,7 +131,7 @@ def test_an_image_that_cannot_be_built_is_explained(docker: Path, monkeypatch: p
         push(docker)
 
 
-# What it says
+# Error messages
 
 
 def test_a_parameter_without_a_value_is_named() -> None:
@@ -144,16 +144,16 @@ def test_a_parameter_without_a_value_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "complaint"),
+    ("parameters", "message"),
     [
         ('Region = "eu-west-1"', "No AWS credentials: sign in"),
         ("", "No Region: set Region"),
-        (None, "There is no"),
+        (None, "does not exist"),
     ],
 )
-def test_whoever_cannot_deploy_is_told_why(
+def test_a_deployment_that_cannot_start_prints_the_reason(
     parameters: str | None,
-    complaint: str,
+    message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -167,10 +167,10 @@ def test_whoever_cannot_deploy_is_told_why(
     if parameters is not None:
         path.write_text(parameters)
     assert script.main(["deploy", str(path)]) == 1
-    assert complaint in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_nothing_is_destroyed_before_its_name_is_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_destroyed_before_the_name_is_confirmed(monkeypatch: pytest.MonkeyPatch) -> None:
     session = SimpleNamespace(client=lambda _name: None, region_name="eu-west-1")
     monkeypatch.setattr("builtins.input", lambda _prompt: "gatecasts")
     with pytest.raises(DeployError, match="Nothing was removed"):

@@ -1,4 +1,4 @@
-"""The gateway's smaller decisions: routes, handlers' answers, authorizers' policies, the token bucket."""
+"""The gateway's smaller decisions: routes, handlers' responses, authorizers' policies, the token bucket."""
 
 import base64
 import random
@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from local.gateway.authorizer import Authorizer, Denied, decide, denied, has_identity
-from local.gateway.events import Origin
-from local.gateway.integration import Failure, Route, Success, checked
+from local.gateway.events import ConnectionInfo
+from local.gateway.integration import Failure, Route, Success, parse_response
 from local.gateway.limits import Limits, TokenBucket
 from local.gateway.routing import select_route
 
@@ -53,7 +53,7 @@ def test_without_a_default_route_nothing_is_selected() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "expected"),
+    ("response", "expected"),
     [
         ({"statusCode": 200}, Success(200, {}, "")),
         ({"statusCode": 200, "body": None, "headers": None}, Success(200, {}, "")),
@@ -64,12 +64,12 @@ def test_without_a_default_route_nothing_is_selected() -> None:
         ),
     ],
 )
-def test_well_formed_answers(answer: Any, expected: Success) -> None:
-    assert checked(answer) == expected
+def test_well_formed_responses(response: Any, expected: Success) -> None:
+    assert parse_response(response) == expected
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         None,
         "text",
@@ -80,8 +80,8 @@ def test_well_formed_answers(answer: Any, expected: Success) -> None:
         {"statusCode": 200, "body": "%", "isBase64Encoded": True},
     ],
 )
-def test_malformed_answers_are_the_handlers_failure(answer: Any) -> None:
-    assert checked(answer) == Failure(HTTPStatus.INTERNAL_SERVER_ERROR)
+def test_malformed_responses_are_failures_of_the_handler(response: Any) -> None:
+    assert parse_response(response) == Failure(HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 def policy(effect: str, resource: Any = ARN, **more: Any) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def policy(effect: str, resource: Any = ARN, **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("resource", [ARN, "*", "arn:aws:execute-api:*:local/*", [ARN, "arn:other"]])
-def test_a_policy_allows_what_it_names(resource: Any) -> None:
+def test_policy_allows_its_resources(resource: Any) -> None:
     assert decide(policy("Allow", resource), ARN) == {"principalId": "ann", "integrationLatency": 1}
 
 
@@ -100,7 +100,7 @@ def test_the_context_reaches_the_routes_as_strings() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "status"),
+    ("response", "status"),
     [
         (policy("Deny"), HTTPStatus.FORBIDDEN),
         (policy("Allow", "arn:other"), HTTPStatus.FORBIDDEN),
@@ -110,23 +110,23 @@ def test_the_context_reaches_the_routes_as_strings() -> None:
         (None, HTTPStatus.INTERNAL_SERVER_ERROR),
     ],
 )
-def test_anything_else_is_denied(answer: Any, status: HTTPStatus) -> None:
-    assert decide(answer, ARN) == Denied(status)
+def test_any_other_policy_is_denied(response: Any, status: HTTPStatus) -> None:
+    assert decide(response, ARN) == Denied(status)
 
 
-def test_a_denial_wins_over_a_permission() -> None:
+def test_deny_overrides_allow() -> None:
     both = policy("Allow")
     both["policyDocument"]["Statement"].append({"Effect": "Deny", "Resource": "*"})
     assert decide(both, ARN) == Denied(HTTPStatus.FORBIDDEN)
 
 
-def test_an_authorizer_that_raises_unauthorized_means_it() -> None:
+def test_only_the_error_unauthorized_becomes_a_401() -> None:
     assert denied(Failure(HTTPStatus.INTERNAL_SERVER_ERROR, Exception("Unauthorized"))).status == 401
     assert denied(Failure(HTTPStatus.INTERNAL_SERVER_ERROR, Exception("other"))).status == 500
 
 
-def test_identity_sources_are_anded() -> None:
-    origin = Origin(
+def test_all_identity_sources_are_required() -> None:
+    origin = ConnectionInfo(
         connection_id="a=",
         domain_name="d",
         connected_at_ms=0,
@@ -166,12 +166,12 @@ def test_the_bucket_never_admits_more_than_burst_and_rate(rate: float, burst: in
 
 
 @pytest.mark.parametrize(("rate", "burst"), [(0, 1), (-1, 1), (1, 0)])
-def test_a_bucket_that_admits_nothing_is_refused(rate: float, burst: int) -> None:
+def test_bucket_without_rate_or_burst_is_rejected(rate: float, burst: int) -> None:
     with pytest.raises(ValueError, match="must be"):
         TokenBucket(rate, burst, clock=lambda: 0.0)
 
 
-def test_limits_make_what_they_describe() -> None:
+def test_limits_latency_token_bucket_and_validation() -> None:
     assert Limits(latency_seconds=0.5).latency(random.Random(1)) == 0.5
     drawn = [Limits(latency_seconds=(0.1, 0.2)).latency(random.Random(seed)) for seed in range(50)]
     assert all(0.1 <= seconds <= 0.2 for seconds in drawn)
@@ -179,5 +179,5 @@ def test_limits_make_what_they_describe() -> None:
     assert Limits(requests_per_second=None).token_bucket(lambda: 0.0) is None
     with pytest.raises(ValueError, match="send_buffer_bytes"):
         Limits(send_buffer_bytes=10)
-    with pytest.raises(ValueError, match="messages_at_once"):
-        Limits(messages_at_once=0)
+    with pytest.raises(ValueError, match="max_concurrent_messages"):
+        Limits(max_concurrent_messages=0)

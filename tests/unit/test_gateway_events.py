@@ -1,4 +1,4 @@
-"""The shapes of events, and identifiers."""
+"""The shapes of events and identifiers."""
 
 import random
 import re
@@ -6,10 +6,10 @@ import re
 from aws_lambda_powertools.utilities.data_classes import APIGatewayWebSocketEvent
 
 from local.gateway import events
-from local.gateway.events import Api, Origin
+from local.gateway.events import Api, ConnectionInfo
 
 API = Api(stage="prod", api_id="abc123", region="eu-central-1", account_id="111122223333")
-ORIGIN = Origin(
+ORIGIN = ConnectionInfo(
     connection_id="L0SM9cOFvHcCIhw=",
     domain_name="127.0.0.1:8080",
     connected_at_ms=1_795_503_769_413,
@@ -50,7 +50,7 @@ def test_connect_has_headers_query_and_identity() -> None:
 
 
 def test_connect_without_query_has_no_query_fields() -> None:
-    bare = Origin(
+    bare = ConnectionInfo(
         connection_id="a=",
         domain_name="d",
         connected_at_ms=0,
@@ -72,7 +72,7 @@ def test_message_has_a_body_and_a_message_id_but_no_headers() -> None:
     assert (context.route_key, context.event_type, context.message_id) == ("join", "MESSAGE", "M=")
 
 
-def test_disconnect_says_why() -> None:
+def test_disconnect_has_the_close_code_and_reason() -> None:
     event = events.disconnect_event(API, ORIGIN, code=1005, reason="", request_id="R=", now_ms=NOW_MS)
     context = APIGatewayWebSocketEvent(event).request_context
     assert (context.route_key, context.event_type) == ("$disconnect", "DISCONNECT")
@@ -84,7 +84,7 @@ def test_disconnect_says_why() -> None:
     assert "body" not in event
 
 
-def test_the_authorizer_sees_what_it_authorizes() -> None:
+def test_authorizer_event_is_the_connect_event_with_more_fields() -> None:
     event = events.authorizer_event(API, ORIGIN, request_id="R=", now_ms=NOW_MS)
     assert event["type"] == "REQUEST"
     assert event["methodArn"] == "arn:aws:execute-api:eu-central-1:111122223333:abc123/prod/$connect"

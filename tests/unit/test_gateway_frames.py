@@ -30,47 +30,47 @@ def scanner() -> FrameScanner:
 def test_a_frame_within_the_limit_passes_unchanged(length: int, masked: bool) -> None:
     whole = frame(TEXT, b"x" * length, masked=masked)
     subject = scanner()
-    assert (subject.scan(whole), subject.offence) == (whole, None)
+    assert (subject.scan(whole), subject.violation) == (whole, None)
 
 
-def test_a_longer_frame_is_dropped() -> None:
+def test_oversized_frame_is_dropped() -> None:
     subject = scanner()
     assert subject.scan(frame(TEXT, b"x" * 32_769)) == b""
-    assert subject.offence is not None
-    assert subject.offence.code == TOO_BIG
+    assert subject.violation is not None
+    assert subject.violation.code == TOO_BIG
 
 
 def test_a_message_of_four_frames_is_the_longest() -> None:
     subject = scanner()
     parts = [frame(opcode, b"x" * 32_768, final=False) for opcode in (TEXT, *[CONTINUATION] * 3)]
     assert subject.scan(b"".join(parts)) == b"".join(parts)
-    assert subject.offence is None
+    assert subject.violation is None
     assert subject.scan(frame(CONTINUATION, b"x")) == b""
-    assert subject.offence is not None
-    assert subject.offence.code == TOO_BIG
+    assert subject.violation is not None
+    assert subject.violation.code == TOO_BIG
 
 
-def test_a_new_message_counts_from_nothing() -> None:
+def test_new_message_resets_the_message_length() -> None:
     subject = scanner()
     for _ in range(10):
         subject.scan(frame(TEXT, b"x" * 32_768))
-    assert subject.offence is None
+    assert subject.violation is None
 
 
-def test_binary_is_not_acceptable() -> None:
+def test_binary_frames_are_rejected() -> None:
     subject = scanner()
     assert subject.scan(frame(BINARY, b"x")) == b""
-    assert subject.offence is not None
-    assert subject.offence.code == UNACCEPTABLE
+    assert subject.violation is not None
+    assert subject.violation.code == UNACCEPTABLE
 
 
-def test_after_an_offence_only_control_frames_pass_and_the_first_offence_stays() -> None:
+def test_after_a_violation_only_control_frames_pass_and_the_first_violation_is_kept() -> None:
     subject = scanner()
     subject.scan(frame(BINARY, b"x"))
-    first = subject.offence
+    first = subject.violation
     passed = subject.scan(frame(TEXT, b"x" * 100_000) + frame(PING, b"p") + frame(TEXT, b"y") + frame(CLOSE, b"\3\xe8"))
     assert passed == frame(PING, b"p") + frame(CLOSE, b"\3\xe8")
-    assert subject.offence is first
+    assert subject.violation is first
 
 
 frames = st.tuples(
@@ -79,7 +79,7 @@ frames = st.tuples(
 
 
 @given(st.lists(frames, max_size=8), st.data())
-def test_how_the_bytes_arrive_makes_no_difference(shapes: list[tuple[int, int, bool]], data: st.DataObject) -> None:
+def test_result_does_not_depend_on_split_points(shapes: list[tuple[int, int, bool]], data: st.DataObject) -> None:
     stream = b"".join(frame(opcode, b"z" * length, masked=masked) for opcode, length, masked in shapes)
     whole = FrameScanner(frame_bytes=500, message_bytes=700)
     passed = whole.scan(stream)
@@ -87,4 +87,4 @@ def test_how_the_bytes_arrive_makes_no_difference(shapes: list[tuple[int, int, b
     pieces = [stream[start:end] for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
     piecewise = FrameScanner(frame_bytes=500, message_bytes=700)
     assert b"".join(piecewise.scan(piece) for piece in pieces) == passed
-    assert piecewise.offence == whole.offence
+    assert piecewise.violation == whole.violation

@@ -21,7 +21,7 @@ TEMPORARY = Credentials("ASIA", "temporary-secret", "session/token+==")
 
 
 @pytest.fixture(autouse=True)
-def _botocore_signs_at_that_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+def _botocore_signs_at_a_fixed_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda: NOW)
 
 
@@ -81,7 +81,7 @@ def test_spaces_and_repeated_headers_are_canonical() -> None:
         (lambda: signed(service="sqs"), "InvalidSignatureException", "correct service: 'execute-api'"),
     ],
 )
-def test_refusals_name_the_error(request_: Any, error_type: str, message: str) -> None:
+def test_rejections_have_the_error_type_and_message(request_: Any, error_type: str, message: str) -> None:
     method, target, headers, body = request_()
     if error_type.startswith("Missing"):
         del headers["Authorization"]
@@ -101,14 +101,14 @@ def test_refusals_name_the_error(request_: Any, error_type: str, message: str) -
         lambda method, target, headers, body: (method, target, CIMultiDict({**headers, "Host": "other"}), body),
     ],
 )
-def test_whatever_is_changed_after_signing_is_noticed(change: Any) -> None:
+def test_any_change_after_signing_is_detected(change: Any) -> None:
     rejection = verifier().verify(*change(*signed()))
     assert rejection is not None
     assert rejection.error_type == "InvalidSignatureException"
 
 
 @pytest.mark.parametrize(("age", "accepted"), [(0, True), (299, True), (301, False), (-299, True), (-301, False)])
-def test_a_signature_is_good_for_five_minutes_either_way(age: int, accepted: bool) -> None:
+def test_signature_is_valid_within_five_minutes(age: int, accepted: bool) -> None:
     rejection = verifier(at=NOW.timestamp() + age).verify(*signed())
     assert (rejection is None) == accepted
     assert rejection is None or rejection.error_type == "InvalidSignatureException"

@@ -1,4 +1,4 @@
-"""What is logged of a part that fails, by a clock that the test holds."""
+"""How failing components are reported and logged. The test controls the clock."""
 
 import pytest
 from structlog.testing import capture_logs
@@ -18,7 +18,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_parts_that_must_report_are_trouble_until_they_do() -> None:
+def test_required_components_are_problems_until_they_report() -> None:
     health = Health("queue", "table")
     assert set(health.problems) == {"queue", "table"}
     health.recovered("queue")
@@ -26,7 +26,7 @@ def test_parts_that_must_report_are_trouble_until_they_do() -> None:
     assert not health.problems
 
 
-def test_a_failing_part_is_logged_once_then_once_a_minute_with_a_sum(clock: Clock) -> None:
+def test_a_failing_component_is_logged_once_and_then_once_per_minute_with_a_sum(clock: Clock) -> None:
     health = Health(clock=clock)
     with capture_logs() as logs:
         for _ in range(150):
@@ -42,17 +42,17 @@ def test_a_failing_part_is_logged_once_then_once_a_minute_with_a_sum(clock: Cloc
     assert health.problems == {"table": "ThrottlingException"}
 
 
-def test_a_trouble_of_which_nobody_speaks_any_more_is_over(clock: Clock) -> None:
-    """Whoever waited for that part has been cancelled, and nobody asks again."""
+def test_a_problem_that_is_not_reported_any_more_ends(clock: Clock) -> None:
+    """The task that called that component has been cancelled, and no other task calls it."""
     health = Health("queue", clock=clock)
     health.failed("lease", "TimeoutError")
     clock.now += 39
-    assert health.problems == {"queue": "has not answered yet", "lease": "TimeoutError"}
+    assert health.problems == {"queue": "has not responded yet", "lease": "TimeoutError"}
     clock.now += 1
-    assert health.problems == {"queue": "has not answered yet"}
+    assert health.problems == {"queue": "has not responded yet"}
 
 
-def test_failing_and_working_by_turns_is_one_failing_part(clock: Clock) -> None:
+def test_a_component_that_fails_and_recovers_in_turn_is_logged_as_failing(clock: Clock) -> None:
     health = Health(clock=clock)
     with capture_logs() as logs:
         for _ in range(20):
@@ -66,7 +66,7 @@ def test_failing_and_working_by_turns_is_one_failing_part(clock: Clock) -> None:
     assert [(entry["event"], entry["failures"]) for entry in logs] == [("dependency.failing", 1), ("dependency.ok", 19)]
 
 
-def test_a_watched_part_is_asked(clock: Clock) -> None:
+def test_a_registered_check_is_polled(clock: Clock) -> None:
     health = Health(clock=clock)
     problem: str | None = "every post fails: status 403"
     health.register_check("connections", lambda: problem)

@@ -53,7 +53,7 @@ def sources(package: str) -> dict[str, str]:
     """The source of each module of a package, by its name without the package's."""
     root = CHECKOUT / package
     return {
-        ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path.read_text()
+        ".".join(part for part in path.relative_to(root).with_suffix("").parts if part != "__init__"): path.read_text()
         for path in sorted(root.rglob("*.py"))
     }
 

@@ -1,4 +1,4 @@
-"""The list of licences is of the packages that are shipped, and of no others."""
+"""The list of licences covers the packages that are shipped, and no others."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def test_every_package_of_the_locks_is_listed_with_a_licence_that_may_be_shipped() -> None:
+def test_every_locked_package_is_listed_with_a_licence_that_may_be_shipped() -> None:
     locks = [(CHECKOUT / "requirements" / f"{name}.txt").read_text() for name in ("worker", "lambda", "otel")]
     packages = {name for lock in locks for name in re.findall(r"^([\w.-]+)==([^\\\n]+)", lock, re.MULTILINE)}
     here = {normal(name) for name, version in packages if ";" not in version}

@@ -1,4 +1,4 @@
-"""The table of metrics in docs/reference.md is held against the code; histograms against a plain count."""
+"""The metrics table in docs/reference-operators.md matches the code; histograms match a plain count."""
 
 import re
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ from worker.observe.metrics import _GAUGES, Histogram, Metrics
 
 CHECKOUT = Path(__file__).parents[2]
 FOLDER = CHECKOUT / "deploy" / "observability"
-SECTION = (CHECKOUT / "docs" / "reference.md").read_text().partition("## Metrics")[2].partition("\n## ")[0]
+SECTION = (CHECKOUT / "docs" / "reference-operators.md").read_text().partition("## Metrics")[2].partition("\n## ")[0]
 BOARDS = {"O": "overview", "D": "delivery", "S": "dependencies"}
 OPEN_ENDED = {"status", "version", "operation"}
-"""Labels whose values no table can list; what bounds them is said where they are made."""
+"""Labels whose values cannot be listed; the code that sets them documents their bounds."""
 
 
 def documented() -> Iterator[tuple[str, str, dict[str, set[str]]]]:
@@ -37,12 +37,12 @@ def documented() -> Iterator[tuple[str, str, dict[str, set[str]]]]:
 @pytest.fixture
 def exported() -> dict[str, Metric]:
     metrics = Metrics(Health())
-    metrics.follow(**dict.fromkeys(_GAUGES, lambda: 1.0))
+    metrics.register_gauges(**dict.fromkeys(_GAUGES, lambda: 1.0))
     for queue in ("main", "dead_letter"):
         for state in ("visible", "in_flight", "delayed"):
             metrics.queue_messages[queue, state] = 1
     for api in ("sqs", "dynamodb"):
-        metrics.service_calls.answered(api, "Query", 0.1, error=True)
+        metrics.service_calls.record_response(api, "Query", 0.1, error=True)
     families = text_string_to_metric_families(metrics.exposition().decode())
     return {
         family.name + ("_total" if family.type == "counter" else ""): family
@@ -56,7 +56,7 @@ def test_the_table_lists_exactly_what_is_exported(exported: dict[str, Metric]) -
 
 
 @pytest.mark.parametrize(("name", "kind", "labels"), list(documented()))
-def test_labels_and_their_values_are_those_of_the_table(
+def test_labels_and_their_values_match_the_table(
     exported: dict[str, Metric], name: str, kind: str, labels: dict[str, set[str]]
 ) -> None:
     del kind
@@ -69,20 +69,20 @@ def test_labels_and_their_values_are_those_of_the_table(
                 found.setdefault(label, set()).add(value)
     assert found.keys() == labels.keys()
     for label, values in found.items():
-        if label == "part":
+        if label == "component":
             assert values == set(COMPONENTS)
         elif label not in OPEN_ENDED and labels[label]:
             assert values == labels[label]
 
 
-def test_a_gauge_that_nobody_knows_is_a_mistake() -> None:
+def test_an_unknown_gauge_raises() -> None:
     with pytest.raises(ValueError, match="gatecast_nonsense"):
-        Metrics(Health()).follow(gatecast_nonsense=lambda: 1.0)
+        Metrics(Health()).register_gauges(gatecast_nonsense=lambda: 1.0)
 
 
 def test_a_gauge_without_a_value_is_left_out() -> None:
     metrics = Metrics(Health())
-    metrics.follow(gatecast_credentials_expiry_timestamp_seconds=lambda: None)
+    metrics.register_gauges(gatecast_credentials_expiry_timestamp_seconds=lambda: None)
     assert b"gatecast_credentials" not in metrics.exposition()
 
 
@@ -105,21 +105,21 @@ def test_the_histogram_of_posts_counts_each_post_once() -> None:
 
 
 @given(st.lists(st.lists(st.floats(0, 3) | st.sampled_from([0.5, 1.0, 2.0]))))
-def test_observing_all_at_once_is_observing_each(batches: list[list[float]]) -> None:
-    one_by_one, at_once = Histogram((0.5, 1.0, 2.0)), Histogram((0.5, 1.0, 2.0))
+def test_observing_a_batch_equals_observing_each(batches: list[list[float]]) -> None:
+    single, batched = Histogram((0.5, 1.0, 2.0)), Histogram((0.5, 1.0, 2.0))
     for batch in batches:
         for seconds in batch:
-            one_by_one.observe(seconds)
-        at_once.observe_all(batch)
-    assert at_once.counts == one_by_one.counts
-    assert at_once.total == pytest.approx(one_by_one.total)
+            single.observe(seconds)
+        batched.observe_all(batch)
+    assert batched.counts == single.counts
+    assert batched.total == pytest.approx(single.total)
 
 
-def test_where_each_metric_is_used_is_true() -> None:
+def test_the_table_says_where_each_metric_is_used() -> None:
     sources = {
         **{letter: [FOLDER / "grafana" / "dashboards" / f"{name}.json"] for letter, name in BOARDS.items()},
         "A": list((FOLDER / "prometheus" / "rules").glob("*.yml")),
-        "T": list((CHECKOUT / "worker" / "top").glob("*.py")),
+        "T": list((CHECKOUT / "gatecast" / "cli" / "top").glob("*.py")),
     }
     named = {
         letter: {name for path in paths for name in re.findall(r"gatecast_[a-z_]+", path.read_text())}
@@ -130,4 +130,4 @@ def test_where_each_metric_is_used_is_true() -> None:
         series = {name, *(f"{name}_{part}" for part in ("bucket", "sum", "count") if kind == "histogram")}
         found[name] = " ".join(letter for letter, names in named.items() if names & series)
     assert dict(re.findall(r"^\| `(gatecast_\w+)` .*\| ([ODSAT ]*\w) \|$", SECTION, re.MULTILINE)) == found
-    assert all(found.values()), "a metric that nobody looks at"
+    assert all(found.values()), "a metric that is not used anywhere"

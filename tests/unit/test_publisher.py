@@ -1,4 +1,4 @@
-"""What goes to SQS."""
+"""The queue messages of broadcasts."""
 
 from hashlib import sha256
 from typing import Any
@@ -54,18 +54,18 @@ def test_the_parts_of_a_split_room_have_groups_of_their_own_on_a_fifo_queue() ->
 
 
 @pytest.mark.parametrize("room", ["lobby#0", "#", f"{digest('lobby')}#0", f"{digest('lobby')}#0".ljust(100, "#")])
-def test_no_room_is_in_the_group_of_anothers_shard(room: str) -> None:
+def test_no_room_shares_a_group_with_another_rooms_shard(room: str) -> None:
     part = Broadcast(id="1", room="lobby", data="hello", shard=0, part="s0")
     other = Broadcast(id="1", room=room, data="hello")
     assert queue_message(other, fifo=True)["MessageGroupId"] != queue_message(part, fifo=True)["MessageGroupId"]
 
 
-def test_a_part_may_hold_any_character_on_a_fifo_queue() -> None:
+def test_a_part_may_contain_any_character_on_a_fifo_queue() -> None:
     broadcast = Broadcast(id="42", connections=("a",), data="hello", part="two wörds")
     assert queue_message(broadcast, fifo=True)["MessageDeduplicationId"] == digest("\x0042\0two wörds")
 
 
-def test_the_same_broadcast_can_be_sent_once_more_within_five_minutes() -> None:
+def test_the_same_broadcast_can_be_sent_again_within_five_minutes() -> None:
     ids = {
         queue_message(TO_ROOM, fifo=True, sending=sending)["MessageDeduplicationId"] for sending in ("", "one", "two")
     }
@@ -80,7 +80,7 @@ def test_publishing_is_one_call(url: str) -> None:
     assert queue.calls == [{"QueueUrl": url, **queue_message(TO_ROOM, fifo=url.endswith(".fifo"))}]
 
 
-def test_an_invalid_broadcast_is_refused_before_any_call() -> None:
+def test_an_invalid_broadcast_is_rejected_before_any_call() -> None:
     queue = Queue()
     with pytest.raises(InvalidBroadcast):
         Publisher(queue, "https://queue").publish(Broadcast(id="two words", room="lobby", data="hello"))

@@ -6,7 +6,7 @@ from routes.access import Access, AuthorizerContext, covers, is_grant, user_room
 
 
 @pytest.mark.parametrize("text", ["lobby", "a/*", "a/b/*", "!", "#", "a@b", "a/", "//*", "r" * 100, "p" * 98 + "/*"])
-def test_grants(text: str) -> None:
+def test_valid_grants(text: str) -> None:
     assert is_grant(text)
 
 
@@ -17,7 +17,7 @@ def test_grants(text: str) -> None:
         *("two words", "zoë", "a\0b", "lobby\n", " lobby", "r" * 101, "p" * 99 + "/*", "\ud800"),
     ],
 )
-def test_no_grants(text: str) -> None:
+def test_invalid_grants(text: str) -> None:
     assert not is_grant(text)
 
 
@@ -64,9 +64,9 @@ def test_a_users_room() -> None:
     assert user_room("u" * 94) == "@user/" + "u" * 94
 
 
-def test_a_context_is_flat_and_says_the_same_when_it_is_read() -> None:
+def test_context_is_flat_and_round_trips() -> None:
     access = Access(join=("lobby", "chat/*"), publish=("chat/*",), expires_at=1_700_000_000)
-    context = AuthorizerContext.of("alice", access)
+    context = AuthorizerContext.from_access("alice", access)
     assert context.flat() == {
         "user": "alice",
         "join": "lobby chat/*",
@@ -76,13 +76,13 @@ def test_a_context_is_flat_and_says_the_same_when_it_is_read() -> None:
     assert context.access() == access
 
 
-def test_without_grants_their_keys_are_left_out() -> None:
-    context = AuthorizerContext.of("alice", Access(join=(), publish=(), expires_at=1))
+def test_empty_grants_are_omitted_from_the_context() -> None:
+    context = AuthorizerContext.from_access("alice", Access(join=(), publish=(), expires_at=1))
     assert context.flat() == {"user": "alice", "expiresAt": "1"}
     assert context.access() == Access(join=(), publish=(), expires_at=1)
 
 
-def test_a_context_without_an_end_grants_and_forbids_nothing() -> None:
+def test_context_without_expiry_has_no_access() -> None:
     assert AuthorizerContext(user="alice", join="lobby").access() is None
     with pytest.raises(ValueError, match="invalid literal"):
         AuthorizerContext(user="alice", expires_at="soon").access()

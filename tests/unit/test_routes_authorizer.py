@@ -1,4 +1,4 @@
-"""The authorizer's answers: whom it lets in, with what, and how it refuses and fails."""
+"""The authorizer: which clients it admits, with which context, and how it rejects and fails."""
 
 import io
 import json
@@ -10,9 +10,9 @@ import pytest
 
 from local.gateway.authorizer import decide
 from routes import authorizer
-from routes.authorizer import AuthorizerFailed, token_of
+from routes.authorizer import AuthorizerFailed, extract_token
 from routes.keys import PublicKeys
-from routes.tokens import MAX_TOKEN_LENGTH, RefusedToken, Verifier
+from routes.tokens import MAX_TOKEN_LENGTH, InvalidToken, Verifier
 from tests.routes_events import LambdaContext, captured_log, event
 from tests.tokens import AUDIENCE, ISSUER, JwksEndpoint, claims, rs256, rsa_jwk, rsa_key, signed
 
@@ -46,9 +46,9 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
     for name, value in VARIABLES.items():
         monkeypatch.setenv(name, value)
-    authorizer.reset()
+    authorizer.clear_caches()
     yield monkeypatch
-    authorizer.reset()
+    authorizer.clear_caches()
 
 
 def request(protocols: str | None = None, query: dict[str, list[str]] | None = None) -> dict[str, Any]:
@@ -64,20 +64,20 @@ def request(protocols: str | None = None, query: dict[str, list[str]] | None = N
     }
 
 
-def answer(event: dict[str, Any]) -> dict[str, Any]:
+def invoke(event: dict[str, Any]) -> dict[str, Any]:
     return authorizer.handler(event, LambdaContext())
 
 
-def refusal(event: dict[str, Any]) -> str:
+def error_text(event: dict[str, Any]) -> str:
     with pytest.raises(Exception) as raised:  # noqa: PT011 - its text, all of it, is compared by the caller
-        answer(event)
+        invoke(event)
     return str(raised.value)
 
 
 @pytest.mark.usefixtures("endpoint")
-def test_a_good_token_is_let_in_to_this_connect_alone_with_what_it_grants() -> None:
+def test_valid_token_is_allowed_this_connect_with_its_grants() -> None:
     exp = int(time.time()) + 600
-    assert answer(request(f"gatecast.v1, {rs256(exp=exp)}")) == {
+    assert invoke(request(f"gatecast.v1, {rs256(exp=exp)}")) == {
         "principalId": "alice",
         "policyDocument": {
             "Version": "2012-10-17",
@@ -93,11 +93,11 @@ def test_a_good_token_is_let_in_to_this_connect_alone_with_what_it_grants() -> N
 
 
 @pytest.mark.usefixtures("endpoint")
-def test_the_gateway_understands_the_answers() -> None:
-    allowed = decide(answer(request(f"gatecast.v1, {rs256()}")), ARN)
+def test_the_gateway_accepts_the_policies() -> None:
+    allowed = decide(invoke(request(f"gatecast.v1, {rs256()}")), ARN)
     assert isinstance(allowed, dict)
     assert allowed["user"] == "alice"
-    denied = decide(answer(request(f"gatecast.v1, {rs256(sub='alice smith')}")), ARN)
+    denied = decide(invoke(request(f"gatecast.v1, {rs256(sub='alice smith')}")), ARN)
     assert not isinstance(denied, dict)
     assert denied.status == 403
 
@@ -115,12 +115,12 @@ def test_the_gateway_understands_the_answers() -> None:
 def test_a_token_comes_as_the_second_subprotocol_or_in_the_query(
     protocols: str | None, query: dict[str, list[str]]
 ) -> None:
-    assert token_of(request(protocols, query)) == "a.b.c"
+    assert extract_token(request(protocols, query)) == "a.b.c"
 
 
-def test_an_event_with_single_values_only_will_do() -> None:
-    assert token_of({"queryStringParameters": {"token": "a.b.c"}}) == "a.b.c"
-    assert token_of({"headers": {PROTOCOLS.lower(): "gatecast.v1, a.b.c"}}) == "a.b.c"
+def test_single_value_fields_are_sufficient() -> None:
+    assert extract_token({"queryStringParameters": {"token": "a.b.c"}}) == "a.b.c"
+    assert extract_token({"headers": {PROTOCOLS.lower(): "gatecast.v1, a.b.c"}}) == "a.b.c"
 
 
 @pytest.mark.parametrize(
@@ -140,48 +140,48 @@ def test_an_event_with_single_values_only_will_do() -> None:
         (None, {"Token": ["a.b.c"]}),
     ],
 )
-def test_no_token_and_more_than_one_are_refused(protocols: str | None, query: dict[str, list[str]]) -> None:
-    with pytest.raises(RefusedToken) as refused:
-        token_of(request(protocols, query))
-    assert (refused.value.status, refused.value.reason) == (401, "no token, or more than one")
+def test_no_token_or_several_tokens_are_rejected(protocols: str | None, query: dict[str, list[str]]) -> None:
+    with pytest.raises(InvalidToken) as rejection:
+        extract_token(request(protocols, query))
+    assert (rejection.value.status, rejection.value.reason) == (401, "no token, or more than one")
 
 
 @pytest.mark.usefixtures("endpoint")
-def test_what_proves_nobody_is_unauthorized_in_the_word_that_makes_it_a_401(log: io.StringIO) -> None:
+def test_unproven_identity_raises_the_text_that_becomes_a_401(log: io.StringIO) -> None:
     token = signed(claims(), rsa_key("another"), "RS256", {"kid": "rsa"})
-    assert refusal(request(f"gatecast.v1, {token}")) == "Unauthorized"
+    assert error_text(request(f"gatecast.v1, {token}")) == "Unauthorized"
     line = json.loads(log.getvalue())
-    assert (line["message"], line["level"]) == ("connect.refused", "INFO")
-    assert (line["status"], line["reason"]) == (401, "signed with no key of the issuer's")
+    assert (line["message"], line["level"]) == ("connect.rejected", "INFO")
+    assert (line["status"], line["reason"]) == (401, "not signed with a key of the issuer")
     assert token not in log.getvalue()
 
 
 @pytest.mark.usefixtures("endpoint")
-def test_what_nobody_can_have_is_denied(log: io.StringIO) -> None:
-    denied = answer(request(query={"token": [rs256(gatecast={"join": ["@user/bob"]})]}))
+def test_invalid_grants_are_denied(log: io.StringIO) -> None:
+    denied = invoke(request(query={"token": [rs256(gatecast={"join": ["@user/bob"]})]}))
     assert denied["policyDocument"]["Statement"] == [
         {"Action": "execute-api:Invoke", "Effect": "Deny", "Resource": ARN}
     ]
     assert denied["context"] == {}
-    assert json.loads(log.getvalue())["reason"] == "gatecast grants what is no grant"
+    assert json.loads(log.getvalue())["reason"] == "gatecast has an invalid grant"
     assert "bob" not in log.getvalue()
 
 
 @pytest.mark.usefixtures("endpoint")
 @pytest.mark.parametrize("room", ["r", "a-room-of-some-length", '"' * 100, "\\" * 100])
-def test_api_gateway_carries_whatever_a_token_can_grant(room: str) -> None:
+def test_the_longest_tokens_context_fits_api_gateways_limit(room: str) -> None:
     def token(rooms: int) -> str:
         return rs256(gatecast={"join": [f"{room[6:]}{number}" for number in range(rooms)]})
 
     rooms = next(rooms for rooms in range(1_000) if len(token(rooms + 1)) > MAX_TOKEN_LENGTH)
-    allowed = answer(request(query={"token": [token(rooms)]}))
+    allowed = invoke(request(query={"token": [token(rooms)]}))
     assert allowed["context"]["join"].count(" ") == rooms - 1
     assert len(json.dumps(allowed)) < 7_500
 
 
-def test_a_source_without_keys_lets_nobody_in_and_is_no_401(endpoint: JwksEndpoint, log: io.StringIO) -> None:
-    endpoint.go_down()
-    assert refusal(request(f"gatecast.v1, {rs256()}")) == "see authorizer.failed in the log"
+def test_unavailable_keys_fail_closed_without_a_401(endpoint: JwksEndpoint, log: io.StringIO) -> None:
+    endpoint.fail_requests()
+    assert error_text(request(f"gatecast.v1, {rs256()}")) == "see authorizer.failed in the log"
     lines = [json.loads(line) for line in log.getvalue().splitlines()]
     assert [(line["message"], line["error"]) for line in lines] == [
         ("keys.not_fetched", "TimeoutError"),
@@ -199,14 +199,14 @@ def test_a_source_without_keys_lets_nobody_in_and_is_no_401(endpoint: JwksEndpoi
         ({"GATECAST_TOKEN_JWKS_URL": "http://issuer.example/jwks.json"}, "the address of the JWKS must be https://…"),
     ],
 )
-def test_a_wrong_configuration_is_named_and_lets_nobody_in(
+def test_invalid_configuration_is_logged_and_fails_closed(
     changed: dict[str, str], reason: str, variables: pytest.MonkeyPatch, log: io.StringIO
 ) -> None:
     for name, value in changed.items():
         variables.setenv(name, value)
     for _ in range(2):
         with pytest.raises(AuthorizerFailed):
-            answer(request(f"gatecast.v1, {rs256()}"))
+            invoke(request(f"gatecast.v1, {rs256()}"))
     lines = [json.loads(line) for line in log.getvalue().splitlines()]
     assert {line["message"] for line in lines} == {"authorizer.failed"}
     assert all(line["reason"].startswith(reason) for line in lines)
@@ -214,8 +214,8 @@ def test_a_wrong_configuration_is_named_and_lets_nobody_in(
 
 @pytest.mark.usefixtures("endpoint", "log")
 @pytest.mark.parametrize("event", [{}, {"headers": 7}, {"multiValueQueryStringParameters": {"token": [7]}}])
-def test_an_event_of_another_kind_lets_nobody_in(event: dict[str, Any]) -> None:
-    assert refusal(event) in {"Unauthorized", "see authorizer.failed in the log"}
+def test_malformed_event_fails_closed(event: dict[str, Any]) -> None:
+    assert error_text(event) in {"Unauthorized", "see authorizer.failed in the log"}
 
 
 @pytest.mark.usefixtures("variables")
@@ -224,9 +224,9 @@ def test_configuration_is_read_once() -> None:
 
 
 @pytest.mark.usefixtures("endpoint")
-def test_events_are_not_logged_even_where_the_environment_asks_for_it(
+def test_events_are_not_logged_even_if_the_environment_enables_it(
     monkeypatch: pytest.MonkeyPatch, log: io.StringIO
 ) -> None:
     monkeypatch.setenv("POWERTOOLS_LOGGER_LOG_EVENT", "true")
-    answer(request(f"gatecast.v1, {rs256()}"))
+    invoke(request(f"gatecast.v1, {rs256()}"))
     assert log.getvalue() == ""

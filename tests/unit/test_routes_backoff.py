@@ -14,12 +14,12 @@ class Clock:
         self.now += seconds
 
 
-def test_delays_double_up_to_the_longest_and_are_scaled_by_the_random_number() -> None:
+def test_delays_double_up_to_the_maximum_and_are_jittered() -> None:
     clock = Clock()
     backoff = Backoff(
-        tries=6,
+        max_attempts=6,
         first_delay_seconds=0.25,
-        longest_delay_seconds=2.0,
+        max_delay_seconds=2.0,
         clock=clock,
         sleep=clock.sleep,
         random=lambda: 0.5,
@@ -28,7 +28,7 @@ def test_delays_double_up_to_the_longest_and_are_scaled_by_the_random_number() -
     assert clock.sleeps == [0.125, 0.25, 0.5, 1.0, 1.0]
 
 
-def test_no_wait_begins_that_would_pass_the_deadline() -> None:
+def test_no_wait_starts_that_would_pass_the_deadline() -> None:
     clock = Clock()
     backoff = Backoff(
         deadline_seconds=1.0,
@@ -41,15 +41,15 @@ def test_no_wait_begins_that_would_pass_the_deadline() -> None:
     assert clock.sleeps == [0.3, 0.6]
 
 
-def test_time_counts_from_the_start_and_one_try_is_always_granted() -> None:
+def test_deadline_counts_from_start_and_one_attempt_is_always_made() -> None:
     clock = Clock()
-    tries = Backoff(deadline_seconds=1.0, clock=clock, sleep=clock.sleep).start()
+    max_attempts = Backoff(deadline_seconds=1.0, clock=clock, sleep=clock.sleep).start()
     clock.now += 60
-    assert len(list(tries)) == 1
+    assert len(list(max_attempts)) == 1
 
 
 def test_a_caller_that_stops_early_does_not_wait() -> None:
     clock = Clock()
-    tries = Backoff(clock=clock, sleep=clock.sleep).start()
-    next(tries)
+    max_attempts = Backoff(clock=clock, sleep=clock.sleep).start()
+    next(max_attempts)
     assert clock.sleeps == []

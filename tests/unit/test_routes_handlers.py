@@ -1,4 +1,4 @@
-"""What the handlers answer, whatever is sent and whatever fails behind them."""
+"""The handlers' responses to valid and invalid messages, and when a dependency fails."""
 
 import io
 import json
@@ -10,10 +10,10 @@ from botocore.exceptions import ClientError, ConnectTimeoutError
 
 from gatecast import Broadcast, Publisher, decode
 from routes import dependencies, handlers
-from routes.answers import Code, Refused
 from routes.environment import OPEN_ACCESS, ConfigurationError
 from routes.limits import Limits
 from routes.requests import Caller
+from routes.responses import Code, RequestRejected
 from tests.routes_events import (
     CONNECTION_ID,
     REQUESTED_AT_MS,
@@ -27,7 +27,7 @@ SECRET = "the-client's-own-text"
 
 
 class FakeTable:
-    """Memberships in memory; `failure`, if set, is what every call ends in."""
+    """Memberships in memory. If `failure` is set, every call raises it."""
 
     def __init__(self) -> None:
         self.rooms: dict[str, set[str]] = {}
@@ -81,7 +81,7 @@ def queue(monkeypatch: pytest.MonkeyPatch) -> FakeQueue:
 
 
 class Counter:
-    """Stands where `Limits` expects DynamoDB: refuses the update after so many."""
+    """Replaces DynamoDB in `Limits`: the condition fails after `left` updates."""
 
     def __init__(self) -> None:
         self.left = 1_000_000
@@ -117,12 +117,12 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in names:
         monkeypatch.delenv(f"GATECAST_{name}", raising=False)
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
-    dependencies.reset()
+    dependencies.clear_caches()
     yield
-    dependencies.reset()
+    dependencies.clear_caches()
 
 
-def answer(handler: Callable[..., dict[str, Any]], body: object, **kwargs: Any) -> dict[str, Any]:
+def invoke(handler: Callable[..., dict[str, Any]], body: object, **kwargs: Any) -> dict[str, Any]:
     text = body if body is None or isinstance(body, str) else json.dumps(body)
     result = handler(event(body=text, **kwargs), LambdaContext())
     assert set(result) == {"statusCode", "body"}
@@ -133,47 +133,47 @@ def answer(handler: Callable[..., dict[str, Any]], body: object, **kwargs: Any) 
 
 
 def test_join_publish_leave(memberships: FakeTable, queue: FakeQueue) -> None:
-    assert answer(handlers.join, {"action": "join", "room": "lobby"}) == {
+    assert invoke(handlers.join, {"action": "join", "room": "lobby"}) == {
         "type": "ok",
         "action": "join",
         "room": "lobby",
     }
-    assert answer(handlers.publish, {"action": "publish", "room": "lobby", "data": "hi", "id": "1"}) == {
+    assert invoke(handlers.publish, {"action": "publish", "room": "lobby", "data": "hi", "id": "1"}) == {
         "type": "ok",
         "action": "publish",
         "room": "lobby",
         "id": f"{CONNECTION_ID}/1",
     }
     assert [(broadcast.room, broadcast.data) for broadcast in queue.broadcasts] == [("lobby", "hi")]
-    assert answer(handlers.leave, {"action": "leave", "room": "lobby"})["type"] == "ok"
-    refused = answer(handlers.publish, {"action": "publish", "room": "lobby", "data": "hi"})
-    assert (refused["action"], refused["code"]) == ("publish", "not_a_member")
+    assert invoke(handlers.leave, {"action": "leave", "room": "lobby"})["type"] == "ok"
+    rejection = invoke(handlers.publish, {"action": "publish", "room": "lobby", "data": "hi"})
+    assert (rejection["action"], rejection["code"]) == ("publish", "not_a_member")
     assert len(queue.broadcasts) == 1
     assert memberships.rooms == {CONNECTION_ID: set()}
 
 
-def test_ids_made_up_differ(memberships: FakeTable, queue: FakeQueue) -> None:
+def test_generated_ids_are_unique(memberships: FakeTable, queue: FakeQueue) -> None:
     memberships.rooms[CONNECTION_ID] = {"lobby"}
-    one, other = (answer(handlers.publish, {"room": "lobby", "data": "hi"})["id"] for _ in range(2))
+    one, other = (invoke(handlers.publish, {"room": "lobby", "data": "hi"})["id"] for _ in range(2))
     assert one != other
     assert [broadcast.id for broadcast in queue.broadcasts] == [one, other]
 
 
 @pytest.mark.parametrize("handler", [handlers.join, handlers.leave, handlers.publish])
 @pytest.mark.usefixtures("memberships", "queue")
-def test_system_rooms_are_refused(handler: Callable[..., dict[str, Any]]) -> None:
-    assert answer(handler, {"room": "@all", "data": "hi"})["code"] == "forbidden_room"
+def test_system_rooms_are_rejected(handler: Callable[..., dict[str, Any]]) -> None:
+    assert invoke(handler, {"room": "@all", "data": "hi"})["code"] == "forbidden_room"
 
 
 @pytest.mark.parametrize("handler", [handlers.join, handlers.leave, handlers.publish, handlers.default])
 @pytest.mark.parametrize("body", [None, "", "{", "[]", '{"room":7}', "\ud800", '{"room":"\\ud800"}', "[" * 100_000])
 @pytest.mark.usefixtures("memberships", "queue")
-def test_text_that_is_no_request_gets_an_error(handler: Callable[..., dict[str, Any]], body: str | None) -> None:
-    assert answer(handler, body)["code"] == "bad_request"
+def test_malformed_message_gets_an_error(handler: Callable[..., dict[str, Any]], body: str | None) -> None:
+    assert invoke(handler, body)["code"] == "bad_request"
 
 
-def test_default_tells_the_actions() -> None:
-    assert answer(handlers.default, {"action": "dance"}) == {
+def test_default_route_lists_the_actions() -> None:
+    assert invoke(handlers.default, {"action": "dance"}) == {
         "type": "error",
         "code": "unknown_action",
         "message": "action: must be one of join, leave, publish",
@@ -197,7 +197,7 @@ def test_connect_joins_all_and_the_user(memberships: FakeTable) -> None:
         ("chat", None),
     ],
 )
-def test_connect_answers_its_own_subprotocol_and_nothing_that_a_client_made_up(
+def test_connect_returns_only_the_supported_subprotocol(
     offered: str, headers: dict[str, str] | None, memberships: FakeTable
 ) -> None:
     opened = handlers.connect(event("$connect", headers={"Sec-WebSocket-Protocol": offered}), LambdaContext())
@@ -205,9 +205,9 @@ def test_connect_answers_its_own_subprotocol_and_nothing_that_a_client_made_up(
     assert memberships.rooms == {CONNECTION_ID: {"@all"}}
 
 
-def test_a_user_that_fits_no_room_is_not_let_in(memberships: FakeTable, log: io.StringIO) -> None:
-    refused = handlers.connect(event("$connect", authorizer={"user": "Zoë Smith"}), LambdaContext())
-    assert refused == {"statusCode": 400}
+def test_user_that_does_not_fit_in_a_room_name_is_rejected(memberships: FakeTable, log: io.StringIO) -> None:
+    rejection = handlers.connect(event("$connect", authorizer={"user": "Zoë Smith"}), LambdaContext())
+    assert rejection == {"statusCode": 400}
     assert memberships.rooms == {}
     assert "user: must be 1 to 94 characters" in log.getvalue()
 
@@ -215,14 +215,14 @@ def test_a_user_that_fits_no_room_is_not_let_in(memberships: FakeTable, log: io.
 FAILURES = [
     ClientError({"Error": {"Code": "ThrottlingException", "Message": SECRET}}, "GetItem"),
     ConnectTimeoutError(endpoint_url=SECRET),
-    Refused(Code.UNAVAILABLE, "busy: try again"),
+    RequestRejected(Code.UNAVAILABLE, "busy: retry"),
     ValueError(SECRET),
 ]
 
 
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
 @pytest.mark.parametrize("handler", [handlers.join, handlers.leave, handlers.publish])
-def test_a_failing_table_is_unavailable_and_logged_without_what_was_sent(
+def test_table_failure_is_unavailable_and_logged_without_client_data(
     handler: Callable[..., dict[str, Any]],
     failure: Exception,
     memberships: FakeTable,
@@ -230,7 +230,7 @@ def test_a_failing_table_is_unavailable_and_logged_without_what_was_sent(
     log: io.StringIO,
 ) -> None:
     memberships.failure = failure
-    assert answer(handler, {"room": "lobby", "data": SECRET})["code"] == "unavailable"
+    assert invoke(handler, {"room": "lobby", "data": SECRET})["code"] == "unavailable"
     assert queue.broadcasts == []
     logged = log.getvalue()
     line = json.loads(logged)
@@ -241,17 +241,17 @@ def test_a_failing_table_is_unavailable_and_logged_without_what_was_sent(
     assert "lobby" not in logged
 
 
-def test_a_failing_queue_is_unavailable(memberships: FakeTable, queue: FakeQueue, log: io.StringIO) -> None:
+def test_queue_failure_is_unavailable(memberships: FakeTable, queue: FakeQueue, log: io.StringIO) -> None:
     memberships.rooms[CONNECTION_ID] = {"lobby"}
     queue.failure = ClientError({"Error": {"Code": "KmsThrottled", "Message": SECRET}}, "SendMessage")
-    assert answer(handlers.publish, {"room": "lobby", "data": SECRET})["code"] == "unavailable"
+    assert invoke(handlers.publish, {"room": "lobby", "data": SECRET})["code"] == "unavailable"
     line = json.loads(log.getvalue())
     assert (line["code"], line["operation"]) == ("KmsThrottled", "SendMessage")
 
 
 @pytest.mark.parametrize("handler", [handlers.connect, handlers.disconnect])
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
-def test_a_connection_that_cannot_be_written_down_is_turned_away(
+def test_connection_that_cannot_be_written_gets_503(
     handler: Callable[..., dict[str, Any]],
     failure: Exception,
     memberships: FakeTable,
@@ -262,7 +262,7 @@ def test_a_connection_that_cannot_be_written_down_is_turned_away(
     assert json.loads(log.getvalue())["error"] == type(failure).__name__
 
 
-def test_events_are_not_logged_even_where_the_environment_asks_for_it(
+def test_events_are_not_logged_even_if_the_environment_enables_it(
     monkeypatch: pytest.MonkeyPatch, memberships: FakeTable, log: io.StringIO
 ) -> None:
     monkeypatch.setenv("POWERTOOLS_LOGGER_LOG_EVENT", "true")
@@ -273,17 +273,17 @@ def test_events_are_not_logged_even_where_the_environment_asks_for_it(
 
 @pytest.mark.usefixtures("no_environment")
 def test_a_missing_variable_is_named_in_the_log(monkeypatch: pytest.MonkeyPatch, log: io.StringIO) -> None:
-    assert answer(handlers.join, {"room": "lobby"})["code"] == "unavailable"
+    assert invoke(handlers.join, {"room": "lobby"})["code"] == "unavailable"
     assert json.loads(log.getvalue())["reason"] == "GATECAST_TABLE is not set"
     members = FakeTable()
     members.rooms[CONNECTION_ID] = {"lobby"}
     monkeypatch.setattr(dependencies, "memberships", lambda: members)
-    assert answer(handlers.publish, {"room": "lobby", "data": "hi"})["code"] == "unavailable"
+    assert invoke(handlers.publish, {"room": "lobby", "data": "hi"})["code"] == "unavailable"
     assert json.loads(log.getvalue().splitlines()[-1])["reason"] == "GATECAST_QUEUE_URL is not set"
 
 
 @pytest.mark.usefixtures("no_environment")
-def test_clients_are_made_once_and_only_for_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aws_clients_are_created_once_and_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATECAST_TABLE", "gatecast")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "local")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "local")
@@ -292,35 +292,35 @@ def test_clients_are_made_once_and_only_for_what_is_needed(monkeypatch: pytest.M
         dependencies.publisher()
 
 
-def test_a_token_opens_its_rooms_and_no_others(memberships: FakeTable, queue: FakeQueue) -> None:
+def test_token_allows_only_its_grants(memberships: FakeTable, queue: FakeQueue) -> None:
     token = token_context(join="lobby chat/*", publish="chat/* news")
     rooms = ["lobby", "chat/1", "chat/", "chat", "lobby2", "@all", "@user/bob"]
-    codes = [answer(handlers.join, {"room": room}, authorizer=token).get("code") for room in rooms]
+    codes = [invoke(handlers.join, {"room": room}, authorizer=token).get("code") for room in rooms]
     assert codes == [None, None, *["forbidden_room"] * 5]
     assert memberships.rooms == {CONNECTION_ID: {"lobby", "chat/1"}}
     rooms = ["chat/1", "lobby", "news", "@all"]
-    codes = [answer(handlers.publish, {"room": room, "data": "hi"}, authorizer=token).get("code") for room in rooms]
+    codes = [invoke(handlers.publish, {"room": room, "data": "hi"}, authorizer=token).get("code") for room in rooms]
     assert codes == [None, "forbidden_room", "not_a_member", "forbidden_room"]
     assert [broadcast.room for broadcast in queue.broadcasts] == ["chat/1"]
 
 
 @pytest.mark.usefixtures("memberships", "queue")
-def test_a_token_without_grants_opens_nothing() -> None:
+def test_token_without_grants_allows_no_room() -> None:
     for handler in (handlers.join, handlers.publish):
-        refused = answer(handler, {"room": "lobby", "data": "hi"}, authorizer=token_context())
-        assert refused["code"] == "forbidden_room"
-        assert refused["message"].startswith("room: the token does not allow to ")
+        rejection = invoke(handler, {"room": "lobby", "data": "hi"}, authorizer=token_context())
+        assert rejection["code"] == "forbidden_room"
+        assert rejection["message"].startswith("room: the token does not allow to ")
 
 
-def test_after_its_token_a_client_can_only_leave(memberships: FakeTable, queue: FakeQueue) -> None:
+def test_client_with_expired_token_can_only_leave(memberships: FakeTable, queue: FakeQueue) -> None:
     now = REQUESTED_AT_MS // 1000 + 1
     memberships.rooms[CONNECTION_ID] = {"lobby"}
 
     def code(handler: Callable[..., dict[str, Any]], requested_at_ms: int) -> str | None:
         token = token_context(now, join="lobby", publish="lobby")
         body = {"room": "lobby", "data": "hi"}
-        said = answer(handler, body, authorizer=token, requested_at_ms=requested_at_ms).get("code")
-        return str(said) if said else None
+        response = invoke(handler, body, authorizer=token, requested_at_ms=requested_at_ms)
+        return response.get("code")
 
     assert [code(handler, now * 1000 - 1) for handler in (handlers.join, handlers.publish)] == [None, None]
     expired = [code(handler, now * 1000) for handler in (handlers.join, handlers.publish)]
@@ -331,7 +331,7 @@ def test_after_its_token_a_client_can_only_leave(memberships: FakeTable, queue: 
 
 
 @pytest.mark.usefixtures("log")
-def test_a_token_that_expired_on_the_way_is_not_let_in(memberships: FakeTable) -> None:
+def test_token_that_expires_before_connect_is_rejected(memberships: FakeTable) -> None:
     late = event("$connect", authorizer=token_context(REQUESTED_AT_MS // 1000))
     assert handlers.connect(late, LambdaContext()) == {"statusCode": 401}
     assert memberships.rooms == {}
@@ -339,7 +339,7 @@ def test_a_token_that_expired_on_the_way_is_not_let_in(memberships: FakeTable) -
 
 @pytest.mark.parametrize("value", [None, "required"])
 @pytest.mark.parametrize("context", [None, {}, {"principalId": "alice"}, {"user": "alice", "join": "lobby"}])
-def test_nobody_gets_past_an_authorizer_that_is_demanded(
+def test_connections_without_required_authorizer_are_rejected(
     value: str | None,
     context: dict[str, Any] | None,
     memberships: FakeTable,
@@ -354,7 +354,7 @@ def test_nobody_gets_past_an_authorizer_that_is_demanded(
     memberships.rooms[CONNECTION_ID] = {"lobby"}
     assert handlers.connect(event("$connect", authorizer=context), LambdaContext()) == {"statusCode": 503}
     for handler in (handlers.join, handlers.publish, handlers.leave):
-        assert answer(handler, {"room": "lobby", "data": "hi"}, authorizer=context)["code"] == "unavailable"
+        assert invoke(handler, {"room": "lobby", "data": "hi"}, authorizer=context)["code"] == "unavailable"
     assert memberships.rooms == {CONNECTION_ID: {"lobby"}}
     assert queue.broadcasts == []
     assert "attach the authorizer to $connect" in log.getvalue()
@@ -363,33 +363,33 @@ def test_nobody_gets_past_an_authorizer_that_is_demanded(
 
 @pytest.mark.usefixtures("memberships")
 @pytest.mark.parametrize("value", ["", "none", "open", "None, anyone may connect", "false"])
-def test_nothing_but_plain_words_opens_access(value: str, log: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_exact_value_allows_everyone(value: str, log: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATECAST_AUTHORIZER", value)
     assert handlers.connect(event("$connect"), LambdaContext()) == {"statusCode": 503}
-    assert "it takes 'required' or 'none, anyone may connect'" in json.loads(log.getvalue())["reason"]
+    assert "expected 'required' or 'none, anyone may connect'" in json.loads(log.getvalue())["reason"]
 
 
 @pytest.mark.usefixtures("log")
 @pytest.mark.parametrize("expires_at", ["soon", "1e9", 1_700_000_000, None, [], "9" * 5_000])
-def test_a_context_that_no_authorizer_of_ours_wrote_opens_nothing(
+def test_malformed_authorizer_context_grants_nothing(
     expires_at: object, memberships: FakeTable, queue: FakeQueue
 ) -> None:
     context = {"user": "alice", "expiresAt": expires_at, "join": "lobby", "publish": "lobby"}
     assert handlers.connect(event("$connect", authorizer=context), LambdaContext()) == {"statusCode": 503}
-    assert answer(handlers.join, {"room": "lobby"}, authorizer=context)["code"] == "unavailable"
+    assert invoke(handlers.join, {"room": "lobby"}, authorizer=context)["code"] == "unavailable"
     assert memberships.rooms == {}
     assert queue.broadcasts == []
 
 
 @pytest.mark.parametrize("handler", [handlers.join, handlers.publish])
-def test_whoever_asks_too_often_is_told_when_to_ask_again(
+def test_rate_limited_response_has_retry_after_seconds(
     handler: Callable[..., dict[str, Any]], memberships: FakeTable, queue: FakeQueue, counter: Counter
 ) -> None:
     memberships.rooms[CONNECTION_ID] = {"lobby"}
     counter.left = 1
     body = {"room": "lobby", "data": "hi"}
-    assert answer(handler, body)["type"] == "ok"
-    assert answer(handler, body) == {
+    assert invoke(handler, body)["type"] == "ok"
+    assert invoke(handler, body) == {
         "type": "error",
         "action": handler.__name__,
         "code": "rate_limited",
@@ -397,22 +397,22 @@ def test_whoever_asks_too_often_is_told_when_to_ask_again(
         "retry_after_seconds": 10 - REQUESTED_AT_MS // 1000 % 10,
     }
     assert len(queue.broadcasts) <= 1
-    assert answer(handlers.leave, body)["type"] == "ok"
+    assert invoke(handlers.leave, body)["type"] == "ok"
 
 
 @pytest.mark.usefixtures("memberships")
-def test_what_is_refused_anyway_is_not_counted(counter: Counter) -> None:
+def test_invalid_requests_are_not_counted(counter: Counter) -> None:
     before = counter.left
     for body in ("{", {"room": "@all"}, {"room": "two words"}):
-        answer(handlers.join, body)
-    answer(handlers.join, {"room": "lobby"}, authorizer=token_context())
-    answer(handlers.join, {"room": "lobby"}, authorizer=token_context(1, join="lobby"))
+        invoke(handlers.join, body)
+    invoke(handlers.join, {"room": "lobby"}, authorizer=token_context())
+    invoke(handlers.join, {"room": "lobby"}, authorizer=token_context(1, join="lobby"))
     assert counter.left == before
 
 
 @pytest.mark.usefixtures("no_environment")
 @pytest.mark.parametrize("value", ["", "-1", "1.5", "101", "ten", "9" * 20])
-def test_a_limit_that_is_none_is_named(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_limit_is_named(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setenv("GATECAST_TABLE", "gatecast")
     monkeypatch.setenv("GATECAST_PUBLISHES_PER_SECOND", value)

@@ -1,4 +1,4 @@
-"""Keys are kept, asked for anew, and outlive their source, each for so long."""
+"""Keys are cached, refreshed, and stay valid while their source is down, each for a limited time."""
 
 import io
 import json
@@ -49,7 +49,7 @@ def public_keys(endpoint: JwksEndpoint, clock: Clock) -> PublicKeys:
     return PublicKeys("https://issuer.example/jwks.json", endpoint, clock)  # type: ignore[arg-type]  # a stand-in
 
 
-def test_what_is_fetched_is_kept_for_five_minutes(clock: Clock) -> None:
+def test_fetched_value_is_cached_for_five_minutes(clock: Clock) -> None:
     fetched = iter(range(10))
     cached = Cached(lambda: next(fetched), clock)
     assert [cached.get(), cached.get()] == [0, 0]
@@ -59,7 +59,7 @@ def test_what_is_fetched_is_kept_for_five_minutes(clock: Clock) -> None:
     assert cached.get() == 1
 
 
-def test_it_is_refreshed_at_most_every_half_minute(clock: Clock) -> None:
+def test_refresh_happens_at_most_every_30_seconds(clock: Clock) -> None:
     fetched = iter(range(10))
     cached = Cached(lambda: next(fetched), clock)
     assert cached.get() == 0
@@ -71,7 +71,7 @@ def test_it_is_refreshed_at_most_every_half_minute(clock: Clock) -> None:
     assert cached.get() == 1
 
 
-def test_a_clock_that_goes_back_makes_nothing_last(clock: Clock) -> None:
+def test_clock_stepping_back_invalidates_the_cache(clock: Clock) -> None:
     fetched = iter(range(10))
     cached = Cached(lambda: next(fetched), clock)
     cached.get()
@@ -79,13 +79,13 @@ def test_a_clock_that_goes_back_makes_nothing_last(clock: Clock) -> None:
     assert cached.get() == 1
 
 
-def test_while_the_source_is_down_what_is_held_counts_for_a_day(clock: Clock, log: io.StringIO) -> None:
-    tries = 0
+def test_cached_keys_stay_valid_for_a_day_while_the_source_is_down(clock: Clock, log: io.StringIO) -> None:
+    attempts = 0
 
     def fetch() -> str:
-        nonlocal tries
-        tries += 1
-        if tries > 1:
+        nonlocal attempts
+        attempts += 1
+        if attempts > 1:
             raise TimeoutError("what-the-source-said")
         return "key"
 
@@ -93,10 +93,10 @@ def test_while_the_source_is_down_what_is_held_counts_for_a_day(clock: Clock, lo
     assert cached.get() == "key"
     clock.now += 300
     assert [cached.get(), cached.get(), cached.refresh()] == ["key", "key", False]
-    assert tries == 2
+    assert attempts == 2
     clock.now += 30
     assert cached.get() == "key"
-    assert tries == 3
+    assert attempts == 3
     clock.now += DAY - 330
     with pytest.raises(KeysUnavailable):
         cached.get()
@@ -106,13 +106,13 @@ def test_while_the_source_is_down_what_is_held_counts_for_a_day(clock: Clock, lo
 
 
 @pytest.mark.usefixtures("log")
-def test_without_any_keys_the_source_is_asked_again_after_a_second(clock: Clock) -> None:
-    tries = 0
+def test_without_cached_keys_the_source_is_retried_after_a_second(clock: Clock) -> None:
+    attempts = 0
 
     def fetch() -> str:
-        nonlocal tries
-        tries += 1
-        if tries < 3:
+        nonlocal attempts
+        attempts += 1
+        if attempts < 3:
             raise TimeoutError
         return "key"
 
@@ -120,20 +120,20 @@ def test_without_any_keys_the_source_is_asked_again_after_a_second(clock: Clock)
     for _ in range(5):
         with pytest.raises(KeysUnavailable):
             cached.get()
-    assert tries == 1
+    assert attempts == 1
     clock.now += 1
     with pytest.raises(KeysUnavailable):
         cached.get()
     clock.now += 1
     assert cached.get() == "key"
-    assert tries == 3
+    assert attempts == 3
 
 
 @pytest.mark.parametrize(
     "url",
     ["http://issuer.example/jwks", "file:///etc/passwd", "https:///jwks", "jwks", "https://me@issuer.example/", ""],
 )
-def test_keys_come_over_https_alone(url: str) -> None:
+def test_only_https_addresses_are_accepted(url: str) -> None:
     with pytest.raises(ConfigurationError, match="https"):
         PublicKeys(url)
 
@@ -145,14 +145,14 @@ def test_keys_are_found_by_their_id(clock: Clock) -> None:
     assert [*keys.candidates("other"), *keys.candidates(""), *keys.candidates(None)] == []
 
 
-def test_keys_that_are_not_for_us_are_left_out(clock: Clock) -> None:
+def test_unusable_keys_are_ignored(clock: Clock) -> None:
     secret = jwt.algorithms.HMACAlgorithm.to_jwk(SECRET, as_dict=True)
     private = RSAAlgorithm.to_jwk(rsa_key("private"), as_dict=True)
     p384 = ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP384R1()).public_key(), as_dict=True)
     short = RSAAlgorithm.to_jwk(rsa_key("short", 1_024).public_key(), as_dict=True)
     nameless = rsa_jwk("nameless")
     del nameless["kid"]
-    useless = [
+    unusable = [
         {**secret, "kid": "oct"},
         {**private, "kid": "private"},
         {**p384, "kid": "p384"},
@@ -169,14 +169,14 @@ def test_keys_that_are_not_for_us_are_left_out(clock: Clock) -> None:
         {"kid": "no type"},
         {},
     ]
-    keys = public_keys(JwksEndpoint(*useless, rsa_jwk("good")), clock)
+    keys = public_keys(JwksEndpoint(*unusable, rsa_jwk("good")), clock)
     assert len(keys.candidates("good")) == 1
-    for kid in (str(each.get("kid")) for each in useless):
+    for kid in (str(each.get("kid")) for each in unusable):
         assert keys.candidates(kid) == []
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         (404, b""),
         (302, b""),
@@ -194,18 +194,18 @@ def test_keys_that_are_not_for_us_are_left_out(clock: Clock) -> None:
         (200, b'{"keys": []}' + b" " * 65_536),
     ],
 )
-def test_an_answer_without_keys_changes_nothing(answer: tuple[int, bytes], clock: Clock, log: io.StringIO) -> None:
+def test_invalid_jwks_response_keeps_cached_keys(response: tuple[int, bytes], clock: Clock, log: io.StringIO) -> None:
     endpoint = JwksEndpoint(rsa_jwk("rsa"))
     keys = public_keys(endpoint, clock)
     assert keys.candidates("rsa")
-    endpoint.answer = lambda: answer
+    endpoint.respond = lambda: response
     clock.now += 301
     assert keys.candidates("rsa")
     assert endpoint.requests == 2
     assert json.loads(log.getvalue())["message"] == "keys.not_fetched"
 
 
-def test_keys_that_are_withdrawn_are_gone(clock: Clock) -> None:
+def test_revoked_keys_are_dropped(clock: Clock) -> None:
     endpoint = JwksEndpoint(rsa_jwk("old"), rsa_jwk("new"))
     keys = public_keys(endpoint, clock)
     assert keys.candidates("old")
@@ -218,12 +218,12 @@ def shared_secret(manager: SecretsManager, clock: Clock) -> SharedSecret:
     return SharedSecret(manager, "arn:secret", clock)
 
 
-def test_a_secret_that_was_never_rotated(clock: Clock) -> None:
+def test_secret_that_was_never_rotated(clock: Clock) -> None:
     manager = SecretsManager(SECRET, rotated_at=clock.now)
     assert shared_secret(manager, clock).candidates(None) == (SECRET.encode(),)
 
 
-def test_the_secret_before_counts_for_a_day(clock: Clock) -> None:
+def test_previous_secret_is_valid_for_a_day(clock: Clock) -> None:
     secret = shared_secret(SecretsManager(SECRET, PREVIOUS_SECRET, rotated_at=clock.now), clock)
     assert secret.candidates("any") == (SECRET.encode(), PREVIOUS_SECRET.encode())
     clock.now += DAY - 1
@@ -240,7 +240,7 @@ BAD_SECRETS = ["", "x" * 31, public_pem("rsa").decode(), json.dumps(rsa_jwk("rsa
 
 
 @pytest.mark.parametrize("bad", BAD_SECRETS)
-def test_what_must_not_be_a_secret_is_none(bad: str, clock: Clock, log: io.StringIO) -> None:
+def test_invalid_secret_is_rejected(bad: str, clock: Clock, log: io.StringIO) -> None:
     with pytest.raises(KeysUnavailable):
         shared_secret(SecretsManager(bad), clock).candidates(None)
     line = json.loads(log.getvalue())
@@ -249,13 +249,13 @@ def test_what_must_not_be_a_secret_is_none(bad: str, clock: Clock, log: io.Strin
 
 
 @pytest.mark.parametrize("bad", BAD_SECRETS)
-def test_a_bad_secret_can_be_rotated_away(bad: str, clock: Clock) -> None:
+def test_invalid_previous_secret_is_ignored(bad: str, clock: Clock) -> None:
     secret = shared_secret(SecretsManager(SECRET, bad, rotated_at=clock.now), clock)
     assert secret.candidates(None) == (SECRET.encode(),)
 
 
 @pytest.mark.usefixtures("log")
-def test_a_secrets_manager_that_fails_changes_nothing(clock: Clock) -> None:
+def test_secrets_manager_failure_keeps_the_cached_secret(clock: Clock) -> None:
     manager = SecretsManager(SECRET)
     secret = shared_secret(manager, clock)
     assert secret.candidates(None) == (SECRET.encode(),)

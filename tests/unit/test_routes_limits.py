@@ -1,4 +1,4 @@
-"""Who is counted with whom, what is refused, and what a counter that fails means."""
+"""Which requests share a counter, which are rejected, and what happens if a counter fails."""
 
 import contextlib
 import io
@@ -16,16 +16,16 @@ from botocore.exceptions import (
     ReadTimeoutError,
 )
 
-from routes.answers import Code, Refused
 from routes.limits import Limits
 from routes.requests import Caller
+from routes.responses import Code, RequestRejected
 from tests.routes_events import captured_log
 
 START = 1_700_000_000  # a window begins
 
 
 class Counters:
-    """DynamoDB with the one update that is needed. `failure`, if set, is what it ends in."""
+    """DynamoDB with the one update that `Limits` needs. If `failure` is set, the update raises it."""
 
     def __init__(self) -> None:
         self.items: dict[tuple[str, str], dict[str, str]] = {}
@@ -37,11 +37,11 @@ class Counters:
         if self.failure:
             raise self.failure
         assert update["UpdateExpression"] == "SET expires_at = :expires_at ADD used :one"
-        assert update["ConditionExpression"] == "attribute_not_exists(used) OR used < :most"
+        assert update["ConditionExpression"] == "attribute_not_exists(used) OR used < :limit"
         values = {name: value["N"] for name, value in update["ExpressionAttributeValues"].items()}
         key = (update["Key"]["pk"]["S"], update["Key"]["sk"]["S"])
         used = int(self.items.get(key, {"used": "0"})["used"])
-        if used >= int(values[":most"]):
+        if used >= int(values[":limit"]):
             raise failure("ConditionalCheckFailedException")
         self.items[key] = {"used": str(used + 1), "expires_at": values[":expires_at"]}
 
@@ -69,17 +69,17 @@ def limits(counters: Counters, join: int = 1, publish: int = 1) -> Limits:
     return Limits(counters, "gatecast", {"join": join, "publish": publish})
 
 
-def granted(limits: Limits, tries: int, who: Caller, action: str = "publish") -> int:
-    """How many of so many tries pass."""
+def granted(limits: Limits, attempts: int, who: Caller, action: str = "publish") -> int:
+    """How many of `attempts` requests pass."""
     passed = 0
-    for _ in range(tries):
-        with contextlib.suppress(Refused):
+    for _ in range(attempts):
+        with contextlib.suppress(RequestRejected):
             limits.count(action, who)
             passed += 1
     return passed
 
 
-def test_ten_seconds_worth_is_granted_and_no_more(counters: Counters) -> None:
+def test_ten_seconds_worth_of_requests_passes(counters: Counters) -> None:
     assert granted(limits(counters, publish=2), 50, caller()) == 20
     assert counters.items == {
         ("limit#connection#L0SM9cOFvHcCIhw=", f"publish#{START}"): {"used": "20", "expires_at": str(START + 70)}
@@ -90,7 +90,7 @@ def test_processes_share_the_counter(counters: Counters) -> None:
     assert [granted(limits(counters), 7, caller()) for _ in range(3)] == [7, 3, 0]
 
 
-def test_actions_are_counted_apart(counters: Counters) -> None:
+def test_actions_are_counted_separately(counters: Counters) -> None:
     subject = limits(counters)
     assert granted(subject, 20, caller(), "publish") == 10
     assert granted(subject, 20, caller(), "join") == 10
@@ -106,7 +106,7 @@ def test_a_users_connections_share_its_counter_and_others_have_their_own(counter
 
 
 @pytest.mark.parametrize("user", ["connection#x", "x#publish#1700000000", "#", "user#alice"])
-def test_no_name_makes_a_counter_of_anothers(user: str, counters: Counters) -> None:
+def test_no_name_collides_with_another_counter(user: str, counters: Counters) -> None:
     subject = limits(counters)
     for who in (caller(user), caller(None, user), caller("alice"), caller(None, "x"), caller("x")):
         assert granted(subject, 11, who) == 10
@@ -114,23 +114,23 @@ def test_no_name_makes_a_counter_of_anothers(user: str, counters: Counters) -> N
     assert all(pk.startswith("limit#") for pk, _ in counters.items)
 
 
-def test_the_next_window_is_another(counters: Counters) -> None:
+def test_next_window_has_its_own_counter(counters: Counters) -> None:
     subject = limits(counters)
     assert granted(subject, 20, caller(at=START + 9.999)) == 10
     assert granted(subject, 20, caller(at=START + 10)) == 10
 
 
 @pytest.mark.parametrize(("at", "retry_after_seconds"), [(0, 10), (0.999, 10), (1, 9), (9.999, 1)])
-def test_the_hint_is_when_the_window_ends(at: float, retry_after_seconds: int, counters: Counters) -> None:
+def test_retry_after_is_the_end_of_the_window(at: float, retry_after_seconds: int, counters: Counters) -> None:
     subject = limits(counters)
     granted(subject, 10, caller(at=START + at))
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRejected) as rejection:
         subject.count("publish", caller(at=START + at))
-    assert refused.value.code is Code.RATE_LIMITED
-    assert refused.value.retry_after_seconds == retry_after_seconds
+    assert rejection.value.code is Code.RATE_LIMITED
+    assert rejection.value.retry_after_seconds == retry_after_seconds
 
 
-def test_what_is_refused_costs_one_write_a_process_and_window(counters: Counters) -> None:
+def test_rejections_cost_one_write_per_process_and_window(counters: Counters) -> None:
     subject = limits(counters)
     granted(subject, 1_000, caller())
     assert counters.updates == 11
@@ -138,20 +138,20 @@ def test_what_is_refused_costs_one_write_a_process_and_window(counters: Counters
     assert counters.updates == 12
 
 
-def test_memory_of_the_refused_is_bounded(counters: Counters, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_of_rejected_clients_is_bounded(counters: Counters, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("routes.limits.MAX_REMEMBERED", 3)
     subject = limits(counters)
     for number in range(20):
         assert granted(subject, 11, caller(f"user-{number}")) == 10
-        assert len(subject._refused) <= 3
+        assert len(subject._rejected) <= 3
 
 
-def test_zero_is_no_limit_and_costs_nothing(counters: Counters) -> None:
+def test_zero_disables_the_limit_without_any_write(counters: Counters) -> None:
     assert granted(limits(counters, publish=0), 1_000, caller()) == 1_000
     assert counters.updates == 0
 
 
-TROUBLE = [
+OVERLOADED = [
     failure("ThrottlingException"),
     failure("ProvisionedThroughputExceededException"),
     failure("RequestLimitExceeded"),
@@ -163,8 +163,8 @@ TROUBLE = [
 ]
 
 
-@pytest.mark.parametrize("trouble", TROUBLE, ids=lambda each: type(each).__name__)
-def test_a_table_in_trouble_stops_nobody_and_is_logged(
+@pytest.mark.parametrize("problem", OVERLOADED, ids=lambda each: type(each).__name__)
+def test_overloaded_table_lets_requests_pass_and_is_logged(
     problem: Exception, counters: Counters, log: io.StringIO
 ) -> None:
     counters.failure = problem
@@ -176,7 +176,7 @@ def test_a_table_in_trouble_stops_nobody_and_is_logged(
 
 
 @pytest.mark.usefixtures("log")
-def test_whoever_was_refused_stays_so_when_the_table_gets_into_trouble(counters: Counters) -> None:
+def test_rejected_client_stays_rejected_when_the_table_is_overloaded(counters: Counters) -> None:
     subject = limits(counters)
     assert granted(subject, 11, caller()) == 10
     counters.failure = failure("ThrottlingException")
@@ -192,7 +192,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=str)
-def test_a_counter_that_cannot_work_at_all_is_an_error(broken: Exception, counters: Counters) -> None:
+def test_misconfigured_counter_is_an_error(broken: Exception, counters: Counters) -> None:
     counters.failure = broken
     with pytest.raises(type(broken)):
         limits(counters).count("join", caller())

@@ -1,4 +1,4 @@
-"""What the routes make of DynamoDB's less usual answers. A scripted client gives them."""
+"""How the routes handle DynamoDB's rarer responses, which a scripted client returns."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,14 +8,14 @@ from botocore.exceptions import ClientError
 
 from gatecast import table
 from gatecast.table import Item
-from routes.answers import Code, Refused
 from routes.backoff import Backoff
 from routes.join_shards import CACHE_SECONDS, JoinShards
 from routes.memberships import Memberships
 from routes.requests import Caller
+from routes.responses import Code, RequestRejected
 from tests.routes_events import CONNECTION_ID, EXPIRES_AT, event, token_context
 
-CALLER = Caller.of(event())
+CALLER = Caller.from_event(event())
 CONFLICT = "TransactionConflict"
 FAILED = "ConditionalCheckFailed"
 Call = tuple[str, dict[str, Any]]
@@ -33,7 +33,7 @@ def cancelled(*reasons: str) -> ClientError:
 
 
 class Scripted:
-    """Answers each call with the next answer of its operation's script, or with an empty one."""
+    """Returns the next response of the operation's script for each call, or an empty response."""
 
     def __init__(self, **scripts: list[Any]) -> None:
         self.scripts = scripts
@@ -43,10 +43,10 @@ class Scripted:
         def call(**arguments: Any) -> Any:
             self.calls.append((operation, arguments))
             script = self.scripts.get(operation) or [{}]
-            answer = script.pop(0) if len(script) > 1 else script[0]
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
+            response = script.pop(0) if len(script) > 1 else script[0]
+            if isinstance(response, Exception):
+                raise response
+            return response
 
         return call
 
@@ -54,8 +54,10 @@ class Scripted:
         return sum(called == operation for called, _ in self.calls)
 
 
-def memberships(dynamodb: Scripted, tries: int = 4) -> Memberships:
-    return Memberships(dynamodb, "gatecast", backoff=Backoff(tries=tries, clock=lambda: 0.0, sleep=lambda _: None))
+def memberships(dynamodb: Scripted, attempts: int = 4) -> Memberships:
+    return Memberships(
+        dynamodb, "gatecast", backoff=Backoff(max_attempts=attempts, clock=lambda: 0.0, sleep=lambda _: None)
+    )
 
 
 def joined(room: str, shard: int = 0) -> Item:
@@ -63,18 +65,18 @@ def joined(room: str, shard: int = 0) -> Item:
 
 
 @pytest.mark.parametrize("reason", [CONFLICT, "ThrottlingError", "ProvisionedThroughputExceeded"])
-def test_a_join_that_is_contended_is_tried_again(reason: str) -> None:
+def test_contended_join_is_retried(reason: str) -> None:
     dynamodb = Scripted(transact_write_items=[cancelled("None", "None", reason), cancelled(reason, "None", "None"), {}])
     memberships(dynamodb).join(CALLER, "lobby")
     assert dynamodb.count("transact_write_items") == 3
 
 
 @pytest.mark.parametrize("reasons", [(FAILED, "None", "None"), (FAILED, "None", FAILED), (FAILED, CONFLICT, CONFLICT)])
-def test_a_join_without_a_connection_is_refused_at_once(reasons: tuple[str, ...]) -> None:
+def test_join_without_a_connection_is_rejected_without_retry(reasons: tuple[str, ...]) -> None:
     dynamodb = Scripted(transact_write_items=[cancelled(*reasons)])
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRejected) as rejection:
         memberships(dynamodb).join(CALLER, "lobby")
-    assert refused.value.code is Code.NOT_CONNECTED
+    assert rejection.value.code is Code.NOT_CONNECTED
     assert dynamodb.count("transact_write_items") == 1
 
 
@@ -94,11 +96,11 @@ def test_a_second_join_changes_nothing(reasons: tuple[str, ...]) -> None:
     ],
     ids=["connect", "join", "leave"],
 )
-def test_what_stays_contended_is_refused_as_unavailable(write: Callable[[Memberships], None]) -> None:
+def test_persistent_contention_is_rejected_as_unavailable(write: Callable[[Memberships], None]) -> None:
     dynamodb = Scripted(transact_write_items=[cancelled(CONFLICT)], get_item=[{"Item": joined("lobby")}])
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRejected) as rejection:
         write(memberships(dynamodb))
-    assert refused.value.code is Code.UNAVAILABLE
+    assert rejection.value.code is Code.UNAVAILABLE
     assert dynamodb.count("transact_write_items") == 4
 
 
@@ -116,7 +118,7 @@ def test_other_failures_of_a_transaction_pass_through(failure: ClientError) -> N
 
 def test_connecting_is_one_transaction() -> None:
     dynamodb = Scripted()
-    memberships(dynamodb).connect(Caller.of(event(authorizer={"user": "alice"})), ["@all", "@user/alice"])
+    memberships(dynamodb).connect(Caller.from_event(event(authorizer={"user": "alice"})), ["@all", "@user/alice"])
     (transaction,) = [arguments for operation, arguments in dynamodb.calls if operation == "transact_write_items"]
     keys = [(put["Put"]["Item"]["pk"]["S"], put["Put"]["Item"]["sk"]["S"]) for put in transaction["TransactItems"]]
     assert keys == [
@@ -130,11 +132,9 @@ def test_connecting_is_one_transaction() -> None:
 
 
 @pytest.mark.parametrize(("expires_at", "written"), [(EXPIRES_AT - 1, EXPIRES_AT - 1), (EXPIRES_AT + 1, EXPIRES_AT)])
-def test_all_of_a_connection_expires_with_its_token_and_no_later_than_it_would_without(
-    expires_at: int, written: int
-) -> None:
+def test_all_items_expire_with_the_token_but_no_later_than_without_one(expires_at: int, written: int) -> None:
     dynamodb = Scripted()
-    caller = Caller.of(event(authorizer=token_context(expires_at, join="lobby")))
+    caller = Caller.from_event(event(authorizer=token_context(expires_at, join="lobby")))
     memberships(dynamodb).connect(caller, ["@all", "@user/alice"])
     memberships(dynamodb).join(caller, "lobby")
     items = [
@@ -148,7 +148,7 @@ def test_all_of_a_connection_expires_with_its_token_and_no_later_than_it_would_w
     assert {item["expires_at"]["N"] for item in items} == {str(written)}
 
 
-def test_leaving_looks_again_when_the_membership_moved_to_another_shard() -> None:
+def test_leave_retries_when_the_membership_moved_to_another_shard() -> None:
     dynamodb = Scripted(
         get_item=[{"Item": joined("lobby", 0)}, {"Item": joined("lobby", 2)}],
         transact_write_items=[cancelled("None", FAILED), {}],
@@ -168,7 +168,7 @@ def test_leaving_a_room_that_was_not_joined_writes_nothing() -> None:
     assert [operation for operation, _ in dynamodb.calls] == ["get_item"]
 
 
-def test_an_expired_membership_is_none() -> None:
+def test_expired_membership_does_not_count() -> None:
     expires_at = CALLER.requested_at_ms // 1000
     expired, valid = joined("lobby"), joined("lobby")
     expired["expires_at"], valid["expires_at"] = {"N": str(expires_at)}, {"N": str(expires_at + 1)}
@@ -202,7 +202,7 @@ def test_disconnecting_deletes_the_connection_before_it_reads_the_rooms_page_by_
     assert "room#last#3" in requests
 
 
-def test_what_a_batch_leaves_unprocessed_is_written_again() -> None:
+def test_unprocessed_items_are_retried() -> None:
     dynamodb = Scripted(
         query=[{"Items": [joined("a"), joined("b")]}],
         batch_write_item=[
@@ -219,42 +219,42 @@ def test_what_a_batch_leaves_unprocessed_is_written_again() -> None:
     assert written[1:] == [["third", "fourth"], ["fourth"]]
 
 
-def test_a_connection_item_in_somebodys_transaction_is_deleted_after_it() -> None:
+def test_delete_is_retried_on_transaction_conflict() -> None:
     conflict = error("TransactionConflictException", "DeleteItem")
     dynamodb = Scripted(delete_item=[conflict, conflict, {}], query=[{"Items": []}])
     memberships(dynamodb).disconnect(CONNECTION_ID)
     assert [operation for operation, _ in dynamodb.calls] == ["delete_item"] * 3 + ["query"]
 
 
-def test_a_disconnect_that_stays_contended_says_so() -> None:
+def test_disconnect_with_persistent_contention_is_unavailable() -> None:
     dynamodb = Scripted(
         query=[{"Items": [joined("a")]}], batch_write_item=[{"UnprocessedItems": {"gatecast": ["membership"]}}]
     )
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRejected) as rejection:
         memberships(dynamodb).disconnect(CONNECTION_ID)
-    assert refused.value.code is Code.UNAVAILABLE
+    assert rejection.value.code is Code.UNAVAILABLE
     assert dynamodb.count("batch_write_item") == 4
 
 
-def test_join_shards_are_remembered_for_a_while() -> None:
+def test_join_shards_are_cached() -> None:
     now = 0.0
     dynamodb = Scripted(get_item=[{}, {"Item": {"shards": {"N": "8"}, "join_shards": {"N": "4"}}}])
     shards = JoinShards(dynamodb, "gatecast", lambda: now)
-    assert shards.of("lobby") == shards.of("lobby") == 1
+    assert shards.get("lobby") == shards.get("lobby") == 1
     now += CACHE_SECONDS
-    assert shards.of("lobby") == shards.of("lobby") == 4
+    assert shards.get("lobby") == shards.get("lobby") == 4
     assert dynamodb.count("get_item") == 2
 
 
-def test_join_shards_that_are_no_count_stop_no_join() -> None:
+def test_invalid_join_shards_do_not_prevent_joining() -> None:
     dynamodb = Scripted(get_item=[{"Item": {"shards": {"S": "x"}, "join_shards": {"N": "2.5"}}}])
-    assert JoinShards(dynamodb, "gatecast", lambda: 0.0).of("lobby") == 2
+    assert JoinShards(dynamodb, "gatecast", lambda: 0.0).get("lobby") == 2
 
 
-def test_memory_of_join_shards_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_join_shards_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("routes.join_shards.MAX_CACHED_ROOMS", 3)
     dynamodb = Scripted()
     shards = JoinShards(dynamodb, "gatecast", lambda: 0.0)
     for number in range(10):
-        shards.of(f"room-{number}")
+        shards.get(f"room-{number}")
         assert len(shards._cached) <= 3

@@ -1,4 +1,4 @@
-"""What CloudWatch reads in the routes' log: counts by route, and nothing of what clients send."""
+"""The metrics in the routes' log: counts by route, and nothing that clients send."""
 
 import json
 from typing import Any
@@ -7,15 +7,15 @@ import pytest
 
 from gatecast import Publisher
 from routes import authorizer, dependencies, handlers
-from routes.answers import Code, Refused
 from routes.environment import OPEN_ACCESS
+from routes.responses import Code, RequestRejected
 from tests.routes_events import CONNECTION_ID, LambdaContext, event
 
 SECRET = "the-clients-own-text"
 
 
 class Table:
-    """Memberships and limits that do as they are told."""
+    """Memberships and limits that succeed, or raise `failure`."""
 
     def __init__(self) -> None:
         self.failure: Exception | None = None
@@ -59,7 +59,7 @@ def invoke(capsys: pytest.CaptureFixture[str], handler: Any, **arguments: Any) -
     return {"route": line["route"], **found}
 
 
-def test_what_is_done_is_counted(table: Table, capsys: pytest.CaptureFixture[str]) -> None:
+def test_successful_requests_are_counted(table: Table, capsys: pytest.CaptureFixture[str]) -> None:
     del table
     publish = json.dumps({"action": "publish", "room": "lobby", "data": SECRET})
     join = json.dumps({"action": "join", "room": SECRET})
@@ -72,12 +72,12 @@ def test_what_is_done_is_counted(table: Table, capsys: pytest.CaptureFixture[str
     assert invoke(capsys, handlers.disconnect, route="$disconnect") == closed
 
 
-def test_a_refusal_is_the_clients_and_a_failure_is_ours(table: Table, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejections_and_failures_are_counted_separately(table: Table, capsys: pytest.CaptureFixture[str]) -> None:
     body = json.dumps({"action": "publish", "room": "lobby", "data": SECRET})
     rejected = {"route": "publish", "MessagesPublished": 0, "Rejected": 1, "Errors": 0}
     failed = {"route": "publish", "MessagesPublished": 0, "Rejected": 0, "Errors": 1}
     assert invoke(capsys, handlers.publish, body=SECRET) == rejected
-    table.failure = Refused(Code.UNAVAILABLE, "busy: try again")
+    table.failure = RequestRejected(Code.UNAVAILABLE, "busy: retry")
     assert invoke(capsys, handlers.publish, body=body) == failed
     table.failure = KeyError(SECRET)
     assert invoke(capsys, handlers.publish, body=body) == failed
@@ -87,14 +87,14 @@ def test_a_refusal_is_the_clients_and_a_failure_is_ours(table: Table, capsys: py
     assert invoke(capsys, handlers.default, body=unknown) == {"route": "$default", "Rejected": 1, "Errors": 0}
 
 
-def test_whom_the_authorizer_sends_away_is_counted(
+def test_connects_rejected_by_the_authorizer_are_counted(
     table: Table, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del table
     monkeypatch.setenv("GATECAST_TOKEN_ISSUER", "https://issuer.example")
     monkeypatch.setenv("GATECAST_TOKEN_AUDIENCE", "gatecast")
     monkeypatch.setenv("GATECAST_TOKEN_JWKS_URL", "https://issuer.example/keys")
-    authorizer.reset()
+    authorizer.clear_caches()
 
     def without_a_token(request: dict[str, Any], context: Any) -> None:
         with pytest.raises(Exception, match="Unauthorized"):
@@ -102,10 +102,10 @@ def test_whom_the_authorizer_sends_away_is_counted(
 
     sent_away = {"route": "authorizer", "Rejected": 1, "Errors": 0}
     assert invoke(capsys, without_a_token, route="$connect") == sent_away
-    authorizer.reset()
+    authorizer.clear_caches()
 
 
-def test_they_can_be_left_out(
+def test_metrics_can_be_disabled(
     table: Table, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del table

@@ -1,4 +1,4 @@
-"""What clients and API Gateway send, and why it is refused."""
+"""Parsing and validating what clients and API Gateway send."""
 
 import json
 from typing import Any
@@ -8,25 +8,25 @@ import pytest
 from msgspec import UNSET
 
 from gatecast import decode, encode
-from routes.answers import Code, Refused
 from routes.requests import (
     MAX_BODY_BYTES,
     MAX_PUBLISHER_LENGTH,
     Caller,
     PublishRequest,
     RoomRequest,
-    broadcast_of,
     chosen_subprotocol,
     offered_subprotocols,
-    publisher_label,
-    read,
-    room_for_clients,
+    parse,
+    publisher_key,
     system_rooms,
-    why_unknown,
+    to_broadcast,
+    unknown_action,
+    validate_client_room,
 )
+from routes.responses import Code, RequestRejected
 from tests.routes_events import CONNECTED_AT_MS, CONNECTION_ID, REQUESTED_AT_MS, event, token_context
 
-MADE_UP = "8c6f0f8a2d6e4a0f9b1c3d5e7f9a1b3c"
+GENERATED_ID = "8c6f0f8a2d6e4a0f9b1c3d5e7f9a1b3c"
 
 
 def caller(user: str | None = None, connection_id: str = CONNECTION_ID) -> Caller:
@@ -40,7 +40,7 @@ def publish(**fields: Any) -> PublishRequest:
 
 
 def test_caller_is_the_connection_and_its_times() -> None:
-    assert Caller.of(event("join")) == caller()
+    assert Caller.from_event(event("join")) == caller()
 
 
 @pytest.mark.parametrize(
@@ -54,53 +54,53 @@ def test_caller_is_the_connection_and_its_times() -> None:
         (None, None),
     ],
 )
-def test_user_is_what_the_authorizer_calls_so_or_else_its_principal(
+def test_user_is_the_contexts_user_or_else_its_principal_id(
     authorizer: dict[str, Any] | None, user: str | None
 ) -> None:
-    assert Caller.of(event(authorizer=authorizer)).user == user
+    assert Caller.from_event(event(authorizer=authorizer)).user == user
 
 
-def test_a_callers_access_is_what_its_token_says() -> None:
-    assert Caller.of(event(authorizer={"user": "alice"})).access is None
-    access = Caller.of(event(authorizer=token_context(7, join="a b/*"))).access
+def test_callers_access_comes_from_its_token() -> None:
+    assert Caller.from_event(event(authorizer={"user": "alice"})).access is None
+    access = Caller.from_event(event(authorizer=token_context(7, join="a b/*"))).access
     assert access
     assert (access.join, access.publish, access.expires_at) == (("a", "b/*"), (), 7)
 
 
-def test_an_event_of_another_kind_is_no_callers() -> None:
+def test_event_of_another_kind_is_rejected() -> None:
     with pytest.raises(msgspec.ValidationError):
-        Caller.of({"requestContext": {"http": {"method": "GET"}}})
+        Caller.from_event({"requestContext": {"http": {"method": "GET"}}})
 
 
-def test_a_user_gives_a_room_of_its_own() -> None:
+def test_a_user_has_its_own_room() -> None:
     assert system_rooms(caller()) == ["@all"]
     assert system_rooms(caller("alice")) == ["@all", "@user/alice"]
     assert system_rooms(caller("u" * 94)) == ["@all", "@user/" + "u" * 94]
 
 
 @pytest.mark.parametrize("user", ["u" * 95, "alice smith", "zoë", "a\n", "\ud800"])
-def test_a_user_that_fits_in_no_rooms_name_is_refused(user: str) -> None:
-    with pytest.raises(Refused, match=r"^user: "):
+def test_user_that_does_not_fit_in_a_room_name_is_rejected(user: str) -> None:
+    with pytest.raises(RequestRejected, match=r"^user: "):
         system_rooms(caller(user))
 
 
 @pytest.mark.parametrize("room", ["lobby", "!", "~" * 100, "a/b#c:0", "user@home"])
-def test_names_that_a_clients_room_may_have(room: str) -> None:
-    assert room_for_clients(room) == room
+def test_valid_room_names(room: str) -> None:
+    assert validate_client_room(room) == room
 
 
 @pytest.mark.parametrize("room", ["", "r" * 101, "two words", "zoë", "lobby\n", "\x7f"])
-def test_names_that_no_room_may_have(room: str) -> None:
-    with pytest.raises(Refused, match=r"^room: ") as refused:
-        room_for_clients(room)
-    assert refused.value.code is Code.BAD_REQUEST
+def test_invalid_room_names(room: str) -> None:
+    with pytest.raises(RequestRejected, match=r"^room: ") as rejection:
+        validate_client_room(room)
+    assert rejection.value.code is Code.BAD_REQUEST
 
 
 @pytest.mark.parametrize("room", ["@all", "@user/alice", "@"])
-def test_system_rooms_are_not_for_clients(room: str) -> None:
-    with pytest.raises(Refused) as refused:
-        room_for_clients(room)
-    assert refused.value.code is Code.FORBIDDEN_ROOM
+def test_system_rooms_are_forbidden(room: str) -> None:
+    with pytest.raises(RequestRejected) as rejection:
+        validate_client_room(room)
+    assert rejection.value.code is Code.FORBIDDEN_ROOM
 
 
 @pytest.mark.parametrize(
@@ -134,57 +134,57 @@ def test_system_rooms_are_not_for_clients(room: str) -> None:
         ('{"room":"a","data":"x","y":"\\ud83d"}', "not valid JSON"),
     ],
 )
-def test_text_that_is_no_request_is_refused_with_the_field_at_fault(body: str | None, message: str) -> None:
-    with pytest.raises(Refused) as refused:
-        read(body, PublishRequest)
-    assert refused.value.code is Code.BAD_REQUEST
-    assert message in refused.value.message
+def test_malformed_request_is_rejected_with_the_invalid_field(body: str | None, message: str) -> None:
+    with pytest.raises(RequestRejected) as rejection:
+        parse(body, PublishRequest)
+    assert rejection.value.code is Code.BAD_REQUEST
+    assert message in rejection.value.message
 
 
 @pytest.mark.parametrize("filler", ["x", "é", "\ud800", "["])
-def test_what_is_longer_than_any_message_is_not_looked_into(filler: str) -> None:
-    most = MAX_BODY_BYTES // len(filler.encode("utf-8", "surrogatepass"))
-    for length, code in ((most, Code.BAD_REQUEST), (most + 1, Code.TOO_LARGE)):
-        with pytest.raises(Refused) as refused:
-            read(filler * length, PublishRequest)
-        assert refused.value.code is code
+def test_oversized_message_is_not_parsed(filler: str) -> None:
+    max_seconds = MAX_BODY_BYTES // len(filler.encode("utf-8", "surrogatepass"))
+    for length, code in ((max_seconds, Code.BAD_REQUEST), (max_seconds + 1, Code.TOO_LARGE)):
+        with pytest.raises(RequestRejected) as rejection:
+            parse(filler * length, PublishRequest)
+        assert rejection.value.code is code
 
 
-def test_unknown_fields_are_ignored_and_the_last_of_equal_ones_counts() -> None:
+def test_unknown_fields_are_ignored_and_the_last_duplicate_wins() -> None:
     body = '{"action":"join","room":"a","room":"b","x":' + "9" * 5_000 + ',"y":{"z":[]}}'
-    assert read(body, RoomRequest) == RoomRequest("b")
+    assert parse(body, RoomRequest) == RoomRequest("b")
 
 
 def test_a_broadcast_says_who_published_what_and_when() -> None:
-    broadcast = broadcast_of(publish(id="42"), caller(), made_up_id=MADE_UP)
+    broadcast = to_broadcast(publish(id="42"), caller(), generated_id=GENERATED_ID)
     assert broadcast.id == f"{CONNECTION_ID}/42"
     assert (broadcast.room, broadcast.data, broadcast.except_) == ("lobby", "hello", UNSET)
     assert broadcast.published_at_ms == REQUESTED_AT_MS
     assert encode(broadcast) == encode(decode(encode(broadcast)))
 
 
-def test_without_echo_the_publisher_is_left_out() -> None:
-    assert broadcast_of(publish(echo=False), caller(), made_up_id=MADE_UP).except_ == (CONNECTION_ID,)
+def test_without_echo_the_publisher_is_excluded() -> None:
+    assert to_broadcast(publish(echo=False), caller(), generated_id=GENERATED_ID).except_ == (CONNECTION_ID,)
 
 
-def test_an_id_is_made_up_where_the_client_gave_none() -> None:
-    assert broadcast_of(publish(), caller("alice"), made_up_id=MADE_UP).id == f"@alice/{MADE_UP}"
+def test_an_id_is_generated_if_the_client_sent_none() -> None:
+    assert to_broadcast(publish(), caller("alice"), generated_id=GENERATED_ID).id == f"@alice/{GENERATED_ID}"
 
 
 @pytest.mark.parametrize("bad", ["", "a b", "é", "x" * 94, "\n"])
-def test_an_id_that_does_not_fit_is_refused_with_the_length_allowed(bad: str) -> None:
-    with pytest.raises(Refused, match=r"^id: must be 1 to 93 characters") as refused:
-        broadcast_of(publish(id=bad), caller("alice"), made_up_id=MADE_UP)
-    assert refused.value.code is Code.BAD_REQUEST
+def test_invalid_id_is_rejected_with_the_allowed_length(bad: str) -> None:
+    with pytest.raises(RequestRejected, match=r"^id: must be 1 to 93 characters") as rejection:
+        to_broadcast(publish(id=bad), caller("alice"), generated_id=GENERATED_ID)
+    assert rejection.value.code is Code.BAD_REQUEST
 
 
 def test_the_longest_id_that_fits() -> None:
-    assert len(broadcast_of(publish(id="x" * 93), caller("alice"), made_up_id=MADE_UP).id) == 100
+    assert len(to_broadcast(publish(id="x" * 93), caller("alice"), generated_id=GENERATED_ID).id) == 100
 
 
 @pytest.mark.parametrize("data", ["x", "x" * 131_072, "é" * 65_536, "\x00" * 131_072])
 def test_data_that_can_be_posted_to_a_client(data: str) -> None:
-    broadcast = broadcast_of(publish(data=data), caller(), made_up_id=MADE_UP)
+    broadcast = to_broadcast(publish(data=data), caller(), generated_id=GENERATED_ID)
     assert decode(encode(broadcast)).data == data
 
 
@@ -193,9 +193,9 @@ def test_data_that_can_be_posted_to_a_client(data: str) -> None:
     [("", Code.BAD_REQUEST), ("x" * 131_073, Code.TOO_LARGE), ("é" * 65_537, Code.TOO_LARGE)],
 )
 def test_data_that_cannot_be_posted_to_a_client(data: str, code: Code) -> None:
-    with pytest.raises(Refused, match=r"^data: ") as refused:
-        broadcast_of(publish(data=data), caller(), made_up_id=MADE_UP)
-    assert refused.value.code is code
+    with pytest.raises(RequestRejected, match=r"^data: ") as rejection:
+        to_broadcast(publish(data=data), caller(), generated_id=GENERATED_ID)
+    assert rejection.value.code is code
 
 
 @pytest.mark.parametrize(
@@ -205,24 +205,24 @@ def test_data_that_cannot_be_posted_to_a_client(data: str, code: Code) -> None:
         (caller("a/b"), caller("a%2Fb")),
         (caller(CONNECTION_ID), caller()),
         (caller("u" * 90 + "1"), caller("u" * 90 + "2")),
-        (caller("u" * 90), caller(publisher_label(caller("u" * 90)))),
+        (caller("u" * 90), caller(publisher_key(caller("u" * 90)))),
     ],
 )
-def test_publishers_do_not_share_labels(one: Caller, other: Caller) -> None:
-    assert publisher_label(one) != publisher_label(other)
+def test_publishers_do_not_share_keys(one: Caller, other: Caller) -> None:
+    assert publisher_key(one) != publisher_key(other)
 
 
 @pytest.mark.parametrize("user", ["alice", "a/b%c", "zoë smith", "u" * 94, "/" * 94, "é" * 50])
-def test_labels_leave_room_for_an_id_of_the_client(user: str) -> None:
-    label = publisher_label(caller(user))
-    assert len(label) <= MAX_PUBLISHER_LENGTH
-    assert "/" not in label
-    assert broadcast_of(publish(id="x" * 39), caller(user), made_up_id=MADE_UP).id == f"{label}/{'x' * 39}"
+def test_keys_leave_space_for_the_clients_id(user: str) -> None:
+    key = publisher_key(caller(user))
+    assert len(key) <= MAX_PUBLISHER_LENGTH
+    assert "/" not in key
+    assert to_broadcast(publish(id="x" * 39), caller(user), generated_id=GENERATED_ID).id == f"{key}/{'x' * 39}"
 
 
-def test_a_label_is_readable_where_it_can_be() -> None:
-    assert publisher_label(caller("auth0|a+b@example.com")) == "@auth0|a+b@example.com"
-    assert publisher_label(caller("org/a%b")) == "@org%2Fa%25b"
+def test_keys_are_readable_if_possible() -> None:
+    assert publisher_key(caller("auth0|a+b@example.com")) == "@auth0|a+b@example.com"
+    assert publisher_key(caller("org/a%b")) == "@org%2Fa%25b"
 
 
 @pytest.mark.parametrize(
@@ -237,8 +237,8 @@ def test_a_label_is_readable_where_it_can_be() -> None:
         (json.dumps({"action": "Join", "room": "lobby"}), Code.UNKNOWN_ACTION),
     ],
 )
-def test_what_no_route_takes(body: str | None, code: Code) -> None:
-    assert why_unknown(body).code is code
+def test_unknown_actions(body: str | None, code: Code) -> None:
+    assert unknown_action(body).code is code
 
 
 HEADER = "Sec-WebSocket-Protocol"

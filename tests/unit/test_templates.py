@@ -1,4 +1,4 @@
-"""The CloudFormation templates fit each other, the code and docker-compose.yml."""
+"""The CloudFormation templates are consistent with each other, the code and docker-compose.yml."""
 
 import ast
 import importlib
@@ -13,8 +13,8 @@ import yaml
 
 from deploy.ecs import artifacts
 from deploy.ecs.__main__ import ORDER
-from local.gatecast_routes import ROUTES
 from local.resources import MAX_RECEIVE_COUNT
+from local.route_table import ROUTES
 from routes.environment import OPEN_ACCESS
 from routes.metrics import Invocation
 from tests.compose import services
@@ -25,7 +25,7 @@ from worker.settings import Settings, SlowClients
 
 CHECKOUT = Path(__file__).parents[2]
 FROM_THE_SCRIPT = {"CodeKey", "Image"}
-"""Parameters that are neither a person's nor a stack's: what is built."""
+"""Parameters that the deploy script sets to what it built."""
 COLLECTING = {"CollectorConfigArn": "arn:aws:ssm:us-east-1:000000000000:parameter/gatecast/collector"}
 OPEN = {"Authorizer": OPEN_ACCESS}
 WITH_TOKENS = {"TokenIssuer": "https://issuer.example/", "TokenAudience": "gatecast", "TokenSecretArn": "arn:secret"}
@@ -41,7 +41,7 @@ def variables(container: Mapping[str, Any]) -> dict[str, str]:
 
 
 def statements(template: Template) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Of all identity policies: whose, and what."""
+    """(resource name, statement) for all identity policies."""
     for name, resource in template.resources.items():
         properties = resource.get("Properties", {})
         documents = [policy["PolicyDocument"] for policy in properties.get("Policies", [])]
@@ -55,10 +55,10 @@ def as_list(value: str | list[str]) -> list[str]:
     return [value] if isinstance(value, str) else value
 
 
-# The templates and each other
+# Consistency of the templates with each other
 
 
-def test_whatever_a_stack_needs_comes_from_one_before_it_or_has_a_default() -> None:
+def test_a_parameter_has_a_default_or_is_an_output_of_an_earlier_stack() -> None:
     assert set(ORDER) == set(NAMES)
     known = set(FROM_THE_SCRIPT)
     for name in ORDER:
@@ -68,7 +68,7 @@ def test_whatever_a_stack_needs_comes_from_one_before_it_or_has_a_default() -> N
         known |= template.outputs.keys()
 
 
-def test_a_parameter_of_several_templates_is_the_same_everywhere() -> None:
+def test_a_parameter_has_the_same_definition_in_all_templates() -> None:
     seen: dict[str, dict[str, Any]] = {}
     for name in NAMES:
         for key, each in Template(name).parameters.items():
@@ -76,7 +76,7 @@ def test_a_parameter_of_several_templates_is_the_same_everywhere() -> None:
             assert seen.setdefault(key, facts) == facts, f"{key} of {name}"
 
 
-def test_one_stack_names_what_another_one_made() -> None:
+def test_names_used_across_stacks_match() -> None:
     observe, worker, api = Template("observe", COLLECTING), Template("worker", COLLECTING), Template("api", WITH_TOKENS)
     (few_tasks,) = (
         each for each in observe.of_type("AWS::CloudWatch::Alarm").values() if each.get("Namespace") == "AWS/ECS"
@@ -93,13 +93,13 @@ def test_one_stack_names_what_another_one_made() -> None:
     assert {each["MetricStat"]["Metric"]["Dimensions"][0]["Value"] for each in watched} == functions
 
 
-# The templates and the code
+# Consistency of the templates with the code
 
 
 REQUIRED_BY_THE_WORKER = {"GATECAST_QUEUE_URL", "GATECAST_TABLE", "GATECAST_CONNECTIONS_ENDPOINT"}
 
 
-def test_the_worker_starts_with_what_its_task_says() -> None:
+def test_the_worker_accepts_the_environment_of_its_task() -> None:
     given = {
         "QueueUrl": "https://sqs.us-east-1.amazonaws.com/000000000000/gatecast-broadcasts",
         "DeadLetterQueueUrl": "https://sqs.us-east-1.amazonaws.com/000000000000/gatecast-dead-letters",
@@ -120,7 +120,7 @@ def test_the_worker_starts_with_what_its_task_says() -> None:
     assert settings.drain_seconds + 5 <= container["StopTimeout"] <= 120
 
 
-def test_slow_clients_are_closed_or_kept_as_the_worker_knows_it() -> None:
+def test_the_allowed_values_for_slow_clients_match_the_worker() -> None:
     parameter = Template("worker").parameters["SlowClients"]
     assert set(parameter["AllowedValues"]) == set(get_args(SlowClients))
     for value in parameter["AllowedValues"]:
@@ -128,14 +128,14 @@ def test_slow_clients_are_closed_or_kept_as_the_worker_knows_it() -> None:
 
 
 @pytest.mark.parametrize("where", ["ECS", "Compose"])
-def test_the_worker_has_no_variable_that_it_does_not_know(where: str) -> None:
+def test_the_worker_is_given_no_unknown_variable(where: str) -> None:
     environment = variables(worker_container()) if where == "ECS" else services()["worker"].environment
     known = {f"GATECAST_{name.upper()}" for name in Settings.__slots__}
     given = {name for name in environment if name.startswith("GATECAST_")}
     assert given <= known
     assert given >= REQUIRED_BY_THE_WORKER
     if where == "ECS":
-        assert given == known, "what an operator may want to set is in the template"
+        assert given == known, "every variable can be set in the template"
     assert {name for name in environment if not name.startswith(("GATECAST_", "AWS_"))} <= set(
         services()["worker"].image.environment
     )
@@ -158,10 +158,10 @@ def test_the_functions_have_the_variables_that_their_code_reads() -> None:
     assert given == read
 
 
-def test_each_route_has_a_function_that_is_there_and_answers_where_it_should() -> None:
+def test_each_route_has_an_existing_function_and_a_response_if_it_should() -> None:
     api = Template("api", WITH_TOKENS)
     functions, integrations = api.of_type("AWS::Lambda::Function"), api.of_type("AWS::ApiGatewayV2::Integration")
-    answered = {each["RouteId"] for each in api.of_type("AWS::ApiGatewayV2::RouteResponse").values()}
+    with_response = {each["RouteId"] for each in api.of_type("AWS::ApiGatewayV2::RouteResponse").values()}
     routes = api.of_type("AWS::ApiGatewayV2::Route")
     assert {route["RouteKey"] for route in routes.values()} == set(ROUTES)
     for name, route in routes.items():
@@ -170,8 +170,8 @@ def test_each_route_has_a_function_that_is_there_and_answers_where_it_should() -
         module, _, handler = functions[function]["Handler"].rpartition(".")
         ours = ROUTES[route["RouteKey"]]
         assert getattr(importlib.import_module(module), handler) is ours.handler
-        assert (f"${{{name}}}" in answered) == (route.get("RouteResponseSelectionExpression") == "$default")
-        assert (f"${{{name}}}" in answered) == ours.response
+        assert (f"${{{name}}}" in with_response) == (route.get("RouteResponseSelectionExpression") == "$default")
+        assert (f"${{{name}}}" in with_response) == ours.response
     allowed = {each["SourceArn"].rpartition("/")[2] for each in api.of_type("AWS::Lambda::Permission").values()}
     assert allowed == {*ROUTES, "${TokenAuthorizer}"}
     for function in functions.values():
@@ -181,7 +181,7 @@ def test_each_route_has_a_function_that_is_there_and_answers_where_it_should() -
     assert callable(authorizer.handler)
 
 
-def test_nobody_connects_without_a_token_unless_it_is_said_in_words() -> None:
+def test_connecting_requires_a_token_unless_open_access_is_set_explicitly() -> None:
     template = Template("api", WITH_TOKENS)
     assert template.properties("ConnectRoute")["AuthorizationType"] == "CUSTOM"
     assert template.properties("ConnectRoute")["AuthorizerId"] == "${TokenAuthorizer}"
@@ -196,7 +196,7 @@ def test_nobody_connects_without_a_token_unless_it_is_said_in_words() -> None:
 
 
 @pytest.mark.parametrize("queue", ["standard", "fifo"])
-def test_the_data_is_what_the_contract_says(queue: str) -> None:
+def test_the_table_and_queues_match_the_contract(queue: str) -> None:
     data = Template("data", {"Queue": queue})
     table = data.properties("Table")
     assert [(key["AttributeName"], key["KeyType"]) for key in table["KeySchema"]] == [("pk", "HASH"), ("sk", "RANGE")]
@@ -221,14 +221,14 @@ def test_the_worker_is_confined() -> None:
     assert container["User"] == services()["worker"].image.user
     assert container["HealthCheck"]["Command"][0] == "CMD"
     compile(container["HealthCheck"]["Command"][-1], "health check", "exec")
-    assert "SecurityGroupIngress" not in worker.properties("NothingIn")
+    assert "SecurityGroupIngress" not in worker.properties("OutboundOnly")
     assert worker.properties("Service")["DeploymentConfiguration"]["DeploymentCircuitBreaker"] == {
         "Enable": True,
         "Rollback": True,
     }
 
 
-# What roles may do; tests/integration/test_least_privilege.py holds it against what the code does
+# Permissions; tests/integration/test_least_privilege.py compares them with what the code does
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -238,11 +238,11 @@ def test_every_action_has_a_reason_and_every_resource_a_name(name: str) -> None:
         assert not [action for action in as_list(statement["Action"]) if "*" in action]
         if "*" in as_list(statement["Resource"]):
             assert statement["Action"] == "ecr:GetAuthorizationToken"
-    assert not re.findall(r"^ +- [a-z-]+:[A-Z][A-Za-z]+$", template.text, re.MULTILINE), "an action without its reason"
+    assert not re.findall(r"^ +- [a-z-]+:[A-Z][A-Za-z]+$", template.text, re.MULTILINE), "an action without a reason"
 
 
 @pytest.mark.parametrize(("slow_clients", "methods"), [("close", ["DELETE", "POST"]), ("keep", ["POST"])])
-def test_the_worker_may_post_to_connections_and_close_them_where_it_does(slow_clients: str, methods: list[str]) -> None:
+def test_the_worker_may_close_connections_only_if_it_is_configured_to(slow_clients: str, methods: list[str]) -> None:
     worker = Template("worker", {"StageArn": "arn:stage", "SlowClients": slow_clients})
     managed = [
         resource
@@ -253,7 +253,7 @@ def test_the_worker_may_post_to_connections_and_close_them_where_it_does(slow_cl
     assert sorted(managed) == [f"arn:stage/{method}/@connections/*" for method in methods]
 
 
-def test_every_check_that_is_skipped_has_its_reason() -> None:
+def test_every_skipped_check_has_a_reason() -> None:
     skips = re.findall(r"^ +- (CKV\w+)(.*)$", (FOLDER / ".checkov.yaml").read_text(), re.MULTILINE)
     assert skips
     assert all(re.match(r" # \w+", reason) for _, reason in skips)
@@ -264,15 +264,15 @@ def test_every_check_that_is_skipped_has_its_reason() -> None:
 
 def exported() -> set[str]:
     metrics = Metrics(Health())
-    metrics.follow(**dict.fromkeys(_GAUGES, lambda: 1.0))
+    metrics.register_gauges(**dict.fromkeys(_GAUGES, lambda: 1.0))
     return set(re.findall(r"^# TYPE (gatecast_\w+) ", metrics.exposition().decode(), re.MULTILINE))
 
 
 @pytest.mark.parametrize("where", ["cloudwatch", "cloudwatch and prometheus"])
-def test_the_collector_takes_what_the_worker_exports_and_all_that_is_looked_at(where: str) -> None:
+def test_the_collector_takes_exported_metrics_and_all_that_are_used(where: str) -> None:
     observe = Template("observe", {"Metrics": where, "Name": "mine"})
     text = observe.properties("CollectorConfig")["Value"]
-    assert len(text.encode()) <= 4096, "the most that a parameter of the standard tier takes"
+    assert len(text.encode()) <= 4096, "the limit of a standard-tier parameter"
     config = yaml.safe_load(text)
     pipelines = config["service"]["pipelines"].values()
     for kind in ("receivers", "processors", "exporters"):
@@ -287,14 +287,14 @@ def test_the_collector_takes_what_the_worker_exports_and_all_that_is_looked_at(w
     ]
     kept = re.compile(job["metric_relabel_configs"][0]["regex"])
     chosen = {name for name in exported() if kept.fullmatch(name)}
-    assert len(chosen) == kept.pattern.count("|") + 1, "every name is one that the worker exports"
-    dimensions = dict(declared(config, chosen))
-    assert dimensions.keys() == chosen, "every metric that is taken becomes one of CloudWatch's"
-    for name, given in looked_at(observe):
+    assert len(chosen) == kept.pattern.count("|") + 1, "every name is an exported metric"
+    dimensions = dict(declared_dimensions(config, chosen))
+    assert dimensions.keys() == chosen, "every metric taken is declared for CloudWatch"
+    for name, given in used_metrics(observe):
         assert tuple(given) == dimensions[name]
 
 
-def test_the_dashboard_looks_at_what_the_routes_count() -> None:
+def test_the_dashboard_uses_metrics_that_the_routes_emit() -> None:
     dashboard = json.loads(Template("observe", {"Name": "mine"}).properties("Dashboard")["DashboardBody"])
     rows = [row for widget in dashboard["widgets"] for row in widget["properties"]["metrics"]]
     of_routes = [row for row in rows if row[0] == "Gatecast" and not row[1].startswith("gatecast_")]
@@ -312,15 +312,15 @@ def test_the_dashboard_looks_at_what_the_routes_count() -> None:
         assert name in Invocation().counts(dimensions[3])
 
 
-def declared(config: Mapping[str, Any], names: set[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+def declared_dimensions(config: Mapping[str, Any], names: set[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
     for declaration in config["exporters"]["awsemf"]["metric_declarations"]:
         for name in names:
             if any(re.search(selector, name) for selector in declaration["metric_name_selectors"]):
                 yield name, tuple(declaration["dimensions"][0])
 
 
-def looked_at(observe: Template) -> Iterator[tuple[str, list[str]]]:
-    """What alarms, the dashboard and scaling look at of the worker's own metrics: names and dimensions."""
+def used_metrics(observe: Template) -> Iterator[tuple[str, list[str]]]:
+    """(metric name, dimensions) for the worker's own metrics that alarms, the dashboard and scaling use."""
     worker = Template("worker", {**COLLECTING, "Name": "mine"})
     for alarm in observe.of_type("AWS::CloudWatch::Alarm").values():
         if alarm.get("Namespace") == "Gatecast":
@@ -342,14 +342,14 @@ def looked_at(observe: Template) -> Iterator[tuple[str, list[str]]]:
     [
         (0, 5, 12, 12),
         (0, 5, 300, 60),  # at most twice the target: at most twice the tasks
-        (0, 0, 300, 0),  # nothing waits: an old one that is in hand is no reason
-        (3, 5, 300, 30),  # the account throttles: leave it as it is
-        (None, 5, 300, 30),  # nobody knows whether it does
+        (0, 0, 300, 0),  # nothing waits: the age of a broadcast in progress is no reason
+        (3, 5, 300, 30),  # the account throttles: keep the number of tasks
+        (None, 5, 300, 30),  # whether the account throttles is unknown
         (None, 0, 0, 30),
     ],
 )
 def test_age_adds_tasks_only_where_tasks_help(cuts: int | None, waiting: int, age: int, expected: int) -> None:
-    """The expression, worked out as CloudWatch does."""
+    """Evaluates the metric-math expression like CloudWatch."""
     policy = Template("worker", COLLECTING).properties("ByAge")["TargetTrackingScalingPolicyConfiguration"]
     (expression,) = (
         each["Expression"] for each in policy["CustomizedMetricSpecification"]["Metrics"] if "Expression" in each
@@ -359,5 +359,5 @@ def test_age_adds_tasks_only_where_tasks_help(cuts: int | None, waiting: int, ag
         "FILL": lambda value, filler: filler if value is None else value,
     }
     values = {"cuts": cuts, "waiting": waiting, "age": age}
-    assert eval(" ".join(expression.split()), {"__builtins__": {}}, {**functions, **values}) == expected  # noqa: S307 - ours
+    assert eval(" ".join(expression.split()), {"__builtins__": {}}, {**functions, **values}) == expected  # noqa: S307 - our own expression
     assert int(policy["TargetValue"]) == 30

@@ -1,4 +1,4 @@
-"""The live view reads what the worker exports: by name, label and label value."""
+"""The live view uses the names, labels and label values that the worker exports."""
 
 import re
 from pathlib import Path
@@ -9,13 +9,13 @@ from worker.decisions.outcome import Outcome
 from worker.observe.health import Health
 from worker.observe.metrics import _GAUGES, Metrics
 
-TOP = Path(__file__).parents[2] / "worker" / "top"
+TOP = Path(__file__).parents[2] / "gatecast" / "cli" / "top"
 
 
 def exported(delivered: int) -> Samples:
-    """A worker's own text, with something in every metric that is shown."""
+    """The exposition of a worker, with a value for every metric that is shown."""
     metrics = Metrics(Health())
-    metrics.follow(**dict.fromkeys(_GAUGES, lambda: 7.0))
+    metrics.register_gauges(**dict.fromkeys(_GAUGES, lambda: 7.0))
     metrics.deliveries[Outcome.DELIVERED] = delivered
     metrics.delivered([0.02] * delivered)
     metrics.posted(503, 0.02)
@@ -39,7 +39,7 @@ def test_every_name_that_is_read_is_exported() -> None:
     assert read <= known
 
 
-def test_nothing_that_a_worker_exports_is_shown_as_unknown() -> None:
+def test_no_exported_metric_is_shown_as_unknown() -> None:
     its = figures(compare(exported(5), exported(25), 2.0))
     assert (its.delivered, its.posts_2xx, its.completed, its.dead_letters_written) == (10, 10, 10, 25)
     assert (its.waiting, its.stalled) == (7, 7)
@@ -47,11 +47,11 @@ def test_nothing_that_a_worker_exports_is_shown_as_unknown() -> None:
     for quantiles in (its.post_seconds, its.completion_seconds, its.queue_lag_seconds):
         assert all(quantiles)
     unknown = {name for name in Figures.__dataclass_fields__ if getattr(its, name) is None}
-    assert unknown <= {"memory_bytes", "started_at"}  # known on Linux only
+    assert unknown <= {"memory_bytes", "started_at"}  # available on Linux only
 
 
 def test_kinds_outcomes_and_states_are_spelt_alike() -> None:
     its = figures(compare(Samples({}, {}), exported(5), 1.0))
     assert (its.throttled_by_account, its.throttled_by_connection) == (1, 1)
-    assert (its.posts_5xx, its.posts_without_answer) == (1, 1)
+    assert (its.posts_5xx, its.posts_without_response) == (1, 1)
     assert (its.backlog, its.delayed, its.dead_letters_queued) == (7, 7, 7)

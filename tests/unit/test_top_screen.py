@@ -1,4 +1,4 @@
-"""What a person reads."""
+"""The rendered screen of the live view."""
 
 import io
 import re
@@ -60,7 +60,7 @@ def text(view: View, *, width: int = 100, height: int | None = None) -> str:
 
 
 def line(label: str, view: View, **size: int) -> list[str]:
-    """The words of the one line that has this label."""
+    """The words of the only line with this label."""
     (found,) = (one for one in text(view, **size).splitlines() if label in one)
     return found.split()
 
@@ -87,14 +87,14 @@ def test_one_worker() -> None:
     printed = text(shown(worker()))
     assert re.match(r" READY +10\.0\.0\.1:9090 +24 Nov 03:12:45 UTC", printed)
     assert "total" not in printed
-    assert "No broadcast in hand." in printed
+    assert "No broadcasts in progress." in printed
     assert re.search(r"delivered /s +8,412 +completed /s +–", printed)
     assert re.search(r"limit / ceiling /s +1,240 / 10,000 ", printed)
     assert re.search(r"in flight / limit +5 / – ", printed)
 
 
-def test_what_is_not_known_is_not_said() -> None:
-    assert "in hand: not known" in text(replace(shown(worker()), in_progress=None))
+def test_an_unknown_number_of_broadcasts_is_shown_as_unknown() -> None:
+    assert "in progress: unknown" in text(replace(shown(worker()), in_progress=None))
 
 
 def test_success_is_not_rounded_up_to_all() -> None:
@@ -102,7 +102,7 @@ def test_success_is_not_rounded_up_to_all() -> None:
         assert line("success share", shown(worker(its=replace(BUSY, success_share=share))))[2] == expected
 
 
-def test_what_is_wrong_comes_first() -> None:
+def test_problems_come_first() -> None:
     bad = worker(state=State.NOT_READY, problems={"queue": "Connection refused", "dead letters": ""})
     lines = [one.rstrip() for one in text(shown(bad)).splitlines()]
     assert lines[0].startswith(" NOT READY   10.0.0.1:9090")
@@ -122,7 +122,7 @@ def test_several_workers_have_a_column_each() -> None:
     assert line("delivered /s", view)[2:] == ["8,412", "8,412", "–"]
 
 
-def test_where_not_all_fit_those_in_trouble_do() -> None:
+def test_if_not_all_workers_fit_those_with_problems_are_shown() -> None:
     draining, lost = worker("d", State.DRAINING), worker("u", State.UNREACHABLE, None)
     slow = worker("s", suspects=("oldest_age_seconds",))
     view = shown(worker("a"), worker("b"), slow, lost, draining)
@@ -132,7 +132,7 @@ def test_where_not_all_fit_those_in_trouble_do() -> None:
     assert line("Deliveries", view, width=40)[1:] == ["total", "u"]
 
 
-def test_many_troubles_leave_room_for_figures() -> None:
+def test_many_problems_leave_room_for_figures() -> None:
     problems = {f"part {number}": "fails" for number in range(12)}
     printed = text(shown(worker(state=State.NOT_READY, problems=problems)))
     assert "part 7: fails" in printed
@@ -141,7 +141,7 @@ def test_many_troubles_leave_room_for_figures() -> None:
 
 
 @pytest.mark.parametrize("width", [80, 100, 120, 200, 300])
-def test_it_is_as_wide_as_it_needs_to_be(width: int) -> None:
+def test_the_screen_is_no_wider_than_necessary(width: int) -> None:
     view = shown(worker(), broadcasts=(broadcast("i" * 100),))
     widths = [len(one.rstrip()) for one in text(view, width=width).splitlines()]
     assert max(widths) <= min(width, 190)
@@ -154,12 +154,12 @@ def test_a_narrow_terminal_gets_what_fits(width: int) -> None:
     assert max(map(len, printed.splitlines())) <= width
 
 
-def test_broadcasts_fill_what_the_screen_has_left() -> None:
+def test_broadcasts_fill_the_remaining_screen() -> None:
     view = shown(worker(), broadcasts=tuple(broadcast(f"id-{number:02}") for number in range(40)), in_progress=64)
     for height, expected in ((24, 3), (30, 9)):
         printed = text(view, height=height)
         assert printed.count("id-") == expected
-        assert "Oldest of 64 in hand" in printed
+        assert "Oldest of 64 in progress" in printed
         assert len(printed.splitlines()) <= height
     assert text(view).count("id-") == 10
 
@@ -172,7 +172,7 @@ def test_progress_of_a_broadcast() -> None:
     assert line(" second ", view)[1:] == ["reading", "1,500", "750", "200", "0", "61"]
 
 
-def test_what_others_wrote_is_printed_and_not_obeyed() -> None:
+def test_control_characters_and_markup_in_remote_text_are_escaped() -> None:
     nasty = "\x1b[2J[red]\x07"
     bad = worker(state=State.NOT_READY, problems={"queue": nasty})
     printed = text(shown(bad, broadcasts=(broadcast("[bold]id", part=nasty),)))
@@ -182,7 +182,7 @@ def test_what_others_wrote_is_printed_and_not_obeyed() -> None:
     assert "\x07" not in printed
 
 
-def test_the_suspect_stands_out_and_nothing_is_dim() -> None:
+def test_suspect_figures_are_highlighted_and_zeros_are_dim() -> None:
     console = Console(file=io.StringIO(), width=100, force_terminal=True)
     suspect = shown(worker(its=replace(BUSY, gone=0.0), suspects=("rate_limit",)))
     styles = {part.text.strip(): str(part.style) for part in console.render(draw(suspect, console, at=AT))}

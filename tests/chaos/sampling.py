@@ -1,4 +1,4 @@
-"""Looking at a worker from outside while something else happens."""
+"""Observing a worker from outside while something else happens."""
 
 import asyncio
 import contextlib
@@ -9,18 +9,18 @@ from typing import Final, TypeVar
 from tests.worker_process import WorkerProcess
 
 T = TypeVar("T")
-EVERY_SECONDS: Final = 0.5
+SAMPLE_INTERVAL_SECONDS: Final = 0.5
 
 
 @asynccontextmanager
 async def sampled(read: Callable[[], Awaitable[T]]) -> AsyncIterator[list[T]]:
-    """What it reads at the start of the block, every half second, and at the end. Raises what reading raises."""
+    """Call `read` at the start of the block, every half second, and at the end. Its exceptions propagate."""
     samples: list[T] = []
 
     async def keep_sampling() -> None:
         while True:
             samples.append(await read())
-            await asyncio.sleep(EVERY_SECONDS)
+            await asyncio.sleep(SAMPLE_INTERVAL_SECONDS)
 
     task = asyncio.create_task(keep_sampling())
     try:
@@ -33,10 +33,10 @@ async def sampled(read: Callable[[], Awaitable[T]]) -> AsyncIterator[list[T]]:
 
 
 async def rate_limit(worker: WorkerProcess) -> float:
-    """Posts per second that the worker allows itself now."""
+    """The worker's current rate limit, in posts per second."""
     return await worker.metric("gatecast_post_rate_limit")
 
 
 async def is_ready(worker: WorkerProcess) -> bool:
-    """Whether it says that nothing stops deliveries."""
+    """Whether the worker reports itself ready."""
     return (await worker.get("/readyz"))[0] == 200

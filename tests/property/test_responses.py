@@ -1,4 +1,4 @@
-"""The answer parser takes any bytes, split anywhere: it finishes, asks for more or says that they are malformed."""
+"""The response parser accepts any bytes, split anywhere: it completes, needs more, or raises MalformedResponse."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.transport.responses import MAX_HEADERS, Answer, MalformedResponse, ResponseReader
-from worker.transport.responses import PLAIN_200 as ORDINARY_ANSWER
+from worker.transport.responses import MAX_HEADERS, PLAIN_200, MalformedResponse, Response, ResponseReader
 
-PLAIN_200 = (
+PLAIN_200_BYTES = (
     b"HTTP/1.1 200 OK\r\nDate: Tue, 24 Nov 2026 06:00:00 GMT\r\nContent-Type: application/json\r\n"
     b"Content-Length: 0\r\nConnection: keep-alive\r\nx-amzn-RequestId: 1a2b\r\n\r\n"
 )
@@ -21,8 +20,8 @@ BODIES = st.binary(max_size=200)
 
 
 @st.composite
-def answers(draw: st.DrawFn) -> tuple[bytes, Answer]:
-    """An answer as a server may send it, and what it says."""
+def responses(draw: st.DrawFn) -> tuple[bytes, Response]:
+    """The bytes of a response as a server may send it, and the parsed response."""
     status = draw(st.sampled_from([200, 201, 400, 403, 404, 410, 413, 429, 500, 503]))
     headers = draw(st.dictionaries(TOKENS, st.text("abc 0123=;/", max_size=20).map(str.strip), max_size=4))
     body = draw(BODIES)
@@ -41,13 +40,13 @@ def answers(draw: st.DrawFn) -> tuple[bytes, Answer]:
         encoded += b"0\r\n" + draw(st.sampled_from([b"", b"Trailer: x\r\n"])) + b"\r\n"
     interim = draw(st.sampled_from([b"", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early\r\nLink: x\r\n\r\n"]))
     head = "\r\n".join([f"HTTP/1.1 {status} Whatever", *lines]).encode()
-    return interim + head + b"\r\n\r\n" + encoded, Answer(status, {}, body, reusable=not close)
+    return interim + head + b"\r\n\r\n" + encoded, Response(status, {}, body, reusable=not close)
 
 
-def read(reader: ResponseReader, data: bytes) -> Answer | None:
-    """As the pool does it; the buffer holds older bytes behind the new ones."""
+def read(reader: ResponseReader, data: bytes) -> Response | None:
+    """Feeds data like the pool does; the buffer holds older bytes behind the new ones."""
     buffer = bytearray(data + b"\r\nContent-Length: 0\r\n\r\n")
-    return ORDINARY_ANSWER if reader.is_plain_200(buffer, len(data)) else reader.feed(data)
+    return PLAIN_200 if reader.is_plain_200(buffer, len(data)) else reader.feed(data)
 
 
 def pieces_of(data: bytes, cuts: list[int]) -> Iterator[bytes]:
@@ -56,31 +55,39 @@ def pieces_of(data: bytes, cuts: list[int]) -> Iterator[bytes]:
         yield data[start:end]
 
 
-@given(st.lists(answers(), min_size=1, max_size=3), st.lists(st.integers(0, 10_000), max_size=8))
-def test_split_anywhere_the_answer_is_the_same(sent: list[tuple[bytes, Answer]], cuts: list[int]) -> None:
+@given(st.lists(responses(), min_size=1, max_size=3), st.lists(st.integers(0, 10_000), max_size=8))
+def test_the_response_does_not_depend_on_where_it_is_split(sent: list[tuple[bytes, Response]], cuts: list[int]) -> None:
     reader = ResponseReader()
     for data, expected in sent:
         *early, last = pieces_of(data, cuts)
         for piece in early:
             assert read(reader, piece) is None
-        answer = read(reader, last)
-        assert answer is not None
-        assert (answer.status, answer.body, answer.reusable) == (expected.status, expected.body, expected.reusable)
+        response = read(reader, last)
+        assert response is not None
+        assert (response.status, response.body, response.reusable) == (
+            expected.status,
+            expected.body,
+            expected.reusable,
+        )
 
 
-@given(answers(), st.lists(st.integers(0, 10_000), max_size=8), st.integers(0, 250))
-def test_of_a_body_as_much_is_kept_as_is_wanted(sent: tuple[bytes, Answer], cuts: list[int], kept: int) -> None:
+@given(responses(), st.lists(st.integers(0, 10_000), max_size=8), st.integers(0, 250))
+def test_a_body_is_kept_up_to_the_limit(sent: tuple[bytes, Response], cuts: list[int], kept: int) -> None:
     data, expected = sent
     reader = ResponseReader(kept)
     for piece in pieces_of(data, cuts):
-        answer = read(reader, piece)
-    assert answer is not None
-    assert (answer.status, answer.body, answer.reusable) == (expected.status, expected.body[:kept], expected.reusable)
+        response = read(reader, piece)
+    assert response is not None
+    assert (response.status, response.body, response.reusable) == (
+        expected.status,
+        expected.body[:kept],
+        expected.reusable,
+    )
     assert not reader.begun
 
 
-@given(answers(), st.integers(1, 10_000))
-def test_a_response_has_begun_with_its_first_byte(sent: tuple[bytes, Answer], cut: int) -> None:
+@given(responses(), st.integers(1, 10_000))
+def test_a_response_has_begun_with_its_first_byte(sent: tuple[bytes, Response], cut: int) -> None:
     reader = ResponseReader()
     assert not reader.begun
     read(reader, sent[0][: min(cut, len(sent[0]) - 1)])
@@ -90,80 +97,80 @@ def test_a_response_has_begun_with_its_first_byte(sent: tuple[bytes, Answer], cu
 @pytest.mark.parametrize(
     "value", [b"a" + b" " * 60_000 + b"a", b" a" * 30_000, b"\t" * 60_000 + b"\0", b"a" + b" " * 60_000 + b"\n"]
 )
-def test_reading_a_header_takes_one_pass_whatever_it_holds(value: bytes) -> None:
-    """Thirty such heads would take minutes, if spaces were tried again from each of them."""
+def test_reading_a_header_takes_a_single_pass(value: bytes) -> None:
+    """With quadratic backtracking over spaces, thirty such heads would take minutes."""
     head = b"HTTP/1.1 410 Gone\r\nX-Padding:  " + value + b" \t\r\nContent-Length: 0\r\n\r\n"
     for _ in range(30):
         if value.endswith(b"a"):
-            answer = read(ResponseReader(), head)
-            assert answer is not None
-            assert answer.headers[b"x-padding"] == value.strip()
+            response = read(ResponseReader(), head)
+            assert response is not None
+            assert response.headers[b"x-padding"] == value.strip()
         else:
             with pytest.raises(MalformedResponse):
                 read(ResponseReader(), head)
 
 
 @pytest.mark.parametrize(("headers", "well_formed"), [(MAX_HEADERS - 1, True), (MAX_HEADERS, False), (16_000, False)])
-def test_headers_of_one_name_are_joined_but_not_without_end(headers: int, well_formed: bool) -> None:
+def test_headers_with_the_same_name_are_joined_up_to_a_limit(headers: int, well_formed: bool) -> None:
     head = b"HTTP/1.1 410 Gone\r\n" + b"a:\r\n" * headers + b"Content-Length: 0\r\n\r\n"
     if well_formed:
-        answer = read(ResponseReader(), head)
-        assert answer is not None
-        assert answer.headers[b"a"] == b", ".join([b""] * headers)
+        response = read(ResponseReader(), head)
+        assert response is not None
+        assert response.headers[b"a"] == b", ".join([b""] * headers)
     else:
         with pytest.raises(MalformedResponse, match="headers"):
             read(ResponseReader(), head)
 
 
-@pytest.mark.parametrize("cut", range(1, len(PLAIN_200)))
-def test_an_ordinary_answer_in_two_pieces(cut: int) -> None:
+@pytest.mark.parametrize("cut", range(1, len(PLAIN_200_BYTES)))
+def test_a_plain_200_in_two_pieces(cut: int) -> None:
     reader = ResponseReader()
-    assert read(reader, PLAIN_200[:cut]) is None
-    answer = read(reader, PLAIN_200[cut:])
-    assert answer is not None
-    assert (answer.status, answer.body, answer.reusable) == (200, b"", True)
+    assert read(reader, PLAIN_200_BYTES[:cut]) is None
+    response = read(reader, PLAIN_200_BYTES[cut:])
+    assert response is not None
+    assert (response.status, response.body, response.reusable) == (200, b"", True)
 
 
 @pytest.mark.parametrize("part", [b"HTTP/1.1 200", b"\r\nContent-Length: 0\r\n", b"\r\n\r\n"])
-def test_an_answer_that_differs_where_it_matters_is_not_ordinary(part: bytes) -> None:
+def test_a_response_with_another_status_or_framing_is_no_plain_200(part: bytes) -> None:
     reader = ResponseReader()
-    assert reader.is_plain_200(bytearray(PLAIN_200), len(PLAIN_200))
-    start = PLAIN_200.index(part)
+    assert reader.is_plain_200(bytearray(PLAIN_200_BYTES), len(PLAIN_200_BYTES))
+    start = PLAIN_200_BYTES.index(part)
     for at in range(start, start + len(part)):
-        changed = bytearray(PLAIN_200)
+        changed = bytearray(PLAIN_200_BYTES)
         changed[at] ^= 1
         assert not reader.is_plain_200(changed, len(changed))
-    assert reader.is_plain_200(bytearray(PLAIN_200), len(PLAIN_200))
+    assert reader.is_plain_200(bytearray(PLAIN_200_BYTES), len(PLAIN_200_BYTES))
 
 
-def test_a_body_may_follow_a_head_that_is_as_long_as_an_ordinary_answer() -> None:
+def test_a_body_may_follow_a_head_that_is_as_long_as_a_plain_200() -> None:
     reader = ResponseReader()
-    assert read(reader, PLAIN_200) is ORDINARY_ANSWER
-    assert read(reader, PLAIN_200.replace(b"Length: 0", b"Length: 2")) is None
-    answer = read(reader, b"{}")
-    assert answer is not None
-    assert answer.body == b"{}"
-    moved = PLAIN_200.replace(b"Content-Length: 0\r\n", b"").replace(b"Date", b"Content-Length: 0\r\nDate")
-    assert read(reader, moved) is ORDINARY_ANSWER
-    assert read(reader, PLAIN_200) is ORDINARY_ANSWER
+    assert read(reader, PLAIN_200_BYTES) is PLAIN_200
+    assert read(reader, PLAIN_200_BYTES.replace(b"Length: 0", b"Length: 2")) is None
+    response = read(reader, b"{}")
+    assert response is not None
+    assert response.body == b"{}"
+    moved = PLAIN_200_BYTES.replace(b"Content-Length: 0\r\n", b"").replace(b"Date", b"Content-Length: 0\r\nDate")
+    assert read(reader, moved) is PLAIN_200
+    assert read(reader, PLAIN_200_BYTES) is PLAIN_200
 
 
 @given(st.lists(st.binary(min_size=1, max_size=200), max_size=6))
-def test_garbage_never_raises_anything_else(pieces: list[bytes]) -> None:
+def test_garbage_raises_nothing_but_malformed_response(pieces: list[bytes]) -> None:
     feed_all(pieces)
 
 
-@given(st.integers(0, len(PLAIN_200) - 1), st.binary(max_size=6), st.lists(st.integers(0, 1000), max_size=3))
-def test_mutated_answers_never_raise_anything_else(at: int, inserted: bytes, cuts: list[int]) -> None:
-    feed_all(list(pieces_of(PLAIN_200[:at] + inserted + PLAIN_200[at + len(inserted) :], cuts)))
+@given(st.integers(0, len(PLAIN_200_BYTES) - 1), st.binary(max_size=6), st.lists(st.integers(0, 1000), max_size=3))
+def test_mutated_responses_raise_nothing_but_malformed_response(at: int, inserted: bytes, cuts: list[int]) -> None:
+    feed_all(list(pieces_of(PLAIN_200_BYTES[:at] + inserted + PLAIN_200_BYTES[at + len(inserted) :], cuts)))
 
 
 def feed_all(pieces: list[bytes]) -> None:
     reader = ResponseReader()
     try:
         for piece in [*pieces, b""]:
-            answer = read(reader, piece)
-            assert answer is None or 100 <= answer.status <= 999
+            response = read(reader, piece)
+            assert response is None or 100 <= response.status <= 999
     except MalformedResponse:
         pass
 
@@ -187,30 +194,30 @@ def feed_all(pieces: list[bytes]) -> None:
         b"SSH-2.0-x\r\n",
     ],
 )  # fmt: skip
-def test_what_is_malformed(data: bytes) -> None:
+def test_malformed_responses(data: bytes) -> None:
     with pytest.raises(MalformedResponse):
         read(ResponseReader(), data)
 
 
-def test_an_answer_without_length_ends_with_the_connection() -> None:
+def test_a_response_without_length_ends_with_the_connection() -> None:
     reader = ResponseReader()
     assert read(reader, b"HTTP/1.1 410 Gone\r\n\r\nbo") is None
     assert read(reader, b"dy") is None
-    assert read(reader, b"") == Answer(410, {}, b"body", reusable=False)
+    assert read(reader, b"") == Response(410, {}, b"body", reusable=False)
 
 
-def test_http_1_0_is_not_kept_alive_unless_it_says_so() -> None:
+def test_http_1_0_is_kept_alive_only_with_a_keep_alive_header() -> None:
     assert not reusable(b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n")
     assert reusable(b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: Keep-Alive\r\n\r\n")
 
 
 def reusable(data: bytes) -> bool:
-    answer = read(ResponseReader(), data)
-    assert answer is not None
-    return answer.reusable
+    response = read(ResponseReader(), data)
+    assert response is not None
+    return response.reusable
 
 
 def test_no_content_has_no_body() -> None:
-    answer = read(ResponseReader(), b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n")
-    assert answer is not None
-    assert answer.body == b""
+    response = read(ResponseReader(), b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n")
+    assert response is not None
+    assert response.body == b""

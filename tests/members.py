@@ -1,4 +1,4 @@
-"""Members of rooms, written as the contract has them: tests know the table's items, never the worker's insides."""
+"""Room members, written to the table as the contract describes its items, without the code under test."""
 
 import time
 from collections.abc import Sequence
@@ -8,25 +8,38 @@ from gatecast import table as keys
 
 _EXPIRES_IN_SECONDS: Final = 24 * 3600
 _AGE_MS: Final = 3_600_000
-_END_OF_AN_ID: Final = "AbCdEf="
+_ID_SUFFIX: Final = "AbCdEf="
 
 
 def connection_ids(count: int, prefix: str = "c") -> list[str]:
-    """As API Gateway makes them: base64-like, with an `=` at the end."""
-    return [f"{prefix}{number:06d}{_END_OF_AN_ID}" for number in range(count)]
+    """Connection ids as API Gateway creates them: base64-like, ending in `=`."""
+    return [f"{prefix}{number:06d}{_ID_SUFFIX}" for number in range(count)]
 
 
 def is_client(connection_id: str) -> bool:
-    """Whether it is one of `connection_ids`: for the stand-in for `@connections`, all others do not exist."""
-    return connection_id.endswith(_END_OF_AN_ID)
+    """Whether it is one of `connection_ids`: for the chaos tests' `@connections` endpoint no others exist."""
+    return connection_id.endswith(_ID_SUFFIX)
 
 
 def write_members(
-    dynamodb: Any, table: str, room: str, ids: Sequence[str], *, memberships_only: bool = False, shards: int = 1
+    dynamodb: Any,
+    table: str,
+    room: str,
+    ids: Sequence[str],
+    *,
+    shards: int = 1,
+    memberships_only: bool = False,
+    joined_at_ms: int | None = None,
+    expires_in_seconds: int = _EXPIRES_IN_SECONDS,
 ) -> None:
-    """Members that joined an hour ago. `memberships_only` is quicker, and enough where nobody is reaped."""
-    joined_at_ms = int(time.time() * 1000) - _AGE_MS
-    expires_at = int(time.time()) + _EXPIRES_IN_SECONDS
+    """Write the connection, membership and joined-room items of these members, who joined an hour ago by default.
+
+    `memberships_only` is faster, and sufficient where no member is reaped. With several `shards` the room's settings
+    are written, too.
+    """
+    if joined_at_ms is None:
+        joined_at_ms = int(time.time() * 1000) - _AGE_MS
+    expires_at = int(time.time()) + expires_in_seconds
     items: list[dict[str, Any]] = []
     if shards > 1:
         settings = {"shards": {"N": str(shards)}, "join_shards": {"N": str(shards)}}
@@ -40,12 +53,12 @@ def write_members(
     for start in range(0, len(items), keys.MAX_BATCH_WRITE):
         requests = [{"PutRequest": {"Item": item}} for item in items[start : start + keys.MAX_BATCH_WRITE]]
         while requests:
-            answer = dynamodb.batch_write_item(RequestItems={table: requests})
-            requests = answer["UnprocessedItems"].get(table, [])
+            response = dynamodb.batch_write_item(RequestItems={table: requests})
+            requests = response["UnprocessedItems"].get(table, [])
 
 
 def items_left(dynamodb: Any, table: str, room: str, ids: Sequence[str], *, shards: int = 1) -> int:
-    """How many of the connection and membership items of these connections exist."""
+    """How many of the connection and membership items of these connections still exist."""
     found = 0
     for start in range(0, len(ids), 50):
         wanted = [
@@ -56,6 +69,6 @@ def items_left(dynamodb: Any, table: str, room: str, ids: Sequence[str], *, shar
                 keys.key(keys.room_pk(room, keys.shard_of(each, shards)), each),
             )
         ]
-        answer = dynamodb.batch_get_item(RequestItems={table: {"Keys": wanted, "ConsistentRead": True}})
-        found += len(answer["Responses"].get(table, ()))
+        response = dynamodb.batch_get_item(RequestItems={table: {"Keys": wanted, "ConsistentRead": True}})
+        found += len(response["Responses"].get(table, ()))
     return found

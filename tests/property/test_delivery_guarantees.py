@@ -1,7 +1,7 @@
-"""Whatever happens when: every member is reached, nobody needlessly often, and what is missed is a dead letter.
+"""Under any sequence of faults every member is reached, none more often than needed, and every miss is a dead letter.
 
-The real worker in virtual time (`tests.simulation`). Hypothesis chooses the room, what its members answer, and what
-befalls the workers and when.
+The real worker in virtual time (`tests.simulation`). Hypothesis chooses the room, the responses of its members, and
+which faults hit the workers and when.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gatecast import Broadcast, decode
-from tests.simulation import CONNECTIONS, SimulatedWorker, World, members_of, run, until_empty
+from tests.simulation import CONNECTIONS, SimulatedWorker, World, make_members, run, until_empty
 from worker.decisions.checkpoint import WINDOW
 
 HARMLESS = ("terminate", "second worker", "published again", "moved back")
@@ -21,8 +21,8 @@ BROADCAST = Broadcast(id="one", room="room", data="x")
 PLANS = st.lists(st.tuples(st.floats(0, 3), EVENTS), max_size=8)
 
 
-async def befall(world: World, plan: list[tuple[float, str]]) -> list[SimulatedWorker]:
-    """Goes through the plan; whoever is running at its end is returned."""
+async def apply_plan(world: World, plan: list[tuple[float, str]]) -> list[SimulatedWorker]:
+    """Apply the events of the plan. Returns the workers that are running at its end."""
     workers = [SimulatedWorker(world)]
     for seconds, event in plan:
         await asyncio.sleep(seconds)
@@ -56,48 +56,48 @@ async def befall(world: World, plan: list[tuple[float, str]]) -> list[SimulatedW
     plan=PLANS,
     seed=st.integers(0, 1_000_000),
 )
-def test_whatever_happens_every_member_is_reached_or_a_dead_letter(
+def test_under_any_faults_every_member_is_reached_or_a_dead_letter(
     count: int, slow: float, gone: float, flaky: float, plan: list[tuple[float, str]], seed: int
 ) -> None:
     rng = random.Random(seed)
-    members = members_of(count)
+    members = make_members(count)
     kinds = {member: rng.random() for member in members}
-    slow_ones = {member for member, kind in kinds.items() if kind < slow and member != "c000000="}
-    gone_ones = {member for member, kind in kinds.items() if kind > 1 - gone}
+    slow_members = {member for member, kind in kinds.items() if kind < slow and member != "c000000="}
+    gone_members = {member for member, kind in kinds.items() if kind > 1 - gone}
 
-    def answer(connection_id: str, _nth: int) -> int | None:
-        if connection_id in slow_ones:
+    def respond(connection_id: str, _nth: int) -> int | None:
+        if connection_id in slow_members:
             return 429
-        if connection_id in gone_ones:
+        if connection_id in gone_members:
             return 410
         return rng.choice([503, None]) if rng.random() < flaky else 200
 
-    world = World(dict(members), answer=answer, rng=random.Random(seed))
-    reach = set(members) - slow_ones - gone_ones
+    world = World(dict(members), respond=respond, rng=random.Random(seed))
+    reachable = set(members) - slow_members - gone_members
     disturbed = [event for _, event in plan if event not in HARMLESS]
 
     async def simulation() -> None:
         world.publish(BROADCAST)
-        workers = await befall(world, plan)
+        workers = await apply_plan(world, plan)
         await until_empty(world)
         for worker in workers:
             await worker.terminate()
 
     run(simulation())
     missed = {each for letter in world.dead_letters for each in decode(letter.body).connections or ()}
-    assert reach <= set(world.delivered)
-    assert slow_ones <= missed
-    assert not missed & (set(world.delivered) | gone_ones)
+    assert reachable <= set(world.delivered)
+    assert slow_members <= missed
+    assert not missed & (set(world.delivered) | gone_members)
     repeated = sum(times - 1 for times in world.delivered.values())
     assert repeated <= len(disturbed) * (WINDOW + CONNECTIONS)
     if not disturbed:
         assert repeated == 0
 
 
-def test_one_410_does_not_hide_that_nothing_succeeds() -> None:
-    """Single bad connections in every slot, and a gone one among them: nothing looks as if all failed alike."""
-    answers = {"bad": 400, "gon": 410}
-    world = World(members_of(5), answer=lambda each, _: answers.get(each[:3], 200), rng=random.Random(5))
+def test_a_410_does_not_hide_that_no_post_succeeds() -> None:
+    """A bad connection in every place, and a gone one among them: the failures are not all alike."""
+    statuses = {"bad": 400, "gon": 410}
+    world = World(make_members(5), respond=lambda each, _: statuses.get(each[:3], 200), rng=random.Random(5))
     named = [f"bad{number}" for number in range(63)] + ["gone", "bad64"]
 
     async def simulation() -> None:
@@ -114,21 +114,21 @@ def test_one_410_does_not_hide_that_nothing_succeeds() -> None:
 
 
 def test_an_outage_dead_letters_nothing_on_a_fifo_queue() -> None:
-    """Messages that wait for their turn are released and received again and again, without ever being tried."""
+    """Messages that wait behind others are released and received many times without being attempted."""
     down = True
-    world = World(members_of(30), answer=lambda _id, _nth: 503 if down else 200, rng=random.Random(6), fifo=True)
+    world = World(make_members(30), respond=lambda _id, _nth: 503 if down else 200, rng=random.Random(6), fifo=True)
 
     async def simulation() -> None:
         nonlocal down
         for number in range(10):
             world.publish(Broadcast(id=f"b{number}", room="room", data="x"))
-            world.messages[-1].receives = 150
+            world.messages[-1].receive_count = 150
         for _ in range(10):
             worker = SimulatedWorker(world, max_broadcasts=10)
             await asyncio.sleep(60)
             await worker.terminate()
         worker = SimulatedWorker(world, max_broadcasts=10)
-        assert max(message.receives for message in world.messages[1:]) > 151
+        assert max(message.receive_count for message in world.messages[1:]) > 151
         down = False
         await until_empty(world)
         await worker.terminate()
@@ -138,8 +138,8 @@ def test_an_outage_dead_letters_nothing_on_a_fifo_queue() -> None:
     assert not world.dead_letters
 
 
-def test_after_an_outage_nothing_is_in_trouble_any_more() -> None:
-    world = World(members_of(3), rng=random.Random(7))
+def test_after_an_outage_no_problem_remains() -> None:
+    world = World(make_members(3), rng=random.Random(7))
 
     async def simulation() -> None:
         worker = SimulatedWorker(world, visibility_seconds=5)
@@ -160,7 +160,7 @@ def test_after_an_outage_nothing_is_in_trouble_any_more() -> None:
 
 @pytest.mark.parametrize("moment", [0.01, 0.05, 0.1, 0.2, 0.35, 0.5, 0.8])
 def test_each_kill_repeats_no_more_than_the_window_and_what_is_in_flight(moment: float) -> None:
-    world = World(members_of(5_000), rng=random.Random(1))
+    world = World(make_members(5_000), rng=random.Random(1))
 
     async def simulation() -> None:
         world.publish(Broadcast(id="one", room="room", data="x"))
@@ -176,21 +176,23 @@ def test_each_kill_repeats_no_more_than_the_window_and_what_is_in_flight(moment:
         await worker.terminate()
 
     run(simulation())
-    assert set(world.delivered) == set(members_of(5_000))
+    assert set(world.delivered) == set(make_members(5_000))
 
 
-def test_broadcasts_that_can_never_succeed_keep_no_other_from_being_received() -> None:
-    """They fill every slot and fail for all, which looks as if the endpoint did; what they miss is a dead letter."""
-    world = World(members_of(50), answer=lambda each, _: 400 if each.startswith("bad") else 200, rng=random.Random(4))
+def test_broadcasts_that_cannot_succeed_do_not_block_others() -> None:
+    """They hold every place and fail for every member, as in an endpoint outage; their misses become dead letters."""
+    world = World(
+        make_members(50), respond=lambda each, _: 400 if each.startswith("bad") else 200, rng=random.Random(4)
+    )
     bad = [tuple(f"bad{broadcast}-{number}" for number in range(15)) for broadcast in range(4)]
-    world.made_up = lambda: 400  # it does not tell either
+    world.reference_status = lambda: 400  # reference posts give no evidence either
 
     async def simulation() -> None:
         for number, ids in enumerate(bad):
             world.publish(Broadcast(id=f"bad-{number}", connections=ids, data="x"))
         worker = SimulatedWorker(world, max_broadcasts=4)
         await asyncio.sleep(30)
-        assert worker.core.engine.endpoint.holding
+        assert worker.real_worker.engine.endpoint.holding
         world.publish(Broadcast(id="good-0", room="room", data="x"))
         for number in range(1, 10):
             await asyncio.sleep(30)
@@ -205,12 +207,12 @@ def test_broadcasts_that_can_never_succeed_keep_no_other_from_being_received() -
     )
 
 
-def test_a_stop_repeats_nothing_whenever_it_comes() -> None:
-    world = World(members_of(5_000), rng=random.Random(2))
+def test_a_stop_at_any_time_repeats_nothing() -> None:
+    world = World(make_members(5_000), rng=random.Random(2))
 
     async def simulation() -> None:
         world.publish(Broadcast(id="one", room="room", data="x"))
-        while len(world.delivered) < len(members_of(5_000)):
+        while len(world.delivered) < len(make_members(5_000)):
             worker = SimulatedWorker(world)
             await asyncio.sleep(0.2 * world.rng.random())
             await worker.terminate()
@@ -222,17 +224,17 @@ def test_a_stop_repeats_nothing_whenever_it_comes() -> None:
     assert set(world.delivered.values()) == {1}
 
 
-def test_dead_letters_sent_again_reach_exactly_those_that_were_missed() -> None:
-    members = members_of(300)
-    refusing = set(list(members)[::7])
-    world = World(dict(members), answer=lambda each, _nth: 403 if each in refusing else 200)
+def test_redriven_dead_letters_reach_exactly_the_missed_members() -> None:
+    members = make_members(300)
+    rejecting = set(list(members)[::7])
+    world = World(dict(members), respond=lambda each, _nth: 403 if each in rejecting else 200)
 
     async def simulation() -> None:
         world.publish(Broadcast(id="one", room="room", data="x"))
         worker = SimulatedWorker(world)
         await until_empty(world)
-        assert set(world.delivered) == set(members) - refusing
-        world.answer = lambda _each, _nth: 200
+        assert set(world.delivered) == set(members) - rejecting
+        world.respond = lambda _each, _nth: 200
         for letter in world.dead_letters * 2:
             world.publish(decode(letter.body))
         await until_empty(world)
@@ -243,8 +245,8 @@ def test_dead_letters_sent_again_reach_exactly_those_that_were_missed() -> None:
     assert set(world.delivered) == set(members)
 
 
-def test_one_who_never_gets_it_through_is_received_a_hundred_times_and_then_a_dead_letter() -> None:
-    world = World(members_of(3), answer=lambda _each, _nth: None)
+def test_broadcast_without_progress_is_dead_lettered_after_100_receives() -> None:
+    world = World(make_members(3), respond=lambda _each, _nth: None)
 
     async def simulation() -> None:
         world.publish(Broadcast(id="one", room="room", data="x"))
@@ -258,7 +260,7 @@ def test_one_who_never_gets_it_through_is_received_a_hundred_times_and_then_a_de
         await until_empty(world)
         await worker.terminate()
         [letter] = world.dead_letters
-        world.answer = lambda _each, _nth: 200
+        world.respond = lambda _each, _nth: 200
         world.publish(decode(letter.body))
         worker = SimulatedWorker(world)
         await until_empty(world)
@@ -269,8 +271,8 @@ def test_one_who_never_gets_it_through_is_received_a_hundred_times_and_then_a_de
     assert len(world.delivered) == 3
 
 
-def test_while_all_answer_410_nobody_is_removed() -> None:
-    world = World(members_of(100), answer=lambda _each, _nth: 410)
+def test_while_every_post_returns_410_no_member_is_removed() -> None:
+    world = World(make_members(100), respond=lambda _each, _nth: 410)
 
     async def simulation() -> None:
         world.publish(Broadcast(id="one", room="room", data="x"))
@@ -281,18 +283,18 @@ def test_while_all_answer_410_nobody_is_removed() -> None:
 
     run(simulation())
     assert not world.removed
-    assert len(world.members) == 100
+    assert len(world.current_members("room")) == 100
 
 
-def test_what_was_gone_while_all_were_is_not_removed_after_the_recovery() -> None:
-    world = World(members_of(100), answer=lambda _each, _nth: 410)
+def test_members_gone_during_an_outage_are_not_removed_after_it() -> None:
+    world = World(make_members(100), respond=lambda _each, _nth: 410)
 
     async def simulation() -> None:
         world.publish(Broadcast(id="one", room="room", data="x"))
         worker = SimulatedWorker(world)
         await asyncio.sleep(1)
         assert len(world.posts) == 100
-        world.answer = lambda _each, _nth: 200
+        world.respond = lambda _each, _nth: 200
         world.publish(Broadcast(id="two", room="room", data="x"))
         await until_empty(world)
         await worker.terminate()
@@ -302,10 +304,10 @@ def test_what_was_gone_while_all_were_is_not_removed_after_the_recovery() -> Non
     assert len(world.delivered) == 100
 
 
-def test_a_new_worker_removes_whom_it_finds_gone_among_others() -> None:
-    members = members_of(100)
+def test_a_new_worker_removes_gone_members_while_others_are_delivered() -> None:
+    members = make_members(100)
     gone = set(list(members)[::3])
-    world = World(dict(members), answer=lambda each, _nth: 410 if each in gone else 200)
+    world = World(dict(members), respond=lambda each, _nth: 410 if each in gone else 200)
 
     async def simulation() -> None:
         world.publish(Broadcast(id="one", room="room", data="x"))
@@ -315,13 +317,13 @@ def test_a_new_worker_removes_whom_it_finds_gone_among_others() -> None:
 
     run(simulation())
     assert world.removed == gone
-    assert set(world.members) == set(members) - gone
+    assert world.current_members("room") == set(members) - gone
 
 
-def test_slow_members_alone_on_a_quiet_worker_become_dead_letters() -> None:
-    members = members_of(1_500)
+def test_slow_members_on_a_quiet_worker_become_dead_letters() -> None:
+    members = make_members(1_500)
     slow = set(list(members)[:700])
-    world = World(dict(members), answer=lambda each, _nth: 429 if each in slow else 200)
+    world = World(dict(members), respond=lambda each, _nth: 429 if each in slow else 200)
 
     async def simulation() -> None:
         world.publish(Broadcast(id="one", room="room", data="x"))
@@ -336,8 +338,8 @@ def test_slow_members_alone_on_a_quiet_worker_become_dead_letters() -> None:
     assert set(world.delivered.values()) == {1}
 
 
-def test_bad_ids_do_not_hold_up_a_good_room() -> None:
-    world = World(members_of(50), answer=lambda each, _nth: 200 if each.startswith("c") else 400)
+def test_bad_ids_do_not_hold_up_a_healthy_room() -> None:
+    world = World(make_members(50), respond=lambda each, _nth: 200 if each.startswith("c") else 400)
 
     async def simulation() -> None:
         world.publish(Broadcast(id="bad", connections=tuple(f"bad{number}" for number in range(500)), data="x"))

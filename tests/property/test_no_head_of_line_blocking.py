@@ -1,4 +1,4 @@
-"""What fails, hangs or waits holds up neither checkpoints nor a stop, nor other broadcasts. In virtual time."""
+"""Failing, hanging and waiting calls block neither checkpoints nor a stop nor other broadcasts. In virtual time."""
 
 import asyncio
 import random
@@ -7,7 +7,7 @@ import pytest
 
 from gatecast import Broadcast
 from gatecast.broadcast import MAX_BODY_BYTES, encode
-from tests.simulation import CONNECTIONS, EPOCH, SimulatedWorker, World, members_of, run, until_empty
+from tests.simulation import CONNECTIONS, EPOCH, SimulatedWorker, World, make_members, run, until_empty
 from worker.decisions.checkpoint import WINDOW
 
 STOPS = pytest.mark.parametrize("stop", ["terminate", "kill"])
@@ -18,7 +18,7 @@ def repeats(world: World) -> int:
 
 
 async def another_finishes(world: World, worker: SimulatedWorker, stop: str) -> None:
-    """The worker stops, without waiting much longer than for answers, and another one takes over."""
+    """Stop the worker, which must not take much longer than its responses; another one finishes the broadcast."""
     stopped_at = world.now()
     await getattr(worker, stop)()
     assert world.now() - stopped_at < 15
@@ -30,7 +30,7 @@ async def another_finishes(world: World, worker: SimulatedWorker, stop: str) -> 
 
 @STOPS
 def test_a_dead_letter_queue_that_is_down(stop: str) -> None:
-    world = World(members_of(900), answer=lambda each, _: 413 if each == "c000000=" else 200)
+    world = World(make_members(900), respond=lambda each, _: 413 if each == "c000000=" else 200)
 
     async def simulation() -> None:
         world.broken.add("dead letters")
@@ -45,16 +45,16 @@ def test_a_dead_letter_queue_that_is_down(stop: str) -> None:
     assert len(world.dead_letters) == 1
 
 
-def test_a_dead_letter_that_is_refused() -> None:
-    """Its broadcast stays on the queue, and goes on from where it was."""
-    world = World(members_of(900), answer=lambda each, _: 413 if each == "c000000=" else 200)
+def test_a_dead_letter_that_is_rejected() -> None:
+    """Its broadcast stays on the queue and resumes where it stopped."""
+    world = World(make_members(900), respond=lambda each, _: 413 if each == "c000000=" else 200)
 
     async def simulation() -> None:
-        world.broken.add("letters refused")
+        world.broken.add("letters rejected")
         world.publish(Broadcast(id="one", room="room", data="x"))
         worker = SimulatedWorker(world)
         await asyncio.sleep(200)
-        assert world.messages[0].receives > 3
+        assert world.messages[0].receive_count > 3
         await another_finishes(world, worker, "terminate")
 
     run(simulation())
@@ -65,7 +65,7 @@ def test_a_dead_letter_that_is_refused() -> None:
 
 @STOPS
 def test_a_remainder_that_cannot_be_sent(stop: str) -> None:
-    world = World(members_of(3_000), answer=lambda each, _: 429 if int(each[1:7]) % 5 == 0 else 200)
+    world = World(make_members(3_000), respond=lambda each, _: 429 if int(each[1:7]) % 5 == 0 else 200)
 
     async def simulation() -> None:
         world.broken.add("send")
@@ -81,17 +81,17 @@ def test_a_remainder_that_cannot_be_sent(stop: str) -> None:
 
 
 def test_a_stop_while_pages_cannot_be_read() -> None:
-    """Members that an earlier worker had taken up are delivered meanwhile."""
-    answers = 503
-    world = World(members_of(3_000), answer=lambda _each, _nth: answers)
+    """Members that an earlier worker had started are delivered meanwhile."""
+    status = 503
+    world = World(make_members(3_000), respond=lambda _each, _nth: status)
 
     async def simulation() -> None:
-        nonlocal answers
+        nonlocal status
         world.publish(Broadcast(id="one", room="room", data="x"))
         worker = SimulatedWorker(world)
         await asyncio.sleep(3)
         await worker.terminate()
-        answers = 200
+        status = 200
         world.broken.add("page")
         worker = SimulatedWorker(world)
         await asyncio.sleep(60)
@@ -104,16 +104,16 @@ def test_a_stop_while_pages_cannot_be_read() -> None:
 
 
 @STOPS
-def test_a_room_that_gets_more_shards_meanwhile(stop: str) -> None:
-    """What was begun on one shard goes on there: parts would begin anew."""
-    world = World(members_of(20_000))
+def test_a_room_that_gets_more_shards_during_a_broadcast(stop: str) -> None:
+    """A broadcast that started on one shard continues there: parts would start from the beginning."""
+    world = World(make_members(20_000))
 
     async def simulation() -> None:
         world.publish(Broadcast(id="one", room="room", data="x"))
         worker = SimulatedWorker(world)
         await asyncio.sleep(2.5)
         assert 5_000 < len(world.delivered) < 20_000
-        world.shards = 2
+        world.set_shards("room", 2)
         await another_finishes(world, worker, stop)
 
     run(simulation())
@@ -121,8 +121,8 @@ def test_a_room_that_gets_more_shards_meanwhile(stop: str) -> None:
     assert repeats(world) <= (0 if stop == "terminate" else WINDOW + CONNECTIONS)
 
 
-def test_answers_may_take_nearly_all_of_a_drain() -> None:
-    world = World(members_of(5), latency=lambda: 4.0)
+def test_responses_may_take_nearly_all_of_a_drain() -> None:
+    world = World(make_members(5), latency=lambda: 4.0)
 
     async def simulation() -> None:
         world.publish(Broadcast(id="one", room="room", data="x"))
@@ -135,9 +135,9 @@ def test_answers_may_take_nearly_all_of_a_drain() -> None:
     assert repeats(world) == 0
 
 
-def test_a_rejected_member_does_not_keep_a_slow_one_from_making_room() -> None:
-    answers = {"c000000=": 429, "c000001=": 413}
-    world = World(members_of(50), answer=lambda each, _: answers.get(each, 200), rng=random.Random(1))
+def test_a_rejected_member_does_not_keep_a_broadcast_from_parking() -> None:
+    statuses = {"c000000=": 429, "c000001=": 413}
+    world = World(make_members(50), respond=lambda each, _: statuses.get(each, 200), rng=random.Random(1))
 
     async def simulation() -> None:
         world.publish(Broadcast(id="one", room="room", data="x"))
@@ -152,8 +152,8 @@ def test_a_rejected_member_does_not_keep_a_slow_one_from_making_room() -> None:
 
 
 def test_a_room_whose_first_members_all_fail() -> None:
-    """They look as if the endpoint failed for all, until the probes come to one that does not."""
-    world = World(members_of(400), answer=lambda each, _: 500 if each < "c000300=" else 200)
+    """It looks as if the endpoint failed for every connection, until the probes reach one that works."""
+    world = World(make_members(400), respond=lambda each, _: 500 if each < "c000300=" else 200)
 
     async def simulation() -> None:
         world.publish(Broadcast(id="one", room="room", data="x"))
@@ -167,12 +167,12 @@ def test_a_room_whose_first_members_all_fail() -> None:
     assert repeats(world) == 0
 
 
-def test_when_403_for_all_ends_late_answers_reject_nobody() -> None:
-    """Some that were refused before answer after the first that succeeded."""
+def test_late_403s_after_an_endpoint_outage_reject_no_member() -> None:
+    """Some 403 responses arrive after the first success."""
     rng = random.Random(1)
-    world = World(members_of(600), latency=lambda: rng.uniform(0.02, 2.0), rng=rng)
-    world.answer = lambda _each, _nth: 403 if 50 < world.now() < 110 else 200
-    world.made_up = lambda: 403 if 50 < world.now() < 110 else 410
+    world = World(make_members(600), latency=lambda: rng.uniform(0.02, 2.0), rng=rng)
+    world.respond = lambda _each, _nth: 403 if 50 < world.now() < 110 else 200
+    world.reference_status = lambda: 403 if 50 < world.now() < 110 else 410
 
     async def simulation() -> None:
         world.publish(Broadcast(id="before", room="room", data="x"))
@@ -187,8 +187,8 @@ def test_when_403_for_all_ends_late_answers_reject_nobody() -> None:
     assert world.delivered == dict.fromkeys(world.members, 2)
 
 
-def test_one_client_that_fails_makes_no_worker_unready() -> None:
-    world = World(members_of(2), answer=lambda each, _: 500 if each == "c000000=" else 200)
+def test_one_failing_client_does_not_make_the_worker_unready() -> None:
+    world = World(make_members(2), respond=lambda each, _: 500 if each == "c000000=" else 200)
 
     async def simulation() -> None:
         worker = SimulatedWorker(world)
@@ -203,9 +203,9 @@ def test_one_client_that_fails_makes_no_worker_unready() -> None:
     assert len(world.dead_letters) == 1
 
 
-def test_a_stop_is_no_progress() -> None:
-    """A broadcast that nobody can be reached by ends as a dead letter, however gently its workers end."""
-    world = World(members_of(3), answer=lambda _each, _nth: 500)
+def test_a_stop_does_not_count_as_progress() -> None:
+    """A broadcast that reaches no member ends as a dead letter, even if its workers stop gracefully."""
+    world = World(make_members(3), respond=lambda _each, _nth: 500)
 
     async def simulation() -> None:
         world.publish(Broadcast(id="one", room="room", data="x"))
@@ -220,12 +220,12 @@ def test_a_stop_is_no_progress() -> None:
     assert not world.messages
 
 
-def test_what_nobody_claimed_in_a_hundred_receives_is_a_dead_letter() -> None:
-    world = World(members_of(3))
+def test_a_broadcast_not_claimed_within_100_receives_is_dead_lettered() -> None:
+    world = World(make_members(3))
 
     async def simulation() -> None:
         world.publish(Broadcast(id="one", room="room", data="x"))
-        world.messages[0].receives = 100
+        world.messages[0].receive_count = 100
         worker = SimulatedWorker(world)
         await until_empty(world)
         await worker.terminate()
@@ -240,7 +240,8 @@ def test_the_longest_broadcast_to_a_room_of_shards() -> None:
     broadcast = Broadcast(
         id="one", room="room", data="x", except_=("x" * (MAX_BODY_BYTES - len(encode(broadcast).encode())),)
     )
-    world = World(members_of(3), shards=2)
+    world = World(make_members(3))
+    world.set_shards("room", 2)
 
     async def simulation() -> None:
         world.publish(broadcast)
@@ -252,13 +253,13 @@ def test_the_longest_broadcast_to_a_room_of_shards() -> None:
     assert len(world.delivered) == 3
 
 
-def test_those_who_are_left_out_do_not_expire() -> None:
-    members = members_of(100)
+def test_excepted_members_do_not_count_as_expired() -> None:
+    members = make_members(100)
     world = World(members, latency=lambda: 5.0)
 
     async def simulation() -> None:
-        left_out, expires_at_ms = tuple(members)[-30:], int((EPOCH + 2) * 1000)
-        world.publish(Broadcast(id="one", room="room", data="x", except_=left_out, expires_at_ms=expires_at_ms))
+        excepted, expires_at_ms = tuple(members)[-30:], int((EPOCH + 2) * 1000)
+        world.publish(Broadcast(id="one", room="room", data="x", except_=excepted, expires_at_ms=expires_at_ms))
         worker = SimulatedWorker(world)
         await until_empty(world)
         await worker.terminate()

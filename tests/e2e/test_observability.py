@@ -1,4 +1,4 @@
-"""What an operator sees of a worker process: its log, its metrics, its broadcasts in hand."""
+"""A worker process as an operator sees it: its log, its metrics, its broadcasts in progress."""
 
 import json
 import time
@@ -9,8 +9,8 @@ import pytest
 
 from gatecast import Broadcast, Publisher
 from local.resources import Queues
-from tests.chaos.rooms import connection_ids, write_members
 from tests.connections_endpoint import ConnectionsEndpoint
+from tests.members import connection_ids, write_members
 from tests.worker_fixtures import Launch
 from tests.worker_process import CHECKOUT, eventually
 
@@ -28,7 +28,7 @@ def defective(self, room, shard, after=""):
 
 Table.begin_page = defective
 """
-"""A mistake of ours, for whatever others do makes none; Python runs it before the worker's own program."""
+"""A programming error, to provoke a traceback. Python runs it, as sitecustomize, before the worker's own program."""
 
 
 def lines_of(log: Path) -> list[dict[str, Any]]:
@@ -47,10 +47,10 @@ async def test_the_log_names_broadcasts_and_holds_no_payload_token_or_credential
     log_format: str,
     tmp_path: Path,
 ) -> None:
-    """Whatever goes wrong: poison, refusals, misses, a dead endpoint, damage, a mistake of ours with a traceback."""
+    """In every kind of failure: poison, rejected and missed deliveries, a dead endpoint, damage, a traceback."""
     (tmp_path / "sitecustomize.py").write_text(DEFECT)
     everyone = connection_ids(40)
-    refused = set(everyone[:3])
+    rejected = set(everyone[:3])
     write_members(dynamodb, table, "lobby", everyone)
     worker = launch(
         GATECAST_LOG_FORMAT=log_format,
@@ -61,7 +61,7 @@ async def test_the_log_names_broadcasts_and_holds_no_payload_token_or_credential
     await worker.ready()
     publisher = Publisher(sqs, queues.url)
 
-    endpoint.answer = lambda connection_id, _nth: 403 if connection_id in refused else 200
+    endpoint.respond = lambda connection_id, _nth: 403 if connection_id in rejected else 200
     publisher.publish(Broadcast(id="missed-1", room="lobby", data=PAYLOAD))
     sqs.send_message(QueueUrl=queues.url, MessageBody=json.dumps({"v": 1, "id": "p", "data": PAYLOAD}))
     sqs.send_message(QueueUrl=queues.url, MessageBody=f'{{"v": {PAYLOAD}')
@@ -73,8 +73,8 @@ async def test_the_log_names_broadcasts_and_holds_no_payload_token_or_credential
     publisher.publish(Broadcast(id="broken-1", room="broken", data=PAYLOAD))
     await eventually(lambda: "broadcast.failed" in worker.log.read_text())
     assert "no_such_attribute" in worker.log.read_text(), "the traceback"
-    endpoint.answer = lambda _id, _nth: 503
-    endpoint.made_up = 503
+    endpoint.respond = lambda _id, _nth: 503
+    endpoint.reference_status = 503
     publisher.publish(Broadcast(id="held-1", room="lobby", data=PAYLOAD))
     await eventually(lambda: "dependency.failing" in worker.log.read_text())
     worker.terminate()
@@ -91,17 +91,17 @@ async def test_the_log_names_broadcasts_and_holds_no_payload_token_or_credential
         assert all(event.get("id") for event in about_broadcasts if event not in poison)
         completed = next(event for event in events if event["event"] == "broadcast.completed")
         assert completed["id"] == "missed-1"
-        assert completed["delivered"] == len(everyone) - len(refused)
-        assert completed["rejected"] == len(refused)
+        assert completed["delivered"] == len(everyone) - len(rejected)
+        assert completed["rejected"] == len(rejected)
         assert completed["seconds"] >= 0
 
 
-async def test_a_dependency_that_fails_is_logged_once_and_when_it_works_again(
+async def test_a_failing_dependency_is_logged_once_and_again_on_recovery(
     sqs: Any, dynamodb: Any, table: str, queues: Queues, endpoint: ConnectionsEndpoint, launch: Launch
 ) -> None:
     write_members(dynamodb, table, "lobby", connection_ids(60))
-    endpoint.answer = lambda _id, _nth: 403
-    endpoint.made_up = 403
+    endpoint.respond = lambda _id, _nth: 403
+    endpoint.reference_status = 403
     worker = launch()
     await worker.ready()
     Publisher(sqs, queues.url).publish(Broadcast(id="held", room="lobby", data="x"))
@@ -112,15 +112,15 @@ async def test_a_dependency_that_fails_is_logged_once_and_when_it_works_again(
     assert await worker.metric('gatecast_dependency_failing{component="connections"}') == 1
     assert await worker.metric("gatecast_ready") == 0
 
-    endpoint.answer = lambda _id, _nth: 200
-    endpoint.made_up = 410
+    endpoint.respond = lambda _id, _nth: 200
+    endpoint.reference_status = 410
     await eventually(lambda: [each for each in worker.events("dependency.ok") if each.get("failures")], seconds=60)
 
     assert await worker.metric('gatecast_dependency_failing{component="connections"}') == 0
     assert await worker.metric("gatecast_ready") == 1
 
 
-async def test_broadcasts_in_progress_are_shown_while_they_run(
+async def test_broadcasts_in_progress_are_listed(
     sqs: Any, dynamodb: Any, table: str, queues: Queues, endpoint: ConnectionsEndpoint, launch: Launch
 ) -> None:
     write_members(dynamodb, table, "lobby", connection_ids(400))
@@ -147,12 +147,12 @@ async def test_broadcasts_in_progress_are_shown_while_they_run(
     assert await worker.metric('gatecast_queue_messages{queue="main",state="visible"}') == 0
 
 
-async def test_calls_to_services_are_counted(
+async def test_service_calls_are_counted(
     sqs: Any, dynamodb: Any, table: str, queues: Queues, endpoint: ConnectionsEndpoint, launch: Launch
 ) -> None:
     everyone = connection_ids(5)
     write_members(dynamodb, table, "lobby", everyone)
-    endpoint.answer = lambda connection_id, _nth: 410 if connection_id == everyone[0] else 200
+    endpoint.respond = lambda connection_id, _nth: 410 if connection_id == everyone[0] else 200
     worker = launch()
     await worker.ready()
     Publisher(sqs, queues.url).publish(Broadcast(id="one", room="lobby", data="x"))

@@ -1,8 +1,8 @@
-"""What a stand-in for `@connections` decides and remembers: who was reached, how often, when. Pure but for the clock.
+"""State and decisions of a fake `@connections` endpoint: who was reached, how often, when. Pure except for its clock.
 
-A call passes the account's token bucket first, then the fault rules (those of the emulator). A connection that was
-closed by DELETE, or that no test has made, is gone: 410. What nothing refuses is delivered. Deliveries are counted by
-the data that was posted, so that several broadcasts can be told apart.
+A call takes a token from the account's bucket first, then passes the fault rules (those of the emulator). A connection
+that was closed by DELETE, or that no test has created, is gone (410). A post that no rule rejects is delivered.
+Deliveries are counted per posted data, so that tests can tell broadcasts apart.
 """
 
 from collections.abc import Callable
@@ -10,23 +10,23 @@ from http import HTTPStatus
 
 import msgspec
 
-from local.gateway.faults import Answer, Delay, Fault, Faults, Reset, Rule, Stall
+from local.gateway.faults import CannedResponse, Delay, Fault, Faults, Reset, Rule, Stall
 from local.gateway.limits import TokenBucket
-from tests.chaos.rooms import is_client
+from tests.members import is_client
 
 SLICE_SECONDS = 0.25
-"""Answers are counted by slices of time, too."""
+"""Responses are also counted per slice of time."""
 
 
 class Account(msgspec.Struct, frozen=True):
-    """The quota of the account that everybody shares."""
+    """The account's quota, shared by all callers. `rate` is in calls per second."""
 
     rate: float
     burst: int
 
 
 class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
-    """How the stand-in behaves from now on. `latency_seconds` is what every answer takes at least."""
+    """How the endpoint behaves from now on. `latency_seconds` is the minimum latency of every response."""
 
     rules: tuple[Rule, ...] = ()
     seed: int = 0
@@ -35,7 +35,7 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Slice(msgspec.Struct):
-    """What was answered within one slice of time. `at_seconds` is when it began, by the stand-in's clock."""
+    """Responses within one slice of time. `at_seconds` is the start of the slice, by the endpoint's clock."""
 
     at_seconds: float
     delivered: int = 0
@@ -44,35 +44,35 @@ class Slice(msgspec.Struct):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything but the connection ids. Times are seconds of the stand-in's clock, None where nothing has happened."""
+    """Totals over all connections and data. Times are seconds of the endpoint's clock, None if it has not happened."""
 
     posts: int
     delivered: int
     reached: int
-    """Different connections, over all data."""
+    """Number of distinct connections, over all data."""
     in_flight: int
-    most_in_flight: int
-    first_post_at: float | None
-    last_new_at: float | None
-    """When a connection was reached for the first time, the last time that happened."""
+    max_in_flight: int
+    first_posted_at: float | None
+    last_first_delivery_at: float | None
+    """When the most recently reached connection received its first delivery."""
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """By connection id, for one data."""
+    """Deliveries of one data, by connection id."""
 
     delivered: dict[str, int]
-    """Answered with 200, completely."""
-    unanswered: dict[str, int]
-    """It reached the client, but the answer did not arrive: whoever posted had to post again."""
-    first_at: dict[str, float]
-    """When it was delivered first, in seconds of the stand-in's clock."""
+    """Posts with a complete 200 response."""
+    unacknowledged: dict[str, int]
+    """Posts that reached the client but whose response was lost, so that the caller had to retry."""
+    first_delivered_at: dict[str, float]
+    """When it was first delivered, in seconds of the endpoint's clock."""
 
 
 class Client(msgspec.Struct):
-    """What became of a connection that was refused or closed at least once. Times are the stand-in's clock."""
+    """A connection that was throttled or closed at least once. Times are seconds of the endpoint's clock."""
 
     throttled: int = 0
-    """Posts to it that were answered with 429."""
+    """Posts to it that returned 429 because of this connection, not of the account."""
     first_throttled_at: float | None = None
     last_throttled_at: float | None = None
     deletions: int = 0
@@ -82,8 +82,8 @@ class Client(msgspec.Struct):
     posts_after_close: int = 0
 
 
-class Counting:
-    """Asked for every call, once."""
+class EndpointModel:
+    """Decides the response to each call and counts it. Call `post`, `delete` or `get` exactly once per call."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -92,19 +92,19 @@ class Counting:
         self._has_rules = False
         self.latency_seconds = 0.0
         self.in_flight = 0
-        self.most_in_flight = 0
+        self.max_in_flight = 0
         self.slices: list[Slice] = []
         self._posts = 0
         self._delivered: dict[bytes, dict[str, int]] = {}
-        self._unanswered: dict[bytes, dict[str, int]] = {}
-        self._first_at: dict[bytes, dict[str, float]] = {}
+        self._unacknowledged: dict[bytes, dict[str, int]] = {}
+        self._first_delivered_at: dict[bytes, dict[str, float]] = {}
         self._clients: dict[str, Client] = {}
         self._closed: set[str] = set()
         self._reached: set[str] = set()
         self._first_post_at: float | None = None
         self._last_new_at: float | None = None
 
-    def behave(self, behaviour: Behaviour) -> None:
+    def configure(self, behaviour: Behaviour) -> None:
         self._faults = Faults(behaviour.rules, seed=behaviour.seed)
         self._has_rules = bool(behaviour.rules)
         self.latency_seconds = behaviour.latency_seconds
@@ -112,31 +112,35 @@ class Counting:
         self._bucket = TokenBucket(account.rate, account.burst, self._clock) if account else None
 
     def post(self, connection_id: str, data: bytes) -> Fault | None:
-        """The fault that this post suffers; None if it is delivered."""
+        """The fault to apply to this post; None if it is delivered."""
         now = self._clock()
         self._posts += 1
         if self._first_post_at is None:
             self._first_post_at = now
-        moment = self._slice(now)
+        current = self._slice(now)
         fault = self._fault("POST", connection_id)
-        if fault is None or isinstance(fault, Delay) or (isinstance(fault, Answer) and fault.status == HTTPStatus.OK):
-            moment.delivered += 1
-            self._reach(self._delivered, connection_id, data, now)
-            self._first_at.setdefault(data, {}).setdefault(connection_id, now)
+        if (
+            fault is None
+            or isinstance(fault, Delay)
+            or (isinstance(fault, CannedResponse) and fault.status == HTTPStatus.OK)
+        ):
+            current.delivered += 1
+            self._record_delivery(self._delivered, connection_id, data, now)
+            self._first_delivered_at.setdefault(data, {}).setdefault(connection_id, now)
             return fault
-        throttled = isinstance(fault, Answer) and fault.status == HTTPStatus.TOO_MANY_REQUESTS
-        moment.throttled += throttled
-        moment.other += not throttled
+        throttled = isinstance(fault, CannedResponse) and fault.status == HTTPStatus.TOO_MANY_REQUESTS
+        current.throttled += throttled
+        current.other += not throttled
         if throttled and fault is not THROTTLED_ACCOUNT:
-            self._throttle(connection_id, now)
+            self._record_throttled(connection_id, now)
         if fault is GONE and connection_id in self._closed:
             self._client(connection_id).posts_after_close += 1
-        if isinstance(fault, Answer | Reset | Stall) and fault.delivers:
-            self._reach(self._unanswered, connection_id, data, now)
+        if isinstance(fault, CannedResponse | Reset | Stall) and fault.delivers:
+            self._record_delivery(self._unacknowledged, connection_id, data, now)
         return fault
 
     def delete(self, connection_id: str) -> Fault | None:
-        """The fault that this DELETE suffers; None if it closes the connection."""
+        """The fault to apply to this DELETE; None if it closes the connection."""
         fault = self._fault("DELETE", connection_id)
         client = self._client(connection_id)
         client.deletions += 1
@@ -146,7 +150,7 @@ class Counting:
         return fault
 
     def get(self, connection_id: str) -> Fault | None:
-        """The fault that this GET suffers; None if the connection exists."""
+        """The fault to apply to this GET; None if the connection exists."""
         return self._fault("GET", connection_id)
 
     def _fault(self, method: str, connection_id: str) -> Fault | None:
@@ -154,7 +158,7 @@ class Counting:
             return THROTTLED_ACCOUNT
         if connection_id in self._closed:
             return GONE
-        fault = self._faults.strike(method, connection_id) if self._has_rules else None
+        fault = self._faults.next_fault(method, connection_id) if self._has_rules else None
         if fault is None and not is_client(connection_id):
             return GONE
         return fault
@@ -162,7 +166,7 @@ class Counting:
     def _client(self, connection_id: str) -> Client:
         return self._clients.setdefault(connection_id, Client())
 
-    def _throttle(self, connection_id: str, now: float) -> None:
+    def _record_throttled(self, connection_id: str, now: float) -> None:
         client = self._client(connection_id)
         client.throttled += 1
         client.last_throttled_at = now
@@ -174,7 +178,9 @@ class Counting:
             self.slices.append(Slice(now))
         return self.slices[-1]
 
-    def _reach(self, counts: dict[bytes, dict[str, int]], connection_id: str, data: bytes, now: float) -> None:
+    def _record_delivery(
+        self, counts: dict[bytes, dict[str, int]], connection_id: str, data: bytes, now: float
+    ) -> None:
         by_id = counts.setdefault(data, {})
         by_id[connection_id] = by_id.get(connection_id, 0) + 1
         if connection_id not in self._reached:
@@ -184,13 +190,13 @@ class Counting:
     def counts(self, data: bytes) -> Counts:
         return Counts(
             delivered=self._delivered.get(data, {}),
-            unanswered=self._unanswered.get(data, {}),
-            first_at=self._first_at.get(data, {}),
+            unacknowledged=self._unacknowledged.get(data, {}),
+            first_delivered_at=self._first_delivered_at.get(data, {}),
         )
 
     def counts_by_data(self, prefix: bytes) -> dict[str, Counts]:
-        """Of all data that begins like this."""
-        found = [data for data in self._delivered | self._unanswered if data.startswith(prefix)]
+        """The counts of all data with this prefix."""
+        found = [data for data in self._delivered | self._unacknowledged if data.startswith(prefix)]
         return {data.decode(): self.counts(data) for data in found}
 
     def clients(self) -> dict[str, Client]:
@@ -200,14 +206,16 @@ class Counting:
     def summary(self) -> Summary:
         return Summary(
             posts=self._posts,
-            delivered=sum(moment.delivered for moment in self.slices),
+            delivered=sum(each.delivered for each in self.slices),
             reached=len(self._reached),
             in_flight=self.in_flight,
-            most_in_flight=self.most_in_flight,
-            first_post_at=self._first_post_at,
-            last_new_at=self._last_new_at,
+            max_in_flight=self.max_in_flight,
+            first_posted_at=self._first_post_at,
+            last_first_delivery_at=self._last_new_at,
         )
 
 
-THROTTLED_ACCOUNT = Answer(status=429, error_type="LimitExceededException", body='{"message": "Limit exceeded"}')
-GONE = Answer(status=410, error_type="GoneException", body='{"message": null}')
+THROTTLED_ACCOUNT = CannedResponse(
+    status=429, error_type="LimitExceededException", body='{"message": "Limit exceeded"}'
+)
+GONE = CannedResponse(status=410, error_type="GoneException", body='{"message": null}')

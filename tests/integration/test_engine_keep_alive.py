@@ -1,6 +1,6 @@
-"""The engine and its pool, with real sockets, where connections that were kept open have died without a word.
+"""The engine and its pool, with real sockets, when keep-alive connections have died without notice.
 
-A delivery must not pay for it: no failed post, no back-off, no trouble of the endpoint's.
+No delivery may suffer: no failed post, no backoff, no reported problem of the endpoint.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ import pytest
 
 from gatecast.broadcast import Broadcast
 from tests.connections_endpoint import ConnectionsEndpoint
-from tests.nat import Nat, silence_can_be_played
+from tests.nat import Nat, can_drop_packets
 from tests.worker_process import eventually
 from worker.decisions.checkpoint import Checkpoint
 from worker.decisions.outcome import Outcome
@@ -29,32 +29,32 @@ from worker.transport.pool import IDLE_SECONDS, WARM_CONNECTIONS, ExchangeHandle
 from worker.transport.signing import Address, Credentials, Signer
 
 CONNECTIONS = 64
-SILENT = pytest.param(True, marks=pytest.mark.skipif(not silence_can_be_played(), reason="takes Linux"), id="silent")
+SILENT = pytest.param(True, marks=pytest.mark.skipif(not can_drop_packets(), reason="requires Linux"), id="silent")
 
 
-class Recorded(Fanout):
-    """Counts how often one of its deliveries had to wait for another attempt."""
+class RecordedFanout(Fanout):
+    """Counts how often a delivery had to wait for another attempt."""
 
-    back_offs = 0
+    backoffs = 0
 
-    def waits(self, delivery: Delivery) -> None:
-        Recorded.back_offs += 1
-        super().waits(delivery)
+    def await_retry(self, delivery: Delivery) -> None:
+        RecordedFanout.backoffs += 1
+        super().await_retry(delivery)
 
 
 class Sender:
-    """An engine whose clock can be moved; `problems` are all that it has seen."""
+    """An engine whose clock can be advanced; `problems` are all that it has reported."""
 
     def __init__(self, port: int) -> None:
         self.skipped = 0.0
         self.metrics = Metrics(Health())
         self.problems: set[str] = set()
-        address = Address.of(f"http://127.0.0.1:{port}/live")
+        address = Address.from_url(f"http://127.0.0.1:{port}/live")
         signer = Signer(address, "eu-west-1", "execute-api")
         signer.use(Credentials("key", "secret"))
 
-        def pool(owner: ExchangeHandler[Exchange]) -> Pool[Exchange]:
-            self.pool = Pool(address, size=CONNECTIONS, owner=owner, tls=None)
+        def pool(handler: ExchangeHandler[Exchange]) -> Pool[Exchange]:
+            self.pool = Pool(address, size=CONNECTIONS, handler=handler, tls=None)
             return self.pool
 
         self.engine = DeliveryEngine(
@@ -64,16 +64,16 @@ class Sender:
             metrics=self.metrics,
             clock=lambda: time.monotonic() + self.skipped,
         )
-        Recorded.back_offs = 0
+        RecordedFanout.backoffs = 0
 
     async def broadcast(self, members: int) -> None:
-        """Returns when all of them have an outcome."""
-        fanout = Recorded(
+        """Deliver one broadcast to this many members; return when all of them have an outcome."""
+        fanout = RecordedFanout(
             Broadcast(id="b", room="room", data="hello"),
             Checkpoint(),
             time.monotonic,
             order=(0, 0),
-            carried=None,
+            prior_rejections=None,
             totals=dict.fromkeys(Outcome, 0),
             gone=lambda _: None,
         )
@@ -84,10 +84,10 @@ class Sender:
             if problem is not None:
                 self.problems.add(problem)
             await asyncio.sleep(0.01)
-            fanout.pace.since_written = 0  # nobody writes checkpoints here
+            fanout.checkpoint_schedule.since_written = 0  # no checkpoints are written here
 
     async def pass_time(self, seconds: float, nat: Nat | None = None) -> None:
-        """So much passes, in steps that leave the engine time to notice."""
+        """Advance the clock, in steps that leave the engine time to react."""
         while seconds > 0:
             step = min(seconds, 40.0)
             if nat is not None:
@@ -96,10 +96,10 @@ class Sender:
             seconds -= step
             await asyncio.sleep(0.25)
 
-    def assert_nobody_noticed(self, posts: int) -> None:
-        assert self.metrics.posts_without_answer == 0
+    def assert_no_failures(self, posts: int) -> None:
+        assert self.metrics.posts_without_response == 0
         assert self.metrics.posts == {200: posts}
-        assert Recorded.back_offs == 0
+        assert RecordedFanout.backoffs == 0
         assert not self.problems
 
 
@@ -121,7 +121,7 @@ def port_of(endpoint: ConnectionsEndpoint) -> int:
 
 
 @pytest.mark.parametrize("silent", [pytest.param(False, id="reset"), SILENT])
-async def test_ten_quiet_minutes_behind_a_nat_burn_no_connection(endpoint: ConnectionsEndpoint, silent: bool) -> None:
+async def test_ten_idle_minutes_behind_a_nat_break_no_connection(endpoint: ConnectionsEndpoint, silent: bool) -> None:
     async with Nat.in_front_of(port_of(endpoint), 350, silent=silent) as nat, sending(nat.port) as sender:
         endpoint.latency_seconds = 0.05
         await sender.broadcast(300)
@@ -129,15 +129,17 @@ async def test_ten_quiet_minutes_behind_a_nat_burn_no_connection(endpoint: Conne
         await sender.pass_time(600, nat)
         assert sender.pool.open_connections == WARM_CONNECTIONS
         await sender.broadcast(5)
-        sender.assert_nobody_noticed(305)
-        assert nat.burned == sender.pool.retried == 0
+        sender.assert_no_failures(305)
+        assert nat.used_after_drop == sender.pool.retried == 0
         assert endpoint.posts == Counter(
             {f"c{number:04d}=": 2 if number < 5 else 1 for number in range(300)},
         )
 
 
 @pytest.mark.parametrize("silent", [pytest.param(False, id="reset"), SILENT])
-async def test_a_nat_that_forgets_sooner_costs_each_post_one_retry(endpoint: ConnectionsEndpoint, silent: bool) -> None:
+async def test_a_nat_with_a_short_timeout_costs_each_post_one_retry(
+    endpoint: ConnectionsEndpoint, silent: bool
+) -> None:
     async with Nat.in_front_of(port_of(endpoint), 30, silent=silent) as nat, sending(nat.port) as sender:
         endpoint.latency_seconds = 0.05
         await sender.broadcast(300)
@@ -146,10 +148,12 @@ async def test_a_nat_that_forgets_sooner_costs_each_post_one_retry(endpoint: Con
         await sender.pass_time(IDLE_SECONDS * 0.6, nat)
         assert sender.pool.open_connections == kept
         await sender.broadcast(5)
-        sender.assert_nobody_noticed(305)
+        sender.assert_no_failures(305)
         assert sender.pool.retried == 5
-        assert nat.burned == (0 if silent else 5)
-        assert sender.pool.open_connections < kept - 20, "those that were idle as long are closed, unused"
+        assert nat.used_after_drop == (0 if silent else 5)
+        assert sender.pool.open_connections < kept - 20, (
+            "connections that were idle as long are closed without being used"
+        )
         assert endpoint.posts == Counter(
             {f"c{number:04d}=": 2 if number < 5 else 1 for number in range(300)},
         )
@@ -157,9 +161,9 @@ async def test_a_nat_that_forgets_sooner_costs_each_post_one_retry(endpoint: Con
 
 @asynccontextmanager
 async def resetting(every: int, *, after_seconds: float = 0.0) -> AsyncIterator[tuple[int, Counter[str]]]:
-    """A port where every so many requests of a connection are answered with a reset; counts what it has seen.
+    """A server that resets a connection at every nth request on it. Yields its port and its counters.
 
-    With `after_seconds`, only such as come so long after the one before.
+    With `after_seconds` only if the request comes at least that long after the previous one.
     """
     seen: Counter[str] = Counter()
     writers: set[asyncio.StreamWriter] = set()
@@ -177,7 +181,7 @@ async def resetting(every: int, *, after_seconds: float = 0.0) -> AsyncIterator[
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 writer.transport.abort()
                 return
-            seen["answered"] += 1
+            seen["responded"] += 1
             served_at = time.monotonic()
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
         writer.close()
@@ -191,17 +195,17 @@ async def resetting(every: int, *, after_seconds: float = 0.0) -> AsyncIterator[
             writer.transport.abort()
 
 
-async def test_an_endpoint_that_resets_every_second_request_costs_connections_and_nothing_else() -> None:
+async def test_an_endpoint_that_resets_every_second_request_costs_only_connections() -> None:
     async with resetting(every=2) as (port, seen), sending(port) as sender:
         await sender.broadcast(400)
-        sender.assert_nobody_noticed(400)
-        assert seen["answered"] == 400
+        sender.assert_no_failures(400)
+        assert seen["responded"] == 400
         assert seen["reset"] == sender.pool.retried
         assert seen["connections"] <= 400 + CONNECTIONS
 
 
 async def test_an_endpoint_that_resets_every_request_fails() -> None:
-    """Retries on fresh connections must not hide it, however long its connections stand ready."""
+    """Retries on new connections must not hide the failure, even if connections have been open for long."""
     async with resetting(every=1) as (port, seen), sending(port) as sender:
         await sender.pass_time(30)
         assert sender.pool.open_connections == WARM_CONNECTIONS
@@ -209,15 +213,15 @@ async def test_an_endpoint_that_resets_every_request_fails() -> None:
         await eventually(lambda: sender.engine.problem() is not None)
         broadcast.cancel()
         assert sender.pool.retried <= WARM_CONNECTIONS
-        assert sender.metrics.posts_without_answer >= 20
-        assert seen["answered"] == 0
+        assert sender.metrics.posts_without_response >= 20
+        assert seen["responded"] == 0
 
 
-async def test_an_endpoint_that_has_forgotten_idle_connections_fails_no_post() -> None:
+async def test_an_endpoint_that_drops_idle_connections_fails_no_post() -> None:
     async with resetting(every=1, after_seconds=0.5) as (port, seen), sending(port) as sender:
         await sender.broadcast(200)
         await asyncio.sleep(0.6)
         await sender.broadcast(200)
-        sender.assert_nobody_noticed(400)
-        assert seen["answered"] == 400
+        sender.assert_no_failures(400)
+        assert seen["responded"] == 400
         assert seen["reset"] == sender.pool.retried > 0

@@ -1,0 +1,304 @@
+"""The delivery engine on a fake pool: turns, limits, retries, expiry and errors. In virtual time."""
+
+import asyncio
+import heapq
+import itertools
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, cast
+from urllib.parse import unquote
+
+import pytest
+from msgspec import UNSET
+
+from gatecast import Broadcast
+from tests.pipeline_doubles import ids, now, wall_clock
+from tests.simulation import EPOCH, run
+from worker.decisions.checkpoint import Checkpoint
+from worker.decisions.outcome import Outcome
+from worker.delivery.engine import DeliveryEngine, Exchange
+from worker.delivery.errands import Errand
+from worker.delivery.fanout import Delivery, Fanout
+from worker.observe.health import Health
+from worker.observe.metrics import Metrics
+from worker.ports import Member
+from worker.transport.pool import ExchangeHandler, Pool
+from worker.transport.responses import Response
+from worker.transport.signing import Address, Credentials, Signer
+
+LATENCY_SECONDS = 0.01
+ADDRESS = Address.from_url("http://127.0.0.1:1/live")
+
+
+class FakePool:
+    """Responds to each post after `LATENCY_SECONDS` with the status from `respond`; None: the connection is reset."""
+
+    def __init__(self, respond: Callable[[str, int], int | None], size: int) -> None:
+        self.address = ADDRESS
+        self.size = size
+        self.problem: str | None = None
+        self.in_flight = 0
+        self.max_in_flight = 0
+        self.posts: list[tuple[str, str]] = []
+        """(connection id, payload) of each post for a delivery, in order."""
+        self.handler: ExchangeHandler[Exchange] | None = None
+        self.broken = False
+        self._respond = respond
+        self._nth: Counter[str] = Counter()
+        self._responses: list[tuple[float, int, Exchange, int | None]] = []
+        self._sequence = itertools.count()
+
+    @property
+    def open_connections(self) -> int:
+        return self.size
+
+    @property
+    def idle(self) -> int:
+        return self.size - self.in_flight
+
+    @property
+    def busy(self) -> bool:
+        return self.in_flight > 0
+
+    def send(self, exchange: Exchange, request: bytes, at: float) -> None:
+        self.in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
+        if isinstance(exchange, Errand):
+            status: int | None = 410
+        else:
+            connection_id = unquote(request.split(b" ", 2)[1].decode().rpartition("/")[2])
+            self.posts.append((connection_id, request.rpartition(b"\r\n")[2].decode()))
+            self._nth[connection_id] += 1
+            status = self._respond(connection_id, self._nth[connection_id])
+        heapq.heappush(self._responses, (at + LATENCY_SECONDS, next(self._sequence), exchange, status))
+
+    def poll(self, at: float) -> None:
+        if self.broken:
+            raise OSError("broken")
+        assert self.handler is not None
+        while self._responses and self._responses[0][0] <= at:
+            _, _, exchange, status = heapq.heappop(self._responses)
+            self.in_flight -= 1
+            if status is None:
+                self.handler.on_failure(exchange, "reset", LATENCY_SECONDS, at)
+            elif status == 200:
+                self.handler.on_plain_responses([exchange], [LATENCY_SECONDS], at)
+            else:
+                self.handler.on_response(exchange, Response(status, {}, b"", reusable=True), LATENCY_SECONDS, at)
+
+    def resolved(self, addresses: object) -> None: ...
+
+    def request_connections(self, more: int, at: float) -> None: ...
+
+    def sweep(self, at: float) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class EngineFixture:
+    """An engine on a fake pool."""
+
+    def __init__(
+        self,
+        respond: Callable[[str, int], int | None] = lambda _id, _nth: 200,
+        *,
+        size: int = 10,
+        posts_per_second: float = 10_000,
+        credentials: bool = True,
+    ) -> None:
+        self.pool = FakePool(respond, size)
+        self.signer = Signer(ADDRESS, "eu-west-1", "execute-api")
+        if credentials:
+            self.signer.use(Credentials("a", "b"))
+        self.metrics = Metrics(Health(clock=now))
+        self.gone: list[str] = []
+        self.engine = DeliveryEngine(
+            signer=self.signer,
+            pool=self._make_pool,
+            posts_per_second=posts_per_second,
+            metrics=self.metrics,
+            clock=now,
+            wall_clock=wall_clock,
+        )
+
+    def _make_pool(self, handler: ExchangeHandler[Exchange]) -> Pool[Exchange]:
+        self.pool.handler = handler
+        return cast(Pool[Exchange], self.pool)
+
+    def offer(self, name: str, *members: str, joined_at_ms: int | None = 0, expires_at_ms: int | None = None) -> Fanout:
+        """Offer the fan-out of a broadcast to a room; the broadcast's name is its room and its payload too."""
+        fanout = Fanout(
+            Broadcast(id=name, room=name, data=name, expires_at_ms=UNSET if expires_at_ms is None else expires_at_ms),
+            Checkpoint(),
+            now,
+            order=(0, 0),
+            prior_rejections=None,
+            totals=self.metrics.deliveries,
+            gone=self._record_gone,
+        )
+        fanout.add_page([Member(each, joined_at_ms) for each in members], last=True)
+        self.engine.offer(fanout)
+        return fanout
+
+    def _record_gone(self, delivery: Delivery) -> None:
+        self.gone.append(delivery.connection_id)
+
+
+def run_engine(
+    script: Callable[[EngineFixture], Coroutine[Any, Any, None]], make: Callable[[], EngineFixture] = EngineFixture
+) -> EngineFixture:
+    """Runs the script beside an engine."""
+    made: list[EngineFixture] = []
+
+    async def simulation() -> None:
+        made.append(make())
+        task = asyncio.create_task(made[0].engine.run())
+        await script(made[0])
+        assert not task.done()
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    run(simulation())
+    return made[0]
+
+
+def test_every_member_is_posted_to_once_with_the_payload() -> None:
+    async def script(fixture: EngineFixture) -> None:
+        fanout = fixture.offer("room", *ids(900))
+        await asyncio.sleep(10)
+        assert fanout.settled
+        assert fanout.in_flight == 0
+
+    found = run_engine(script)
+    assert found.pool.posts == [(connection_id, "room") for connection_id in ids(900)]
+    assert found.metrics.deliveries[Outcome.DELIVERED] == 900
+
+
+def test_rooms_take_turns_even_if_one_of_them_is_large() -> None:
+    async def script(fixture: EngineFixture) -> None:
+        fixture.offer("large", *ids(500))
+        fixture.offer("small", *ids(5))
+        await asyncio.sleep(10)
+
+    found = run_engine(script, lambda: EngineFixture(size=1))
+    assert [name for _, name in found.pool.posts[:10]] == ["large", "small"] * 5
+
+
+def test_no_more_posts_are_in_flight_than_there_are_connections() -> None:
+    async def script(fixture: EngineFixture) -> None:
+        fixture.offer("room", *ids(200))
+        await asyncio.sleep(10)
+
+    found = run_engine(script, lambda: EngineFixture(size=3))
+    assert found.pool.max_in_flight == 3
+    assert len(found.pool.posts) == 200
+
+
+def test_posts_stay_within_the_rate_limit() -> None:
+    async def script(fixture: EngineFixture) -> None:
+        fixture.offer("room", *ids(900))
+        await asyncio.sleep(5)
+
+    found = run_engine(script, lambda: EngineFixture(size=100, posts_per_second=100))
+    assert 400 <= len(found.pool.posts) <= 510
+
+
+def test_an_expired_broadcast_is_not_posted() -> None:
+    async def script(fixture: EngineFixture) -> None:
+        fanout = fixture.offer("room", *ids(5), expires_at_ms=int(EPOCH * 1000))
+        await asyncio.sleep(1)
+        assert fanout.settled
+        assert fanout.counts[Outcome.EXPIRED] == 5
+
+    assert not run_engine(script).pool.posts
+
+
+def test_a_stopped_broadcast_is_not_posted_any_further() -> None:
+    async def script(fixture: EngineFixture) -> None:
+        fanout = fixture.offer("room", *ids(500))
+        await asyncio.sleep(0.1)
+        fanout.stop()
+        posts = len(fixture.pool.posts)
+        await asyncio.sleep(10)
+        assert 0 < len(fixture.pool.posts) == posts < 500
+        assert len(fanout.checkpoint().pending) == 0, "every response has arrived"
+
+    run_engine(script, lambda: EngineFixture(size=2))
+
+
+@pytest.mark.parametrize("first", [None, 503, 429])
+def test_a_failed_post_is_retried(first: int | None) -> None:
+    async def script(fixture: EngineFixture) -> None:
+        fanout = fixture.offer("room", *ids(20))
+        await asyncio.sleep(60)
+        assert fanout.settled
+        assert fanout.counts[Outcome.DELIVERED] == 20
+
+    found = run_engine(script, lambda: EngineFixture(lambda name, nth: first if name == "c0007=" and nth == 1 else 200))
+    assert Counter(name for name, _ in found.pool.posts) == {name: 1 + (name == "c0007=") for name in ids(20)}
+
+
+def test_a_rejected_member_is_missed_while_others_succeed() -> None:
+    async def script(fixture: EngineFixture) -> None:
+        fanout = fixture.offer("room", *ids(20))
+        await asyncio.sleep(60)
+        assert fanout.finished
+        assert [(delivery.connection_id, outcome) for delivery, outcome in fanout.missed] == [
+            ("c0007=", Outcome.REJECTED)
+        ]
+
+    run_engine(script, lambda: EngineFixture(lambda name, _nth: 403 if name == "c0007=" else 200))
+
+
+def test_a_410_without_a_known_age_waits_until_the_age_is_looked_up() -> None:
+    async def script(fixture: EngineFixture) -> None:
+        fanout = fixture.offer("room", *ids(1), joined_at_ms=None)
+        await asyncio.sleep(30)
+        [delivery] = fanout.unknown_age
+        assert not fanout.settled
+        delivery.joined_at_ms = 0
+        fixture.engine.decide_gone(delivery)
+        assert fanout.settled
+        assert fixture.gone == ids(1)
+
+    assert len(run_engine(script, lambda: EngineFixture(lambda _id, _nth: 410)).pool.posts) == 1
+
+
+def test_a_request_on_a_dead_connection_is_signed_again_for_the_same_member() -> None:
+    async def script(fixture: EngineFixture) -> None:
+        fanout = fixture.offer("room", "a/b=")
+        delivery = fanout.take()
+        assert delivery is not None
+        assert fixture.pool.handler is not None
+        request = fixture.pool.handler.retry_request(delivery, now())
+        assert request is not None
+        assert request.startswith(b"POST /live/@connections/a%2Fb%3D HTTP/1.1\r\n")
+        assert request.endswith(b"\r\n\r\nroom")
+
+    run_engine(script)
+
+
+def test_without_credentials_nothing_is_posted_and_the_problem_is_reported() -> None:
+    async def script(fixture: EngineFixture) -> None:
+        fanout = fixture.offer("room", *ids(5))
+        await asyncio.sleep(5)
+        assert fixture.engine.problem() == "no credentials"
+        assert not fixture.pool.posts
+        fixture.signer.use(Credentials("a", "b"))
+        await asyncio.sleep(5)
+        assert fixture.engine.problem() is None
+        assert fanout.settled
+
+    run_engine(script, lambda: EngineFixture(credentials=False))
+
+
+def test_an_error_in_a_tick_ends_the_engine() -> None:
+    async def simulation() -> None:
+        fixture = EngineFixture()
+        fixture.pool.broken = True
+        with pytest.raises(OSError, match="broken"):
+            await asyncio.wait_for(fixture.engine.run(), 10)
+
+    run(simulation())
