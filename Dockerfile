@@ -1,4 +1,4 @@
-# Gatecast's images, one target each; docs/containers.md says more.
+# Gatecast's images, one target each. Details: docs/containers.md.
 #
 #   worker     the service
 #   routes     the Lambda functions; a function's command is its handler
@@ -7,16 +7,16 @@
 #
 # BASE is any Debian-like image with Python 3.11 or later, its venv module and CA certificates. EXTRA=otel adds traces to
 # the worker and the functions.
-# checkov:skip=CKV_DOCKER_7: BASE has a tag, which it cannot see through the variable
+# checkov:skip=CKV_DOCKER_7: BASE has a tag, which checkov cannot see through the variable
 ARG BASE=python:3.13-slim-bookworm
 
-# Packages come before code, so that a change of code leaves their layer alone.
+# Packages come before code, so that a code change does not invalidate their layer.
 FROM ${BASE} AS installer
 WORKDIR /install
 RUN python3 -m venv pip && python3 -m venv --without-pip /opt/gatecast
 COPY deploy/image/install.sh .
 
-# The SDK's models of what the process itself calls, and of what may hand it its credentials.
+# The arguments name the SDK models to keep: of the services that the process calls, and of its credential providers.
 FROM installer AS worker-packages
 ARG EXTRA=
 COPY requirements/worker.txt requirements/otel.txt ./
@@ -35,7 +35,7 @@ FROM installer AS ministack-packages
 COPY requirements/ministack.txt .
 RUN sh install.sh ministack
 
-# Compiled once and never looked at again: nothing is written at run time, and what is read is what was built.
+# Compiled once, with unchecked hashes: nothing is written at run time, and the sources are not compared again.
 FROM ${BASE} AS code
 WORKDIR /app
 COPY gatecast gatecast
@@ -45,7 +45,7 @@ COPY local local
 RUN chmod -R u=rwX,go=rX . && python3 -m compileall -q --invalidation-mode unchecked-hash .
 
 FROM ${BASE} AS runtime
-# Version and revision are given at build, by --label: here they would make new layers of all that follows.
+# Version and revision are set at build time with --label: here they would invalidate all following layers.
 LABEL org.opencontainers.image.title="Gatecast" \
       org.opencontainers.image.description="Broadcasts to WebSocket clients behind Amazon API Gateway" \
       org.opencontainers.image.licenses="Apache-2.0"
@@ -53,7 +53,7 @@ ENV PATH=/opt/gatecast/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 WORKDIR /app
-# A number, because an orchestrator can see of a number that it is not root.
+# A number, because an orchestrator can verify that a number is not root.
 USER 10001:10001
 
 FROM runtime AS worker
@@ -70,7 +70,7 @@ worker.request('GET', '/livez'); \
 sys.exit(worker.getresponse().status != 200)"]
 CMD ["python3", "-m", "worker"]
 
-# Lambda starts the entry point; `routes.handlers.connect`, its siblings and `routes.authorizer.handler` are commands.
+# Lambda starts the entry point; the command is a handler: `routes.handlers.connect`, … or `routes.authorizer.handler`.
 FROM runtime AS routes
 COPY --from=routes-packages /opt/gatecast /opt/gatecast
 COPY --from=code /app/gatecast gatecast
@@ -86,7 +86,7 @@ COPY --from=code /app/local local
 EXPOSE 8080
 CMD ["python3", "-m", "local.gateway_process", "--host", "0.0.0.0", "--port", "8080"]
 
-# What it can do beside serving is switched off, as in local/ministack.py.
+# Its features beyond the AWS APIs are switched off, as in local/ministack.py.
 FROM runtime AS ministack
 COPY --from=ministack-packages /opt/gatecast /opt/gatecast
 ENV BIND_HOST=0.0.0.0 \

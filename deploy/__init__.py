@@ -1,1 +1,1 @@
-"""What brings Gatecast to where it runs."""
+"""Deployment: AWS (`ecs`), container images (`image`), dashboards and alerts (`observability`)."""

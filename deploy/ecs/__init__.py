@@ -1,1 +1,1 @@
-"""Gatecast on AWS: CloudFormation stacks, and what brings them there. `make deploy`; docs/deploy.md."""
+"""Deployment to AWS: CloudFormation templates, and the script behind `make deploy`. See docs/deploy.md."""

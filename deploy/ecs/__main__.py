@@ -1,8 +1,8 @@
-"""`python -m deploy.ecs deploy|destroy PARAMETERS`: the whole of Gatecast in an AWS account, or out of it.
+"""`python -m deploy.ecs deploy|destroy PARAMETERS`: deploys all of Gatecast to an AWS account, or removes it.
 
-PARAMETERS is a TOML file of names and values: Region, and whatever parameters the templates beside this file have. What
-one stack puts out is the parameter of the same name of the stacks after it. May be repeated: what is as it should be is
-left alone. Exit code 0: done; 1: not, and why; 2: wrong arguments.
+PARAMETERS is a TOML file of names and values: Region, and any parameters of the templates beside this file. A stack's
+outputs are the parameters of the same names of later stacks. Idempotent: resources that are up to date are left
+unchanged. Exit codes: 0 success; 1 failure, with the reason on standard error; 2 wrong arguments.
 """
 
 import argparse
@@ -21,55 +21,55 @@ from deploy.ecs import artifacts
 from deploy.ecs.stacks import POLL_SECONDS, DeployError, Parameter, Stacks
 
 ORDER: Final = ("foundation", "account", "data", "api", "network", "observe", "worker")
-"""Who comes later needs what those before put out."""
-STAYS: Final = "account"
-"""Belongs to every API of the account."""
+"""In this order, each stack needs only the outputs of earlier ones."""
+KEPT: Final = "account"
+"""The stack that `destroy` keeps: all APIs of the account share it."""
 EXAMPLE: Final = "deploy/ecs/parameters.example.toml"
 
 _NOT_SIGNED_IN: Final = {"ExpiredToken", "InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch"}
 
 
 class Deployment:
-    """One Gatecast in one Region. `values` are the parameters that a person gave."""
+    """One deployment of Gatecast in one Region. `values` are the parameters of the file."""
 
     def __init__(self, session: Any, values: Mapping[str, str], *, poll_seconds: float = POLL_SECONDS) -> None:
         self._session = session
         self.name = values.get("Name", "gatecast")
         self.stacks = Stacks(session.client("cloudformation"), self.name, say=say, poll_seconds=poll_seconds)
         self.values = dict(values)
-        """Grows by what each stack puts out; what a person gave wins."""
+        """The parameters of the file, and the outputs of deployed stacks; the former take precedence."""
 
     def deploy(self) -> None:
-        """Raises DeployError, and what the SDK raises."""
+        """Deploy all stacks. Raises DeployError, and the SDK's exceptions."""
         for name in ORDER:
             self.deploy_one(name)
         say(f"\nClients connect to {self.values['WebSocketUrl']}")
 
     def deploy_one(self, name: str) -> None:
-        """One stack, after those that come before it in ORDER."""
+        """Deploy one stack. Those before it in ORDER must have been deployed."""
         match name:
             case "account" if self._session.client("apigateway").get_account().get("cloudwatchRoleArn"):
-                return  # somebody has set it, perhaps for other APIs: let it be
+                return  # it is set already, perhaps for other APIs: leave it unchanged
             case "network" if self.values.get("VpcId"):
-                return  # the worker runs in a VPC that is there
+                return  # the worker runs in an existing VPC
             case "api":
                 self.values["CodeKey"] = self._code()
             case "worker":
-                self._make_service_role()
+                self._create_service_role()
                 self.values["Image"] = self.values.get("Image") or self._image()
         try:
             self.values = {**self.stacks.deploy(name, self.values), **self.values}
         except DeployError as error:
-            reasons = self._why_tasks_stopped() if name == "worker" else ()
+            reasons = self._stop_reasons() if name == "worker" else ()
             raise DeployError("\n".join([str(error), *reasons])) from None
 
     def destroy(self) -> None:
-        """Removes everything, what is on the queues and in the table included."""
+        """Remove everything, including the contents of the queues and the table."""
         foundation = self.stacks.outputs("foundation")
         for name in reversed(ORDER):
             if name == "foundation" and foundation:
                 self._empty(foundation["CodeBucket"])
-            if name != STAYS:
+            if name != KEPT:
                 self.stacks.destroy(name)
 
     def _code(self) -> str:
@@ -80,10 +80,10 @@ class Deployment:
         name, uri = self.values["RepositoryName"], self.values["RepositoryUri"]
         return artifacts.push_image(self._session.client("ecr"), name, uri, self._architecture, say=say)
 
-    def _make_service_role(self) -> None:
-        """ECS's own role, which an account has from its first cluster on: that first one would fail for want of it."""
+    def _create_service_role(self) -> None:
+        """Create ECS's service-linked role. ECS creates it with the account's first cluster, too late for that one."""
         iam = self._session.client("iam")
-        with contextlib.suppress(iam.exceptions.InvalidInputException):  # it is there
+        with contextlib.suppress(iam.exceptions.InvalidInputException):  # it exists
             iam.create_service_linked_role(AWSServiceName="ecs.amazonaws.com")
 
     @property
@@ -96,45 +96,45 @@ class Deployment:
             if objects := [{"Key": each["Key"]} for each in page.get("Contents", [])]:
                 self._session.client("s3").delete_objects(Bucket=bucket, Delete={"Objects": objects})
 
-    def _why_tasks_stopped(self) -> Sequence[str]:
-        """What ECS says of the worker's tasks that ended lately: no such image, wrong architecture, exit code 2 …"""
+    def _stop_reasons(self) -> Sequence[str]:
+        """Lines with ECS's reasons for recently stopped tasks of the worker: missing image, wrong architecture, …"""
         ecs, cluster = self._session.client("ecs"), self.values.get("Cluster") or self.name
         try:
             arns = ecs.list_tasks(cluster=cluster, family=f"{self.name}-worker", desiredStatus="STOPPED")["taskArns"]
             tasks = ecs.describe_tasks(cluster=cluster, tasks=arns[:3])["tasks"] if arns else []
         except ClientError:
             return ()
-        lines = [_ending(task) for task in tasks]
-        return [*lines, f"  their log: /{self.name}/worker"] if lines else ()
+        lines = [_stop_reason(task) for task in tasks]
+        return [*lines, f"  log: /{self.name}/worker"] if lines else ()
 
 
-def _ending(task: Mapping[str, Any]) -> str:
-    codes = [f"{each['name']} ended with {each['exitCode']}" for each in task["containers"] if "exitCode" in each]
+def _stop_reason(task: Mapping[str, Any]) -> str:
+    codes = [f"{each['name']} exited with {each['exitCode']}" for each in task["containers"] if "exitCode" in each]
     return "; ".join([f"  task {task['taskArn'].rpartition('/')[2]}: {task.get('stoppedReason', '')}", *codes])
 
 
 def read_parameters(path: Path) -> dict[str, str]:
-    """Raises DeployError."""
+    """The parameters in a TOML file, as text. Raises DeployError."""
     try:
         read = tomllib.loads(path.read_text())
     except FileNotFoundError:
-        raise DeployError(f"There is no {path}: copy {EXAMPLE} to it, and fill it in") from None
+        raise DeployError(f"{path} does not exist: copy {EXAMPLE} to it, and fill it in") from None
     except tomllib.TOMLDecodeError as error:
-        raise DeployError(f"{path} is no valid TOML: {error}") from None
+        raise DeployError(f"{path} is not valid TOML: {error}") from None
     for name, value in read.items():
         if isinstance(value, bool) or not isinstance(value, str | int):
-            raise DeployError(f"{path}: {name} must be a text or a whole number")
+            raise DeployError(f"{path}: {name} must be a string or an integer")
     return {name: str(value) for name, value in read.items()}
 
 
 def check(values: Mapping[str, str], known: Mapping[str, Sequence[Parameter]]) -> None:
-    """Are these parameters of the templates, and such as go together? Raises DeployError."""
+    """Raise DeployError unless the templates have all these parameters and their combination is valid."""
     names = {"Region"} | {parameter.name for parameters in known.values() for parameter in parameters}
     for name in values.keys() - names:
-        alike = difflib.get_close_matches(name, names, n=1)
-        raise DeployError(f"No template has a parameter {name}" + (f"; is it {alike[0]}?" if alike else ""))
+        similar = difflib.get_close_matches(name, names, n=1)
+        raise DeployError(f"No template has a parameter {name}" + (f"; did you mean {similar[0]}?" if similar else ""))
     if bool(values.get("VpcId")) != bool(values.get("SubnetIds")):
-        raise DeployError("VpcId and SubnetIds go together: give both, or neither for a VPC of its own")
+        raise DeployError("VpcId and SubnetIds belong together: set both, or neither to get a new VPC")
 
 
 def deploy(session: Any, values: Mapping[str, str]) -> None:
@@ -147,21 +147,21 @@ def destroy(session: Any, values: Mapping[str, str], *, confirmed: bool) -> None
     deployment = Deployment(session, values)
     if not confirmed:
         say(f"This removes {deployment.name} in {session.region_name}: API, workers, table, queues, dead letters.")
-        say("Nothing of it can be brought back.")
-        if input(f"Type {deployment.name} to go on: ") != deployment.name:
+        say("This cannot be undone.")
+        if input(f"Type {deployment.name} to continue: ") != deployment.name:
             raise DeployError("Nothing was removed")
     deployment.destroy()
 
 
 def say(line: str) -> None:
-    print(line, flush=True)  # noqa: T201 - a person reads this
+    print(line, flush=True)  # noqa: T201 - output for a person
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m deploy.ecs", description=__doc__)
     parser.add_argument("command", choices=["deploy", "destroy"])
-    parser.add_argument("parameters", type=Path, help="a file such as deploy/ecs/parameters.example.toml")
-    parser.add_argument("--yes", action="store_true", help="destroy without asking")
+    parser.add_argument("parameters", type=Path, help="a TOML file like deploy/ecs/parameters.example.toml")
+    parser.add_argument("--yes", action="store_true", help="destroy without confirmation")
     options = parser.parse_args(arguments)
     try:
         _run(options.command, read_parameters(options.parameters), confirmed=options.yes)
@@ -171,12 +171,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed("No AWS credentials: sign in (`aws sso login`, `aws configure`) or set AWS_PROFILE")
     except ClientError as error:
         if error.response["Error"]["Code"] in _NOT_SIGNED_IN:
-            return _failed(f"AWS does not accept the credentials: {error.response['Error']['Message']}. Sign in again")
+            return _failed(f"AWS rejects the credentials: {error.response['Error']['Message']}. Sign in again")
         return _failed(str(error))
     except BotoCoreError as error:
         return _failed(str(error))
     except KeyboardInterrupt:
-        return _failed("Interrupted. CloudFormation goes on with what it has begun; running this again joins in")
+        return _failed("Interrupted. CloudFormation continues what it has started; run this again to resume")
     return 0
 
 

@@ -1,6 +1,6 @@
-"""CloudFormation stacks: made or changed until they are as their templates say, and removed.
+"""CloudFormation stacks: create or update them according to their templates, and remove them.
 
-Everything here may be repeated, and goes on where an earlier run was interrupted.
+Every operation is idempotent, and resumes where an earlier run was interrupted.
 """
 
 import time
@@ -12,24 +12,30 @@ from botocore.exceptions import ClientError
 
 TEMPLATES: Final = Path(__file__).parent
 POLL_SECONDS: Final = 3.0
-_NEVER_WORKED: Final = {"CREATE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "REVIEW_IN_PROGRESS", "DELETE_FAILED"}
-_BEGINNINGS: Final = {"CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS", "DELETE_IN_PROGRESS"}
-_CAME_THROUGH: Final = {"CREATE_COMPLETE", "UPDATE_COMPLETE"}
+_INCOMPLETE: Final = {
+    "CREATE_FAILED",
+    "ROLLBACK_COMPLETE",
+    "ROLLBACK_FAILED",
+    "REVIEW_IN_PROGRESS",
+    "DELETE_FAILED",
+}
+_STARTED: Final = {"CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS", "DELETE_IN_PROGRESS"}
+_SUCCEEDED: Final = {"CREATE_COMPLETE", "UPDATE_COMPLETE"}
 
 
 class DeployError(Exception):
-    """It cannot go on. The message is for a person: what is wrong, and what to do."""
+    """The deployment failed. The message is for a person: what is wrong, and what to do."""
 
 
 class Parameter(NamedTuple):
-    """A parameter of a template; without a default it has to be given."""
+    """A parameter of a template; required if it has no default."""
 
     name: str
     default: str | None
 
 
 class Stacks:
-    """The stacks of one deployment, through a boto3 CloudFormation client. `say` tells a person what is done."""
+    """The stacks of one deployment, through a boto3 CloudFormation client. `say` prints progress for a person."""
 
     def __init__(
         self,
@@ -45,14 +51,14 @@ class Stacks:
         self._poll_seconds = poll_seconds
 
     def parameters(self, template: str) -> list[Parameter]:
-        """What the template of that name takes."""
+        """The parameters of the template of that name."""
         summary = self._cloudformation.get_template_summary(TemplateBody=_body(template))
         return [Parameter(each["ParameterKey"], each.get("DefaultValue")) for each in summary["Parameters"]]
 
     def deploy(self, template: str, values: Mapping[str, str]) -> dict[str, str]:
-        """Makes the stack what its template says, with those of the values that it takes. Returns its outputs.
+        """Create or update the stack, with those of the values that its template takes. Returns its outputs.
 
-        Raises DeployError with what CloudFormation says of each resource that failed.
+        Raises DeployError with CloudFormation's reason for each resource that failed.
         """
         arguments = {
             "StackName": self._stack(template),
@@ -65,31 +71,31 @@ class Stacks:
             ],
         }
         before = self._settled(template)
-        if before in _NEVER_WORKED:
-            self._say(f"{template}: removing what an earlier attempt left ({before})")
+        if before in _INCOMPLETE:
+            self._say(f"{template}: removing what a failed attempt left behind ({before})")
             self._delete(template)
             before = None
         started_at = time.monotonic()
         if before is None:
-            # what failed stays for a look; the next attempt removes it
+            # what failed is kept for inspection; the next attempt removes it
             self._cloudformation.create_stack(**arguments, OnFailure="DO_NOTHING")
         elif not self._update(arguments):
             self._say(f"{template}: unchanged")
             return self.outputs(template)
         status = self._settled(template)
-        if status not in _CAME_THROUGH:
+        if status not in _SUCCEEDED:
             raise DeployError("\n".join([f"{template}: {status}", *self._failures(template)]))
         done = "created" if before is None else "updated"
         self._say(f"{template}: {done} in {time.monotonic() - started_at:.0f} s")
         return self.outputs(template)
 
     def outputs(self, template: str) -> dict[str, str]:
-        """The stack's outputs; none if it is not there."""
+        """The stack's outputs; empty if it does not exist."""
         description = self._describe(template) or {}
         return {output["OutputKey"]: output["OutputValue"] for output in description.get("Outputs", [])}
 
     def destroy(self, template: str) -> None:
-        """Removes the stack and all that is in it, if it is there."""
+        """Remove the stack and everything in it, if it exists."""
         if self._settled(template) is None:
             return
         self._say(f"{template}: removing")
@@ -118,7 +124,7 @@ class Stacks:
             raise DeployError("\n".join([f"{template}: {status}", *self._failures(template)]))
 
     def _settled(self, template: str) -> str | None:
-        """The stack's status once nothing is under way any more; None if there is no such stack."""
+        """Wait until no operation is in progress. Returns the stack's status; None if the stack does not exist."""
         while True:
             description = self._describe(template)
             if description is None:
@@ -139,15 +145,15 @@ class Stacks:
         return description
 
     def _failures(self, template: str) -> Iterable[str]:
-        """What went wrong since the last change began, the first thing first."""
+        """The failures since the start of the last operation, the earliest first."""
         stack = self._stack(template)
         lines: list[str] = []
-        # the latest comes first
+        # the latest event comes first
         for event in self._cloudformation.describe_stack_events(StackName=stack)["StackEvents"]:
             name, status = event["LogicalResourceId"], event["ResourceStatus"]
             reason = event.get("ResourceStatusReason", "")
             if name == stack:
-                if status in _BEGINNINGS:
+                if status in _STARTED:
                     break
             elif status.endswith("_FAILED") and "cancelled" not in reason:
                 lines.append(f"  {name} ({event['ResourceType']}): {reason}")

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Builds every target of the Dockerfile and runs it, on a machine that has no container engine: `make image-check`.
+# Builds every target of the Dockerfile and runs it, on a machine without a container engine: `make image-check`.
 #
-# buildah builds and crun runs, as root, in a network namespace with nothing but a loopback interface. BASE is the base
-# image to pull; without it, mmdebstrap makes one: a minimal Debian 13, which has Python 3.13. Nothing is left behind.
+# buildah builds and crun runs, as root, in a network namespace with only a loopback interface. BASE is the base image to
+# pull; without it, mmdebstrap makes one: a minimal Debian 13, which has Python 3.13. Everything is removed at the end.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -16,7 +16,7 @@ for tool in buildah crun ip mmdebstrap; do
     fi
 done
 if [ "$(id -u)" != 0 ]; then
-    echo "this needs root: it makes file systems and namespaces" >&2
+    echo "this needs root: it creates file systems and namespaces" >&2
     exit 1
 fi
 
@@ -51,21 +51,21 @@ if [ -z "$base" ]; then
     base=localhost/gatecast-base
 fi
 
-# How this machine reaches its package index is lent to the build while it runs, and gets into no image.
+# The machine's configuration of its package index is mounted during the build, and is not part of any image.
 echo "[global]" >"$work/pip.conf"
-lent=(--volume "$work/pip.conf:/etc/pip.conf:ro")
+mounts=(--volume "$work/pip.conf:/etc/pip.conf:ro")
 for name in index-url cert trusted-host; do
     variable=PIP_$(tr a-z- A-Z_ <<<"$name")
     value=${!variable:-$("$python" -m pip config get "global.$name" 2>/dev/null || true)}
     [ -z "$value" ] || echo "$name = $value" >>"$work/pip.conf"
-    [ "$name" != cert ] || [ -z "$value" ] || lent+=(--volume "$value:$value:ro")
+    [ "$name" != cert ] || [ -z "$value" ] || mounts+=(--volume "$value:$value:ro")
 done
 
-image() { # NAME TARGET [OPTION…]: builds an image and lays it out for the tests
+image() { # NAME TARGET [OPTION…]: builds an image and unpacks it for the tests
     local name=$1 target=$2 root
     shift 2
     echo "== $name"
-    build build --isolation chroot --layers --quiet --format docker "${lent[@]}" \
+    build build --isolation chroot --layers --quiet --format docker "${mounts[@]}" \
         --build-arg BASE="$base" --target "$target" --tag "gatecast-$name" "$@" . >/dev/null
     mkdir -p "$work/images/$name"
     build inspect --type image "gatecast-$name" >"$work/images/$name/image.json"
@@ -81,7 +81,7 @@ image local local
 image ministack ministack
 
 echo "== running them"
-# crun starts nothing where the old and the new cgroups are mixed, although it needs neither here.
+# crun does not start anything if cgroups v1 and v2 are mixed, although it needs neither here.
 GATECAST_IMAGES="$work/images" timeout 900 unshare --net --mount -- sh -c \
     'ip link set lo up && mount -t cgroup2 none /sys/fs/cgroup && exec "$@"' \
     sh "$python" -m pytest tests/integration/test_image.py --timeout 300

@@ -1,7 +1,7 @@
 #!/bin/sh
-# In the build: `install.sh "LOCK…" [SERVICE…]` installs what the locks name, by hash and from wheels alone, into the
-# virtual environment /opt/gatecast, which has no pip of its own. Of the AWS SDK's models, which are half of the whole,
-# only those of the services named stay.
+# Used in the image build: `install.sh "LOCK…" [SERVICE…]` installs the locked packages, by hash and from wheels only,
+# into the virtual environment /opt/gatecast, which has no pip of its own. Of the AWS SDK's service models, half of the
+# total size, only those of the named services are kept.
 set -eu
 
 requirements=
@@ -9,7 +9,7 @@ for lock in $1; do
     requirements="$requirements --requirement $lock.txt"
 done
 shift
-# shellcheck disable=SC2086 # several words
+# shellcheck disable=SC2086 # splits into words
 pip/bin/pip --python /opt/gatecast/bin/python3 install --disable-pip-version-check --no-cache-dir --no-compile \
     --require-hashes --only-binary :all: $requirements
 

@@ -1,1 +1,1 @@
-"""What is seen of the worker: dashboards, rules and alerts, and the configuration of what shows and sends them."""
+"""Observability of the worker: dashboards, rules and alerts, and the configuration of Prometheus and Grafana."""

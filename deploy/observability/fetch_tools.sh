@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Puts prometheus, promtool and amtool into .local/tools, out of Debian's packages: nothing is installed on the machine.
-# Does nothing where they are there already, or on the PATH.
+# Extracts prometheus, promtool and amtool from Debian's packages into .local/tools, without installing the packages.
+# Does nothing for tools that exist there or on the PATH.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -12,14 +12,14 @@ done
 [[ ${#missing[@]} -gt 0 ]] || exit 0
 
 if ! command -v apt-get >/dev/null; then
-	echo "There is no apt-get here: tests that need ${missing[*]} are skipped until you put them on the PATH." >&2
+	echo "apt-get is missing: tests that need ${missing[*]} are skipped until you put these on the PATH." >&2
 	exit 1
 fi
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 download() { (cd "$work" && apt-get -qq -o APT::Sandbox::User="$(id -un)" download prometheus prometheus-alertmanager); }
-if ! download 2>/dev/null; then # a machine that has never asked knows of no package
+if ! download 2>/dev/null; then # the package lists may never have been fetched
 	[[ $EUID -ne 0 ]] || apt-get -qq update
 	download
 fi

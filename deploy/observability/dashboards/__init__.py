@@ -1,7 +1,7 @@
 """The Grafana dashboards, as code: `python -m deploy.observability.dashboards` writes their JSON.
 
-A dashboard is a title and rows of panels (`overview`, `delivery`, `dependencies`); `panels` makes a panel of a few
-PromQL expressions, and `frame` adds what all dashboards have in common.
+A dashboard is a title and rows of panels (`overview`, `delivery`, `dependencies`). `panels` makes a panel from a few
+PromQL expressions, and `frame` adds the parts that all dashboards share.
 """
 
 from typing import Final

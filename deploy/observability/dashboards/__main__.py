@@ -1,4 +1,4 @@
-"""Writes the dashboards' JSON, which is kept beside the code so that Grafana needs nothing but files."""
+"""Writes the dashboards' JSON files, which are committed so that Grafana can be provisioned from files alone."""
 
 from deploy.observability.dashboards import BOARDS
 

@@ -1,4 +1,4 @@
-"""How are broadcasts delivered? From the post and its answer up to the broadcast."""
+"""The dashboard *Delivery*: from posts and their responses up to broadcasts."""
 
 from typing import Final
 
@@ -10,30 +10,31 @@ from deploy.observability.dashboards.panels import BAD, SUSPECT, distribution, g
 _POSTS: Final = (
     graph(
         "Posts by status",
-        "Attempts by the HTTP status that came back, or error where none came.",
+        "Attempts per second by HTTP status, or error if there was no response.",
         {"{{status}}": "sum by (status) (rate(gatecast_posts_total[$__rate_interval]))"},
         unit=units.CountsPerSecond,
         runbook="the-account-and-the-clients",
         stacked=True,
     ),
     distribution(
-        "Answer time",
-        "From a post to its answer. API Gateway answers in 5 to 15 ms or so; what is near 10 s has timed out.",
+        "Response time",
+        "Time from a post to its response. API Gateway responds in about 5 to 15 ms; posts near 10 s have timed out.",
         "gatecast_post_duration_seconds",
         runbook="the-account-and-the-clients",
     ),
     graph(
-        "Answer time, percentiles",
-        "From a post to its answer.",
+        "Response time, percentiles",
+        "Time from a post to its response.",
         quantiles("gatecast_post_duration_seconds"),
         unit=units.Seconds,
         runbook="the-account-and-the-clients",
     ),
     graph(
         "Posts that fail",
-        "The share of posts that got no answer, or 5xx. They are tried again; where all fail, one a second.",
+        "The share of posts that got no response, or 5xx. They are retried. If every post fails, each worker only "
+        "sends probe posts, at most 50 per second.",
         {
-            "no answer": 'sum(rate(gatecast_posts_total{status="error"}[$__rate_interval]))'
+            "no response": 'sum(rate(gatecast_posts_total{status="error"}[$__rate_interval]))'
             " / sum(rate(gatecast_posts_total[$__rate_interval]))",
             "5xx": '(sum(rate(gatecast_posts_total{status=~"5.."}[$__rate_interval])) or vector(0))'
             " / sum(rate(gatecast_posts_total[$__rate_interval]))",
@@ -42,8 +43,8 @@ _POSTS: Final = (
         runbook="the-account-and-the-clients",
     ),
     graph(
-        "Posts a delivery",
-        "Attempts for each delivery that ended. 1 where everything succeeds at once; more where much is tried again.",
+        "Posts per delivery",
+        "Attempts per settled delivery. 1 if every post succeeds at once; higher the more posts are retried.",
         {
             "posts": "sum(rate(gatecast_posts_total[$__rate_interval]))"
             " / sum(rate(gatecast_deliveries_total[$__rate_interval]))"
@@ -53,40 +54,40 @@ _POSTS: Final = (
     ),
     graph(
         "Connections that do not read",
-        "Connections that returned 429 and have not yet taken what waits for them, by task. While the account "
-        "throttles they are many and change fast.",
+        "Connections that returned 429 and have not yet accepted what waits for them, by task. While the account "
+        "throttles, their number is high and changes fast.",
         {"{{instance}}": "gatecast_connections_stalled"},
         unit=units.Short,
         runbook="clients-that-do-not-read",
     ),
     graph(
         "Slow clients given up",
-        "Connections given up per minute because their clients do not read, by what became of them.",
+        "Connections given up per minute because their clients do not read: closed, kept open, or failed to close.",
         {"{{outcome}}": "60 * sum by (outcome) (rate(gatecast_slow_clients_total[$__rate_interval]))"},
         unit=units.Short,
         runbook="gatecastslowclientsgivenup",
     ),
     graph(
         "Reference posts",
-        "Posts per second to made-up connections. They are sent only while nothing else tells what a failure means.",
+        "Posts per second to made-up connections. They are sent only if no other posts show the cause of a failure.",
         {"{{instance}}": "rate(gatecast_reference_posts_total[$__rate_interval])"},
         unit=units.CountsPerSecond,
         runbook="clients-that-do-not-read",
     ),
     graph(
-        "Waiting to be tried again",
-        "Deliveries that wait for a retry, or in the line of a connection that does not read, by task. A few are "
-        "normal.",
+        "Waiting for retry",
+        "Deliveries that wait for a retry, or in the line of a connection that does not read, by task. A small number "
+        "is normal.",
         {"{{instance}}": "gatecast_deliveries_waiting"},
         unit=units.Short,
         runbook="the-account-and-the-clients",
     ),
 )
 
-_PACE: Final = (
+_RATE: Final = (
     graph(
         "In flight and connections",
-        "Posts under way, keep-alive connections to @connections that are open, and the limit of both.",
+        "Posts in flight, open keep-alive connections to @connections, and the limit of both (GATECAST_MAX_IN_FLIGHT).",
         {
             "in flight": "sum(gatecast_posts_in_flight)",
             "connections": "sum(gatecast_http_connections)",
@@ -98,18 +99,18 @@ _PACE: Final = (
     ),
     graph(
         "Rate limit",
-        "What each task allows itself, as a share of its ceiling. It comes down when the account throttles and goes up "
-        "again by a fiftieth of the ceiling a second.",
+        "The rate limit of each task, as a share of its ceiling (GATECAST_MAX_POSTS_PER_SECOND). The task lowers it "
+        "when the account throttles, and raises it again step by step.",
         {"{{instance}}": "gatecast_post_rate_limit / gatecast_post_rate_ceiling"},
         unit=units.PercentUnit,
         runbook="gatecastthrottled",
         width=6,
-        most=1,
+        maximum=1,
         limits={0.5: SUSPECT},
     ),
     graph(
         "Rate cuts",
-        "How often a task has lowered its limit, a minute.",
+        "Reductions of the rate limit per minute, by task.",
         {"{{instance}}": "60 * rate(gatecast_post_rate_cuts_total[$__rate_interval])"},
         unit=units.Short,
         runbook="gatecastthrottled",
@@ -117,7 +118,8 @@ _PACE: Final = (
     ),
     graph(
         "Share of posts throttled",
-        "Of all posts, answered 429. While the account throttles, a few in a hundred are what finding its rate costs.",
+        "The share of posts with status 429, by cause. While the account throttles, a few percent are normal: they are "
+        "the cost of finding the granted rate.",
         {
             "{{kind}}": "sum by (kind) (rate(gatecast_throttled_posts_total[$__rate_interval]))"
             " / on () group_left () sum(rate(gatecast_posts_total[$__rate_interval]))"
@@ -132,53 +134,56 @@ _PACE: Final = (
 _BROADCASTS: Final = (
     graph(
         "Broadcasts",
-        "Queue messages by what became of them. Split ones go on as parts, released ones at another worker; duplicates "
-        "are recognised and dropped.",
+        "Queue messages per second, by outcome. Split broadcasts continue as parts, released ones on another worker; "
+        "duplicates are acknowledged without a post.",
         {"{{outcome}}": "sum by (outcome) (rate(gatecast_broadcasts_total[$__rate_interval]))"},
         unit=units.CountsPerSecond,
         runbook="the-worker",
         stacked=True,
     ),
     graph(
-        "Places taken",
-        "Broadcasts that hold a place, as a share of the places of each task. At 100% nothing more is received.",
+        "Places in use",
+        "Broadcasts that hold a place, as a share of the places of each task (GATECAST_MAX_BROADCASTS). At 100% "
+        "nothing more is received.",
         {"{{instance}}": "gatecast_broadcasts_in_progress / gatecast_broadcasts_in_progress_limit"},
         unit=units.PercentUnit,
         runbook="gatecastslotstaken",
-        most=1,
+        maximum=1,
         limits={0.8: SUSPECT},
     ),
     distribution(
         "Completion time",
-        "From being published to the last delivery settled. What takes more than 30 s has waited for clients that do "
-        "not read, or was sent again.",
+        "Time from publication to the last settled delivery. Broadcasts above 30 s have waited for clients that do not "
+        "read, or are dead letters that were sent again.",
         "gatecast_broadcast_duration_seconds",
         runbook="gatecastsloburnsfast",
     ),
     distribution(
         "Queue lag",
-        "How long messages had waited, on the queue or for a place, when a worker began with them.",
+        "Time from publication until a worker starts a message: on the queue, and waiting for a place.",
         "gatecast_queue_lag_seconds",
         runbook="gatecastqueuelag",
     ),
     graph(
         "Remainders",
-        "Broadcasts a minute that left their slow members to a broadcast of their own, so that they hold up nobody.",
+        "Remainders per minute: slow members of a broadcast, moved to a broadcast of their own so that they delay no "
+        "others.",
         {"remainders": "60 * sum(rate(gatecast_remainders_total[$__rate_interval]))"},
         unit=units.Short,
         runbook="clients-that-do-not-read",
     ),
     graph(
         "Checkpoints",
-        "Written a second. A broadcast writes one after 500 deliveries or a second; without them its deliveries stop.",
+        "Checkpoints written per second, by task. A broadcast writes one after 500 deliveries or one second; if it "
+        "cannot, its deliveries stop.",
         {"{{instance}}": "rate(gatecast_checkpoints_total[$__rate_interval])"},
         unit=units.CountsPerSecond,
         runbook="sqs-dynamodb-credentials",
     ),
     graph(
         "Parked and waiting",
-        "Broadcasts that only wait for single connections, and received ones that wait for a place because their room "
-        "or kind holds its share.",
+        "Parked: broadcasts that wait only for single connections. Waiting: received broadcasts that wait for a place "
+        "because their room or kind holds its share of the places.",
         {"parked": "sum(gatecast_broadcasts_parked)", "waiting": "sum(gatecast_broadcasts_waiting)"},
         unit=units.Short,
         runbook="gatecastbroadcastswaiting",
@@ -186,7 +191,7 @@ _BROADCASTS: Final = (
     ),
     graph(
         "Deferred",
-        "Queue messages per minute sent back for a while, because too many of their kind wait already.",
+        "Queue messages per minute returned to the queue with a delay, because too many of their kind wait already.",
         {"{{instance}}": "60 * rate(gatecast_broadcasts_deferred_total[$__rate_interval])"},
         unit=units.Short,
         runbook="gatecastbroadcastswaiting",
@@ -194,10 +199,10 @@ _BROADCASTS: Final = (
     ),
 )
 
-_ENDINGS: Final = (
+_OUTCOMES: Final = (
     graph(
         "Delivered",
-        "By task: work is shared evenly where there is enough of it.",
+        "Successful deliveries per second, by task. Under load, the tasks share the work evenly.",
         {"{{instance}}": 'rate(gatecast_deliveries_total{outcome="delivered"}[$__rate_interval])'},
         unit=units.CountsPerSecond,
         runbook="the-worker",
@@ -205,7 +210,7 @@ _ENDINGS: Final = (
     ),
     graph(
         "Not delivered",
-        "The share of deliveries that ended in each other way.",
+        "The share of deliveries with any other outcome.",
         {
             "{{outcome}}": 'sum by (outcome) (rate(gatecast_deliveries_total{outcome!="delivered"}[$__rate_interval]))'
             " / on () group_left () sum(rate(gatecast_deliveries_total[$__rate_interval]))"
@@ -215,8 +220,8 @@ _ENDINGS: Final = (
         limits={0.01: BAD},
     ),
     graph(
-        "Gone, not removed",
-        "Connections answered 410 that stay in the table because nothing else succeeds, by task.",
+        "Gone but not removed",
+        "Connections that returned 410 but stay in the table because no other post has succeeded, by task.",
         {"{{instance}}": "gatecast_unproven_gone"},
         unit=units.Short,
         runbook="gatecastgoneunproven",
@@ -226,6 +231,6 @@ _ENDINGS: Final = (
 DELIVERY: Final = Board(
     name="delivery",
     title="Delivery",
-    about="How broadcasts are delivered: posts and their answers, the account's rate, broadcasts and their ends.",
-    rows={"Posts": _POSTS, "Pace": _PACE, "Broadcasts": _BROADCASTS, "How deliveries end": _ENDINGS},
+    about="How broadcasts are delivered: posts and responses, the account's rate, broadcasts, outcomes.",
+    rows={"Posts": _POSTS, "Rate": _RATE, "Broadcasts": _BROADCASTS, "Delivery outcomes": _OUTCOMES},
 )

@@ -1,4 +1,4 @@
-"""What the worker stands on: SQS, DynamoDB, credentials, and its own process."""
+"""The dashboard *Dependencies*: SQS, DynamoDB, credentials, and the worker's own process."""
 
 from typing import Final
 
@@ -7,19 +7,19 @@ from grafana_foundation_sdk.models import units
 from deploy.observability.dashboards.frame import Board
 from deploy.observability.dashboards.panels import BAD, SUSPECT, distribution, graph, quantiles, states
 
-_TROUBLE: Final = (
+_HEALTH: Final = (
     states(
-        "Trouble by part",
-        "Red while a part fails at any task, as /readyz names it. The log has the reason: dependency.failing.",
+        "Failing components",
+        "Red while a component of /readyz fails on any task. The log has the reason: dependency.failing.",
         {"{{component}}": "max by (component) (gatecast_dependency_failing)"},
-        runbook="gatecastpartintrouble",
+        runbook="gatecastdependencyfailing",
         width=12,
-        names=("well", "trouble"),
+        names=("ok", "failing"),
         good=0,
     ),
     graph(
-        "Failed calls by part",
-        "All are tried again, without end. A few are normal.",
+        "Failed calls by component",
+        "Failed calls per second. All of them are retried until they succeed; a small number is normal.",
         {"{{component}}": "sum by (component) (rate(gatecast_dependency_failures_total[$__rate_interval]))"},
         unit=units.CountsPerSecond,
         runbook="sqs-dynamodb-credentials",
@@ -27,7 +27,7 @@ _TROUBLE: Final = (
     ),
     states(
         "Ready",
-        "Green while /readyz says 200, by task.",
+        "Green while /readyz returns 200, by task.",
         {"{{instance}}": "gatecast_ready"},
         runbook="gatecastnoworkerready",
         width=12,
@@ -36,7 +36,7 @@ _TROUBLE: Final = (
     ),
     states(
         "Draining",
-        "Red from SIGTERM to the end of the process, by task: a deployment, a scale-in, Spot.",
+        "Red from SIGTERM to the end of the process, by task: a deployment, a scale-in or a Spot interruption.",
         {"{{instance}}": "gatecast_draining"},
         runbook="the-worker",
         width=12,
@@ -47,8 +47,8 @@ _TROUBLE: Final = (
 
 _CALLS: Final = (
     graph(
-        "Calls",
-        "Calls to SQS and DynamoDB that were answered, by operation.",
+        "Calls by operation",
+        "Calls per second to SQS and DynamoDB that got a response.",
         {"{{operation}}": "sum by (operation) (rate(gatecast_service_call_duration_seconds_count[$__rate_interval]))"},
         unit=units.CountsPerSecond,
         runbook="sqs-dynamodb-credentials",
@@ -56,16 +56,16 @@ _CALLS: Final = (
         stacked=True,
     ),
     graph(
-        "Calls that failed",
-        "Calls that were refused or got no answer, by operation.",
+        "Failed calls by operation",
+        "Calls per second to SQS and DynamoDB that returned an error or got no response.",
         {"{{operation}}": "sum by (operation) (rate(gatecast_service_call_errors_total[$__rate_interval]))"},
         unit=units.CountsPerSecond,
         runbook="sqs-dynamodb-credentials",
         width=6,
     ),
     graph(
-        "Time of a call, p99",
-        "By operation. ReceiveMessage takes up to 5 s where the queue is empty: it is a long poll.",
+        "Call duration, p99",
+        "By operation. ReceiveMessage takes up to 5 s while the queue is empty, because it is a long poll.",
         {
             "{{operation}}": "histogram_quantile(0.99,"
             " sum by (operation, le) (rate(gatecast_service_call_duration_seconds_bucket[$__rate_interval])))"
@@ -76,7 +76,7 @@ _CALLS: Final = (
     ),
     graph(
         "Damaged items",
-        "Items of the table that could not be read, each time, by kind. The log names them: item.damaged.",
+        "Malformed items of the table, counted each time one is read, by kind. The log names them: item.damaged.",
         {"{{item}}": "sum by (item) (rate(gatecast_damaged_items_total[$__rate_interval]))"},
         unit=units.CountsPerSecond,
         runbook="sqs-dynamodb-credentials",
@@ -87,14 +87,15 @@ _CALLS: Final = (
 _LEASES: Final = (
     graph(
         "Lease extensions",
-        "By outcome. Failed ones are tried again. A lost lease: another worker repeats up to 1,000 deliveries.",
+        "Lease extensions per second, by outcome. Failed ones are retried. After a lost lease another worker repeats "
+        "up to 1,000 deliveries.",
         {"{{outcome}}": "sum by (outcome) (rate(gatecast_lease_extensions_total[$__rate_interval]))"},
         unit=units.CountsPerSecond,
         runbook="gatecastleaseslost",
     ),
     graph(
-        "Credentials expire in",
-        "By task. They are renewed from 15 minutes before their end on. Nothing here: they do not expire.",
+        "Time until credentials expire",
+        "By task. Renewal starts 15 minutes before they expire. Empty if the credentials do not expire.",
         {"{{instance}}": "gatecast_credentials_expiry_timestamp_seconds - time()"},
         unit=units.Seconds,
         runbook="gatecastcredentialsexpire",
@@ -102,7 +103,7 @@ _LEASES: Final = (
     ),
     graph(
         "Dead-letter queue",
-        "Messages on it, as SQS counts them.",
+        "Messages on the dead-letter queue, as SQS counts them.",
         {"{{state}}": 'sum by (state) (max by (service, state) (gatecast_queue_messages{queue="dead_letter"}))'},
         unit=units.Short,
         runbook="gatecastdeadletterswaiting",
@@ -130,7 +131,7 @@ _PROCESS: Final = (
     ),
     graph(
         "Open files",
-        "By task, as a share of how many there may be: connections are files.",
+        "Open file descriptors as a share of the limit, by task. Each connection uses one.",
         {"{{instance}}": "process_open_fds / process_max_fds"},
         unit=units.PercentUnit,
         runbook="the-worker",
@@ -139,14 +140,14 @@ _PROCESS: Final = (
     ),
     distribution(
         "Event loop lag",
-        "How late the loop runs a timer, over all tasks.",
+        "How late the event loop runs a timer, over all tasks.",
         "gatecast_event_loop_lag_seconds",
         runbook="gatecasteventloopstalls",
         width=6,
     ),
     graph(
         "Event loop lag, percentiles",
-        "How late the loop runs a timer, over all tasks.",
+        "How late the event loop runs a timer, over all tasks.",
         quantiles("gatecast_event_loop_lag_seconds"),
         unit=units.Seconds,
         runbook="gatecasteventloopstalls",
@@ -155,15 +156,15 @@ _PROCESS: Final = (
     ),
     graph(
         "Garbage collections",
-        "A minute, by generation, over all tasks. A full one (2) stops the loop for a moment.",
+        "Per minute, by generation, over all tasks. A full collection (generation 2) blocks the event loop briefly.",
         {"generation {{generation}}": "60 * sum by (generation) (rate(python_gc_collections_total[$__rate_interval]))"},
         unit=units.Short,
         runbook="gatecasteventloopstalls",
         width=6,
     ),
     graph(
-        "Running for",
-        "By task. A saw's teeth: it starts again and again.",
+        "Uptime",
+        "Time since the process started, by task. A sawtooth means that the task restarts repeatedly.",
         {"{{instance}}": "time() - process_start_time_seconds"},
         unit=units.Seconds,
         runbook="gatecastworkerrestarting",
@@ -171,7 +172,7 @@ _PROCESS: Final = (
     ),
     graph(
         "Versions",
-        "Tasks by version: two of them while a deployment goes on.",
+        "Tasks by version; two versions during a deployment.",
         {"{{version}}": "sum by (version) (gatecast_build_info)"},
         unit=units.Short,
         runbook="the-worker",
@@ -183,11 +184,11 @@ _PROCESS: Final = (
 DEPENDENCIES: Final = Board(
     name="dependencies",
     title="Dependencies",
-    about="What the worker stands on: SQS, DynamoDB, credentials, and its own process.",
+    about="What the worker depends on: SQS, DynamoDB, credentials, and its own process.",
     rows={
-        "Trouble": _TROUBLE,
+        "Health": _HEALTH,
         "SQS and DynamoDB": _CALLS,
         "Leases, credentials, dead letters": _LEASES,
-        "The processes": _PROCESS,
+        "Processes": _PROCESS,
     },
 )

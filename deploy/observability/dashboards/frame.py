@@ -1,4 +1,4 @@
-"""What all dashboards have in common: variables, marks for starts and rate cuts, links, and where they are kept."""
+"""The parts that all dashboards share: variables, annotations for starts and rate cuts, links, the output folder."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from grafana_foundation_sdk.models import dashboard as models
 from deploy.observability.dashboards.panels import DATASOURCE, Panel, filtered
 
 RUNBOOKS: Final = "https://github.com/gatecast/gatecast/blob/main/docs/failure-modes.md"
-"""Where the panels' links lead, and the alerts'."""
+"""The document that the links of panels and alerts point to."""
 FOLDER: Final = Path(__file__).parents[1] / "grafana" / "dashboards"
 
 _TAG: Final = "gatecast"
@@ -23,7 +23,7 @@ _EVERYTHING: Final = ".*"
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
-    """`rows` are titles and panels; the row without a title is the first one, and has no heading."""
+    """A dashboard. `rows` maps titles to panels; the first row may have the title "", and then has no heading."""
 
     name: str
     title: str
@@ -32,11 +32,11 @@ class Board:
 
     @property
     def path(self) -> Path:
-        """Where its JSON is kept."""
+        """The path of its JSON file."""
         return FOLDER / f"{self.name}.json"
 
     def to_json(self) -> str:
-        """As Grafana reads it; the same every time."""
+        """The dashboard in Grafana's format. Deterministic."""
         board = (
             builders.Dashboard(f"Gatecast: {self.title}")
             .uid(f"gatecast-{self.name}")
@@ -76,8 +76,8 @@ def _variables() -> list[Builder[models.VariableModel]]:
         .all_value(_EVERYTHING)
         .current(models.VariableOption(selected=True, text="All", value="$__all"))
         for name, label, about, query in (
-            ("service", "Service", "The installation.", "label_values(gatecast_build_info, service)"),
-            ("task", "Task", "The worker.", 'label_values(gatecast_build_info{service=~"$service"}, instance)'),
+            ("service", "Service", "The installation of Gatecast.", "label_values(gatecast_build_info, service)"),
+            ("task", "Task", "The worker's task.", 'label_values(gatecast_build_info{service=~"$service"}, instance)'),
         )
     )
     return [
@@ -89,7 +89,7 @@ def _variables() -> list[Builder[models.VariableModel]]:
 
 
 class _Mark(models.AnnotationQuery, Builder[models.AnnotationQuery]):
-    """An annotation with what Grafana's Prometheus data source reads beyond what the SDK knows."""
+    """An annotation with the fields of Grafana's Prometheus data source that the SDK lacks."""
 
     def __init__(self, name: str, expression: str, *, text: str, colour: str, at_value: bool = False) -> None:
         super().__init__(name=name, datasource=DATASOURCE, icon_color=colour, expr=filtered(expression))
@@ -118,5 +118,5 @@ def _links() -> list[Builder[models.DashboardLink]]:
         .tags([_TAG])
         .include_vars(True)
         .keep_time(True),
-        builders.DashboardLink("What to do").url("${runbooks}").icon("doc").target_blank(True),
+        builders.DashboardLink("Runbook").url("${runbooks}").icon("doc").target_blank(True),
     ]

@@ -1,4 +1,4 @@
-"""Is it healthy? What to open first: the top row answers that, and the rows below say where to look on."""
+"""The dashboard *Overview*, to be opened first: the top row shows whether all is well, the rows below where to look."""
 
 from typing import Final
 
@@ -10,7 +10,7 @@ from deploy.observability.dashboards.panels import BAD, GOOD, SUSPECT, graph, qu
 _HEALTH: Final = (
     stat(
         "Workers ready",
-        "Workers whose /readyz says 200. At 0 nothing is delivered.",
+        "Workers whose /readyz returns 200. At 0 nothing is delivered.",
         "sum(gatecast_ready) or vector(0)",
         unit=units.Number,
         runbook="gatecastnoworkerready",
@@ -19,16 +19,15 @@ _HEALTH: Final = (
     ),
     stat(
         "Workers not ready",
-        "Workers that say that they are not ready, or do not answer Prometheus. Well at 0, but for a moment after a "
-        "start.",
+        "Workers that report not being ready, or that Prometheus cannot scrape. Normally 0, except just after a start.",
         "count(up) - (sum(gatecast_ready) or vector(0))",
         unit=units.Number,
-        runbook="gatecastpartintrouble",
+        runbook="gatecastdependencyfailing",
         steps={1: SUSPECT},
     ),
     stat(
         "Alerts firing",
-        "The table below has them.",
+        "The table below lists them.",
         'count(ALERTS{alertname=~"Gatecast.*", alertstate="firing"}) or vector(0)',
         unit=units.Number,
         runbook="alerts",
@@ -36,8 +35,8 @@ _HEALTH: Final = (
     ),
     stat(
         "Error budget burn, 1 h",
-        "How many times as fast as it may be the error budget was used up in the last hour. Up to 1 the objective is "
-        "kept.",
+        "How many times faster than the objective allows the error budget was used up in the last hour. Up to 1 the "
+        "objective is met.",
         'max(service:gatecast_slo_burn:ratio{window="1h"})',
         unit=units.Short,
         runbook="gatecastsloburnsfast",
@@ -45,15 +44,15 @@ _HEALTH: Final = (
     ),
     stat(
         "Completion, p99",
-        "99 of 100 broadcasts took no longer, from published to the last delivery settled, in the last 5 minutes.",
+        "99% of the broadcasts of the last 5 minutes took no longer, from publication to the last settled delivery.",
         "histogram_quantile(0.99, sum by (le) (rate(gatecast_broadcast_duration_seconds_bucket[5m]))) >= 0",
         unit=units.Seconds,
         runbook="gatecastsloburnsfast",
         steps={5: SUSPECT, 10: BAD},
     ),
     stat(
-        "Deliveries that succeed",
-        "Of the deliveries that ended in the last 5 minutes, but for gone clients: the share that reached its client.",
+        "Delivery success rate",
+        "The share of the deliveries of the last 5 minutes that reached their client. Gone clients do not count.",
         'sum(rate(gatecast_deliveries_total{outcome="delivered"}[5m]))'
         ' / (sum(rate(gatecast_deliveries_total{outcome!="gone"}[5m])) > 0)',
         unit=units.PercentUnit,
@@ -63,7 +62,7 @@ _HEALTH: Final = (
     ),
     stat(
         "Oldest broadcast",
-        "Since it was published, of all that workers have in hand.",
+        "Age of the oldest broadcast in progress, measured from publication.",
         "max(gatecast_oldest_broadcast_age_seconds)",
         unit=units.Seconds,
         runbook="gatecastbroadcasttooold",
@@ -71,7 +70,7 @@ _HEALTH: Final = (
     ),
     stat(
         "Backlog",
-        "Messages on the queue that nobody works on yet. Where it stays, there is more to do than is done.",
+        "Messages on the queue that no worker has received yet. If it stays high, the workers do not keep up.",
         'sum(max by (service) (gatecast_queue_messages{queue="main", state="visible"}))',
         unit=units.Short,
         runbook="gatecastqueuelag",
@@ -79,10 +78,10 @@ _HEALTH: Final = (
     ),
 )
 
-_NEWS: Final = (
+_SUMMARY: Final = (
     table(
-        "Alerts that are firing",
-        "Each has a section of its name in the runbooks.",
+        "Firing alerts",
+        "Each alert has its own section in the runbook.",
         'ALERTS{alertname=~"Gatecast.*", alertstate="firing"}',
         runbook="alerts",
         width=6,
@@ -90,7 +89,7 @@ _NEWS: Final = (
     ),
     graph(
         "Deliveries",
-        "Deliveries that ended, by outcome. Gone is no failure; undelivered and rejected ones are dead letters.",
+        "Settled deliveries per second by outcome. Gone is no failure; undelivered and rejected ones are dead letters.",
         {"{{outcome}}": "sum by (outcome) (rate(gatecast_deliveries_total[$__rate_interval]))"},
         unit=units.CountsPerSecond,
         runbook="the-account-and-the-clients",
@@ -99,8 +98,8 @@ _NEWS: Final = (
     ),
     graph(
         "Completion time",
-        "From being published to the last delivery settled. Half of the broadcasts took no longer than p50, and so on. "
-        "A client that does not read holds its broadcast up for at least 30 s.",
+        "Time from publication to the last settled delivery. Half of the broadcasts took no longer than p50, and so "
+        "on. A client that does not read delays its broadcast by at least 30 s.",
         quantiles("gatecast_broadcast_duration_seconds"),
         unit=units.Seconds,
         runbook="gatecastsloburnsfast",
@@ -109,7 +108,7 @@ _NEWS: Final = (
     ),
     graph(
         "Error budget burn",
-        "How many times as fast as it may be the error budget is used up, over windows that end now. At 1 it just "
+        "How many times faster than the objective allows the error budget is used up, by window. At 1 the budget just "
         "lasts.",
         {"{{window}}": "max by (window) (service:gatecast_slo_burn:ratio)"},
         unit=units.Short,
@@ -122,8 +121,8 @@ _NEWS: Final = (
 _QUEUE: Final = (
     graph(
         "Queue lag",
-        "How long messages had waited, on the queue or for a place, when a worker began with them. Well within a "
-        "second.",
+        "Time from publication until a worker starts a message: on the queue, and waiting for a place. Normally below "
+        "1 s.",
         quantiles("gatecast_queue_lag_seconds"),
         unit=units.Seconds,
         runbook="gatecastqueuelag",
@@ -131,15 +130,15 @@ _QUEUE: Final = (
     ),
     graph(
         "Backlog",
-        "Messages on the queue, as SQS counts them: visible (nobody works on them yet), in flight (in hand of a "
-        "worker) and delayed (remainders for slow members).",
+        "Messages on the queue, as SQS counts them: visible (not received yet), in flight (received by a worker) and "
+        "delayed (remainders for slow members).",
         {"{{state}}": 'sum by (state) (max by (service, state) (gatecast_queue_messages{queue="main"}))'},
         unit=units.Short,
         runbook="gatecastslotstaken",
     ),
     graph(
-        "Oldest broadcast in hand",
-        "Since it was published, by task. A line that rises all the time is a broadcast that does not come to its end.",
+        "Oldest broadcast in progress",
+        "Age since publication, by task. A line that rises steadily is a broadcast that does not complete.",
         {"{{instance}}": "gatecast_oldest_broadcast_age_seconds"},
         unit=units.Seconds,
         runbook="gatecastbroadcasttooold",
@@ -150,10 +149,10 @@ _QUEUE: Final = (
 _ACCOUNT: Final = (
     graph(
         "Rate",
-        "Posts answered 200, the limit that the workers have set themselves, and its ceiling. A limit well below the "
-        "ceiling: the account throttles.",
+        "Posts per second with status 200, the workers' current rate limit, and its ceiling. A limit well below the "
+        "ceiling means that the account throttles.",
         {
-            "answered 200": 'sum(rate(gatecast_posts_total{status="200"}[$__rate_interval]))',
+            "status 200": 'sum(rate(gatecast_posts_total{status="200"}[$__rate_interval]))',
             "limit": "sum(gatecast_post_rate_limit)",
             "ceiling": "sum(gatecast_post_rate_ceiling)",
         },
@@ -161,9 +160,9 @@ _ACCOUNT: Final = (
         runbook="gatecastthrottled",
     ),
     graph(
-        "Posts answered 429",
-        "By whose limit it is taken for: the account's, which lowers the rate, or one connection's, which only makes "
-        "that connection wait.",
+        "Posts with status 429",
+        "Per second, by cause: the account's limit, which lowers the rate, or one connection's full buffer, which "
+        "delays only that connection.",
         {"{{kind}}": "sum by (kind) (rate(gatecast_throttled_posts_total[$__rate_interval]))"},
         unit=units.CountsPerSecond,
         runbook="gatecastthrottled",
@@ -171,7 +170,7 @@ _ACCOUNT: Final = (
     ),
     graph(
         "Posts in flight",
-        "Posts under way, and how many there may be. At the limit, answers are too slow for this rate: raise "
+        "Posts in flight, and their limit. At the limit, responses are too slow for this rate: raise "
         "GATECAST_MAX_IN_FLIGHT.",
         {"in flight": "sum(gatecast_posts_in_flight)", "limit": "sum(gatecast_posts_in_flight_limit)"},
         unit=units.Short,
@@ -181,8 +180,9 @@ _ACCOUNT: Final = (
 
 _CLIENTS: Final = (
     graph(
-        "Clients that do not read, and refusals",
-        "Deliveries that were given up (undelivered), refused for good (rejected) or not wanted any more (expired).",
+        "Undelivered, rejected and expired",
+        "Deliveries per second that were given up because the client does not read (undelivered), that the endpoint "
+        "rejected (rejected), or that were too late to be sent (expired).",
         {
             "{{outcome}}": "sum by (outcome)"
             ' (rate(gatecast_deliveries_total{outcome=~"undelivered|rejected|expired"}[$__rate_interval]))'
@@ -191,9 +191,9 @@ _CLIENTS: Final = (
         runbook="gatecastdeliveriesmissed",
     ),
     graph(
-        "Clients that are gone",
-        "Deliveries answered 410, memberships removed for it, and connections left in the table because nothing proves "
-        "that they are gone.",
+        "Gone clients",
+        "Deliveries with status 410 and removed memberships, per second; and the number of connections that stay in "
+        "the table because nothing proves that they are gone.",
         {
             "gone": 'sum(rate(gatecast_deliveries_total{outcome="gone"}[$__rate_interval]))',
             "memberships reaped": "sum(rate(gatecast_memberships_reaped_total[$__rate_interval]))",
@@ -204,7 +204,7 @@ _CLIENTS: Final = (
     ),
     graph(
         "Dead letters",
-        "Written in the last 5 minutes, by reason, and how many wait to be sent again.",
+        "Dead letters written in the last 5 minutes, by reason, and the number that wait on the dead-letter queue.",
         {
             "{{reason}}": "sum by (reason) (increase(gatecast_dead_letters_total[5m]))",
             "waiting": 'sum(max by (service) (gatecast_queue_messages{queue="dead_letter", state="visible"}))',
@@ -217,7 +217,7 @@ _CLIENTS: Final = (
 _TASKS: Final = (
     graph(
         "Event loop lag, p99",
-        "How late the loop runs a timer, by task. Above 0.1 s the task has too little CPU.",
+        "How late the event loop runs a timer, by task. Above 0.1 s the task has too little CPU.",
         {
             "{{instance}}": "histogram_quantile(0.99,"
             " sum by (instance, le) (rate(gatecast_event_loop_lag_seconds_bucket[$__rate_interval])))"
@@ -228,7 +228,7 @@ _TASKS: Final = (
     ),
     graph(
         "Memory",
-        "Resident memory by task. It does not grow with rooms or with the queue.",
+        "Resident memory by task. It does not grow with the size of rooms or the length of the queue.",
         {"{{instance}}": "process_resident_memory_bytes"},
         unit=units.BytesIEC,
         runbook="the-worker",
@@ -246,12 +246,12 @@ _TASKS: Final = (
 OVERVIEW: Final = Board(
     name="overview",
     title="Overview",
-    about="Is it healthy? The top row answers that.",
+    about="The top row shows whether all is well; the rows below show where to look.",
     rows={
-        "": (*_HEALTH, *_NEWS),
-        "The queue": _QUEUE,
-        "The account": _ACCOUNT,
-        "The clients": _CLIENTS,
-        "The tasks": _TASKS,
+        "": (*_HEALTH, *_SUMMARY),
+        "Queue": _QUEUE,
+        "Account": _ACCOUNT,
+        "Clients": _CLIENTS,
+        "Tasks": _TASKS,
     },
 )

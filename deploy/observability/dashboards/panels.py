@@ -1,7 +1,7 @@
-"""Panels: PromQL expressions with a title, a unit and a sentence that says what they show and what is well.
+"""Panels: PromQL expressions with a title, a unit and a description of what they show and what is normal.
 
-Expressions are written without the dashboard's variables. `filtered` adds them to every metric, so that none is left
-out: the service everywhere, the task wherever a series belongs to one.
+Expressions are written without the dashboard's variables. `filtered` adds them to every metric, so that none is
+forgotten: the service everywhere, and the task for every series that belongs to one.
 """
 
 import re
@@ -29,9 +29,9 @@ HEIGHT: Final = 8
 
 Panel = Builder[models.Panel]
 Queries = Mapping[str, str]
-"""From what a line is called (with {{labels}}) to its expression."""
+"""From a line's legend (with {{labels}}) to its expression."""
 Steps = Mapping[float, str]
-"""From this value on, this colour: ascending."""
+"""From a lower bound to the colour from there on, ascending."""
 
 GOOD: Final = "green"
 SUSPECT: Final = "orange"
@@ -45,22 +45,22 @@ _SELECTOR: Final = re.compile(
         (?:\{([^}]*)\})?  # its own matchers""",
     re.VERBOSE,
 )
-_OF_NO_TASK: Final = ("service:", "ALERTS")
-_OF_ANY_JOB: Final = ("process_", "python_", "up")
+_WITHOUT_TASK: Final = ("service:", "ALERTS")
+_OF_EVERY_JOB: Final = ("process_", "python_", "up")
 
 P = TypeVar("P", Graph, Stat, Heatmap, StateTimeline, Table)
 
 
 def filtered(expression: str) -> str:
-    """The expression, of what the dashboard's variables choose."""
+    """The expression, filtered by the dashboard's variables."""
 
     def narrow(selector: re.Match[str]) -> str:
         name, own = selector[1], selector[2]
         matchers = [own] if own else []
-        if name.startswith(_OF_ANY_JOB):
+        if name.startswith(_OF_EVERY_JOB):
             matchers.append(f'job="{_JOB}"')
         matchers.append('service=~"$service"')
-        if not name.startswith(_OF_NO_TASK):
+        if not name.startswith(_WITHOUT_TASK):
             matchers.append('instance=~"$task"')
         return f"{name}{{{', '.join(matchers)}}}"
 
@@ -76,10 +76,10 @@ def graph(
     runbook: str,
     width: int = 8,
     stacked: bool = False,
-    most: float | None = None,
+    maximum: float | None = None,
     limits: Steps | None = None,
 ) -> Panel:
-    """Lines over time. `limits` are drawn across it; `most` is the top of its axis, where there is one."""
+    """Lines over time. `limits` are drawn as dashed lines; `maximum` is the top of the axis, if it is fixed."""
     panel = _described(Graph(), title, about, queries, unit=unit, runbook=runbook, width=width)
     panel.min(0).show_points(common.VisibilityMode.NEVER).line_width(1).fill_opacity(50 if stacked else 5)
     panel.legend(
@@ -91,8 +91,8 @@ def graph(
     panel.tooltip(options.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI).sort(common.SortOrder.DESCENDING))
     if stacked:
         panel.stacking(options.StackingConfig().mode(common.StackingMode.NORMAL))
-    if most is not None:
-        panel.max(most)
+    if maximum is not None:
+        panel.max(maximum)
     if limits:
         panel.thresholds(_thresholds(GOOD, limits))
         dashed = common.GraphThresholdsStyleMode.DASHED
@@ -103,9 +103,9 @@ def graph(
 def stat(
     title: str, about: str, expression: str, *, unit: str, runbook: str, below: str = GOOD, steps: Steps | None = None
 ) -> Panel:
-    """One number as it is at this moment: the last one of a series that has ended would look well for ever.
+    """One number, from an instant query: the last value of a series that has ended would be shown for ever.
 
-    `below` is its colour below the first of `steps`.
+    `below` is the colour below the first of `steps`.
     """
     panel = _described(Stat(), title, about, {"": expression}, unit=unit, runbook=runbook, width=3, height=4, now=True)
     panel.thresholds(_thresholds(below, steps or {}))
@@ -116,7 +116,7 @@ def stat(
 
 
 def distribution(title: str, about: str, histogram: str, *, runbook: str, width: int = 8) -> Panel:
-    """A histogram of seconds over time: the darker, the more of that length."""
+    """A heatmap of a histogram in seconds: the darker, the more observations."""
     query = {"{{le}}": f"sum by (le) (rate({histogram}_bucket[$__rate_interval]))"}
     panel = _described(
         Heatmap(), title, about, query, unit="none", runbook=runbook, width=width, form=PromQueryFormat.HEATMAP
@@ -128,7 +128,7 @@ def distribution(title: str, about: str, histogram: str, *, runbook: str, width:
 def states(
     title: str, about: str, queries: Queries, *, runbook: str, width: int, names: tuple[str, str], good: int
 ) -> Panel:
-    """What is 0 or 1, as bars over time. `names` say what these mean, `good` which of them is well."""
+    """Values of 0 or 1 as bars over time. `names` are the texts for 0 and 1, `good` is the value shown in green."""
     panel = _described(StateTimeline(), title, about, queries, unit="none", runbook=runbook, width=width)
     shown = {
         str(value): models.ValueMappingResult(text=name, color=GOOD if value == good else BAD)
@@ -138,7 +138,7 @@ def states(
 
 
 def table(title: str, about: str, expression: str, *, runbook: str, width: int, hidden: Sequence[str]) -> Panel:
-    """The labels of the series that there are at this moment, but for the hidden ones."""
+    """The labels of the current series, except the hidden ones."""
     panel = _described(
         Table(),
         title,
@@ -156,7 +156,7 @@ def table(title: str, about: str, expression: str, *, runbook: str, width: int, 
 
 
 def quantiles(histogram: str, by: str = "") -> Queries:
-    """Half of what a histogram of seconds has seen was shorter than p50, and so on. `by` is a label, as in `by="x"`."""
+    """The 50th, 95th and 99th percentiles of a histogram in seconds, optionally by the label `by`."""
     labels = f"le, {by}" if by else "le"
     rate = f"sum by ({labels}) (rate({histogram}_bucket[$__rate_interval]))"
     name = f" {{{{{by}}}}}" if by else ""
@@ -176,9 +176,9 @@ def _described(
     now: bool = False,
     form: PromQueryFormat = PromQueryFormat.TIME_SERIES,
 ) -> P:
-    """What all panels have. `now` asks for the present moment alone."""
+    """Set the options that all panels share. `now` makes the queries instant."""
     panel.title(title).description(about).datasource(DATASOURCE).unit(unit).span(width).height(height)
-    panel.links([builders.DashboardLink("What to do").url(f"${{runbooks}}#{runbook}").target_blank(True)])
+    panel.links([builders.DashboardLink("Runbook").url(f"${{runbooks}}#{runbook}").target_blank(True)])
     for letter, (legend, expression) in zip(ascii_uppercase, queries.items(), strict=False):
         query = Dataquery().ref_id(letter).expr(filtered(expression)).legend_format(legend).format(form)
         query.datasource(DATASOURCE)
