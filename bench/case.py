@@ -1,4 +1,4 @@
-"""What a benchmark is: it measures, and it turns what it has measured into tables and reached targets."""
+"""A benchmark: it measures, and turns its result into tables and targets."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How much is measured. `share` shrinks the sections of a quick run."""
+    """How much to measure. `share` shrinks the sections of a quick run."""
 
     rounds: int
     share: float
@@ -26,30 +26,30 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """`reached` is to be at most, or at least, `limit`; both are shown by `form`."""
+    """`measured` must be at most, or at least, `limit`; both are formatted with `form`."""
 
-    what: str
+    name: str
     limit: float
-    reached: float
+    measured: float
     form: str = "{:.2f}"
     at_least: bool = False
 
     @property
     def met(self) -> bool:
-        return self.reached >= self.limit if self.at_least else self.reached <= self.limit
+        return self.measured >= self.limit if self.at_least else self.measured <= self.limit
 
     def row(self) -> list[str]:
         bound = "≥" if self.at_least else "≤"
         return [
-            self.what,
+            self.name,
             f"{bound} {self.form.format(self.limit)}",
-            self.form.format(self.reached),
+            self.form.format(self.measured),
             "yes" if self.met else "**no**",
         ]
 
 
 class Case(ABC, Generic[R]):
-    """`result` is the Struct that `measure` returns; it is what the JSON file holds."""
+    """`result` is the Struct that `measure` returns and that the JSON file contains."""
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -67,16 +67,16 @@ class Case(ABC, Generic[R]):
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, texts: int = 1) -> str:
-    """The first `texts` columns are text, the others are figures."""
+    """A Markdown table. The first `texts` columns are text, the others are numbers."""
     lines = [columns, ["---"] * texts + ["---:"] * (len(columns) - texts), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-FIGURES = ("CPU µs a post", "reached", "client's core", "peer's core")
+FIGURES = ("CPU µs per post", "rate", "client's core", "peer's core")
 
 
 def figures(samples: Sequence[Sample]) -> list[str]:
-    """The cells of `FIGURES`: what every line of every load states."""
+    """The cells of the columns `FIGURES`."""
     return [
         f"{cost(samples):,.1f}",
         f"{rate(samples):,.0f}/s",

@@ -1,21 +1,21 @@
 """The worker, unchanged, with an instrument in its process.
 
-    python -m bench.instrumented_worker turns|stacks|posts|posts-unreaped FILE
+    python -m bench.instrumented_worker iterations|stacks|posts|posts-unreaped FILE
 
 SIGUSR1 starts a recording, SIGUSR2 ends it and writes FILE.
 
-`turns`: the CPU time of every turn of the loop, nanoseconds, one a line. A callback that schedules itself again runs
-once a turn and reads the CPU clock of the loop's thread; what lies between two readings is all that the loop did in
-between: timers, answers, tasks, and the collector of garbage. Because of it the loop never sleeps, and turns in which
-nothing happened would outnumber the others; turns of less than `SHORTEST_NS` are left out, which makes every percentile
-longer, not shorter.
+`iterations`: the CPU time of every iteration of the event loop, in nanoseconds, one per line. A callback that
+reschedules itself runs once per iteration and reads the CPU clock of the loop's thread; the time between two readings
+is all that the loop did: timers, responses, tasks, and garbage collection. Because of the callback the loop never
+sleeps, and iterations without work would outnumber the others. So iterations of less than `MIN_ITERATION_NS` are
+excluded, which makes every percentile longer, not shorter.
 
-`stacks`: what was running, each time that the process had used up another few milliseconds of CPU (ITIMER_PROF). The
-interpreter looks at signals when a call of C returns, so the time of such a call goes to the function that made it. A
-profiler that stops the process from outside was tried and is wrong by far: it finds the process at its system calls.
+`stacks`: the running stack, each time the process has used another few milliseconds of CPU (ITIMER_PROF). The
+interpreter handles signals when a C call returns, so the time of such a call is attributed to the function that made
+it. A profiler that stops the process from outside was tried and is far off: it finds the process in its system calls.
 
-`posts`: the time of every post to its response, milliseconds, one a line, as the worker's own metrics are told of it.
-`posts-unreaped`: the same in a worker that removes no gone connection.
+`posts`: the time from every post to its response, in milliseconds, one per line, as recorded by the worker's metrics.
+`posts-unreaped`: the same in a worker that does not remove gone connections.
 """
 
 import asyncio
@@ -35,35 +35,35 @@ from worker.__main__ import main
 from worker.observe.metrics import Metrics
 from worker.pipeline.reaper import Reaper
 
-SHORTEST_NS: Final = 20_000
+MIN_ITERATION_NS: Final = 20_000
 _SAMPLE_SECONDS: Final = 0.001
-"""The kernel rounds it up to its own tick."""
+"""The kernel rounds it up to its tick."""
 
 
 class _Instrument(Protocol):
     def start(self) -> None: ...
 
     def stop(self) -> list[str]:
-        """What was recorded, line by line."""
+        """End the recording and return its lines."""
 
 
-class _Turns:
+class _LoopIterations:
     def __init__(self) -> None:
-        self._turns: list[int] = []
+        self._nanoseconds: list[int] = []
         self._last = 0
 
     def start(self) -> None:
-        self._turn()
-        self._turns.clear()
+        self._iteration()
+        self._nanoseconds.clear()
 
     def stop(self) -> list[str]:
-        return [str(turn) for turn in self._turns]
+        return [str(each) for each in self._nanoseconds]
 
-    def _turn(self) -> None:
+    def _iteration(self) -> None:
         took = thread_time_ns() - self._last
-        if took >= SHORTEST_NS:
-            self._turns.append(took)
-        asyncio.get_running_loop().call_soon(self._turn)
+        if took >= MIN_ITERATION_NS:
+            self._nanoseconds.append(took)
+        asyncio.get_running_loop().call_soon(self._iteration)
         self._last = thread_time_ns()
 
 
@@ -119,7 +119,7 @@ class _PostsUnreaped(_Posts):
 
 
 _INSTRUMENTS: Final[dict[str, type[_Instrument]]] = {
-    "turns": _Turns,
+    "iterations": _LoopIterations,
     "stacks": _Stacks,
     "posts": _Posts,
     "posts-unreaped": _PostsUnreaped,

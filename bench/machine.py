@@ -1,4 +1,4 @@
-"""The machine: its two cores, the CPU clock of any process, free ports, and what stands in every result."""
+"""The machine: its two cores, the CPU clock of any process, free ports, and the description stored with each result."""
 
 import os
 import platform
@@ -24,8 +24,8 @@ _PACKAGES: Final = ("aioboto3", "aiobotocore", "aiohttp", "boto3", "msgspec", "u
 _TOOLS: Final = (("wrk", "-v"), ("nginx", "-v"), ("node", "--version"))
 
 
-class Missing(Exception):  # noqa: N818 - it says what is so
-    """Something that the benchmarks need is not there; the message says what to install."""
+class Missing(Exception):
+    """A prerequisite of the benchmarks is missing; the message says what to install."""
 
 
 class Machine(msgspec.Struct):
@@ -49,7 +49,7 @@ def describe() -> Machine:
 
 
 def check() -> None:
-    """Raises Missing for what no benchmark can do without."""
+    """Raises Missing if a prerequisite of all benchmarks is missing."""
     if not hasattr(os, "sched_getaffinity") or not {CLIENT_CORE, PEER_CORE} <= os.sched_getaffinity(0):
         raise Missing(f"the benchmarks need Linux and its cores {CLIENT_CORE} and {PEER_CORE}")
     if not shutil.which("taskset"):
@@ -66,7 +66,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def memory_kb(pid: int, field: str) -> int:
-    """`field` of /proc/PID/status: VmRSS is what it has now, VmHWM the most that it ever had."""
+    """`field` of /proc/PID/status: VmRSS is the current, VmHWM the peak resident memory."""
     status = Path(f"/proc/{pid}/status").read_text()
     found = re.search(rf"^{field}:\s+(\d+) kB$", status, re.MULTILINE)
     assert found
@@ -93,7 +93,7 @@ def _tool_versions() -> list[tuple[str, str]]:
     found = []
     for tool, option in _TOOLS:
         if shutil.which(tool):
-            said = subprocess.run([tool, option], check=False, capture_output=True, text=True)  # noqa: S603
-            number = re.search(r"\d+(\.\d+)+", said.stdout + said.stderr)
+            output = subprocess.run([tool, option], check=False, capture_output=True, text=True)  # noqa: S603
+            number = re.search(r"\d+(\.\d+)+", output.stdout + output.stderr)
             found.append((tool, number[0] if number else "unknown"))
     return found

@@ -1,9 +1,9 @@
-"""A NAT gateway in front of a peer: it forwards connections, and forgets those that have been idle.
+"""A NAT gateway in front of a peer: it forwards connections, and drops the mapping of idle ones.
 
-    python -m bench.nat PORT FORGETS_AFTER_SECONDS reset|silent
+    python -m bench.nat PORT TIMEOUT_SECONDS reset|silent
 
-What arrives on a forgotten connection is answered with a reset, as the NAT gateways of AWS do it, or, `silent`, with
-nothing at all: the kernel drops every packet of that connection, as a filter on its socket tells it to.
+Data on a dropped connection is rejected with a reset, as by AWS's NAT gateways, or, if `silent`, ignored: a socket
+filter makes the kernel drop every packet of that connection.
 """
 
 import asyncio
@@ -19,18 +19,18 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class _Connection:
-    def __init__(self, writer: asyncio.StreamWriter, forgets_after: float, *, silent: bool) -> None:
+    def __init__(self, writer: asyncio.StreamWriter, idle_timeout_seconds: float, *, silent: bool) -> None:
         self._writer = writer
-        self._forgets_after = forgets_after
+        self._idle_timeout_seconds = idle_timeout_seconds
         self._silent = silent
-        self._forgotten = False
-        self._timer = self._later()
+        self._dropped = False
+        self._timer = self._start_timer()
 
-    def _later(self) -> asyncio.TimerHandle:
-        return asyncio.get_running_loop().call_later(self._forgets_after, self._forget)
+    def _start_timer(self) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(self._idle_timeout_seconds, self._drop)
 
-    def _forget(self) -> None:
-        self._forgotten = True
+    def _drop(self) -> None:
+        self._dropped = True
         if self._silent and not self._writer.is_closing():
             program = struct.pack("@HP", 1, ctypes.addressof(_DROP_EVERYTHING))
             self._socket().setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
@@ -42,20 +42,20 @@ class _Connection:
     async def forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await reader.read(65536):
-                if self._forgotten:
+                if self._dropped:
                     self._socket().setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                     self._writer.transport.abort()
                     return
                 self._timer.cancel()
-                self._timer = self._later()
+                self._timer = self._start_timer()
                 writer.write(data)
         writer.close()
 
 
-async def main(port: int, forgets_after: float, *, silent: bool) -> None:
+async def main(port: int, idle_timeout_seconds: float, *, silent: bool) -> None:
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         behind_reader, behind = await asyncio.open_connection("127.0.0.1", port)
-        connection = _Connection(writer, forgets_after, silent=silent)
+        connection = _Connection(writer, idle_timeout_seconds, silent=silent)
         await asyncio.gather(connection.forward(reader, behind), connection.forward(behind_reader, writer))
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0, backlog=1024)

@@ -1,7 +1,7 @@
-"""The other side: the compiled stand-ins of `sink/`, and nginx with nothing behind it, each on the peers' core.
+"""The peers of the measured programs, on a core of their own: the mock servers of `sink/`, and a bare nginx.
 
-`@connections` has two stand-ins because what a client pays depends on its peer: one that answers at once lets a client
-read many answers at one wake-up, a slower one wakes it more often.
+`@connections` has two kinds of peers because a client's cost depends on its peer: a fast one lets the client read many
+responses per wake-up, a slower one wakes it more often.
 """
 
 import http.client
@@ -65,7 +65,7 @@ http {{
 
 
 class Peer(Protocol):
-    """Stands in for `@connections`. `url` ends before `/@connections`."""
+    """A server for `@connections`. `url` is the part before `/@connections`."""
 
     url: str
 
@@ -78,7 +78,7 @@ class Peer(Protocol):
 
 
 class _Control:
-    """A connection to ask a peer on, kept open so that asking costs the peer next to nothing."""
+    """A connection to a peer's control interface, kept open so that requests cost the peer next to nothing."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -91,24 +91,24 @@ class _Control:
         else:
             self._connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=30)
 
-    def ask(self, method: str, path: str, body: bytes | None = None) -> bytes:
+    def request(self, method: str, path: str, body: bytes | None = None) -> bytes:
         self._connection.request(method, path, body)
         with self._connection.getresponse() as response:
             content = response.read()
         if response.status not in (http.HTTPStatus.OK, http.HTTPStatus.NO_CONTENT):
-            raise BenchmarkFailed(f"{path} was answered with {response.status}: {content!r}")
+            raise BenchmarkFailed(f"{path} returned {response.status}: {content!r}")
         return content
 
     def close(self) -> None:
-        """The next question opens it again."""
+        """Close the connection; the next request reopens it."""
         self._connection.close()
 
     def stats(self) -> dict[str, Any]:
-        return msgspec.json.decode(self.ask("GET", "/stats"), type=dict[str, Any])
+        return msgspec.json.decode(self.request("GET", "/stats"), type=dict[str, Any])
 
 
 class Connections:
-    """The compiled stand-in for `@connections`."""
+    """The mock server for `@connections`."""
 
     def __init__(self, url: str, pid: int, *, expected: frozenset[str] = frozenset({"200"})) -> None:
         self.url = f"{url}/live"
@@ -117,19 +117,19 @@ class Connections:
         self._control = _Control(url)
 
     def at(self, url: str) -> "Connections":
-        """The same one under another address."""
+        """The same server under another address."""
         moved = copy(self)
         moved.url = url
         return moved
 
     def reset(self) -> None:
-        self._control.ask("POST", "/reset", b"")
+        self._control.request("POST", "/reset", b"")
 
     def posts(self) -> int:
         return int(self._checked_stats()["posts"])
 
     def first_post_at(self) -> float:
-        """Since the last reset, in seconds on the machine's monotonic clock."""
+        """Time of the first post since the last reset, in seconds on the machine's monotonic clock."""
         return float(self._checked_stats()["first_at"])
 
     def cpu_seconds(self) -> float:
@@ -138,7 +138,7 @@ class Connections:
     def _checked_stats(self) -> dict[str, Any]:
         stats = self._control.stats()
         if set(stats["statuses"]) - self._expected:
-            raise BenchmarkFailed(f"posts were answered with {stats['statuses']}")
+            raise BenchmarkFailed(f"unexpected responses: {stats['statuses']}")
         return stats
 
 
@@ -158,27 +158,24 @@ class Nginx:
                 time.sleep(0.1)
             else:
                 return
-        raise BenchmarkFailed("nginx does not start; bench/build/nginx.log says why")
+        raise BenchmarkFailed("nginx did not start; see bench/build/nginx.log")
 
     def reset(self) -> None:
         self._before = self._requests()
 
     def posts(self) -> int:
-        return self._requests() - self._before - 1  # asking is a request, too
+        return self._requests() - self._before - 1  # without the request for this count
 
     def cpu_seconds(self) -> float:
         return cpu_seconds(self._pid)
 
     def _requests(self) -> int:
-        """nginx counts requests when they begin: after `accepts handled requests` come the three numbers."""
-        return int(self._control.ask("GET", "/").split(b"requests")[1].split()[2])
+        """Parse nginx's stub_status: `accepts handled requests`, then the three numbers."""
+        return int(self._control.request("GET", "/").split(b"requests")[1].split()[2])
 
 
 class Workload(msgspec.Struct):
-    """What waits on the queue: broadcast *i* goes to room *i* modulo `rooms`, counted from `first_room`.
-
-    Each room has `members`.
-    """
+    """The queue's content: broadcast *i* goes to room `first_room` + *i* modulo `rooms`; each room has `members`."""
 
     broadcasts: int
     rooms: int
@@ -193,7 +190,7 @@ class Workload(msgspec.Struct):
 
 
 class Aws:
-    """The compiled stand-in for SQS and DynamoDB."""
+    """The mock server for SQS and DynamoDB."""
 
     def __init__(self, url: str, pid: int) -> None:
         self.url = url
@@ -201,8 +198,8 @@ class Aws:
         self._control = _Control(url)
 
     def start(self, workload: Workload) -> None:
-        """Put all broadcasts on the queue at once."""
-        self._control.ask("POST", "/reset", msgspec.json.encode(workload))
+        """Start a new workload, with all broadcasts on the queue at once."""
+        self._control.request("POST", "/reset", msgspec.json.encode(workload))
 
     def stats(self) -> dict[str, Any]:
         return self._control.stats()
@@ -212,7 +209,7 @@ class Aws:
 
 
 class Table:
-    """The same, for clients that only remove connections: a query is made for each."""
+    """The mock server for clients that only remove connections; counts one query per connection."""
 
     def __init__(self, aws: Aws, *, joined_rooms: int) -> None:
         self.url = aws.url
@@ -232,7 +229,7 @@ class Table:
 
 @contextmanager
 def connections(delays_ms: tuple[int, int] = (0, 0), *, gone: float = 0.0) -> Iterator[Connections]:
-    """Answers are kept back for a time drawn from `delays_ms`; `gone` is the share of posts that return 410."""
+    """Run the mock `@connections`. `delays_ms` is the range of random response delays, `gone` the share of 410s."""
     lowest, highest = delays_ms
     command = (
         *(SINK / "build" / "connections", "--port", "0"),
@@ -240,27 +237,27 @@ def connections(delays_ms: tuple[int, int] = (0, 0), *, gone: float = 0.0) -> It
         *("--delay-min-ms", str(lowest), "--delay-max-ms", str(highest)),
         *(("--status", f"410:{gone}") if gone else ()),
     )
-    with _stand_in(command) as (url, pid):
+    with _mock_server(command) as (url, pid):
         yield Connections(url, pid, expected=frozenset({"200", "410"} if gone else {"200"}))
 
 
 @contextmanager
-def behind_nat(peer: Connections, forgets_after: float, *, silent: bool) -> Iterator[Connections]:
-    """The same peer, reached through a NAT gateway that forgets connections which are idle for so many seconds."""
+def behind_nat(peer: Connections, nat_timeout: float, *, silent: bool) -> Iterator[Connections]:
+    """The same peer behind a NAT gateway that drops connections which have been idle for `nat_timeout` seconds."""
     parts = urlsplit(peer.url)
-    command = (sys.executable, "-m", "bench.nat", str(parts.port), str(forgets_after), "silent" if silent else "reset")
-    with _stand_in(command) as (port, _):
+    command = (sys.executable, "-m", "bench.nat", str(parts.port), str(nat_timeout), "silent" if silent else "reset")
+    with _mock_server(command) as (port, _):
         yield peer.at(parts._replace(netloc=f"{parts.hostname}:{port}").geturl())
 
 
 @contextmanager
 def aws(*, sqs_ms: float = 0, dynamodb_ms: float = 0) -> Iterator[Aws]:
-    """Its queue is empty at first. Every call of a service takes as long as it says here."""
+    """Run the mock SQS and DynamoDB, with an empty queue. The arguments are the latency of each service's calls."""
     command = (
         *(SINK / "build" / "aws", "--port", "0", "--broadcasts", "0"),
         *("--sqs-delay-ms", str(sqs_ms), "--dynamodb-delay-ms", str(dynamodb_ms)),
     )
-    with _stand_in(command) as (url, pid):
+    with _mock_server(command) as (url, pid):
         yield Aws(url, pid)
 
 
@@ -277,7 +274,7 @@ def nginx() -> Iterator[Nginx]:
 
 
 @contextmanager
-def _stand_in(command: tuple[Any, ...]) -> Iterator[tuple[str, int]]:
-    """Its address, as it prints it, and its process."""
+def _mock_server(command: tuple[Any, ...]) -> Iterator[tuple[str, int]]:
+    """Run a mock server; yields the address that it prints, and its process id."""
     with running(command, core=PEER_CORE, output=subprocess.PIPE) as process:
         yield line_from(process).partition(": ")[2], process.pid

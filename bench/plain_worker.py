@@ -1,8 +1,8 @@
-"""The worker as one would write it with aioboto3: receive, query pages, post to each member, delete. The peer to beat.
+"""A plain worker with aioboto3, for comparison: receive, query pages, post to each member, delete.
 
-A semaphore bounds the posts, `gather` waits for a page of them. It claims nothing, checkpoints nothing, renews no
-lease, tries nothing again and measures nothing; it does the same job when nothing goes wrong. On uvloop, configured by
-the worker's own variables. With `--claim` it claims each broadcast and reads its room's settings first.
+A semaphore bounds the posts, `gather` waits for a page of them. It has no claims, checkpoints, lease extensions,
+retries or metrics; it does the same job as long as nothing fails. It runs on uvloop and is configured by the worker's
+variables. With `--claim` it claims each broadcast and reads its room's settings first.
 """
 
 import asyncio

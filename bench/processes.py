@@ -11,11 +11,11 @@ from typing import IO, Final
 
 from bench.machine import CHECKOUT, pinned
 
-_LONGEST_SECONDS: Final = 300.0
+_MAX_SECONDS: Final = 300.0
 
 
-class BenchmarkFailed(Exception):  # noqa: N818 - it says what has happened
-    """A measurement cannot be trusted, or did not come about."""
+class BenchmarkFailed(Exception):
+    """A measurement failed or cannot be trusted."""
 
 
 @contextmanager
@@ -27,9 +27,9 @@ def running(
     directory: Path = CHECKOUT,
     output: IO[bytes] | int = subprocess.DEVNULL,
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run `command`; it is killed at the end of the block, or after a few minutes whatever happens.
+    """Run `command`; kill it at the end of the block, or after `_MAX_SECONDS` in any case.
 
-    Killed, because nothing that happens afterwards belongs to the measurement; the worker's drain has its own tests.
+    It is killed because nothing after the block belongs to the measurement; the worker's drain has its own tests.
     """
     with subprocess.Popen(  # noqa: S603 - commands are the benchmarks' own
         pinned(core, command),
@@ -43,7 +43,7 @@ def running(
         stdout=output,
         stderr=output if output != subprocess.PIPE else None,
     ) as process:
-        watchdog = threading.Timer(_LONGEST_SECONDS, process.kill)
+        watchdog = threading.Timer(_MAX_SECONDS, process.kill)
         watchdog.daemon = True
         watchdog.start()
         try:
@@ -54,7 +54,7 @@ def running(
 
 
 def line_from(process: "subprocess.Popen[bytes]") -> str:
-    """The next line that the process prints. Raises BenchmarkFailed if it ends instead."""
+    """The next line of the process's output. Raises BenchmarkFailed if the process ends instead."""
     assert process.stdout
     line = process.stdout.readline().decode()
     if not line:
@@ -62,7 +62,7 @@ def line_from(process: "subprocess.Popen[bytes]") -> str:
     return line.strip()
 
 
-def tell(process: "subprocess.Popen[bytes]", line: str) -> None:
+def write_line(process: "subprocess.Popen[bytes]", line: str) -> None:
     assert process.stdin
     process.stdin.write(f"{line}\n".encode())
     process.stdin.flush()

@@ -1,4 +1,4 @@
-"""A profile of a worker from samples of its stack: what its CPU time goes to, by part of the work and by function."""
+"""A profile of a worker from samples of its stack: its CPU time by part of the work and by function."""
 
 import re
 from collections import Counter
@@ -11,15 +11,15 @@ _FRAME: Final = re.compile(r"(?P<function>.+) \((?P<file>[^()]+)\)")
 _PROJECT: Final = ("worker/", "gatecast/")
 _ENTRY: Final = "worker/__main__.py"
 
-_LOOP: Final = "the loop itself: uvloop, tasks, timers"
+_LOOP: Final = "event loop: uvloop, tasks, timers"
 _LOG: Final = "log lines"
 _CALLS: Final = "calls to SQS and DynamoDB"
 _SOCKETS: Final = "posts: sockets, TLS, kernel"
 _SIGNATURES: Final = "posts: signatures"
-_DECISIONS: Final = "posts: taking up, judging, settling"
+_DECISIONS: Final = "posts: selecting, classifying, settling"
 _BROADCASTS: Final = "broadcasts: decoding, fan-out, checkpoints"
 _MESSAGES: Final = "messages: leases, acknowledgements"
-_OTHER: Final = "everything else"
+_OTHER: Final = "other"
 _MESSAGE_FILES: Final = (
     "worker/pipeline/consumer.py",
     "worker/pipeline/admission.py",
@@ -47,7 +47,7 @@ class FunctionShare(msgspec.Struct):
 
 
 class Profile(msgspec.Struct):
-    """Shares of the CPU time."""
+    """Shares of the worker's CPU time."""
 
     samples: int
     parts: dict[str, float]
@@ -60,7 +60,7 @@ class _Frame(NamedTuple):
 
 
 def profile(lines: Iterable[str]) -> Profile:
-    """A line is a stack, its frames divided by semicolons, and how many samples had it."""
+    """Each line is a stack, its frames separated by semicolons, followed by its number of samples."""
     parts: Counter[str] = Counter()
     functions: Counter[tuple[_Frame, str]] = Counter()
     for line in lines:
@@ -86,7 +86,7 @@ def _frame(text: str) -> _Frame:
 
 
 def _part(frames: list[_Frame]) -> tuple[str, _Frame]:
-    """Which part of the work this stack belongs to, and the project's function that it is counted for."""
+    """The part of the work that this stack belongs to, and the project's function that it is attributed to."""
     project = [frame for frame in frames if frame.file.startswith(_PROJECT) and frame.file != _ENTRY]
     if not project:
         return _LOOP, _Frame("–", "")
@@ -105,8 +105,8 @@ def _part(frames: list[_Frame]) -> tuple[str, _Frame]:
     return (_BROADCASTS if innermost.file in _BROADCAST_FILES else _OTHER), innermost
 
 
-class Watched(msgspec.Struct):
-    """Shares of the CPU time that go to being watched, by what for."""
+class ObservabilityShares(msgspec.Struct):
+    """Shares of the CPU time that observability takes, by component."""
 
     samples: int
     shares: dict[str, float]
@@ -116,23 +116,23 @@ class Watched(msgspec.Struct):
         return sum(self.shares.values())
 
 
-_WATCHING: Final = {
+_OBSERVABILITY_FILES: Final = {
     "exporter": ("worker/observe/admin_server.py", "prometheus_client/", "aiohttp/web"),
     "counters": ("worker/observe/metrics.py", "worker/pipeline/queue_depth.py", "worker/observe/health.py"),
     "logger": ("structlog/", "worker/observe/log.py"),
 }
 
 
-def watched(lines: Iterable[str]) -> Watched:
-    """Lines are as for `profile`. A sample belongs to the first of the three that is anywhere on its stack."""
-    counts = dict.fromkeys(_WATCHING, 0)
+def observability_shares(lines: Iterable[str]) -> ObservabilityShares:
+    """The lines are as for `profile`. A sample counts for the first component that is anywhere on its stack."""
+    counts = dict.fromkeys(_OBSERVABILITY_FILES, 0)
     samples = 0
     for line in lines:
         stack, _, count = line.rpartition(" ")
         samples += int(count)
         files = [_frame(each).file for each in stack.split(";")]
-        for name, prefixes in _WATCHING.items():
+        for name, prefixes in _OBSERVABILITY_FILES.items():
             if any(file.startswith(prefixes) for file in files):
                 counts[name] += int(count)
                 break
-    return Watched(samples, {name: count / samples for name, count in counts.items()})
+    return ObservabilityShares(samples, {name: count / samples for name, count in counts.items()})

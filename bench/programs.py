@@ -1,4 +1,4 @@
-"""Runs one program beside its peers and takes the figures: a client for a section, or a worker for a workload."""
+"""Runs one program against its peers and measures it: a client over a section, or a worker over a workload."""
 
 import http.client
 import os
@@ -18,7 +18,7 @@ import msgspec
 
 from bench.machine import BUILD, CHECKOUT, CLIENT_CORE, cpu_seconds, free_port, memory_kb
 from bench.peers import CA, SINK, Aws, Connections, Peer, Workload
-from bench.processes import BenchmarkFailed, line_from, running, tell
+from bench.processes import BenchmarkFailed, line_from, running, write_line
 from bench.samples import Sample
 
 NODE: Final = BUILD / "node"
@@ -40,14 +40,14 @@ ENVIRON: Final = {
     "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
 }
 UNLIMITED: Final = 1_000_000
-"""Posts a second: more than any core can."""
+"""Posts per second: more than any core can send."""
 _WARM_UP: Final = Workload(broadcasts=1, rooms=1, members=20_000)
 _WRK_STARTS_SECONDS: Final = 0.7
-_LONGEST_SECONDS: Final = 200.0
-_POSTED_SECONDS: Final = 0.06
-"""So long nobody asks the peers anything: a first post is on its way."""
+_MAX_SECONDS: Final = 200.0
+_QUIET_SECONDS: Final = 0.06
+"""No requests to the peers' control interface for this time, in which the first post is made."""
 _PAUSE_SECONDS: Final = (0.15, 0.2)
-"""A completion is written within the shorter time; random, so that no broadcast keeps step with anything periodic."""
+"""A completion is written within the shorter time; random, so that broadcasts do not align with periodic work."""
 
 
 class _Measured(msgspec.Struct):
@@ -57,7 +57,7 @@ class _Measured(msgspec.Struct):
 
 
 class Load(msgspec.Struct):
-    """What a client program is asked for; see `clients.section`."""
+    """The arguments of a client program; see `clients.section`."""
 
     posts: int
     body_bytes: int
@@ -75,12 +75,12 @@ def python(module: str) -> tuple[str, ...]:
 
 
 def instrumented_worker(instrument: str) -> tuple[str, ...]:
-    """`turns`, `stacks`, `posts` or `posts-unreaped`."""
+    """`instrument` is `iterations`, `stacks`, `posts` or `posts-unreaped`."""
     return (*python("bench.instrumented_worker"), instrument, str(RECORDING))
 
 
 def node() -> tuple[str | Path, ...]:
-    """Node finds packages beside the program, so the program is put beside them."""
+    """Node finds packages beside the program, so the program is copied there."""
     shutil.copy(CHECKOUT / "bench" / "clients" / "node" / "post.mjs", NODE)
     return ("node", NODE / "post.mjs")
 
@@ -92,44 +92,44 @@ def run_client(command: Sequence[str | Path], peer: Peer, load: Load) -> Sample:
         _expect_ready(process)
         peer.reset()
         peer_cpu = peer.cpu_seconds()
-        tell(process, "go")
+        write_line(process, "go")
         measured = msgspec.json.decode(line_from(process), type=_Measured)
         peer_cpu = peer.cpu_seconds() - peer_cpu
-        seen = peer.posts()
-    if seen != measured.posts:
-        raise BenchmarkFailed(f"{command[-1]} made {measured.posts} posts, {seen} have arrived")
+        counted = peer.posts()
+    if counted != measured.posts:
+        raise BenchmarkFailed(f"{command[-1]} made {measured.posts} posts, but its peer counted {counted}")
     return Sample(measured.posts, measured.seconds, measured.cpu_seconds, peer_cpu)
 
 
-def ask_client(command: Sequence[str | Path], peer: Peer, load: Load, *more: str) -> bytes:
-    """For a client that has something else to tell, and perhaps takes `more` arguments."""
+def run_reporting_client(command: Sequence[str | Path], peer: Peer, load: Load, *more: str) -> bytes:
+    """Run a client that prints its own result, with `more` arguments. Returns the line that it prints."""
     with running(
         (*command, *load.arguments(peer.url), *more), core=CLIENT_CORE, environ=ENVIRON, output=subprocess.PIPE
     ) as process:
         _expect_ready(process)
         peer.reset()
-        tell(process, "go")
+        write_line(process, "go")
         return line_from(process).encode()
 
 
 def _expect_ready(process: "subprocess.Popen[bytes]") -> None:
     line = line_from(process)
     if line != "ready":
-        raise BenchmarkFailed(f"{process.args!r} said {line!r}")
+        raise BenchmarkFailed(f"{process.args!r} printed {line!r} instead of 'ready'")
 
 
 def run_wrk(peer: Peer, *, concurrency: int, body_bytes: int, seconds: float) -> Sample:
-    """wrk says nothing at its start, so its section lies between two looks from outside, after it has connected."""
+    """wrk does not signal when it is ready, so its section is measured from outside, some time after its start."""
     command = (
         *("wrk", "-t1", f"-c{concurrency}", f"-d{int(seconds + _WRK_STARTS_SECONDS) + 2}s"),
         *("-s", SINK / "post.lua", f"{peer.url}/@connections/L0SM9cOFvHcCIhw%3D", "--", str(body_bytes)),
     )
     with running(command, core=CLIENT_CORE) as process:
         time.sleep(_WRK_STARTS_SECONDS)
-        return _look_at(process.pid, peer, seconds, peer.cpu_seconds)
+        return _measure_section(process.pid, peer, seconds, peer.cpu_seconds)
 
 
-def _look_at(pid: int, peer: Peer, seconds: float, peer_cpu_seconds: Callable[[], float]) -> Sample:
+def _measure_section(pid: int, peer: Peer, seconds: float, peer_cpu_seconds: Callable[[], float]) -> Sample:
     peer.reset()
     began, cpu, peer_cpu = time.monotonic(), cpu_seconds(pid), peer_cpu_seconds()
     time.sleep(seconds)
@@ -138,7 +138,7 @@ def _look_at(pid: int, peer: Peer, seconds: float, peer_cpu_seconds: Callable[[]
 
 
 class Worker:
-    """A worker's process, up and warm."""
+    """A worker process that is ready and warmed up."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", aws: Aws, connections: Connections) -> None:
         self.pid = process.pid
@@ -147,11 +147,11 @@ class Worker:
         self._connections = connections
 
     def run(self, workload: Workload) -> Sample:
-        """From the moment the queue is full to the last acknowledgement, as SQS sees them."""
+        """Measure from the moment the queue is full to the last acknowledgement, by SQS's clock."""
         self._connections.reset()
         cpu, peer_cpu = cpu_seconds(self.pid), self._peer_cpu_seconds()
         self._aws.start(workload)
-        deadline = time.monotonic() + _LONGEST_SECONDS
+        deadline = time.monotonic() + _MAX_SECONDS
         while (stats := self._aws.stats())["deleted"] < workload.broadcasts:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise BenchmarkFailed(f"{stats['deleted']} of {workload.broadcasts} broadcasts were acknowledged")
@@ -159,24 +159,24 @@ class Worker:
         cpu, peer_cpu = cpu_seconds(self.pid) - cpu, self._peer_cpu_seconds() - peer_cpu
         posts = self._connections.posts()
         if posts != workload.deliveries:
-            raise BenchmarkFailed(f"{workload.deliveries} members, {posts} posts have arrived")
+            raise BenchmarkFailed(f"{workload.deliveries} posts were due, but the peer counted {posts}")
         return Sample(posts, stats["seconds"], cpu, peer_cpu)
 
     def run_section(self, workload: Workload, *, after: float, seconds: float) -> Sample:
-        """`seconds` in the middle of a workload, which must be large enough; `after` is when, from its start."""
+        """Measure a section of a workload, which must be large enough. `after` is the section's start, in seconds."""
         self._aws.start(workload)
         time.sleep(after)
-        sample = _look_at(self.pid, self._connections, seconds, self._peer_cpu_seconds)
+        sample = _measure_section(self.pid, self._connections, seconds, self._peer_cpu_seconds)
         if self._aws.stats()["deleted"] >= workload.broadcasts:
             raise BenchmarkFailed("the workload was too small for the section")
         return sample
 
     def time_to_first_post(self, workload: Workload) -> float:
-        """Seconds from SQS's response with the message to the first post's arrival; returns when all is quiet again."""
+        """Seconds from SQS's response with the message to the first post's arrival. Returns when the worker is idle."""
         self._connections.reset()
         self._aws.start(workload)
-        time.sleep(_POSTED_SECONDS)
-        deadline = time.monotonic() + _LONGEST_SECONDS
+        time.sleep(_QUIET_SECONDS)
+        deadline = time.monotonic() + _MAX_SECONDS
         while self._aws.stats()["deleted"] < workload.broadcasts:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise BenchmarkFailed("the broadcast was not acknowledged")
@@ -184,12 +184,12 @@ class Worker:
         time.sleep(random.uniform(*_PAUSE_SECONDS))
         posts = self._connections.posts()
         if posts != workload.deliveries:
-            raise BenchmarkFailed(f"{workload.deliveries} members, {posts} posts have arrived")
+            raise BenchmarkFailed(f"{workload.deliveries} posts were due, but the peer counted {posts}")
         return self._connections.first_post_at() - float(self._aws.stats()["received_at"])
 
     @contextmanager
     def recording(self) -> Iterator[list[str]]:
-        """What its instrument records within this block, line by line; see `instrumented_worker`."""
+        """Let the instrument record during this block; the list then has its lines. See `instrumented_worker`."""
         lines: list[str] = []
         RECORDING.unlink(missing_ok=True)
         os.kill(self.pid, signal.SIGUSR1)
@@ -200,10 +200,10 @@ class Worker:
                 lines += RECORDING.read_text().splitlines()
                 return
             time.sleep(0.05)
-        raise BenchmarkFailed("the instrument has written nothing")
+        raise BenchmarkFailed("the instrument has not written its recording")
 
     def operations(self) -> dict[str, int]:
-        """Calls of SQS and DynamoDB in the last workload."""
+        """Calls to SQS and DynamoDB in the last workload, by operation."""
         return {name: calls for name, calls in self._aws.stats()["operations"].items() if calls}
 
     def memory_kb(self, field: str) -> int:
@@ -222,7 +222,7 @@ def worker(
     rate: int = UNLIMITED,
     warm_up: Workload | None = _WARM_UP,
 ) -> Iterator[Worker]:
-    """`python -m worker` with its metrics scraped once a second, ready and warmed up."""
+    """`python -m worker`, ready and warmed up, with its metrics scraped once per second."""
     port = free_port()
     log = BUILD / "worker.log"
     with (
@@ -245,7 +245,7 @@ def worker(
 
 @contextmanager
 def plain_worker(aws: Aws, connections: Connections, *, claims: bool = False) -> Iterator[Worker]:
-    """The peer of the worker: it has no metrics and is ready when its first broadcast is done."""
+    """The plain worker. It has no metrics and counts as ready when it has delivered its first broadcast."""
     program = (*python("bench.plain_worker"), *(("--claim",) if claims else ()))
     environ = _worker_environ(aws, connections, UNLIMITED, free_port())
     with running(program, core=CLIENT_CORE, environ=environ) as process:
@@ -255,7 +255,7 @@ def plain_worker(aws: Aws, connections: Connections, *, claims: bool = False) ->
 
 
 def _worker_environ(aws: Aws, connections: Connections, rate: int, port: int) -> Mapping[str, str]:
-    """The defaults but for the addresses and the ceiling of the rate."""
+    """The defaults except for the addresses and the rate limit."""
     return {
         **ENVIRON,
         "AWS_ENDPOINT_URL": aws.url,
@@ -271,8 +271,8 @@ def _get(port: int, path: str) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
+        response = connection.getresponse()
+        return response.status, response.read()
     finally:
         connection.close()
 
@@ -287,12 +287,12 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", port: int) -> None:
         except OSError:
             pass
         time.sleep(0.05)
-    raise BenchmarkFailed("the worker does not become ready")
+    raise BenchmarkFailed("the worker did not become ready")
 
 
 @contextmanager
 def _scraping(port: int) -> Iterator[None]:
-    """Read /metrics once a second, as Prometheus would, only more often."""
+    """Read /metrics once per second, as Prometheus would, but more often."""
     ended = threading.Event()
     failures: list[Any] = []
 

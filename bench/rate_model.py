@@ -1,12 +1,13 @@
-"""The rate controller and the pacer against modelled accounts: what is granted, who is refused, and what comes of it.
+"""A model of the rate controller and the token bucket against accounts with different quotas, and its results.
 
     python -m bench.rate_model                  all scenarios, about two minutes
-    python -m bench.rate_model stalled fleet    those with one of these words
+    python -m bench.rate_model stalled fleet    the scenarios whose name contains one of these words
 
-Time passes in ticks of 5 ms. A post is decided when it is sent, and its response is heard 10 ms later. The account is a
-token bucket that all workers and other applications share; if a tick asks for more than it holds, chance decides who
-passes. A refused post is retried after 0 to 200 ms, later ones as the engine does, and deliveries that are due go
-first. Connections that do not read refuse everything. Everything is seeded, so two runs print the same.
+Time advances in ticks of 5 ms. The outcome of a post is decided when it is sent, and its response is received 10 ms
+later. The account is a token bucket shared by all workers and other applications; if a tick requests more tokens than
+it holds, chance decides which posts pass. A throttled post is first retried after 0 to 200 ms, later as the engine
+does, and retries that are due go first. Connections that do not read throttle everything. Everything is seeded, so two
+runs print the same.
 """
 
 import heapq
@@ -25,18 +26,18 @@ LATENCY_TICKS: Final = 2
 MAX_IN_FLIGHT: Final = 256
 REFERENCE_SECONDS: Final = 0.1
 ENDLESS: Final = float("inf")
-FREE: Final = 1e9
+UNLIMITED: Final = 1e9
 
 
 @dataclass(slots=True)
 class Account:
-    """A token bucket. `refuses` is a share of all posts that fails whatever the rate."""
+    """A token bucket. `throttled_share` is the share of posts that are throttled regardless of the rate."""
 
-    granted: float = FREE
-    burst: float = FREE
-    refuses: float = 0.0
+    granted: float = UNLIMITED
+    burst: float = UNLIMITED
+    throttled_share: float = 0.0
     others: float = 0.0
-    """What competitors post per second, whatever happens."""
+    """Posts per second by competitors, at a constant rate."""
     tokens: float = field(init=False)
     _others_due: float = field(init=False, default=0.0)
 
@@ -44,19 +45,19 @@ class Account:
         self.tokens = self.burst
 
     def decide(self, posts: int, rng: random.Random) -> list[bool]:
-        """Which of one tick's posts pass."""
+        """Decide for each post of one tick whether it passes."""
         self.tokens = min(self.burst, self.tokens + self.granted * TICK_SECONDS)
         self._others_due += self.others * TICK_SECONDS
         others = int(self._others_due)
         self._others_due -= others
-        left, room = posts + others, min(posts + others, int(self.tokens))
-        self.tokens -= room
+        undecided, granted = posts + others, min(posts + others, int(self.tokens))
+        self.tokens -= granted
         passes = []
         for _ in range(posts):
-            passed = rng.random() * left < room
-            room -= passed
-            left -= 1
-            passes.append(passed and rng.random() >= self.refuses)
+            passed = rng.random() * undecided < granted
+            granted -= passed
+            undecided -= 1
+            passes.append(passed and rng.random() >= self.throttled_share)
         return passes
 
 
@@ -68,7 +69,7 @@ class Post(NamedTuple):
 
 @dataclass(slots=True)
 class Load:
-    """One worker. `demand` is what it has to deliver per second; `stalling` how many connections stop reading."""
+    """One worker. `demand` is in deliveries per second, `stalling` in connections per second that stop reading."""
 
     ceiling: float
     rng: random.Random
@@ -78,7 +79,7 @@ class Load:
     waiting_stalled: float = 0.0
     rate: RateController = field(init=False)
     passed: int = 0
-    refused: int = 0
+    throttled: int = 0
     lowest: float = field(init=False)
     recognised_ticks: int = 0
     references: int = 0
@@ -93,8 +94,8 @@ class Load:
         self.lowest = self.ceiling
         self._in_flight = deque([[] for _ in range(LATENCY_TICKS)])
 
-    def forget(self) -> None:
-        self.passed = self.refused = self.recognised_ticks = 0
+    def reset_counts(self) -> None:
+        self.passed = self.throttled = self.recognised_ticks = 0
         self.lowest = self.rate.limit
 
     @property
@@ -102,15 +103,15 @@ class Load:
         return self.waiting + len(self._retries)
 
     @property
-    def refused_share(self) -> float:
-        return self.refused / max(1, self.passed + self.refused)
+    def throttled_share(self) -> float:
+        return self.throttled / max(1, self.passed + self.throttled)
 
     def posts(self, now: float) -> list[Post]:
         self.waiting += self.demand * TICK_SECONDS
         self.waiting_stalled += self.stalling * TICK_SECONDS
         free = MAX_IN_FLIGHT - sum(map(len, self._in_flight))
         posts: list[Post] = []
-        if self.rate.wants_reference and now >= self._reference_at:
+        if self.rate.needs_reference and now >= self._reference_at:
             self._reference_at = now + REFERENCE_SECONDS
             self.references += 1
             posts.append(Post(reads=True, attempt=1, reference=True))
@@ -130,14 +131,14 @@ class Load:
         self._token_bucket.spend(len(posts))
         return posts
 
-    def hear(self, sent: list[tuple[Post, bool]], now: float) -> None:
+    def receive_responses(self, sent: list[tuple[Post, bool]], now: float) -> None:
         self._in_flight.append(sent)
         passed = [0, 0, 0]
         for post, passes in self._in_flight.popleft():
             if passes and post.reads:
                 passed[min(post.attempt, 3) - 1] += 1
                 continue
-            self.refused += post.reads
+            self.throttled += post.reads
             if post.attempt <= 2:
                 self.rate.throttled(retry=post.attempt == 2)
             if not post.reference:
@@ -171,12 +172,12 @@ class World:
         posts = [load.posts(self.now) for load in self.loads]
         passes = iter(self.account.decide(sum(map(len, posts)), self.rng))
         for load, mine in zip(self.loads, posts, strict=True):
-            load.hear([(post, next(passes)) for post in mine], self.now)
+            load.receive_responses([(post, next(passes)) for post in mine], self.now)
         self.ticks += 1
         self.now = self.ticks * TICK_SECONDS
 
     def run(self, seconds: float, *, until: Callable[[], bool] = lambda: False) -> float:
-        """Seconds that it took: all, or until that is true."""
+        """Run for `seconds`, or until `until()` is true. Returns the seconds that passed."""
         began = self.now
         while self.now - began < seconds - TICK_SECONDS / 2 and not until():
             self.tick()
@@ -184,7 +185,7 @@ class World:
 
     def measure(self, seconds: float) -> None:
         for load in self.loads:
-            load.forget()
+            load.reset_counts()
         self.run(seconds)
 
 
@@ -198,21 +199,21 @@ def world(
 class Row(NamedTuple):
     scenario: str
     before: str
-    """With the controller of the first version, in this model."""
+    """The result of the first version's controller in this model."""
     now: str
 
 
 def stalled() -> Iterator[Row]:
-    for name, at_once, per_second, honest, before in (
+    for name, at_once, per_second, healthy, before in (
         ("1 connection stalls", 1, 0.0, 200.0, "100%"),
-        ("100 connections stall in one instant", 100, 0.0, 200.0, "100%"),
-        ("100 are posted to ten times per second, as if unknown", 0, 1000.0, 200.0, "0.5%"),
-        ("1,000 stall in one instant, honest rooms have 5 posts/s", 1000, 0.0, 5.0, "0.5%"),
-        ("1,000 stall in one instant, and there is nobody else", 1000, 0.0, 0.0, "0.5%"),
-        ("10 more stall every second, honest rooms have 5 posts/s", 0, 10.0, 5.0, "0.5%"),
-        ("100 more stall every second, honest rooms have 5 posts/s", 0, 100.0, 5.0, "0.5%"),
+        ("100 connections stall at once", 100, 0.0, 200.0, "100%"),
+        ("100 receive ten posts per second each, as if never seen stalled", 0, 1000.0, 200.0, "0.5%"),
+        ("1,000 stall at once, healthy rooms have 5 posts/s", 1000, 0.0, 5.0, "0.5%"),
+        ("1,000 stall at once, no other traffic", 1000, 0.0, 0.0, "0.5%"),
+        ("10 more stall per second, healthy rooms have 5 posts/s", 0, 10.0, 5.0, "0.5%"),
+        ("100 more stall per second, healthy rooms have 5 posts/s", 0, 100.0, 5.0, "0.5%"),
     ):
-        model = world(Account(), ceiling=2_000, demand=honest)
+        model = world(Account(), ceiling=2_000, demand=healthy)
         model.run(5)
         load = model.loads[0]
         load.waiting_stalled, load.stalling = at_once, per_second
@@ -224,11 +225,11 @@ def start() -> Iterator[Row]:
     for burst, before in ((15, "51%"), (750, "39%"), (3_000, "39%"), (5_000, "35%")):
         model = world(Account(1_500, burst))
         load = model.loads[0]
-        model.run(60, until=lambda load=load: load.passed + load.refused >= 10_000)  # type: ignore[misc]
+        model.run(60, until=lambda load=load: load.passed + load.throttled >= 10_000)  # type: ignore[misc]
         yield Row(
             f"start: 1,500/s granted, burst {burst:,}",
-            f"{before} of the first 10,000 posts refused",
-            f"{load.refused_share:.1%} of the first 10,000 posts refused",
+            f"{before} of the first 10,000 posts throttled",
+            f"{load.throttled_share:.1%} of the first 10,000 posts throttled",
         )
     model = world(Account())
     passed: deque[int] = deque([0] * 10, maxlen=10)
@@ -240,33 +241,33 @@ def start() -> Iterator[Row]:
         return full
 
     seconds = model.run(60, until=at_ceiling)
-    yield Row("start: the quota is free", "ceiling after 0.05 s", f"ceiling after {seconds:.2f} s")
+    yield Row("start: unlimited quota", "ceiling after 0.05 s", f"ceiling after {seconds:.2f} s")
 
 
-def refusing() -> Iterator[Row]:
+def throttling() -> Iterator[Row]:
     for share, before in ((0.5, "100%"), (0.9, "99.8%"), (0.95, "86%"), (0.98, "67%"), (1.0, "64%")):
-        model = world(Account(refuses=share), demand=0)
+        model = world(Account(throttled_share=share), demand=0)
         load = model.loads[0]
         load.waiting = 3_000.0
         first = model.run(10, until=lambda load=load: load.rate.account_throttles)  # type: ignore[misc]
-        load.forget()
+        load.reset_counts()
         ticks = model.ticks
         model.run(120, until=lambda load=load: load.backlog < 1)  # type: ignore[misc]
         recognised = load.recognised_ticks / (model.ticks - ticks)
         yield Row(
-            f"refusing {share:.0%}, a room of 3,000",
+            f"throttling {share:.0%}, a room of 3,000",
             f"recognised {before} of the time",
             f"after {first:.2f} s, then {recognised:.1%} of the time",
         )
     for share in (0.5, 0.9, 0.98, 1.0):
-        model = world(Account(refuses=share), demand=200)
+        model = world(Account(throttled_share=share), demand=200)
         load = model.loads[0]
         load.waiting_stalled, load.stalling = 200, 5
         model.run(10)
         ticks = model.ticks
         model.measure(120)
         yield Row(
-            f"refusing {share:.0%}, 200 posts/s, 200 stalled and 5 more every second",
+            f"throttling {share:.0%}, 200 posts/s, 200 stalled and 5 more per second",
             "-",
             f"recognised {load.recognised_ticks / (model.ticks - ticks):.1%} of the time",
         )
@@ -274,12 +275,12 @@ def refusing() -> Iterator[Row]:
 
 def permanent() -> Iterator[Row]:
     for share, before in ((0.05, "164/s delivered, limit 52"), (0.1, "-"), (0.2, "32/s delivered, limit 10")):
-        model = world(Account(refuses=share), demand=400)
+        model = world(Account(throttled_share=share), demand=400)
         load = model.loads[0]
         model.run(30)
         model.measure(180)
         yield Row(
-            f"permanent: {share:.0%} refused whatever the rate, 400 posts/s",
+            f"permanent: {share:.0%} throttled regardless of the rate, 400 posts/s",
             before,
             f"{load.passed / 180:.0f}/s delivered, {load.backlog:.0f} waiting at the end",
         )
@@ -292,9 +293,9 @@ def competitor() -> Iterator[Row]:
         model.run(60)
         model.measure(180)
         yield Row(
-            f"competitor: posts {share:.0%} of the quota, whatever happens",
+            f"competitor: constantly posts {share:.0%} of the quota",
             f"{before}/s granted",
-            f"{load.passed / 180:.0f}/s granted, {load.refused_share:.1%} refused",
+            f"{load.passed / 180:.0f}/s granted, {load.throttled_share:.1%} throttled",
         )
 
 
@@ -313,13 +314,13 @@ def fleet() -> Iterator[Row]:
         model = world(Account(quota, quota / 2), workers=workers)
         model.run(60)
         model.measure(120)
-        passed, refused = sum(load.passed for load in model.loads), sum(load.refused for load in model.loads)
+        passed, throttled = sum(load.passed for load in model.loads), sum(load.throttled for load in model.loads)
         shares = sorted(load.passed * workers / passed for load in model.loads)
-        fair = f", shares {shares[0]:.2f} to {shares[-1]:.2f} of fair" if workers > 1 else ""
+        fair = f", shares {shares[0]:.2f} to {shares[-1]:.2f} of the fair share" if workers > 1 else ""
         yield Row(
             f"fleet: {workers} worker{'s' * (workers > 1)}, quota of {quota:,}/s",
-            f"{before} refused",
-            f"{refused / (passed + refused):.1%} refused, {passed / 120 / quota:.0%} of the quota used{fair}",
+            f"{before} throttled",
+            f"{throttled / (passed + throttled):.1%} throttled, {passed / 120 / quota:.0%} of the quota used{fair}",
         )
     model = world(Account(2_000, 1_000), workers=2)
     alone, second = World(model.account, model.loads[:1], model.rng), model.loads[1]
@@ -330,28 +331,28 @@ def fleet() -> Iterator[Row]:
         model.measure(25)
         shares.append(second.passed / sum(load.passed for load in model.loads))
     now = ", ".join(f"{share:.0%}" for share in shares)
-    yield Row("fleet: a second worker comes; its share, per 25 s", "38%, 57%, 64%, 49%", now)
+    yield Row("fleet: a second worker starts; its share, per 25 s", "38%, 57%, 64%, 49%", now)
 
 
 def recovery() -> Iterator[Row]:
     model = world(Account(1_000, 500))
     load = model.loads[0]
     model.run(30)
-    model.account.granted = model.account.burst = FREE
+    model.account.granted = model.account.burst = UNLIMITED
     seconds = model.run(120, until=lambda: load.rate.limit >= 10_000)
-    yield Row("recovery: from 1,000/s to a free quota", "45 s to the ceiling", f"{seconds:.0f} s to the ceiling")
+    yield Row("recovery: from 1,000/s to an unlimited quota", "45 s to the ceiling", f"{seconds:.0f} s to the ceiling")
     model = world(Account(), demand=300)
-    quiet = model.loads[0]
+    load = model.loads[0]
     model.run(10)
-    model.account.refuses = 1.0
+    model.account.throttled_share = 1.0
     model.run(120)
-    model.account.refuses = 0.0
-    seconds = model.run(120, until=lambda: quiet.rate.limit >= 10_000)
-    name = "recovery: everything was refused for two minutes"
+    model.account.throttled_share = 0.0
+    seconds = model.run(120, until=lambda: load.rate.limit >= 10_000)
+    name = "recovery: all posts were throttled for two minutes"
     yield Row(name, "50 s to the ceiling", f"{seconds:.0f} s to the ceiling")
 
 
-SCENARIOS: Final = (stalled, start, refusing, permanent, competitor, fleet, recovery)
+SCENARIOS: Final = (stalled, start, throttling, permanent, competitor, fleet, recovery)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""One measured section of one client, and what many of them say together."""
+"""Samples: measured sections of clients, and their medians."""
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
@@ -7,7 +7,7 @@ import msgspec
 
 
 class Sample(msgspec.Struct):
-    """`posts` in `seconds`, for `cpu_seconds` of the client and `peer_cpu_seconds` of its peers together."""
+    """One section: `posts` in `seconds`, with the CPU time of the client, and that of its peers together."""
 
     posts: int
     seconds: float
@@ -16,7 +16,7 @@ class Sample(msgspec.Struct):
 
     @property
     def cost(self) -> float:
-        """CPU microseconds a post, which is CPU milliseconds for 1,000."""
+        """CPU microseconds per post, which is CPU milliseconds per 1,000 posts."""
         return self.cpu_seconds / self.posts * 1e6
 
     @property
@@ -25,7 +25,7 @@ class Sample(msgspec.Struct):
 
     @property
     def core(self) -> float:
-        """Share of its core that the client took."""
+        """Share of its core that the client used."""
         return self.cpu_seconds / self.seconds
 
     @property
@@ -34,18 +34,18 @@ class Sample(msgspec.Struct):
 
 
 Samples = dict[str, list[Sample]]
-"""By client, one a round."""
+"""By client, one per round."""
 
 
 def interleave(rounds: int, clients: Mapping[str, Callable[[], Sample]]) -> Samples:
-    """A B C A B C …: whatever changes on the machine meanwhile, changes for all."""
+    """Measure in the order A B C A B C …, so that changes on the machine affect all clients alike."""
     samples: Samples = {name: [] for name in clients}
     for round_ in range(rounds):
         for name, measure in clients.items():
             sample = measure()
             samples[name].append(sample)
             print(
-                f"  round {round_ + 1}  {name:<32} {sample.cost:8.1f} µs a post  {sample.rate:9,.0f}/s  "
+                f"  round {round_ + 1}  {name:<32} {sample.cost:8.1f} µs per post  {sample.rate:9,.0f}/s  "
                 f"client {sample.core:4.0%}  peer {sample.peer_core:4.0%}",
                 flush=True,
             )
@@ -69,5 +69,5 @@ def peer_core(samples: Sequence[Sample]) -> float:
 
 
 def ratio(samples: Sequence[Sample], to: Sequence[Sample]) -> float:
-    """How many times the CPU a post, by the median of the rounds' own ratios."""
+    """Ratio of CPU per post: the median of the rounds' own ratios."""
     return median(one.cost / other.cost for one, other in zip(samples, to, strict=True))

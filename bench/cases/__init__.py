@@ -4,15 +4,15 @@ from typing import Any
 
 from bench.case import Case
 from bench.cases.clients import Clients
+from bench.cases.idle import Idle
 from bench.cases.latency import Latency
+from bench.cases.loop_iterations import LoopIterations
 from bench.cases.memory import Memory
+from bench.cases.observability import Observability
 from bench.cases.paced import Paced
-from bench.cases.quiet import Quiet
 from bench.cases.reaping import Reaping
 from bench.cases.room import Room
 from bench.cases.small_rooms import SmallRooms
-from bench.cases.turns import LoopTurns
-from bench.cases.watching import Watching
 
 CASES: tuple[Case[Any], ...] = (
     Clients(),
@@ -20,9 +20,9 @@ CASES: tuple[Case[Any], ...] = (
     SmallRooms(),
     Latency(),
     Paced(),
-    LoopTurns(),
+    LoopIterations(),
     Memory(),
-    Quiet(),
-    Watching(),
+    Idle(),
+    Observability(),
     Reaping(),
 )

@@ -1,4 +1,4 @@
-"""The engine alone against other clients: what does a signed post over TLS cost?"""
+"""The engine alone against other clients: the CPU cost of a signed post over TLS."""
 
 import shutil
 from collections.abc import Callable, Collection
@@ -24,13 +24,13 @@ NODE_SDK: Final = "Node SDK v3"
 CONCURRENCY: Final = 128
 _THREADS: Final = 64
 _WRK_SECONDS: Final = 1.5
-_TIMES_WRK: Final = 1.2
-_TIMES_AIOBOTOCORE: Final = 40
+_MAX_WRK_RATIO: Final = 1.2
+_MIN_AIOBOTOCORE_RATIO: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """A peer, and which clients meet it."""
+    """A peer, and the body sizes and clients to measure with it."""
 
     title: str
     start: Callable[[], AbstractContextManager[peers.Peer]]
@@ -39,10 +39,10 @@ class _Kind:
 
 
 _PEERS: Final = {
-    "compiled": _Kind("the compiled stand-in", peers.connections),
+    "compiled": _Kind("the mock server", peers.connections),
     "nginx": _Kind("nginx", peers.nginx),
     "slow": _Kind(
-        "the compiled stand-in, answers after 5 to 15 ms", partial(peers.connections, (5, 15)), (256,), slow=True
+        "the mock server, responses after 5 to 15 ms", partial(peers.connections, (5, 15)), (256,), slow=True
     ),
 }
 
@@ -56,12 +56,12 @@ class Combination(msgspec.Struct):
 class Result(msgspec.Struct):
     combinations: list[Combination]
     skipped: dict[str, str]
-    """What is not there, and how to get it."""
+    """Missing tools, and how to install them."""
 
 
 class Clients(Case[Result]):
     name = "clients"
-    title = "The engine alone, and other clients"
+    title = "The engine alone against other clients"
     result = Result
 
     def measure(self, extent: Extent) -> Result:
@@ -80,15 +80,15 @@ class Clients(Case[Result]):
     def describe(self, result: Result) -> list[str]:
         parts = [
             (
-                f"All clients have {CONCURRENCY} connections (boto3 a thread for each of {_THREADS}) and post to "
-                "another connection id each time, but for wrk, which sends the same prepared bytes again and again "
-                "and so shows what TLS and the kernel alone take. aiobotocore and aiohttp run on uvloop, as the "
+                f"All clients have {CONCURRENCY} connections (boto3 has {_THREADS}, with a thread each) and post to a "
+                "different connection id each time. The exception is wrk, which always sends the same prepared bytes "
+                "and so shows the cost of TLS and the kernel alone. aiobotocore and aiohttp run on uvloop, as the "
                 "worker does."
             ),
             (
-                "What a post costs depends on how fast its answer comes. A peer that answers in microseconds has many "
-                "answers ready at every look, which suits wrk best; from one that takes milliseconds, as API Gateway "
-                "does, each answer comes alone and wakes the client, unless it waits a little and takes several at "
+                "The cost of a post depends on the response time. If a peer responds in microseconds, many responses "
+                "are ready at every wake-up, which suits wrk best. If it takes milliseconds, as API Gateway does, each "
+                "response arrives alone and wakes the client, unless the client waits briefly and handles several at "
                 "once, as the engine does. So there are three peers."
             ),
         ]
@@ -100,7 +100,7 @@ class Clients(Case[Result]):
             ]
             parts.append(f"**Against {_PEERS[each.peer].title}, bodies of {each.body_bytes:,} B:**")
             parts.append(table(["client", *FIGURES, "× wrk", "× engine"], rows))
-        parts += [f"Left out: {each}." for each in result.skipped.values()]
+        parts += [f"Skipped: {each}." for each in result.skipped.values()]
         return parts
 
     def targets(self, result: Result) -> list[Target]:
@@ -109,14 +109,14 @@ class Clients(Case[Result]):
             where = f"{_PEERS[each.peer].title}, {each.body_bytes:,} B"
             samples = each.samples
             if WRK in samples:
-                reached = ratio(samples[ENGINE], samples[WRK])
-                found.append(Target(f"engine's CPU a post, × wrk's ({where})", _TIMES_WRK, reached))
-            reached = ratio(samples[AIOBOTOCORE], samples[ENGINE])
+                measured = ratio(samples[ENGINE], samples[WRK])
+                found.append(Target(f"engine's CPU per post, × wrk's ({where})", _MAX_WRK_RATIO, measured))
+            measured = ratio(samples[AIOBOTOCORE], samples[ENGINE])
             found.append(
                 Target(
-                    f"aiobotocore's CPU a post, × the engine's ({where})",
-                    _TIMES_AIOBOTOCORE,
-                    reached,
+                    f"aiobotocore's CPU per post, × the engine's ({where})",
+                    _MIN_AIOBOTOCORE_RATIO,
+                    measured,
                     form="{:.1f}",
                     at_least=True,
                 )
@@ -131,9 +131,9 @@ def _times(samples: Samples, name: str, to: str) -> str:
 def _missing() -> dict[str, str]:
     missing = {}
     if not shutil.which("wrk"):
-        missing["wrk"] = "wrk (apt-get install wrk), and with it the comparison with the limit"
+        missing["wrk"] = "wrk (apt-get install wrk), and the comparison with it"
     if not shutil.which("nginx"):
-        missing["nginx"] = "nginx (apt-get install nginx), and with it one of the peers"
+        missing["nginx"] = "nginx (apt-get install nginx), one of the peers"
     if not NODE.exists() or not shutil.which("node"):
         missing["node"] = "the Node SDK (apt-get install npm, then `make bench-setup`)"
     return missing
@@ -142,7 +142,7 @@ def _missing() -> dict[str, str]:
 def _clients(
     peer: peers.Peer, body_bytes: int, extent: Extent, skipped: Collection[str], *, slow: bool
 ) -> dict[str, Callable[[], Sample]]:
-    """Fewer posts for slow clients, and for fast ones of a slow peer, so that each takes a second or two."""
+    """The numbers of posts are chosen so that each client takes a second or two."""
 
     def client(
         command: tuple[str, ...], posts: int, warm_up: int, concurrency: int = CONCURRENCY

@@ -1,4 +1,4 @@
-"""One broadcast at a time on a quiet system: from SQS's response to a receive until the first post has arrived."""
+"""One broadcast at a time on an idle system: from SQS's response to a receive until the first post has arrived."""
 
 import itertools
 from collections import Counter
@@ -14,8 +14,8 @@ from bench.case import Case, Extent, Target, table
 from bench.processes import BenchmarkFailed
 from bench.programs import Worker, plain_worker, worker
 
-WARM: Final = "the worker, the room's settings are cached"
-COLD: Final = "the worker, a room that it has not seen"
+WARM: Final = "the worker, room settings cached"
+COLD: Final = "the worker, room settings not cached"
 PLAIN: Final = "plain aioboto3 worker: query"
 CLAIMING: Final = "plain aioboto3 worker: claim, settings, query"
 MEMBERS: Final = 5
@@ -25,8 +25,8 @@ _POST_MS: Final = 10
 _BROADCASTS_PER_ROUND: Final = 40
 _WARM_UP_BROADCASTS: Final = 4
 _WARM_ROOM: Final = 0
-_MOST_WARM_MS: Final = 6.0
-_MOST_COLD_MS: Final = 9.0
+_MAX_WARM_MS: Final = 6.0
+_MAX_COLD_MS: Final = 9.0
 _LOOK_UP: Final = "BatchGetItem"
 
 
@@ -51,7 +51,7 @@ class Latency(Case[Result]):
         ):
             for _ in range(extent.rounds):
                 with worker(aws, connections, warm_up=None) as started, timings.round(WARM, COLD):
-                    for number in range(-_WARM_UP_BROADCASTS, broadcasts):  # both kinds meet the same disturbances
+                    for number in range(-_WARM_UP_BROADCASTS, broadcasts):  # both kinds see the same disturbances
                         timings.take(WARM, started, keep=number >= 0)
                         timings.take(COLD, started, keep=number >= 0)
                 for kind in (PLAIN, CLAIMING):
@@ -77,32 +77,32 @@ class Latency(Case[Result]):
         return [
             (
                 f"A call to SQS takes {_SQS_MS} ms, one to DynamoDB {_DYNAMODB_MS} ms, a post {_POST_MS} ms. A room of "
-                f"{MEMBERS} members, bodies of 256 B, {number} broadcasts of each kind, each sent when the one before "
-                "has been over for a while. It is the time from the moment when SQS sends its response to a receive "
-                "until the first post has arrived, both as the peers see it. The worker claims every broadcast and "
-                "reads the settings of rooms that it does not know, beside the first page of members. The plain worker "
-                "(`bench/plain_worker.py`) makes one call of the SDK after the other: only the query, and the same "
-                "three calls as the worker."
+                f"{MEMBERS} members, bodies of 256 B, {number} broadcasts of each kind, each sent some time after the "
+                "previous one has ended. The latency is the time from SQS's response to a receive until the first post "
+                "has arrived, both measured by the peers. The worker claims every broadcast and reads the settings of "
+                "rooms that are not cached, in parallel with the first page of members. The plain worker "
+                "(`bench/plain_worker.py`) makes SDK calls one after the other: only the query, or the same three "
+                "calls as the worker."
             ),
             table(["", "p50", "p90", "p99", "× the worker"], rows),
             (
-                "**Calls to SQS and DynamoDB per broadcast** when each is alone; under load, where many share a call, "
-                "see the rooms of five above:"
+                "**Calls to SQS and DynamoDB per broadcast**, one broadcast at a time; under load broadcasts share "
+                "calls, as the rooms of five above show:"
             ),
-            table(["operation", "settings cached", "room not seen"], calls),
+            table(["operation", "settings cached", "settings not cached"], calls),
         ]
 
     def targets(self, result: Result) -> list[Target]:
         where = "from SQS's response to the first post, p50"
         found = result.milliseconds
         return [
-            Target(f"{where}, settings cached", _MOST_WARM_MS, _percentile(found[WARM], 50), form="{:.1f} ms"),
-            Target(f"{where}, room not seen", _MOST_COLD_MS, _percentile(found[COLD], 50), form="{:.1f} ms"),
+            Target(f"{where}, settings cached", _MAX_WARM_MS, _percentile(found[WARM], 50), form="{:.1f} ms"),
+            Target(f"{where}, settings not cached", _MAX_COLD_MS, _percentile(found[COLD], 50), form="{:.1f} ms"),
         ]
 
 
 class _Timings:
-    """What has been measured so far."""
+    """The measurements so far."""
 
     def __init__(self) -> None:
         self._milliseconds: dict[str, list[list[float]]] = {kind: [] for kind in (WARM, COLD, PLAIN, CLAIMING)}
@@ -128,11 +128,11 @@ class _Timings:
             return
         operations = started.operations()
         looked_up = operations.get(_LOOK_UP, 0)
-        if kind == WARM and looked_up:  # its settings were too old; now they are not
+        if kind == WARM and looked_up:  # its cached settings had expired
             self.take(kind, started, keep=True)
             return
         if kind == COLD and not looked_up:
-            raise BenchmarkFailed("the worker has not read the settings of a room that it had never seen")
+            raise BenchmarkFailed("the worker has not read the settings of a new room")
         self._milliseconds[kind][-1].append(milliseconds)
         self._operations[kind].update(operations)
 

@@ -1,4 +1,4 @@
-"""Memory: does it grow with the size of a room?"""
+"""Memory: whether it grows with the size of a room."""
 
 from statistics import median
 from typing import Final
@@ -11,12 +11,12 @@ from bench.programs import worker
 
 SMALL: Final = 100_000
 LARGE: Final = 1_000_000
-_MOST_ROUNDS: Final = 3
-_GROWTH: Final = 1.1
+_MAX_ROUNDS: Final = 3
+_MAX_GROWTH: Final = 1.1
 
 
 class Peak(msgspec.Struct):
-    """Of one fresh process, in kB."""
+    """Resident memory of one fresh process, in kB; `rate` in posts per second."""
 
     at_start: int
     peak: int
@@ -25,17 +25,17 @@ class Peak(msgspec.Struct):
 
 class Result(msgspec.Struct):
     peaks: dict[int, list[Peak]]
-    """By members of the room."""
+    """By the number of members of the room."""
 
 
 class Memory(Case[Result]):
     name = "memory"
-    title = "Memory over a room of 100,000 and of 1,000,000 members"
+    title = "Memory for rooms of 100,000 and 1,000,000 members"
     result = Result
 
     def measure(self, extent: Extent) -> Result:
         peaks: dict[int, list[Peak]] = {SMALL: [], LARGE: []}
-        for _ in range(min(extent.rounds, _MOST_ROUNDS)):
+        for _ in range(min(extent.rounds, _MAX_ROUNDS)):
             for members, found in peaks.items():
                 found.append(_peak(members))
                 print(f"  {members:>9,} members  {found[-1].peak / 1024:.1f} MiB", flush=True)
@@ -53,16 +53,15 @@ class Memory(Case[Result]):
         ]
         return [
             (
-                "The whole worker in a fresh process for each room, which it delivers as fast as it can: the most "
-                "memory that it ever had resident (VmHWM), and what it had when it was ready. Bodies of 256 B, 256 "
-                "connections."
+                "The whole worker in a fresh process per room, delivering as fast as it can: peak resident memory "
+                "(VmHWM), and resident memory when it was ready. Bodies of 256 B, 256 connections."
             ),
-            table(["members", "when ready", "peak", "reached"], rows),
+            table(["members", "when ready", "peak", "rate"], rows),
         ]
 
     def targets(self, result: Result) -> list[Target]:
         small, large = (median(peak.peak for peak in result.peaks[members]) for members in (SMALL, LARGE))
-        return [Target(f"peak at {LARGE:,} members, × at {SMALL:,}", _GROWTH, large / small)]
+        return [Target(f"peak memory at {LARGE:,} members, × at {SMALL:,}", _MAX_GROWTH, large / small)]
 
 
 def _peak(members: int) -> Peak:

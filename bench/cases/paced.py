@@ -1,4 +1,4 @@
-"""Paced at 10,000 posts a second, answers after 5 to 15 ms: a share of a core, and what pacing adds to a post."""
+"""Paced at 10,000 posts per second, responses after 5 to 15 ms: share of a core, and the latency that pacing adds."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,7 +10,7 @@ import msgspec
 from bench import peers
 from bench.case import FIGURES, Case, Extent, Target, figures, table
 from bench.clients.ready_to_post import READY_PER_SECOND
-from bench.programs import UNLIMITED, Load, ask_client, python, run_client, worker
+from bench.programs import UNLIMITED, Load, python, run_client, run_reporting_client, worker
 from bench.samples import Sample, Samples, core, interleave, rate
 
 RATE: Final = 10_000
@@ -20,14 +20,14 @@ ENGINE: Final = "engine alone"
 _IN_FLIGHT: Final = 256
 _SECTION_SECONDS: Final = 3.0
 _AFTER_SECONDS: Final = 1.0
-_SHARE_OF_CORE: Final = 0.4
-_LEAST_RATE: Final = 0.99
-_MOST_LATENCY_ROUNDS: Final = 3
+_MAX_CORE_SHARE: Final = 0.4
+_MIN_RATE_SHARE: Final = 0.99
+_MAX_LATENCY_ROUNDS: Final = 3
 _LATENCY_POSTS: Final = 30_000
 
 
 class Waited(msgspec.Struct):
-    """From ready to written, in milliseconds."""
+    """Time from ready to written, in milliseconds."""
 
     p50: float
     p90: float
@@ -39,12 +39,12 @@ class Waited(msgspec.Struct):
 class Result(msgspec.Struct):
     samples: Samples
     waited: dict[str, list[Waited]]
-    """By the limit of the pacing, in words."""
+    """By the name of the rate limit."""
 
 
 class Paced(Case[Result]):
     name = "paced"
-    title = "Paced at 10,000 posts a second, answers after 5 to 15 ms"
+    title = "Paced at 10,000 posts per second, responses after 5 to 15 ms"
     result = Result
 
     def measure(self, extent: Extent) -> Result:
@@ -52,12 +52,12 @@ class Paced(Case[Result]):
             samples = interleave(extent.rounds, _clients(aws, connections, extent))
             limits = {f"{RATE:,}/s": RATE, "none": UNLIMITED}
             waited: dict[str, list[Waited]] = {name: [] for name in limits}
-            for _ in range(min(extent.rounds, _MOST_LATENCY_ROUNDS)):
+            for _ in range(min(extent.rounds, _MAX_LATENCY_ROUNDS)):
                 for name, limit in limits.items():
                     load = Load(extent.posts(_LATENCY_POSTS), 256, _IN_FLIGHT, 3_000, limit)
-                    told = ask_client(python("bench.clients.ready_to_post"), connections, load)
-                    waited[name].append(msgspec.json.decode(told, type=Waited))
-                    print(f"  limit {name:<10} ready to post: {told.decode()} ms", flush=True)
+                    reported = run_reporting_client(python("bench.clients.ready_to_post"), connections, load)
+                    waited[name].append(msgspec.json.decode(reported, type=Waited))
+                    print(f"  limit {name:<10} ready to post: {reported.decode()} ms", flush=True)
         return Result(samples, waited)
 
     def describe(self, result: Result) -> list[str]:
@@ -74,16 +74,16 @@ class Paced(Case[Result]):
         ]
         return [
             (
-                f"One room that is always large enough, bodies of 256 B, up to {_IN_FLIGHT} connections, a steady "
-                "section of some seconds; the worker with its metrics on and scraped once a second."
+                f"One room that lasts for the whole run, bodies of 256 B, up to {_IN_FLIGHT} connections, a section of "
+                "some seconds in the middle; the worker's metrics are scraped once per second."
             ),
             table(["", *FIGURES], rows),
             (
-                f"**What pacing adds to a post**: deliveries become ready one by one, evenly, {READY_PER_SECOND:,} a "
-                "second, as many as the limit allows; the figure is the time from that moment until the request has "
-                "been written to its socket, signature and TLS included. Without a limit what remains is the tick, "
-                "which lets one wake-up serve many answers; the difference between the lines is what the permits add. "
-                "Milliseconds, engine alone."
+                f"**Latency added by pacing**: deliveries become ready one by one, evenly, {READY_PER_SECOND:,} per "
+                "second, as many as the limit allows. Measured is the time until the request has been written to its "
+                "socket, including signature and TLS. Without a limit only the tick remains, which lets one wake-up "
+                "handle many responses; the difference between the rows is added by the permits. Milliseconds, engine "
+                "alone."
             ),
             table(["limit", "p50", "p90", "p99", "p99.9", "maximum"], waits),
         ]
@@ -91,8 +91,8 @@ class Paced(Case[Result]):
     def targets(self, result: Result) -> list[Target]:
         taken = result.samples[WORKER]
         return [
-            Target(f"worker's share of a core at {RATE:,} posts a second", _SHARE_OF_CORE, core(taken)),
-            Target("rate reached while paced", RATE * _LEAST_RATE, rate(taken), form="{:,.0f}/s", at_least=True),
+            Target(f"worker's share of a core at {RATE:,} posts per second", _MAX_CORE_SHARE, core(taken)),
+            Target("rate reached while paced", RATE * _MIN_RATE_SHARE, rate(taken), form="{:,.0f}/s", at_least=True),
         ]
 
 

@@ -1,4 +1,4 @@
-"""Removing gone connections: what each costs, and what a wave of them does to the posts beside it."""
+"""Removing gone connections: the cost of each, and the effect of a wave of them on the latency of posts."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,30 +13,30 @@ from bench.programs import Load, instrumented_worker, python, run_client, worker
 from bench.samples import Sample, Samples, core, cost, interleave, peer_core, rate, ratio
 
 REAPER: Final = "the worker's reaper"
-SDK: Final = "three calls of the SDK for each"
+SDK: Final = "three SDK calls per connection"
 JOINED_ROOMS: Final = 2
-"""Of each connection: `@all`, and one more."""
+"""Per connection: `@all`, and another one."""
 _CONNECTIONS: Final = {REAPER: 2_000, SDK: 800}
 _WARM_UP: Final = 200
-_MOST_COST: Final = 300.0
-_TIMES_SDK: Final = 8.0
+_MAX_COST: Final = 300.0
+_MIN_SDK_RATIO: Final = 8.0
 
 _RATE: Final = 10_000
 _MEMBERS: Final = 200_000
 _GONE: Final = 0.5
 _DELAYS_MS: Final = (5, 15)
 _WAVES: Final = {
-    "nobody is gone": (0.0, "posts"),
-    "half are gone, none are removed": (_GONE, "posts-unreaped"),
-    "half are gone and removed": (_GONE, "posts"),
+    "none gone": (0.0, "posts"),
+    "half gone, none removed": (_GONE, "posts-unreaped"),
+    "half gone and removed": (_GONE, "posts"),
 }
-_MOST_ROUNDS: Final = 3
-_MOST_TIMES: Final = 1.05
+_MAX_ROUNDS: Final = 3
+_MAX_P99_RATIO: Final = 1.05
 _PERCENTILES: Final = (50.0, 99.0, 99.9)
 
 
 class Wave(msgspec.Struct):
-    """Milliseconds from a post to its response, over one broadcast; connections removed meanwhile; share of a core."""
+    """One broadcast: milliseconds from a post to its response; connections removed meanwhile; share of a core."""
 
     percentiles: dict[str, float]
     maximum: float
@@ -60,7 +60,7 @@ class Reaping(Case[Result]):
             table_peer = peers.Table(aws, joined_rooms=JOINED_ROOMS)
             samples = interleave(extent.rounds, _clients(table_peer, extent))
         waves: dict[str, list[Wave]] = {name: [] for name in _WAVES}
-        for _ in range(min(extent.rounds, _MOST_ROUNDS)):
+        for _ in range(min(extent.rounds, _MAX_ROUNDS)):
             for name, (gone, instrument) in _WAVES.items():
                 waves[name].append(_wave(extent.posts(_MEMBERS), gone, instrument))
                 print(f"  {name:<32} {waves[name][-1]}", flush=True)
@@ -92,35 +92,35 @@ class Reaping(Case[Result]):
         ]
         return [
             (
-                f"Each connection is in {JOINED_ROOMS} rooms, so that five items are deleted for it. The worker's "
-                "reaper takes up to 25 connections at a time and paces itself, so that it does not fill its core; its "
-                "cost includes the idle time in between. Its peer makes three calls for each connection, with "
-                "aioboto3's client, for eight connections side by side."
+                f"Each connection is in {JOINED_ROOMS} rooms, so five items are deleted for it. The worker's reaper "
+                "handles up to 25 connections at a time and is paced, so it does not fill its core; its cost includes "
+                "the idle time in between. The alternative makes three calls per connection with aioboto3's client, "
+                "for eight connections concurrently."
             ),
-            table(["", "CPU µs a connection", "reached", "client's core", "peer's core", "× the reaper"], rows),
+            table(["", "CPU µs per connection", "rate", "client's core", "peer's core", "× the reaper"], rows),
             (
-                f"**What a wave of them does to posts**: the whole worker, one room, limit {_RATE:,} posts a second, "
-                f"responses after {_DELAYS_MS[0]} to {_DELAYS_MS[1]} ms. Where half of the members are gone, half of "
-                "the posts return 410, several thousand a second: far more than can be removed in that time. It is the "
-                "time from a post to its response, every post counted; percentiles are medians over the rounds, the "
+                f"**Effect of a wave on posts**: the whole worker, one room, limit {_RATE:,} posts per second, "
+                f"responses after {_DELAYS_MS[0]} to {_DELAYS_MS[1]} ms. If half of the members are gone, half of the "
+                "posts return 410, several thousand per second: far more than can be removed in that time. Measured is "
+                "the time from a post to its response, for every post; percentiles are medians over the rounds, the "
                 "maximum is that of all rounds."
             ),
-            table(["of the members", *_names(), "maximum", "removed", "reached", "worker's core"], waves),
+            table(["members", *_names(), "maximum", "removed", "rate", "worker's core"], waves),
         ]
 
     def targets(self, result: Result) -> list[Target]:
         p99 = {name: median(run.percentiles["p99"] for run in runs) for name, runs in result.waves.items()}
-        nobody, _, removed = p99.values()
+        none_gone, _, removed = p99.values()
         return [
-            Target("CPU µs a connection that is removed", _MOST_COST, cost(result.samples[REAPER]), form="{:,.0f}"),
+            Target("CPU µs per removed connection", _MAX_COST, cost(result.samples[REAPER]), form="{:,.0f}"),
             Target(
-                "the same by the SDK, × the reaper's",
-                _TIMES_SDK,
+                "the same with the SDK, × the reaper's",
+                _MIN_SDK_RATIO,
                 ratio(result.samples[SDK], result.samples[REAPER]),
                 form="{:.1f}",
                 at_least=True,
             ),
-            Target("p99 of posts while half are gone and removed, × while nobody is", _MOST_TIMES, removed / nobody),
+            Target("p99 of posts, half gone and removed, × none gone", _MAX_P99_RATIO, removed / none_gone),
         ]
 
 

@@ -1,4 +1,4 @@
-"""The whole worker, queue to acknowledgement, with one large room."""
+"""The whole worker, from the queue to the acknowledgement, with one large room."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,15 +19,15 @@ MEMBERS: Final = 100_000
 PLAIN_MEMBERS: Final = 2_000
 _SIZES: Final = (256, 4096)
 _IN_FLIGHT: Final = 256
-_TIMES_ENGINE: Final = 1.5
-_TIMES_PLAIN: Final = 20
+_MAX_ENGINE_RATIO: Final = 1.5
+_MIN_PLAIN_RATIO: Final = 20
 
 
 class Result(msgspec.Struct):
     members: int
     plain_members: int
     samples: dict[int, Samples]
-    """By bytes of a body."""
+    """By body size in bytes."""
 
 
 class Room(Case[Result]):
@@ -47,10 +47,10 @@ class Room(Case[Result]):
         parts = [
             (
                 "From the queue to the acknowledgement: receive, claim, read pages, post, checkpoint, delete; metrics "
-                f"on and scraped once a second. The room has {result.members:,} members, as many as the engine alone "
+                f"are scraped once per second. The room has {result.members:,} members, as many as the engine alone "
                 f"posts to, with the same {_IN_FLIGHT} connections. The plain worker (`bench/plain_worker.py`: a "
-                f"semaphore and `gather`) does the same for {result.plain_members:,} members. The peers' core carries "
-                "both stand-ins."
+                f"semaphore and `gather`) does the same for {result.plain_members:,} members. Both mock servers share "
+                "the peers' core."
             ),
         ]
         for body_bytes, samples in result.samples.items():
@@ -65,15 +65,15 @@ class Room(Case[Result]):
             where = f"{result.members:,} members, {body_bytes:,} B"
             found.append(
                 Target(
-                    f"worker's CPU a post, × the engine's ({where})",
-                    _TIMES_ENGINE,
+                    f"worker's CPU per post, × the engine's ({where})",
+                    _MAX_ENGINE_RATIO,
                     ratio(samples[WORKER], samples[ENGINE]),
                 )
             )
             found.append(
                 Target(
-                    f"plain aioboto3 worker's CPU a post, × the worker's ({where})",
-                    _TIMES_PLAIN,
+                    f"plain aioboto3 worker's CPU per post, × the worker's ({where})",
+                    _MIN_PLAIN_RATIO,
                     ratio(samples[PLAIN], samples[WORKER]),
                     form="{:.1f}",
                     at_least=True,

@@ -1,4 +1,4 @@
-"""The whole worker with rooms of five members: what a broadcast costs beside its posts."""
+"""The whole worker with rooms of five members: the cost of a broadcast in addition to its posts."""
 
 import time
 from collections.abc import Callable
@@ -21,16 +21,16 @@ _WARM_UP_BROADCASTS: Final = 2_000
 _IN_FLIGHT: Final = 256
 _PROFILE_SECONDS: Final = 12.0
 _ASSUMED_RATE: Final = 30_000
-"""More deliveries a second than will be reached: so long must the queue last for the profile."""
-_GOAL: Final = 10_000
-_AT_THE_VERY_LEAST: Final = 5_000
-_LEAST_SHARE: Final = 0.01
+"""More deliveries per second than can be reached, so that the queue lasts for the profile."""
+_TARGET: Final = 10_000
+_REQUIRED: Final = 5_000
+_MIN_SHARE: Final = 0.01
 
 
 class Result(msgspec.Struct):
     samples: Samples
     operations: dict[str, int]
-    """Calls for the last round's deliveries."""
+    """Calls in the last round, by operation."""
     deliveries: int
     profile: Profile
 
@@ -72,20 +72,20 @@ class SmallRooms(Case[Result]):
         ]
         parts = [
             (
-                "Every broadcast has an id and a room of its own, is claimed, and its room's settings and members are "
-                "read: what is the same for all members of a large room is here shared by five. Bodies of 256 B."
+                "Every broadcast has its own id and room, is claimed, and its room's settings and members are read: "
+                "only five members share these fixed costs. Bodies of 256 B."
             ),
             table(["", *FIGURES], [[name, *figures(taken)] for name, taken in result.samples.items()]),
             "**Calls to SQS and DynamoDB** for these deliveries:",
-            table(["operation", "calls", "a broadcast"], calls),
+            table(["operation", "calls", "per broadcast"], calls),
         ]
         return parts + _describe_profile(result.profile, cost(result.samples[WORKER]))
 
     def targets(self, result: Result) -> list[Target]:
         reached = rate(result.samples[WORKER])
         return [
-            Target("deliveries a second on one core", _GOAL, reached, form="{:,.0f}", at_least=True),
-            Target("the same, at the very least", _AT_THE_VERY_LEAST, reached, form="{:,.0f}", at_least=True),
+            Target("deliveries per second on one core", _TARGET, reached, form="{:,.0f}", at_least=True),
+            Target("the same, required minimum", _REQUIRED, reached, form="{:,.0f}", at_least=True),
         ]
 
 
@@ -94,21 +94,23 @@ def _workload(broadcasts: int) -> peers.Workload:
 
 
 def _describe_profile(found: Profile, whole: float) -> list[str]:
-    """`whole` is the worker's CPU microseconds a post."""
+    """`whole` is the worker's CPU microseconds per post."""
     functions = [
         [f"`{each.function}`", each.file, each.part, *_of(each.share, whole)]
         for each in found.functions
-        if each.share >= _LEAST_SHARE
+        if each.share >= _MIN_SHARE
     ]
     return [
         (
-            f"**Where the rest goes**: {found.samples:,} samples of the stack, one each time that the worker had used "
-            "up another few milliseconds of CPU (`bench/instrumented_worker.py`). Each is counted for the innermost "
-            "function of the project that was running, so a function's share holds what it calls outside of the "
-            f"project: TLS, the kernel, msgspec, asyncio. The last column is that share of the {whole:.1f} µs above."
+            f"**Profile**: {found.samples:,} samples of the stack, one per few milliseconds of the worker's CPU time "
+            "(`bench/instrumented_worker.py`). Each is attributed to the innermost function of the project on the "
+            "stack, so a function's share includes calls outside the project: TLS, the kernel, msgspec, asyncio. The "
+            f"last column is that share of the {whole:.1f} µs above."
         ),
-        table(["part", "share", "CPU µs a post"], [[part, *_of(share, whole)] for part, share in found.parts.items()]),
-        table(["function", "file", "part", "share", "CPU µs a post"], functions, texts=3),
+        table(
+            ["part", "share", "CPU µs per post"], [[part, *_of(share, whole)] for part, share in found.parts.items()]
+        ),
+        table(["function", "file", "part", "share", "CPU µs per post"], functions, texts=3),
     ]
 
 

@@ -1,1 +1,1 @@
-"""The clients that are compared. Each is a program that posts to one URL and tells what that took: see `section`."""
+"""The clients under comparison. Each is a program that posts to one URL and prints its measurement: see `section`."""

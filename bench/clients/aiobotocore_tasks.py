@@ -1,4 +1,4 @@
-"""aiobotocore's `post_to_connection`, the usual way: a task for each post, bounded by a semaphore. On uvloop."""
+"""aiobotocore's `post_to_connection` as commonly used: a task per post, bounded by a semaphore. On uvloop."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""aiohttp with botocore's signer: what remains of the SDK when its client is left out. On uvloop."""
+"""aiohttp with botocore's signer: the SDK's cost without its client. On uvloop."""
 
 import asyncio
 import os
@@ -31,8 +31,8 @@ async def main() -> None:
                 signer.add_auth(request)
                 async with session.post(
                     URL(url, encoded=True), data=arguments.body, headers=dict(request.headers)
-                ) as answer:
-                    answer.raise_for_status()
+                ) as response:
+                    response.raise_for_status()
 
         await asyncio.gather(*map(post, connection_ids(arguments.warm_up)))
         members = connection_ids(arguments.posts)

@@ -1,4 +1,4 @@
-"""boto3's `post_to_connection` from as many threads as there are connections."""
+"""boto3's `post_to_connection`, with one thread per connection."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor

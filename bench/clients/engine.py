@@ -1,4 +1,4 @@
-"""The delivery engine alone: its pool, signatures, pacing and metrics, with no queue and no table behind it."""
+"""The delivery engine alone, with its pool, signatures, pacing and metrics, but without a queue or a table."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ P = TypeVar("P", bound=Pool[Exchange])
 
 
 class Members(Fanout):
-    """`posts` members that are there at once: no pages, no checkpoints."""
+    """`posts` members, all available at once: no pages, no checkpoints."""
 
     def __init__(self, posts: int, body: bytes) -> None:
         super().__init__(
@@ -31,42 +31,42 @@ class Members(Fanout):
             Checkpoint(),
             time.monotonic,
             order=(0, 0),
-            carried=None,
+            prior_rejections=None,
             totals=dict.fromkeys(Outcome, 0),
             gone=lambda _: None,
         )
-        self.left = connection_ids(posts)
-        self.unanswered = posts
+        self.remaining = connection_ids(posts)
+        self.remaining_posts = posts
         self.done = asyncio.Event()
 
     @property
     def available(self) -> bool:
-        return bool(self.left)
+        return bool(self.remaining)
 
     def take(self) -> Delivery | None:
-        return Delivery(self, self.left.pop(), 0) if self.left else None
+        return Delivery(self, self.remaining.pop(), 0) if self.remaining else None
 
     def delivered(self, delivery: Delivery) -> None:
         del delivery
-        self.unanswered -= 1
-        if not self.unanswered:
+        self.remaining_posts -= 1
+        if not self.remaining_posts:
             self.done.set()
 
     def settle(self, delivery: Delivery, outcome: Outcome) -> None:
         raise RuntimeError(f"{delivery.connection_id}: {outcome}")
 
-    def waits(self, delivery: Delivery) -> None:
-        raise RuntimeError(f"{delivery.connection_id} has to be tried again")
+    def await_retry(self, delivery: Delivery) -> None:
+        raise RuntimeError(f"{delivery.connection_id} has to be retried")
 
 
 class Bench(Generic[P]):
-    """An engine as the worker has one, to one address."""
+    """An engine configured as in the worker, for one address."""
 
     pool: P
 
     def __init__(self, arguments: Arguments, pool_type: type[P], clock: Callable[[], float] = time.monotonic) -> None:
         self._arguments = arguments
-        address = Address.of(arguments.url)
+        address = Address.from_url(arguments.url)
         signer = Signer(address, os.environ["AWS_REGION"], "execute-api")
         signer.use(
             Credentials(
@@ -74,8 +74,8 @@ class Bench(Generic[P]):
             )
         )
 
-        def make_pool(owner: ExchangeHandler[Exchange]) -> Pool[Exchange]:
-            self.pool = pool_type(address, size=arguments.concurrency, owner=owner, tls=tls())
+        def make_pool(handler: ExchangeHandler[Exchange]) -> Pool[Exchange]:
+            self.pool = pool_type(address, size=arguments.concurrency, handler=handler, tls=tls())
             return self.pool
 
         self.metrics = Metrics(Health())
@@ -84,7 +84,7 @@ class Bench(Generic[P]):
         )
 
     async def warm_up(self) -> None:
-        """Until every connection is open, or no more of them are needed."""
+        """Post until every connection is open, or no more of them are opened."""
         open_before = -1
         while open_before < self.pool.open_connections < self._arguments.concurrency:
             open_before = self.pool.open_connections

@@ -1,8 +1,8 @@
-"""How long a delivery that is ready waits for its post, in an engine that is paced.
+"""The time that a ready delivery waits for its post in a paced engine.
 
-Deliveries become ready one by one, evenly, `READY_PER_SECOND`; what is measured is the time from that moment until the
-request has been written to its socket. An engine that posted each at once would need as long as a signature and a
-write. What is added is the tick, which lets one wake-up serve many, and the permits of the pacing.
+Deliveries become ready one by one, evenly, `READY_PER_SECOND`; measured is the time from that moment until the request
+has been written to its socket. Without pacing this would take a signature and a write. The tick, which lets one wake-up
+handle many, and the permits of the token bucket add to it.
 
     python -m bench.clients.ready_to_post URL POSTS BYTES CONCURRENCY WARM_UP RATE
 """
@@ -30,7 +30,7 @@ class _Timed(Delivery):
 
 
 class _Arriving(Members):
-    """Members that become ready one after the other, from `began` on."""
+    """Members that become ready one after the other."""
 
     def __init__(self, posts: int, body: bytes) -> None:
         super().__init__(posts, body)
@@ -40,18 +40,18 @@ class _Arriving(Members):
 
     @property
     def available(self) -> bool:
-        return bool(self.left) and time.monotonic() >= self._ready_at
+        return bool(self.remaining) and time.monotonic() >= self._ready_at
 
     def take(self) -> Delivery | None:
         if not self.available:
             return None
-        delivery = _Timed(self, self.left.pop(), 0, ready_at=self._ready_at)
-        self._ready_at = self._began + (self._posts - len(self.left)) / READY_PER_SECOND
+        delivery = _Timed(self, self.remaining.pop(), 0, ready_at=self._ready_at)
+        self._ready_at = self._began + (self._posts - len(self.remaining)) / READY_PER_SECOND
         return delivery
 
 
 class _TimedPool(Pool[Exchange]):
-    """Notes when requests have been written. A tick begins with `poll`: members that are ready by then take part."""
+    """Records when requests have been written. A tick begins with `poll` and includes members ready by then."""
 
     waited: list[float]
     before_starting: Callable[[], None] | None = None

@@ -1,4 +1,4 @@
-"""The worker's reaper, as it is: its table, its transport and its pace, with no posts beside it."""
+"""The worker's reaper alone, with its table adapter, transport and pacing."""
 
 import asyncio
 import os
@@ -38,11 +38,11 @@ async def main() -> None:
     reaper = Reaper(Table(service, "gatecast"), endpoint=endpoint, health=Health(), metrics=metrics)
 
     async def reap(ids: list[str]) -> None:
-        """The stand-in has each of them in one room at least."""
+        """Reap the connections, each of which is in CONCURRENCY rooms of the mock server."""
         before = metrics.memberships_reaped
         for each in ids:
             reaper.offer(each, ("r0", 0), 0)
-        while metrics.memberships_reaped < before + len(ids) * arguments.concurrency:  # noqa: ASYNC110 - it tells nobody
+        while metrics.memberships_reaped < before + len(ids) * arguments.concurrency:  # noqa: ASYNC110 - the reaper has no event to wait for
             await asyncio.sleep(0.02)
 
     async with asyncio.TaskGroup() as group:

@@ -1,4 +1,4 @@
-"""Removing connections the usual way: three calls of aioboto3's client for each, eight at a time. On uvloop."""
+"""Removing connections with aioboto3's client: three calls per connection, eight connections at a time. On uvloop."""
 
 import asyncio
 
@@ -8,12 +8,12 @@ from aiobotocore.config import AioConfig
 
 from bench.clients.section import Arguments, connection_ids, measured
 
-_AT_ONCE = 8
+_CONCURRENCY = 8
 
 
 async def main() -> None:
     arguments = Arguments.parse()
-    semaphore = asyncio.Semaphore(_AT_ONCE)
+    semaphore = asyncio.Semaphore(_CONCURRENCY)
     config = AioConfig(retries={"total_max_attempts": 1}, max_pool_connections=32)
     async with aioboto3.Session().client("dynamodb", endpoint_url=arguments.url, config=config) as client:
 

@@ -1,10 +1,10 @@
-"""What the client programs have in common: their arguments, and how they measure themselves.
+"""The common part of the client programs: their arguments, and how they measure themselves.
 
     python -m bench.clients.NAME URL POSTS BYTES CONCURRENCY WARM_UP [RATE]
 
-A client makes WARM_UP posts first, which opens its connections, then says `ready` and waits for a line. Then it makes
-POSTS posts, each to another connection id, and prints one line of JSON. Certificates, Region and credentials come from
-the SDK's variables.
+A client first makes WARM_UP posts, which open its connections, then prints `ready` and waits for a line. Then it makes
+POSTS posts, each to a different connection id, and prints one line of JSON. Certificates, Region and credentials come
+from the SDK's variables.
 """
 
 import json
@@ -38,9 +38,9 @@ class Arguments:
 
 
 def connection_ids(posts: int) -> list[str]:
-    """As long as API Gateway's ids, with the `=` at the end that has to be encoded.
+    """Ids as long as API Gateway's, with the final `=` that must be percent-encoded.
 
-    Made before the section that is measured: a worker has them from a table.
+    Create them before the measured section, because a worker reads them from a table.
     """
     return [f"{number:015d}=" for number in range(posts)]
 
@@ -56,7 +56,7 @@ def wait_for_start() -> None:
 
 @contextmanager
 def measured(posts: int) -> Iterator[None]:
-    """Time and CPU of this block, printed at its end. All threads of the process count."""
+    """Measure time and CPU of this block, and print them at its end. All threads of the process count."""
     wait_for_start()
     cpu, began = time.process_time(), time.monotonic()
     yield

@@ -1,9 +1,8 @@
-/* Stands in for SQS and DynamoDB, on one port, for a benchmark of the whole worker.
+/* A mock server for SQS and DynamoDB, on one port, for benchmarks of the whole worker.
  *
- * It remembers nothing but which broadcasts were received and deleted. Messages and members are generated, always the
- * same for the same workload; every condition holds, every write succeeds, every item but the members is absent. So it
- * costs microseconds where the real services' part of a benchmark should cost nothing, and it proves nothing about what
- * the worker does with the services: that is for the integration tests.
+ * Its only state is which broadcasts were received and deleted. Messages and members are generated, always the same for
+ * the same workload; every condition holds, every write succeeds, every item except the members is absent. So a call
+ * costs it microseconds, but it proves nothing about how the worker uses the services: the integration tests do that.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -68,13 +67,13 @@ static void arm(void)
     dynamodb_arm();
 }
 
-static void answer_plainly(struct peer *peer, int status, const char *content_type, struct slice body)
+static void respond_plainly(struct peer *peer, int status, const char *content_type, struct slice body)
 {
-    server_answer(peer, &(struct answer){
+    server_respond(peer, &(struct response){
                             .status = status, .content_type = content_type, .body = body, .undelayed = true});
 }
 
-static void answer_stats(struct peer *peer)
+static void respond_with_stats(struct peer *peer)
 {
     struct buffer body = {0};
     buffer_text(&body, "{\"operations\":{");
@@ -88,11 +87,11 @@ static void answer_stats(struct peer *peer)
     dynamodb_stats(&body);
     buffer_format(&body, "\"open\":%lu,\"open_peak\":%lu,\"accepted\":%lu,\"cpu_seconds\":%.6f}\n", server_counts.open,
                   server_counts.open_peak, server_counts.accepted, server_cpu() - cpu_at_reset);
-    answer_plainly(peer, 200, "application/json", buffer_as_slice(&body));
+    respond_plainly(peer, 200, "application/json", buffer_as_slice(&body));
     buffer_free(&body);
 }
 
-/* All of the fields or none: a run on half of a workload would be taken for the other. */
+/* All of the fields or none: otherwise a run could use a partly changed workload. */
 static void reset(struct peer *peer, struct slice body)
 {
     long long wanted[FIELDS];
@@ -100,14 +99,14 @@ static void reset(struct peer *peer, struct slice body)
         struct slice value = json_member(body, fields[i].name);
         wanted[i] = value.start ? json_integer(value, -1) : *fields[i].field;
         if (wanted[i] < fields[i].least || wanted[i] > fields[i].most) {
-            answer_plainly(peer, 400, "text/plain", text_slice(fields[i].name));
+            respond_plainly(peer, 400, "text/plain", text_slice(fields[i].name));
             return;
         }
     }
     for (size_t i = 0; i < FIELDS; i++)
         *fields[i].field = wanted[i];
     arm();
-    answer_plainly(peer, 204, NULL, (struct slice){0});
+    respond_plainly(peer, 204, NULL, (struct slice){0});
 }
 
 static void handle(struct peer *peer, const struct request *request)
@@ -120,13 +119,13 @@ static void handle(struct peer *peer, const struct request *request)
                 return;
             }
         unknown_calls++;
-        dynamodb_error(peer, "UnknownOperationException", "the stand-in does not have this operation");
+        dynamodb_error(peer, "UnknownOperationException", "the mock server does not support this operation");
     } else if (slice_is(request->path, "/stats") && slice_is(request->method, "GET")) {
-        answer_stats(peer);
+        respond_with_stats(peer);
     } else if (slice_is(request->path, "/reset") && slice_is(request->method, "POST")) {
         reset(peer, request->body);
     } else {
-        answer_plainly(peer, 404, NULL, (struct slice){0});
+        respond_plainly(peer, 404, NULL, (struct slice){0});
     }
 }
 
@@ -153,7 +152,7 @@ int main(int argc, char **argv)
 {
     static const struct server server = {
         .name = "aws",
-        .max_body_bytes = 2 * 1024 * 1024, /* SQS takes 1 MiB, and JSON's escapes make it longer */
+        .max_body_bytes = 2 * 1024 * 1024, /* SQS accepts 1 MiB, and JSON's escapes make it longer */
         .handle = handle,
         .due = sqs_due,
     };
@@ -182,6 +181,6 @@ int main(int argc, char **argv)
     arm();
     int status = server_run(&server);
     workload.broadcasts = 0;
-    arm(); /* frees what the parts hold */
+    arm(); /* frees the memory of the parts */
     return status;
 }

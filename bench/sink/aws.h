@@ -1,20 +1,20 @@
-/* What the parts of the AWS stand-in share. */
+/* Declarations shared by the parts of the mock SQS and DynamoDB. */
 #ifndef AWS_H
 #define AWS_H
 
 #include "json.h"
 #include "server.h"
 
-/* What the stand-in serves: set by the options, and again by POST /reset. */
+/* The workload: set by the options, and by POST /reset. */
 struct workload {
     long long broadcasts, rooms, first_room, members, page_members, data_bytes, joined_rooms;
     int64_t armed_ms; /* since the epoch: when all of the broadcasts were "sent" */
-    uint32_t run;     /* drawn at random, so that nothing of one run is taken for another's */
+    uint32_t run;     /* random, to tell runs apart */
 };
 
 extern struct workload workload;
 
-/* How long each service takes for a call, beside what the server's own options say. */
+/* Each service's latency per call, in addition to the server's delay options. */
 extern double sqs_delay_ms, dynamodb_delay_ms;
 
 typedef void operation(struct peer *peer, struct slice input);

@@ -1,4 +1,4 @@
--- One operation of the stand-in for AWS, over and over:
+-- One operation of the mock AWS server, repeatedly:
 --
 --   wrk -t1 -c16 -d3s -s aws.lua http://127.0.0.1:8081 -- query|receive|update
 

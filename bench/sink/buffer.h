@@ -1,4 +1,4 @@
-/* Bytes: a slice that belongs to someone else, and a buffer that grows. Running out of memory ends the process. */
+/* Bytes: a slice does not own its memory, a buffer owns it and grows. Running out of memory ends the process. */
 #ifndef BUFFER_H
 #define BUFFER_H
 
@@ -20,7 +20,7 @@ struct buffer {
 void *allocate(size_t bytes); /* zeroed */
 void buffer_reserve(struct buffer *buffer, size_t more);
 void buffer_free(struct buffer *buffer);
-void buffer_number(struct buffer *buffer, uint64_t number); /* decimal; snprintf is too slow for once an answer */
+void buffer_number(struct buffer *buffer, uint64_t number); /* decimal; snprintf is too slow to call per response */
 void buffer_format(struct buffer *buffer, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 static inline void buffer_bytes(struct buffer *buffer, const void *bytes, size_t length)

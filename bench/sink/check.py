@@ -1,7 +1,7 @@
-"""Tests both stand-ins in their sanitized builds: `make check`.
+"""Tests both mock servers in their sanitized builds: `make check`.
 
-Requests are split at random, several at once and half of them, sent with TLS and without, and mutated; then the SDKs
-talk to the stand-in for AWS. A program that a sanitizer stopped, or that leaked, does not exit with 0.
+Requests are split at random, pipelined, truncated, sent with and without TLS, and mutated; then the SDKs call the mock
+AWS server. A program that a sanitizer stopped, or that leaked, does not exit with 0.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from botocore.config import Config
 PROGRAMS, CERTIFICATES = Path(sys.argv[1]), Path(sys.argv[2])
 TLS_OPTIONS = ("--certificate", str(CERTIFICATES / "server.pem"), "--key", str(CERTIFICATES / "server-key.pem"))
 PATH = "/production/@connections/L0SM9cOFvHcCIhw%3D"
-Answer = tuple[int, dict[str, str], bytes]
+Response = tuple[int, dict[str, str], bytes]
 
 seed = int(sys.argv[3]) if len(sys.argv) > 3 else random.randrange(2**32)
 rng = random.Random(seed)
@@ -37,7 +37,7 @@ rng = random.Random(seed)
 
 @contextlib.contextmanager
 def running(program: str, *options: str) -> Iterator[int]:
-    """The port of a stand-in, which must end cleanly."""
+    """Run a mock server, which must end cleanly. Yields its port."""
     command: list[str | Path] = [PROGRAMS / program, "--port", "0", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - the build's own
         assert process.stdout
@@ -59,18 +59,18 @@ def connect(port: int, *, tls: bool) -> socket.socket:
     return context.wrap_socket(raw, server_hostname=rng.choice(["localhost", "127.0.0.1"]))
 
 
-def read_answer(stream: BinaryIO) -> Answer:
+def read_response(stream: BinaryIO) -> Response:
     status = int(stream.readline().split()[1])
     headers = dict(http.client.parse_headers(stream).items())
     return status, headers, stream.read(int(headers.get("Content-Length", "0")))
 
 
-def ask(port: int, method: str, path: str, body: str = "") -> Any:
+def request_json(port: int, method: str, path: str, body: str = "") -> Any:
     client = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     client.request(method, path, body)
-    answer = client.getresponse().read()
+    response = client.getresponse().read()
     client.close()
-    return json.loads(answer) if answer else None
+    return json.loads(response) if response else None
 
 
 def post(body: bytes) -> bytes:
@@ -91,25 +91,25 @@ def check_splits(*, tls: bool, options: tuple[str, ...] = ()) -> None:
     with running("connections", *(TLS_OPTIONS if tls else ()), *options) as port:
         posts = sent_bytes = 0
         for _ in range(40):
-            with connect(port, tls=tls) as connection, connection.makefile("rb") as answers:
+            with connect(port, tls=tls) as connection, connection.makefile("rb") as responses:
                 for _ in range(8):
                     # The sum of what is pipelined stays below what a peer may send ahead.
                     bodies = [rng.randbytes(rng.choice([0, 1, 256, 2000, 20000])) for _ in range(rng.randint(1, 5))]
                     bodies.append(rng.randbytes(rng.choice([0, 300, 131072])))
                     send_split(connection, b"".join(map(post, bodies)))
                     for _ in bodies:
-                        status, headers, _ = read_answer(answers)
+                        status, headers, _ = read_response(responses)
                         assert status in ((200, 410, 429) if options else (200,)), status
                         assert len(headers["x-amzn-RequestId"]) == 36
                         assert re.fullmatch(r"[\w-]{15}=", headers["x-amz-apigw-id"])
                         assert (headers.get("x-amzn-ErrorType") is None) == (status == 200)
                     posts += len(bodies)
                     sent_bytes += sum(map(len, bodies))
-        with connect(port, tls=tls) as connection, connection.makefile("rb") as answers:
+        with connect(port, tls=tls) as connection, connection.makefile("rb") as responses:
             connection.sendall(b"GET /stats HTTP/1.1\r\nConnection: close\r\n\r\n")
-            _, headers, body = read_answer(answers)
+            _, headers, body = read_response(responses)
             assert headers["Connection"] == "close"
-            assert answers.read() == b""
+            assert responses.read() == b""
         stats = json.loads(body)
         assert (stats["posts"], stats["bytes"]) == (posts, sent_bytes), stats
         assert sum(stats["statuses"].values()) == posts
@@ -117,13 +117,13 @@ def check_splits(*, tls: bool, options: tuple[str, ...] = ()) -> None:
 
 
 def check_every_byte() -> None:
-    with running("connections") as port, connect(port, tls=False) as connection, connection.makefile("rb") as answers:
+    with running("connections") as port, connect(port, tls=False) as connection, connection.makefile("rb") as responses:
         text = b"POST /@connections/a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
         for at in range(1, len(text)):
             connection.sendall(text[:at])
             time.sleep(0.001)
             connection.sendall(text[at:])
-            assert read_answer(answers)[0] == 200
+            assert read_response(responses)[0] == 200
         for method, path, status in (
             ("DELETE", PATH, 204),
             ("GET", PATH, 200),
@@ -132,13 +132,13 @@ def check_every_byte() -> None:
             ("POST", "/reset", 204),
         ):
             connection.sendall(f"{method} {path} HTTP/1.1\r\n\r\n".encode())
-            assert read_answer(answers)[0] == status
+            assert read_response(responses)[0] == status
         connection.sendall(post(b"x" * 131073))
-        assert read_answer(answers)[0] == 413
-        assert ask(port, "GET", "/stats")["too_large"] == 1
+        assert read_response(responses)[0] == 413
+        assert request_json(port, "GET", "/stats")["too_large"] == 1
 
 
-def check_refusals() -> None:
+def check_rejections() -> None:
     with running("connections") as port:
         for text, status in (
             (b"\r\n\r\n", 400),
@@ -149,14 +149,14 @@ def check_refusals() -> None:
             (b"GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 501),
             (b"x" * 20000, 431),
         ):
-            with connect(port, tls=False) as connection, connection.makefile("rb") as answers:
+            with connect(port, tls=False) as connection, connection.makefile("rb") as responses:
                 connection.sendall(text)
-                assert read_answer(answers)[0] == status, text[:100]
-                assert answers.read() == b""
+                assert read_response(responses)[0] == status, text[:100]
+                assert responses.read() == b""
 
 
 def check_mutations(program: str, text: bytes) -> None:
-    """Whatever comes in, the program goes on."""
+    """The program survives arbitrary input."""
     with running(program) as port:
         for _ in range(1500):
             mutated = bytearray(text)
@@ -178,7 +178,7 @@ def check_mutations(program: str, text: bytes) -> None:
                 connection.shutdown(socket.SHUT_WR)
                 if rng.random() < 0.5:
                     connection.recv(1000)
-        assert ask(port, "GET", "/stats")
+        assert request_json(port, "GET", "/stats")
 
 
 def check_garbage_for_tls() -> None:
@@ -186,14 +186,14 @@ def check_garbage_for_tls() -> None:
         for i in range(300):
             with connect(port, tls=False) as connection, contextlib.suppress(OSError):
                 connection.sendall(b"\x16\x03\x01" * (i % 2) + rng.randbytes(rng.randint(1, 3000)))
-                connection.shutdown(socket.SHUT_WR)  # it may look like a record of which the rest is to come
+                connection.shutdown(socket.SHUT_WR)  # it may look like the start of a TLS record
                 if i % 3:
                     connection.recv(1000)
             if i % 10 == 0:
                 with connect(port, tls=True) as connection:
                     connection.sendall(post(b"hello"))
                     assert connection.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
-                    connection.sendall(post(b"hello")[:-3])  # and away, in the midst of a request
+                    connection.sendall(post(b"hello")[:-3])  # and disconnect in the middle of a request
 
 
 def check_delay() -> None:
@@ -206,14 +206,14 @@ def check_delay() -> None:
         for connection in connections:
             connection.sendall(post(b"hello"))
         for connection in connections[150:]:
-            connection.close()  # while its answer waits
-        answered = []
+            connection.close()  # while its response is delayed
+        durations = []
         for connection in connections[:150]:
             assert connection.recv(4096).startswith(b"HTTP/1.1 200 OK\r\nDate: ")
-            answered.append(time.monotonic() - started)
-        assert answered[0] >= 0.02
-        assert answered[-1] < 0.5
-        assert ask(port, "GET", "/stats")["in_flight_peak"] > 100
+            durations.append(time.monotonic() - started)
+        assert durations[0] >= 0.02
+        assert durations[-1] < 0.5
+        assert request_json(port, "GET", "/stats")["in_flight_peak"] > 100
 
 
 def room_query(room: str, **more: Any) -> dict[str, Any]:
@@ -229,8 +229,8 @@ def read_pages(dynamodb: Any, query: dict[str, Any]) -> list[list[dict[str, Any]
     pages: list[list[dict[str, Any]]] = []
     start: dict[str, Any] = {}
     while True:
-        answer = dynamodb.query(**query, **start)
-        headers, body = answer["ResponseMetadata"]["HTTPHeaders"], answer
+        response = dynamodb.query(**query, **start)
+        headers, body = response["ResponseMetadata"]["HTTPHeaders"], response
         assert int(headers["x-amz-crc32"]) > 0
         assert body["Count"] == body["ScannedCount"] == len(body["Items"])
         pages.append(body["Items"])
@@ -278,19 +278,19 @@ def check_queries(port: int, dynamodb: Any) -> None:
     assert sorted(first[0]) == ["expires_at", "joined_at_ms", "sk"]
     assert [item["sk"] for item in first] == [item["sk"] for item in pages[0]]
 
-    for at in (*rng.sample(range(15000), 30), 14999):  # any member's key continues, and so does what is no member's
+    for at in (*rng.sample(range(15000), 30), 14999):  # a query continues after any key, a member's or not
         limit = rng.choice([1, 10, 1000])
         for sk in (members[at], members[at] + "a", members[at][:-1] + "~"):
             key = {"pk": {"S": "room#r1#0"}, "sk": {"S": sk}}
-            answer = dynamodb.query(**room_query("r1"), ExclusiveStartKey=key, Limit=limit)
-            assert [item["sk"]["S"] for item in answer["Items"]] == members[at + 1 : at + 1 + limit]
-            assert ("LastEvaluatedKey" in answer) == (at + 1 + limit <= 15000)
+            response = dynamodb.query(**room_query("r1"), ExclusiveStartKey=key, Limit=limit)
+            assert [item["sk"]["S"] for item in response["Items"]] == members[at + 1 : at + 1 + limit]
+            assert ("LastEvaluatedKey" in response) == (at + 1 + limit <= 15000)
     foreign = ["", " ", "~", "é", "A", "A-", "A.", "m", "z" * 20, *(rng.randbytes(9).hex() for _ in range(50))]
     for sk in foreign:
         key = {"pk": {"S": "room#r1#0"}, "sk": {"S": sk}}
-        answer = dynamodb.query(**room_query("r1"), ExclusiveStartKey=key, Limit=1)["Items"]
+        response = dynamodb.query(**room_query("r1"), ExclusiveStartKey=key, Limit=1)["Items"]
         expected = [member for member in members if member.encode() > sk.encode()][:1]
-        assert [item["sk"]["S"] for item in answer] == expected, sk
+        assert [item["sk"]["S"] for item in response] == expected, sk
 
     rooms = boto3.resource(
         "dynamodb",
@@ -304,7 +304,7 @@ def check_queries(port: int, dynamodb: Any) -> None:
     joined = room_query("x", KeyConditionExpression="pk = :pk AND begins_with(sk, :room)")
     joined["ExpressionAttributeValues"] = {":room": {"S": "room#"}, ":pk": {"S": "connection#abc="}}
     assert dynamodb.query(**joined)["Items"] == []
-    ask(port, "POST", "/reset", '{"joined_rooms": 3}')
+    request_json(port, "POST", "/reset", '{"joined_rooms": 3}')
     items = dynamodb.query(**joined)["Items"]
     assert [(item["sk"]["S"], item["shard"]["N"]) for item in items] == [
         ("room#r0", "0"),
@@ -335,7 +335,7 @@ def check_writes(dynamodb: Any) -> None:
     assert dynamodb.describe_table(TableName="t")["Table"]["TableStatus"] == "ACTIVE"
     with contextlib.suppress(dynamodb.exceptions.ClientError):
         dynamodb.list_tables()
-        raise AssertionError("an operation that the stand-in does not have")
+        raise AssertionError("an unsupported operation did not fail")
 
 
 def check_queue(port: int, sqs: Any) -> None:
@@ -372,7 +372,7 @@ def check_queue(port: int, sqs: Any) -> None:
     attributes = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["All"])["Attributes"]
     assert attributes["ApproximateNumberOfMessages"] == "0"
 
-    stats = ask(port, "GET", "/stats")
+    stats = request_json(port, "GET", "/stats")
     assert [stats[name] for name in ("received", "deleted", "deleted_again", "sent")] == [25, 25, 1, 11], stats
     started = time.monotonic()
     assert "Messages" not in sqs.receive_message(QueueUrl=queue, WaitTimeSeconds=1)
@@ -380,7 +380,7 @@ def check_queue(port: int, sqs: Any) -> None:
 
 
 async def check_long_poll(port: int) -> None:
-    """A poll that waits learns of a new workload; one whose client goes away does no harm."""
+    """A pending long poll returns when a new workload starts; a client that disconnects does no harm."""
     sqs_client, dynamodb_client = clients(port, aioboto3.Session())
     async with sqs_client as sqs, dynamodb_client as dynamodb:
         polls = [
@@ -390,15 +390,16 @@ async def check_long_poll(port: int) -> None:
         await asyncio.sleep(0.3)
         polls.pop().cancel()
         await asyncio.sleep(0.1)
-        await asyncio.to_thread(ask, port, "POST", "/reset", ' { "data_bytes" : 10,\n"broadcasts":35 , "members" : 5} ')
+        body = ' { "data_bytes" : 10,\n"broadcasts":35 , "members" : 5} '
+        await asyncio.to_thread(request_json, port, "POST", "/reset", body)
         received = [message for poll in polls for message in (await poll)["Messages"]]
         assert len({message["MessageId"] for message in received}) == 30
         for message in received:
             await sqs.delete_message(QueueUrl="q", ReceiptHandle=message["ReceiptHandle"])
-        answers = await asyncio.gather(*(dynamodb.query(**room_query(f"r{i}")) for i in range(20)))
-        assert len({item["sk"]["S"] for answer in answers for item in answer["Items"]}) == 100
+        results = await asyncio.gather(*(dynamodb.query(**room_query(f"r{i}")) for i in range(20)))
+        assert len({item["sk"]["S"] for response in results for item in response["Items"]}) == 100
         assert len((await dynamodb.query(**room_query("r1", Limit=5)))["Items"]) == 5
-    stats = await asyncio.to_thread(ask, port, "GET", "/stats")
+    stats = await asyncio.to_thread(request_json, port, "GET", "/stats")
     assert (stats["received"], stats["deleted"], stats["items"]) == (30, 30, 105), stats
     expected = {
         "broadcasts": 35,
@@ -413,7 +414,7 @@ async def check_long_poll(port: int) -> None:
 
 
 def check_service_delays() -> None:
-    """Each service takes as long as it is told to, and it is noted when messages go out."""
+    """Each service has its configured latency, and the time when messages are sent is recorded."""
     options = ("--broadcasts", "1", "--first-room", "41", "--sqs-delay-ms", "40", "--dynamodb-delay-ms", "15")
     with running("aws", *options) as port:
         sqs, dynamodb = clients(port, boto3.Session())
@@ -426,22 +427,22 @@ def check_service_delays() -> None:
         assert 0.015 <= queried - began < 0.035
         assert 0.04 <= received - queried < 0.5
         assert json.loads(message["Body"])["room"] == message["Attributes"]["MessageGroupId"] == "r41"
-        assert queried + 0.04 <= ask(port, "GET", "/stats")["received_at"] <= received
+        assert queried + 0.04 <= request_json(port, "GET", "/stats")["received_at"] <= received
 
 
 def check_pages(*, tls: bool) -> None:
-    """More than a socket takes, to a client that reads late; rendered first, then from the cache."""
+    """More than a socket buffer holds, to a client that reads late; rendered first, then from the cache."""
     body = json.dumps(room_query("r3")).encode()
     head = f"POST / HTTP/1.1\r\nx-amz-target: DynamoDB_20120810.Query\r\nContent-Length: {len(body)}\r\n\r\n"
     with (
         running("aws", "--members", "20000", *(TLS_OPTIONS if tls else ())) as port,
         connect(port, tls=tls) as connection,
-        connection.makefile("rb") as answers,
+        connection.makefile("rb") as responses,
     ):
         send_split(connection, (head.encode() + body) * 20)
         time.sleep(0.3)
         for _ in range(20):
-            status, headers, page = read_answer(answers)
+            status, headers, page = read_response(responses)
             assert status == 200
             assert int(headers["x-amz-crc32"]) == zlib.crc32(page)
             assert len(json.loads(page)["Items"]) == 7400
@@ -464,7 +465,7 @@ def main() -> None:
         delays = ("--delay-min-ms", "0", "--delay-max-ms", "2", "--status", "429:0.1", "--status", "410:0.1")
         check_splits(tls=tls, options=delays)
     check_every_byte()
-    check_refusals()
+    check_rejections()
     check_mutations("connections", post(b"hello"))
     for target, body in (
         ("DynamoDB_20120810.Query", room_query("r1", ExclusiveStartKey={"pk": {"S": "a"}, "sk": {"S": "b"}})),

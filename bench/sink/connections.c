@@ -1,8 +1,8 @@
-/* Stands in for API Gateway's @connections: answers posts as fast as one core can, and counts them.
+/* A mock server for API Gateway's @connections: it responds to posts as fast as one core allows, and counts them.
  *
- * What it does for a post is little on purpose, so that a client is what a benchmark measures: it reads the request as a
- * whole, and answers with the headers of the real service, among them fresh ids, so that no client can get by with
- * comparing bytes. It checks no signature.
+ * It does little per post, so that a benchmark measures the client: it reads the whole request, and responds with the
+ * headers of the real service, including new ids, so that no client can recognise responses by comparing bytes. It
+ * checks no signature.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,7 +14,7 @@ enum { MAX_POST_BYTES = 128 * 1024, MAX_SHARES = 8, SECOND = 1000000000 };
 static struct {
     int status;
     double share;
-    uint64_t answers;
+    uint64_t responses;
 } shares[MAX_SHARES];
 static int share_count;
 
@@ -22,7 +22,7 @@ static struct {
     uint64_t posts, bytes, gets, deletes, others, too_large;
     uint64_t this_second, peak_per_second;
     int64_t second;
-    int64_t first, last; /* when the first and the last post came in */
+    int64_t first, last; /* when the first and the last post arrived */
     double cpu;          /* of the process, when the counts were zeroed */
 } counts;
 
@@ -41,13 +41,13 @@ static void count_post(size_t body_bytes)
     counts.bytes += body_bytes;
 }
 
-/* 200, or one of the other statuses, each for its share of the posts. */
+/* Return 200, or one of the other statuses, each for its share of the posts. */
 static int choose_status(void)
 {
     double drawn = share_count ? (double)(random_bits() >> 11) * 0x1p-53 : 1;
     for (int i = 0; i < share_count; drawn -= shares[i++].share)
         if (drawn < shares[i].share) {
-            shares[i].answers++;
+            shares[i].responses++;
             return shares[i].status;
         }
     return 200;
@@ -66,7 +66,7 @@ static const char *error_type(int status)
     }
 }
 
-static void answer(struct peer *peer, int status, const char *body)
+static void respond(struct peer *peer, int status, const char *body)
 {
     static const char base64[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     static struct buffer headers; /* static: its memory is kept */
@@ -83,7 +83,7 @@ static void answer(struct peer *peer, int status, const char *body)
         buffer_text(&headers, "\r\n");
         body = "{\"message\":null}";
     }
-    server_answer(peer, &(struct answer){
+    server_respond(peer, &(struct response){
                             .status = status,
                             .content_type = "application/json",
                             .headers = buffer_as_slice(&headers),
@@ -91,7 +91,7 @@ static void answer(struct peer *peer, int status, const char *body)
                         });
 }
 
-static void answer_stats(struct peer *peer)
+static void respond_with_stats(struct peer *peer)
 {
     struct buffer body = {0};
     buffer_format(&body, "{\"posts\":%lu,\"bytes\":%lu,\"gets\":%lu,\"deletes\":%lu,\"others\":%lu", counts.posts,
@@ -99,10 +99,10 @@ static void answer_stats(struct peer *peer)
     buffer_text(&body, ",\"statuses\":{");
     uint64_t successes = counts.posts - counts.too_large;
     for (int i = 0; i < share_count; i++)
-        successes -= shares[i].answers;
+        successes -= shares[i].responses;
     buffer_format(&body, "\"200\":%lu", successes);
     for (int i = 0; i < share_count; i++)
-        buffer_format(&body, ",\"%d\":%lu", shares[i].status, shares[i].answers);
+        buffer_format(&body, ",\"%d\":%lu", shares[i].status, shares[i].responses);
     buffer_format(&body, "},\"too_large\":%lu,\"peak_per_second\":%lu,\"first_at\":%.6f,\"seconds\":%.6f", counts.too_large,
                   counts.peak_per_second, (double)counts.first / SECOND, (double)(counts.last - counts.first) / SECOND);
     buffer_format(&body, ",\"cpu_seconds\":%.6f", server_cpu() - counts.cpu);
@@ -111,7 +111,7 @@ static void answer_stats(struct peer *peer)
                   server_counts.handshakes_resumed);
     buffer_format(&body, ",\"in_flight\":%lu,\"in_flight_peak\":%lu}\n", server_counts.waiting,
                   server_counts.waiting_peak);
-    server_answer(peer, &(struct answer){
+    server_respond(peer, &(struct response){
                             .status = 200,
                             .content_type = "application/json",
                             .body = buffer_as_slice(&body),
@@ -124,12 +124,12 @@ static void reset(void)
 {
     memset(&counts, 0, sizeof counts);
     for (int i = 0; i < share_count; i++)
-        shares[i].answers = 0;
+        shares[i].responses = 0;
     counts.cpu = server_cpu();
     server_reset_peaks();
 }
 
-/* Behind a stage or, on a custom domain, behind none; clients may or may not encode the @. */
+/* With a stage before it or, on a custom domain, without; clients may or may not encode the @. */
 static bool is_connection(struct slice path)
 {
     return memmem(path.start, path.length, "/@connections/", 14) ||
@@ -143,27 +143,27 @@ static void handle(struct peer *peer, const struct request *request)
             count_post(request->body.length);
             bool too_large = request->body.length > MAX_POST_BYTES;
             counts.too_large += too_large;
-            answer(peer, too_large ? 413 : choose_status(), "");
+            respond(peer, too_large ? 413 : choose_status(), "");
         } else if (slice_is(request->method, "DELETE")) {
             counts.deletes++;
-            answer(peer, 204, "");
+            respond(peer, 204, "");
         } else if (slice_is(request->method, "GET")) {
             counts.gets++;
-            answer(peer, 200,
+            respond(peer, 200,
                    "{\"connectedAt\":\"2026-01-01T00:00:00.000Z\",\"identity\":{\"sourceIp\":\"127.0.0.1\","
-                   "\"userAgent\":\"stand-in\"},\"lastActiveAt\":\"2026-01-01T00:00:01.000Z\"}");
+                   "\"userAgent\":\"mock\"},\"lastActiveAt\":\"2026-01-01T00:00:01.000Z\"}");
         } else {
             counts.others++;
-            answer(peer, 403, "");
+            respond(peer, 403, "");
         }
     } else if (slice_is(request->path, "/stats") && slice_is(request->method, "GET")) {
-        answer_stats(peer);
+        respond_with_stats(peer);
     } else if (slice_is(request->path, "/reset") && slice_is(request->method, "POST")) {
         reset();
-        server_answer(peer, &(struct answer){.status = 204, .undelayed = true});
+        server_respond(peer, &(struct response){.status = 204, .undelayed = true});
     } else {
         counts.others++;
-        answer(peer, 403, ""); /* what API Gateway says of a wrong stage or path */
+        respond(peer, 403, ""); /* as API Gateway does for a wrong stage or path */
     }
 }
 
@@ -181,7 +181,7 @@ int main(int argc, char **argv)
 {
     static const struct server server = {
         .name = "connections",
-        .max_body_bytes = 1024 * 1024, /* read as a whole, so that what is too large is answered in order */
+        .max_body_bytes = 1024 * 1024, /* read as a whole, so that a 413 comes in order */
         .handle = handle,
     };
     static const struct option options[] = {SERVER_OPTIONS, {"status", required_argument, NULL, 's'}, {0}};

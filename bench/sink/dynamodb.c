@@ -1,8 +1,8 @@
 /* DynamoDB: queries of rooms, whose members are generated, and writes that always succeed.
  *
- * A member's id is made from its index, and the index can be read off an id: the space of ids is cut into as many equal
- * parts as there are members, and each id lies at a random place in the part of its index. So the ids are in ascending
- * order, look random, and a query continues behind any id without a search or a list of members in memory.
+ * A member's id is derived from its index, and vice versa: the space of ids is divided into as many equal parts as
+ * there are members, and each id lies at a random position in the part of its index. So the ids are in ascending order,
+ * look random, and a query continues after any id without a search or a list of members in memory.
  */
 #include <stdlib.h>
 #include <zlib.h>
@@ -11,17 +11,17 @@
 
 enum {
     ID_LENGTH = 16,      /* as those of API Gateway: 11 bytes in base64 */
-    ORDERED_DIGITS = 10, /* of an id's digits, those that hold the order: 60 bits */
-    CACHED_FROM = 100,   /* smaller pages are rendered each time: there are too many of them, and they cost little */
+    ORDERED_DIGITS = 10, /* the digits of an id that determine the order: 60 bits */
+    CACHED_FROM = 100,   /* smaller pages are rendered each time: there are many of them, and they are cheap */
     CACHE_SLOTS = 4096,
-    CACHE_MS = 10 * 60 * 1000, /* a page says when its members expire, in an hour at first */
+    CACHE_MS = 10 * 60 * 1000, /* a page contains its members' expiry times, one hour after rendering */
     HOUR_MS = 3600 * 1000,
 };
 #define CACHE_BYTES ((size_t)1 << 30)
 
 /* The digits of URL-safe base64, in the order in which DynamoDB sorts them. */
 static const char ordered[65] = "-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz";
-/* The last digit holds four bits only; these are the ones that leave the others clear. */
+/* The last digit has only four bits; these are the digits whose other bits are zero. */
 static const char last_digits[17] = "AEIMQUYcgkosw048";
 
 static struct page {
@@ -45,7 +45,7 @@ void dynamodb_arm(void)
     pages_rendered = items = connections_queried = 0;
 }
 
-static void answer_checked(struct peer *peer, int status, struct slice body, uint32_t crc)
+static void respond_with_crc(struct peer *peer, int status, struct slice body, uint32_t crc)
 {
     static const char alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZ012345ABCDEFGHIJKLMNOPQRSTUVWXYZ012345";
     static struct buffer headers;
@@ -55,7 +55,7 @@ static void answer_checked(struct peer *peer, int status, struct slice body, uin
     buffer_text(&headers, "\r\nx-amz-crc32: ");
     buffer_number(&headers, crc);
     buffer_text(&headers, "\r\n");
-    server_answer(peer, &(struct answer){
+    server_respond(peer, &(struct response){
                             .status = status,
                             .content_type = "application/x-amz-json-1.0",
                             .headers = buffer_as_slice(&headers),
@@ -64,16 +64,16 @@ static void answer_checked(struct peer *peer, int status, struct slice body, uin
                         });
 }
 
-static void answer(struct peer *peer, int status, struct slice body)
+static void respond(struct peer *peer, int status, struct slice body)
 {
-    answer_checked(peer, status, body, (uint32_t)crc32_z(0, (const Bytef *)body.start, body.length));
+    respond_with_crc(peer, status, body, (uint32_t)crc32_z(0, (const Bytef *)body.start, body.length));
 }
 
 void dynamodb_error(struct peer *peer, const char *type, const char *message)
 {
     struct buffer body = {0};
     buffer_format(&body, "{\"__type\":\"com.amazonaws.dynamodb.v20120810#%s\",\"message\":\"%s\"}", type, message);
-    answer(peer, 400, buffer_as_slice(&body));
+    respond(peer, 400, buffer_as_slice(&body));
     buffer_free(&body);
 }
 
@@ -112,10 +112,10 @@ static void make_id(uint64_t room, long long index, char id[ID_LENGTH])
     id[ID_LENGTH - 1] = '=';
 }
 
-/* The index of the first member behind this sort key, which need not be a member's. */
+/* The index of the first member after this sort key, which need not be a member's. */
 static long long index_behind(uint64_t room, struct slice sk)
 {
-    uint64_t place = 0, digit, rest = 0; /* rest: the digit that follows where the key is no id's */
+    uint64_t place = 0, digit, rest = 0; /* rest: the digit after which the key differs from an id */
     bool like_an_id = true;
     char id[ID_LENGTH];
     for (size_t i = 0; i < ORDERED_DIGITS; i++, place = place << 6 | digit) {
@@ -173,7 +173,7 @@ static void render(struct page *page, struct slice pk, int64_t now_ms)
         buffer_text(out, "\"}}");
     }
     buffer_text(out, "]");
-    /* As the real one does, also behind a page that Limit has ended, whether or not more follow. */
+    /* As DynamoDB does, also after a page that Limit has ended, whether or not more items follow. */
     if (page->count > 0 && (page->limited || page->first + page->count < workload.members)) {
         buffer_text(out, ",\"LastEvaluatedKey\":{");
         add_key(out, pk, id);
@@ -187,9 +187,9 @@ static void render(struct page *page, struct slice pk, int64_t now_ms)
     pages_rendered++;
 }
 
-static void answer_page(struct peer *peer, struct page wanted, struct slice pk)
+static void respond_with_page(struct peer *peer, struct page wanted, struct slice pk)
 {
-    static struct page scratch; /* for what is not cached; its memory is kept */
+    static struct page scratch; /* for pages that are not cached; its memory is reused */
     int64_t now_ms = milliseconds_since_epoch();
     uint64_t sum = mix(wanted.room ^ mix((uint64_t)wanted.first * 4 + wanted.projected * 2 + wanted.limited));
     struct page *page = &cache[mix(sum + (uint64_t)wanted.count) % CACHE_SLOTS];
@@ -199,7 +199,7 @@ static void answer_page(struct peer *peer, struct page wanted, struct slice pk)
         page->count == wanted.count && page->projected == wanted.projected && page->limited == wanted.limited &&
         pk.length == page->pk.length && memcmp(pk.start, page->pk.start, pk.length) == 0 &&
         now_ms - page->rendered_ms < CACHE_MS) {
-        answer_checked(peer, 200, buffer_as_slice(&page->body), page->crc32);
+        respond_with_crc(peer, 200, buffer_as_slice(&page->body), page->crc32);
         return;
     }
     if (!cacheable || cached_bytes - page->body.capacity > CACHE_BYTES)
@@ -214,7 +214,7 @@ static void answer_page(struct peer *peer, struct page wanted, struct slice pk)
     render(page, pk, now_ms);
     if (page != &scratch)
         cached_bytes += page->body.capacity;
-    answer_checked(peer, 200, buffer_as_slice(&page->body), page->crc32);
+    respond_with_crc(peer, 200, buffer_as_slice(&page->body), page->crc32);
 }
 
 /* --- Queries --- */
@@ -225,7 +225,7 @@ static bool is_word(char letter)
            letter == '_' || letter == '#' || letter == ':' || letter == '-' || letter == '.';
 }
 
-/* The word that ends before, or begins behind, a place in an expression; blanks between are skipped. */
+/* The word that ends before, or begins after, a position in an expression; blanks between are skipped. */
 static struct slice word_at(struct slice text, size_t at, bool before)
 {
     size_t from = at, to = at;
@@ -243,8 +243,8 @@ static struct slice word_at(struct slice text, size_t at, bool before)
     return (struct slice){text.start + from, to - from};
 }
 
-/* What `pk` has to equal, by the key condition, where that is all it says: the string still escaped. `also` is set where
- * it says more (a condition on sk). */
+/* The value that `pk` must equal by the key condition, still escaped. `also` is set if there is another condition (on
+ * sk). */
 static struct slice wanted_pk(struct slice input, bool *also)
 {
     struct slice condition = json_text(json_member(input, "KeyConditionExpression"));
@@ -266,7 +266,7 @@ static struct slice wanted_pk(struct slice input, bool *also)
 }
 
 /* The rooms of a connection, the same for all of them. */
-static void answer_joined_rooms(struct peer *peer, struct slice pk, bool projected)
+static void respond_with_joined_rooms(struct peer *peer, struct slice pk, bool projected)
 {
     static struct buffer out;
     connections_queried++;
@@ -290,7 +290,7 @@ static void answer_joined_rooms(struct peer *peer, struct slice pk, bool project
     buffer_text(&out, "],\"ScannedCount\":");
     buffer_number(&out, (uint64_t)workload.joined_rooms);
     buffer_text(&out, "}");
-    answer(peer, 200, buffer_as_slice(&out));
+    respond(peer, 200, buffer_as_slice(&out));
 }
 
 void dynamodb_query(struct peer *peer, struct slice input)
@@ -302,15 +302,15 @@ void dynamodb_query(struct peer *peer, struct slice input)
         return;
     }
     if (slice_starts(pk, "connection#")) {
-        answer_joined_rooms(peer, pk, json_member(input, "ProjectionExpression").start != NULL);
+        respond_with_joined_rooms(peer, pk, json_member(input, "ProjectionExpression").start != NULL);
         return;
     }
     if (!slice_starts(pk, "room#") || workload.members == 0) {
-        answer(peer, 200, text_slice("{\"Count\":0,\"Items\":[],\"ScannedCount\":0}"));
+        respond(peer, 200, text_slice("{\"Count\":0,\"Items\":[],\"ScannedCount\":0}"));
         return;
     }
-    if (also) { /* better than members that were not asked for */
-        dynamodb_error(peer, "ValidationException", "the stand-in knows no condition on the sk of a member");
+    if (also) { /* better than returning members that were not requested */
+        dynamodb_error(peer, "ValidationException", "conditions on the sk of a member are not supported");
         return;
     }
     struct page page = {.room = hash(pk), .projected = json_member(input, "ProjectionExpression").start != NULL};
@@ -335,7 +335,7 @@ void dynamodb_query(struct peer *peer, struct slice input)
         page.count = limit;
     if (page.count < 0)
         page.count = 0;
-    answer_page(peer, page, pk);
+    respond_with_page(peer, page, pk);
 }
 
 /* --- Everything else --- */
@@ -343,14 +343,14 @@ void dynamodb_query(struct peer *peer, struct slice input)
 void dynamodb_get_item(struct peer *peer, struct slice input)
 {
     (void)input;
-    answer(peer, 200, text_slice("{}"));
+    respond(peer, 200, text_slice("{}"));
 }
 
 void dynamodb_write_item(struct peer *peer, struct slice input)
 {
     struct slice wanted = json_text(json_member(input, "ReturnValues"));
     bool new = slice_is(wanted, "ALL_NEW") || slice_is(wanted, "UPDATED_NEW");
-    answer(peer, 200, text_slice(new ? "{\"Attributes\":{}}" : "{}"));
+    respond(peer, 200, text_slice(new ? "{\"Attributes\":{}}" : "{}"));
 }
 
 void dynamodb_batch_get_item(struct peer *peer, struct slice input)
@@ -365,7 +365,7 @@ void dynamodb_batch_get_item(struct peer *peer, struct slice input)
         buffer_text(&out, "\":[]");
     }
     buffer_text(&out, "},\"UnprocessedKeys\":{}}");
-    answer(peer, 200, buffer_as_slice(&out));
+    respond(peer, 200, buffer_as_slice(&out));
 }
 
 void dynamodb_batch_execute_statement(struct peer *peer, struct slice input)
@@ -377,19 +377,19 @@ void dynamodb_batch_execute_statement(struct peer *peer, struct slice input)
     for (bool first = true; json_next_element(&rest, &statement); first = false)
         buffer_text(&out, first ? "{\"TableName\":\"t\"}" : ",{\"TableName\":\"t\"}");
     buffer_text(&out, "]}");
-    answer(peer, 200, buffer_as_slice(&out));
+    respond(peer, 200, buffer_as_slice(&out));
 }
 
 void dynamodb_batch_write_item(struct peer *peer, struct slice input)
 {
     (void)input;
-    answer(peer, 200, text_slice("{\"UnprocessedItems\":{}}"));
+    respond(peer, 200, text_slice("{\"UnprocessedItems\":{}}"));
 }
 
 void dynamodb_transact_write_items(struct peer *peer, struct slice input)
 {
     (void)input;
-    answer(peer, 200, text_slice("{}"));
+    respond(peer, 200, text_slice("{}"));
 }
 
 void dynamodb_describe_table(struct peer *peer, struct slice input)
@@ -401,7 +401,7 @@ void dynamodb_describe_table(struct peer *peer, struct slice input)
                 "\",\"TableStatus\":\"ACTIVE\",\"AttributeDefinitions\":[{\"AttributeName\":\"pk\",\"AttributeType\":\"S\"},"
                 "{\"AttributeName\":\"sk\",\"AttributeType\":\"S\"}],\"KeySchema\":[{\"AttributeName\":\"pk\",\"KeyType\":"
                 "\"HASH\"},{\"AttributeName\":\"sk\",\"KeyType\":\"RANGE\"}],\"ItemCount\":0,\"TableSizeBytes\":0}}");
-    answer(peer, 200, buffer_as_slice(&out));
+    respond(peer, 200, buffer_as_slice(&out));
     buffer_free(&out);
 }
 

@@ -17,13 +17,13 @@ static bool header_is(struct slice line, const char *name, struct slice *value)
     return true;
 }
 
-static enum parsed refuse(struct request *request, int status)
+static enum parsed reject(struct request *request, int status)
 {
-    request->refused = status;
-    return REQUEST_REFUSED;
+    request->rejected = status;
+    return REQUEST_REJECTED;
 }
 
-/* Digits only, and too large rather than overflowing. */
+/* Digits only; saturates instead of overflowing. */
 static bool content_length(struct slice text, size_t *length)
 {
     *length = 0;
@@ -42,38 +42,38 @@ enum parsed http_parse(struct slice input, size_t searched, size_t max_body_byte
     size_t from = searched > 3 ? searched - 3 : 0; /* the four bytes may have been split */
     const char *blank = from < input.length ? memmem(input.start + from, input.length - from, "\r\n\r\n", 4) : NULL;
     if (blank == NULL)
-        return input.length > MAX_HEAD_BYTES ? refuse(request, 431) : REQUEST_INCOMPLETE;
+        return input.length > MAX_HEAD_BYTES ? reject(request, 431) : REQUEST_INCOMPLETE;
 
     const char *line = input.start, *end = memchr(line, '\r', (size_t)(blank + 1 - line));
     const char *method_end = memchr(line, ' ', (size_t)(end - line));
     const char *path_end = method_end ? memchr(method_end + 1, ' ', (size_t)(end - method_end - 1)) : NULL;
     if (path_end == NULL)
-        return refuse(request, 400);
+        return reject(request, 400);
     request->method = (struct slice){line, (size_t)(method_end - line)};
     request->path = (struct slice){method_end + 1, (size_t)(path_end - method_end - 1)};
     if (!slice_is((struct slice){path_end + 1, (size_t)(end - path_end - 1)}, "HTTP/1.1"))
-        return refuse(request, 505);
+        return reject(request, 505);
 
     size_t body_length = 0;
     while (end < blank) {
         if (end[1] != '\n')
-            return refuse(request, 400);
+            return reject(request, 400);
         line = end + 2;
         end = memchr(line, '\r', (size_t)(blank + 1 - line));
         struct slice header = {line, (size_t)(end - line)}, value;
         if (header_is(header, "Content-Length", &value)) {
             if (!content_length(value, &body_length))
-                return refuse(request, 400);
+                return reject(request, 400);
         } else if (header_is(header, "X-Amz-Target", &value)) {
             request->target = value;
         } else if (header_is(header, "Connection", &value)) {
             request->keep_alive = !(value.length == 5 && strncasecmp(value.start, "close", 5) == 0);
         } else if (header_is(header, "Transfer-Encoding", &value)) {
-            return refuse(request, 501); /* the clients measured here state a length */
+            return reject(request, 501); /* the measured clients send Content-Length */
         }
     }
     if (body_length > max_body_bytes)
-        return refuse(request, 413);
+        return reject(request, 413);
     size_t head_length = (size_t)(blank + 4 - input.start);
     request->length = head_length + body_length;
     if (input.length < request->length)
@@ -104,7 +104,7 @@ static const char *reason(int status)
     }
 }
 
-/* The Date header, made once a second. */
+/* The Date header, rendered once per second. */
 static const char *date_header(void)
 {
     static char text[64];
@@ -119,25 +119,25 @@ static const char *date_header(void)
     return text;
 }
 
-void http_render(struct buffer *out, const struct answer *answer, bool keep_alive)
+void http_render(struct buffer *out, const struct response *response, bool keep_alive)
 {
     buffer_text(out, "HTTP/1.1 ");
-    buffer_number(out, (uint64_t)answer->status);
+    buffer_number(out, (uint64_t)response->status);
     buffer_text(out, " ");
-    buffer_text(out, reason(answer->status));
+    buffer_text(out, reason(response->status));
     buffer_text(out, date_header());
-    if (answer->content_type) {
+    if (response->content_type) {
         buffer_text(out, "\r\nContent-Type: ");
-        buffer_text(out, answer->content_type);
+        buffer_text(out, response->content_type);
     }
-    if (answer->status != 204) {
+    if (response->status != 204) {
         buffer_text(out, "\r\nContent-Length: ");
-        buffer_number(out, answer->body.length);
+        buffer_number(out, response->body.length);
     }
     buffer_text(out, keep_alive ? "\r\nConnection: keep-alive\r\n" : "\r\nConnection: close\r\n");
-    buffer_slice(out, answer->headers);
+    buffer_slice(out, response->headers);
     buffer_text(out, "\r\n");
-    buffer_slice(out, answer->body);
+    buffer_slice(out, response->body);
 }
 
 /* splitmix64: a few instructions; nothing here needs to be unpredictable. */

@@ -1,4 +1,4 @@
-/* HTTP/1.1 as these servers need it: requests with Content-Length bodies, and how an answer is written. No I/O. */
+/* HTTP/1.1 as these servers need it: parsing requests with Content-Length bodies, and rendering responses. No I/O. */
 #ifndef HTTP_H
 #define HTTP_H
 
@@ -11,25 +11,25 @@ struct request {
     struct slice target; /* X-Amz-Target, empty without one */
     bool keep_alive;
     size_t length; /* of head and body together, known as soon as the head is complete */
-    int refused;   /* the status to refuse it with */
+    int rejected;   /* the status to reject it with */
 };
 
-enum parsed { REQUEST_INCOMPLETE, REQUEST_COMPLETE, REQUEST_REFUSED };
+enum parsed { REQUEST_INCOMPLETE, REQUEST_COMPLETE, REQUEST_REJECTED };
 
-/* What `input` starts with. The end of the head is not looked for in its first `searched` bytes. */
+/* Parse the start of `input`. The first `searched` bytes are known not to contain the end of the head. */
 enum parsed http_parse(struct slice input, size_t searched, size_t max_body_bytes, struct request *request);
 
-struct answer {
+struct response {
     int status;
     const char *content_type; /* NULL: none */
     struct slice headers;     /* further ones, each with its line end */
     struct slice body;
-    bool undelayed;   /* do not keep it back as the options say: for /stats and /reset */
-    double delay_ms;  /* and otherwise keep it back for so much longer */
-    int64_t *sent_at; /* NULL, or where to note the monotonic nanoseconds when it goes out */
+    bool undelayed;   /* ignore the delay options: for /stats and /reset */
+    double delay_ms;  /* otherwise an additional delay */
+    int64_t *sent_at; /* NULL, or where to store the monotonic nanoseconds when it is sent */
 };
 
-void http_render(struct buffer *out, const struct answer *answer, bool keep_alive);
+void http_render(struct buffer *out, const struct response *response, bool keep_alive);
 
 uint64_t random_bits(void);
 void buffer_uuid(struct buffer *buffer);                           /* a random one, as request ids are */

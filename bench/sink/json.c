@@ -7,7 +7,7 @@ static const char *skip_space(const char *at, const char *end)
     return at;
 }
 
-/* From an opening quote to behind the closing one. */
+/* From an opening quote to after the closing one. */
 static const char *skip_string(const char *at, const char *end)
 {
     for (at++; at < end; at++) {
@@ -35,7 +35,7 @@ static const char *skip_value(const char *at, const char *end)
         case '}':
         case ']':
             if (depth == 0)
-                return at; /* the end of what holds a scalar */
+                return at; /* the end of the object or array that contains the scalar */
             depth--;
             at++;
             break;
@@ -47,10 +47,10 @@ static const char *skip_value(const char *at, const char *end)
             if (depth == 0)
                 return at;
             at++;
-            continue; /* inside, a separator ends nothing */
+            continue; /* inside a nested value, ignore separators */
         default:
             at++;
-            continue; /* a scalar goes on */
+            continue; /* a scalar continues */
         }
         if (depth == 0)
             return at;
@@ -58,7 +58,7 @@ static const char *skip_value(const char *at, const char *end)
     return end;
 }
 
-/* Behind the opening bracket or the comma before the next entry; NULL where there is none. */
+/* After the opening bracket or the comma before the next entry; NULL if there is none. */
 static const char *next_entry(struct slice *rest)
 {
     if (rest->start == NULL)
@@ -169,7 +169,7 @@ static void add_utf8(struct buffer *decoded, long code)
 
 void json_decode(struct slice value, struct buffer *decoded)
 {
-    static const char escapes[] = "\"\"\\\\//b\bf\fn\nr\rt\t"; /* pairs: the letter, what it stands for */
+    static const char escapes[] = "\"\"\\\\//b\bf\fn\nr\rt\t"; /* pairs: the letter, and its character */
     struct slice text = json_text(value);
     const char *at = text.start, *end = text.start + text.length;
     while (at < end) {

@@ -19,15 +19,15 @@ struct peer {
     int fd; /* -1 once closed */
     SSL *tls;
     bool greeted;     /* the handshake is done */
-    bool held;        /* its request waits for something to happen */
-    bool closing;     /* the answer under way is the last one */
-    bool wants_write; /* the socket is full: epoll tells when it is not */
-    bool keep_alive;  /* asked for by the request under way */
+    bool held;        /* its request waits for an event */
+    bool closing;     /* the current response is the last one */
+    bool wants_write; /* the socket buffer is full: epoll reports when it is writable */
+    bool keep_alive;  /* requested by the current request */
     struct buffer in, out;
-    size_t searched, needed; /* of `in`: no end of a head before, nothing complete before */
+    size_t searched, needed; /* of `in`: bytes without the end of a head, bytes of the incomplete request */
     size_t sent;             /* of `out` */
     int64_t due;
-    int64_t *sent_at; /* where to note when the answer goes out, if anybody wants to know */
+    int64_t *sent_at; /* where to store the time when the response is sent, or NULL */
     size_t place; /* in the heap, from 1; 0: not in it */
     long note;
     struct peer *previous, *next;
@@ -43,7 +43,7 @@ static struct {
     SSL_CTX *tls;
     int epoll, listener;
     int64_t now;
-    struct peer *peers;  /* all that are open */
+    struct peer *peers;  /* all open peers */
     struct peer *closed; /* freed at the end of the turn: an event of this turn may still point to them */
     struct peer **heap;  /* from 1, the earliest due time first */
     size_t heap_length, heap_capacity;
@@ -59,7 +59,7 @@ static void die(const char *what)
     exit(1);
 }
 
-/* --- Due times: a binary heap, whose entries know their place so that a peer that goes away can be taken out --- */
+/* --- Due times: a binary heap; each entry stores its position, so that a peer that disconnects can be removed --- */
 
 static void put(struct peer *peer, size_t place)
 {
@@ -125,7 +125,7 @@ static void close_peer(struct peer *peer)
         return;
     unschedule(peer);
     SSL_free(peer->tls);
-    ERR_clear_error(); /* what a failed peer left must not be taken for the next one's */
+    ERR_clear_error(); /* errors left by a failed peer must not be attributed to the next one */
     close(peer->fd);
     peer->fd = -1;
     server_counts.open--;
@@ -246,7 +246,7 @@ static void flush(struct peer *peer)
     peer->sent = peer->out.length = 0;
     want_write(peer, false);
     if (peer->closing) {
-        /* Not close(): with input unread that would send a reset, which can overtake the answer. */
+        /* Not close(): with input unread that would send a reset, which can overtake the response. */
         if (peer->tls) {
             SSL_shutdown(peer->tls);
             ERR_clear_error();
@@ -255,7 +255,7 @@ static void flush(struct peer *peer)
     }
 }
 
-/* Handles what is complete in the peer's input, until a request has to wait for its answer to go out. */
+/* Handle the complete requests in the peer's input, until a response has to wait. */
 static void serve(struct peer *peer)
 {
     size_t at = 0;
@@ -265,15 +265,15 @@ static void serve(struct peer *peer)
         struct request request;
         enum parsed parsed = http_parse(input, peer->searched, loop.server->max_body_bytes, &request);
         if (parsed == REQUEST_INCOMPLETE) {
-            /* With its head complete, the rest is awaited in one piece, and the head then read once more. */
+            /* Once the head is complete, wait for the whole request, then parse the head again. */
             peer->searched = request.length ? 0 : input.length;
             peer->needed = request.length;
             break;
         }
         peer->searched = peer->needed = 0;
-        if (parsed == REQUEST_REFUSED) {
+        if (parsed == REQUEST_REJECTED) {
             peer->keep_alive = false;
-            server_answer(peer, &(struct answer){.status = request.refused, .undelayed = true});
+            server_respond(peer, &(struct response){.status = request.rejected, .undelayed = true});
             return;
         }
         peer->keep_alive = request.keep_alive;
@@ -302,9 +302,9 @@ static void readable(struct peer *peer)
         return;
     do {
         if (peer->closing)
-            peer->in.length = 0; /* nobody will read it */
+            peer->in.length = 0; /* it will not be read */
         if (peer->in.length > MAX_HEAD_BYTES + loop.server->max_body_bytes + READ_BYTES) {
-            close_peer(peer); /* it sends on and on while its request is under way */
+            close_peer(peer); /* it sends without end while its request is in progress */
             return;
         }
         size_t missing = peer->needed > peer->in.length ? peer->needed - peer->in.length : 0;
@@ -314,22 +314,22 @@ static void readable(struct peer *peer)
             return;
         peer->in.length += got;
         serve(peer);
-        /* OpenSSL may hold bytes that it has read ahead, of which epoll knows nothing. What the kernel holds, epoll
-         * tells: another read would nearly always be a wasted system call. */
+        /* OpenSSL may have read bytes ahead, which epoll cannot report. Bytes in the kernel it does report: another read
+         * would nearly always be a wasted system call. */
     } while (peer->fd >= 0 && peer->tls && SSL_has_pending(peer->tls));
 }
 
-/* --- What the servers call --- */
+/* --- Functions for the servers --- */
 
-void server_answer(struct peer *peer, const struct answer *answer)
+void server_respond(struct peer *peer, const struct response *response)
 {
     peer->held = false;
     peer->closing = !peer->keep_alive;
-    peer->sent_at = answer->sent_at;
-    http_render(&peer->out, answer, peer->keep_alive);
-    if ((loop.delay_max_ms > 0 || answer->delay_ms > 0) && !answer->undelayed) {
+    peer->sent_at = response->sent_at;
+    http_render(&peer->out, response, peer->keep_alive);
+    if ((loop.delay_max_ms > 0 || response->delay_ms > 0) && !response->undelayed) {
         double share = (double)(random_bits() >> 11) * 0x1p-53;
-        double delay_ms = answer->delay_ms + loop.delay_min_ms + share * (loop.delay_max_ms - loop.delay_min_ms);
+        double delay_ms = response->delay_ms + loop.delay_min_ms + share * (loop.delay_max_ms - loop.delay_min_ms);
         schedule(peer, loop.now + (int64_t)(delay_ms * 1e6));
     } else {
         flush(peer);
@@ -390,7 +390,7 @@ static void open_tls(void)
 {
     loop.tls = SSL_CTX_new(TLS_server_method());
     if (loop.tls == NULL || !SSL_CTX_set_min_proto_version(loop.tls, TLS1_3_VERSION) ||
-        /* The suite that AWS's endpoints choose; left to a client's order it is often AES-256. */
+        /* The suite that AWS's endpoints choose; by the client's preference it would often be AES-256. */
         !SSL_CTX_set_ciphersuites(loop.tls, "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384") ||
         SSL_CTX_use_certificate_chain_file(loop.tls, loop.certificate) != 1 ||
         SSL_CTX_use_PrivateKey_file(loop.tls, loop.key, SSL_FILETYPE_PEM) != 1)
@@ -417,7 +417,7 @@ static void open_listener(void)
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL}; /* NULL: the listener */
     if (epoll_ctl(loop.epoll, EPOLL_CTL_ADD, loop.listener, &event) < 0)
         die("epoll_ctl");
-    /* Said once it is ready, so that a script can wait for the line and learn the port that --port 0 chose. */
+    /* Printed once it is ready, so that a script can wait for the line and read the port that --port 0 chose. */
     printf("%s: %s://127.0.0.1:%d\n", loop.server->name, loop.tls ? "https" : "http", ntohs(address.sin_port));
     fflush(stdout);
 }
@@ -478,7 +478,7 @@ int server_run(const struct server *server)
         setrlimit(RLIMIT_NOFILE, &files);
     }
     signal(SIGPIPE, SIG_IGN); /* OpenSSL writes without MSG_NOSIGNAL */
-    /* Blocked except while waiting: a signal between the test of `stopped` and the wait would otherwise be slept on. */
+    /* Blocked except while waiting: otherwise a signal between the test of `stopped` and the wait would be missed. */
     sigemptyset(&stops);
     sigaddset(&stops, SIGTERM);
     sigaddset(&stops, SIGINT);

@@ -1,7 +1,7 @@
-/* SQS: generated broadcasts, each handed out once, and the count of those that were deleted.
+/* SQS: generated broadcasts, each received once, and the number of those that were deleted.
  *
- * A message is nothing but its index until it is received. Its receipt handle holds the run and the index, so a deletion
- * is one bit, and one that belongs to an earlier run counts for nothing.
+ * A message is only its index until it is received. Its receipt handle contains the run and the index, so a deletion is
+ * one bit, and a deletion from an earlier run is ignored.
  */
 #include <openssl/evp.h>
 #include <stdio.h>
@@ -16,7 +16,7 @@ static struct {
     uint8_t *deleted_bits;
     uint64_t deleted_again, sent, sent_bytes;
     int64_t first_received, last_deleted;
-    int64_t received_at; /* when the latest messages went out */
+    int64_t received_at; /* when the latest messages were sent */
     struct buffer data; /* the same in every broadcast of a run */
 } queue;
 
@@ -32,19 +32,19 @@ void sqs_arm(void)
         md5 = EVP_md5();
     if (workload.broadcasts > 0) {
         queue.deleted_bits = allocate((size_t)workload.broadcasts / 8 + 1);
-        buffer_random(&queue.data, letters, (size_t)workload.data_bytes); /* nothing that JSON escapes */
+        buffer_random(&queue.data, letters, (size_t)workload.data_bytes); /* no characters that JSON escapes */
     }
-    server_release_held(); /* long polls learn of the new messages */
+    server_release_held(); /* wakes the long polls */
 }
 
-static void answer_noting(struct peer *peer, struct slice body, int64_t *sent_at)
+static void respond_recording(struct peer *peer, struct slice body, int64_t *sent_at)
 {
     static struct buffer headers;
     headers.length = 0;
     buffer_text(&headers, "x-amzn-RequestId: ");
     buffer_uuid(&headers);
     buffer_text(&headers, "\r\n");
-    server_answer(peer, &(struct answer){
+    server_respond(peer, &(struct response){
                             .status = 200,
                             .content_type = "application/x-amz-json-1.0",
                             .headers = buffer_as_slice(&headers),
@@ -54,9 +54,9 @@ static void answer_noting(struct peer *peer, struct slice body, int64_t *sent_at
                         });
 }
 
-static void answer(struct peer *peer, struct slice body)
+static void respond(struct peer *peer, struct slice body)
 {
-    answer_noting(peer, body, NULL);
+    respond_recording(peer, body, NULL);
 }
 
 static void add_md5(struct buffer *out, struct slice of)
@@ -69,7 +69,7 @@ static void add_md5(struct buffer *out, struct slice of)
     buffer_bytes(out, hex, sizeof hex);
 }
 
-/* Adds the text as it stands within a JSON string; it holds no control characters. */
+/* Append the text, escaped for a JSON string; it contains no control characters. */
 static void add_escaped(struct buffer *out, struct slice text)
 {
     while (text.length > 0) {
@@ -93,7 +93,7 @@ static void add_message(struct buffer *out, long long index)
     buffer_slice(&body, buffer_as_slice(&queue.data));
     buffer_text(&body, "\"}");
 
-    /* The real handles are opaque and long; here their first 16 digits are all that counts. */
+    /* Real handles are opaque and long; here only their first 16 digits matter. */
     buffer_format(out, "{\"MessageId\":\"%08x-5ca1-4b1e-8000-%012llx\",\"ReceiptHandle\":\"AQEB%08x%08x", run, index, run,
                   low);
     for (int i = 0; i < 20; i++)
@@ -108,12 +108,12 @@ static void add_message(struct buffer *out, long long index)
                   (long long)workload.armed_ms, workload.first_room + index % workload.rooms);
 }
 
-static void answer_messages(struct peer *peer, long max_messages)
+static void respond_with_messages(struct peer *peer, long max_messages)
 {
     static struct buffer out;
     out.length = 0;
     if (queue.received == workload.broadcasts) {
-        answer(peer, text_slice("{}")); /* as SQS does: no list at all */
+        respond(peer, text_slice("{}")); /* as SQS does: no list at all */
         return;
     }
     if (queue.received == 0)
@@ -127,7 +127,7 @@ static void answer_messages(struct peer *peer, long max_messages)
         add_message(&out, queue.received++);
     }
     buffer_text(&out, "]}");
-    answer_noting(peer, buffer_as_slice(&out), &queue.received_at);
+    respond_recording(peer, buffer_as_slice(&out), &queue.received_at);
 }
 
 void sqs_receive_message(struct peer *peer, struct slice input)
@@ -139,12 +139,12 @@ void sqs_receive_message(struct peer *peer, struct slice input)
     if (queue.received == workload.broadcasts && wait > 0)
         server_hold(peer, (double)(wait < 20 ? wait : 20), max_messages);
     else
-        answer_messages(peer, max_messages);
+        respond_with_messages(peer, max_messages);
 }
 
 void sqs_due(struct peer *peer, long max_messages)
 {
-    answer_messages(peer, max_messages);
+    respond_with_messages(peer, max_messages);
 }
 
 static void delete_message(struct slice handle)
@@ -169,17 +169,18 @@ static void delete_message(struct slice handle)
 void sqs_delete_message(struct peer *peer, struct slice input)
 {
     delete_message(json_member(input, "ReceiptHandle"));
-    answer(peer, (struct slice){0}); /* SQS answers these with no body at all */
+    respond(peer, (struct slice){0}); /* SQS responds to these without a body */
 }
 
 void sqs_change_message_visibility(struct peer *peer, struct slice input)
 {
     (void)input;
-    answer(peer, (struct slice){0});
+    respond(peer, (struct slice){0});
 }
 
-/* Answers a batch: every entry has succeeded. `each` adds what an entry's result holds beside its id. */
-static void answer_batch(struct peer *peer, struct slice input, void (*each)(struct buffer *out, struct slice entry))
+/* Respond to a batch: every entry has succeeded. `each` appends the other fields of an entry's result after its id. */
+static void respond_to_batch(struct peer *peer, struct slice input,
+                             void (*each)(struct buffer *out, struct slice entry))
 {
     static struct buffer out;
     struct slice rest = json_member(input, "Entries"), entry;
@@ -195,7 +196,7 @@ static void answer_batch(struct peer *peer, struct slice input, void (*each)(str
         first = false;
     }
     buffer_text(&out, "],\"Failed\":[]}");
-    answer(peer, buffer_as_slice(&out));
+    respond(peer, buffer_as_slice(&out));
 }
 
 static void delete_entry(struct buffer *out, struct slice entry)
@@ -206,15 +207,15 @@ static void delete_entry(struct buffer *out, struct slice entry)
 
 void sqs_delete_message_batch(struct peer *peer, struct slice input)
 {
-    answer_batch(peer, input, delete_entry);
+    respond_to_batch(peer, input, delete_entry);
 }
 
 void sqs_change_message_visibility_batch(struct peer *peer, struct slice input)
 {
-    answer_batch(peer, input, NULL);
+    respond_to_batch(peer, input, NULL);
 }
 
-/* Counted and dropped: what the worker sends is parts, remainders and dead letters, and here no room is split. */
+/* Counted and dropped: the worker sends only parts, remainders and dead letters, and here no room is split. */
 static void add_sent(struct buffer *out, struct slice entry)
 {
     static struct buffer body;
@@ -242,12 +243,12 @@ void sqs_send_message(struct peer *peer, struct slice input)
     buffer_text(&out, "{");
     add_sent(&out, input);
     buffer_text(&out, "}");
-    answer(peer, buffer_as_slice(&out));
+    respond(peer, buffer_as_slice(&out));
 }
 
 void sqs_send_message_batch(struct peer *peer, struct slice input)
 {
-    answer_batch(peer, input, send_entry);
+    respond_to_batch(peer, input, send_entry);
 }
 
 void sqs_get_queue_attributes(struct peer *peer, struct slice input)
@@ -255,12 +256,12 @@ void sqs_get_queue_attributes(struct peer *peer, struct slice input)
     struct buffer out = {0};
     (void)input;
     buffer_format(&out,
-                  "{\"Attributes\":{\"QueueArn\":\"arn:aws:sqs:eu-central-1:000000000000:stand-in\","
+                  "{\"Attributes\":{\"QueueArn\":\"arn:aws:sqs:eu-central-1:000000000000:mock\","
                   "\"ApproximateNumberOfMessages\":\"%lld\",\"ApproximateNumberOfMessagesNotVisible\":\"%lld\","
                   "\"ApproximateNumberOfMessagesDelayed\":\"0\",\"VisibilityTimeout\":\"30\","
                   "\"MessageRetentionPeriod\":\"345600\",\"DelaySeconds\":\"0\",\"MaximumMessageSize\":\"1048576\"}}",
                   workload.broadcasts - queue.received, queue.received - queue.deleted);
-    answer(peer, buffer_as_slice(&out));
+    respond(peer, buffer_as_slice(&out));
     buffer_free(&out);
 }
 
@@ -270,7 +271,7 @@ void sqs_get_queue_url(struct peer *peer, struct slice input)
     buffer_text(&out, "{\"QueueUrl\":\"https://sqs.eu-central-1.amazonaws.com/000000000000/");
     buffer_slice(&out, json_text(json_member(input, "QueueName")));
     buffer_text(&out, "\"}");
-    answer(peer, buffer_as_slice(&out));
+    respond(peer, buffer_as_slice(&out));
     buffer_free(&out);
 }
 

@@ -1,4 +1,4 @@
-/* What the stand-in for SQS and DynamoDB serves, and since when. */
+/* The workload of the mock SQS and DynamoDB, and when it began. */
 #include <time.h>
 
 #include "aws.h"

@@ -1,4 +1,4 @@
-// The AWS SDK for JavaScript, as many posts under way as there are connections. Arguments and output as in section.py.
+// The AWS SDK for JavaScript, with one post in flight per connection. Arguments and output as in section.py.
 
 import { once } from "node:events";
 import { ApiGatewayManagementApiClient, PostToConnectionCommand } from "@aws-sdk/client-apigatewaymanagementapi";
@@ -13,13 +13,13 @@ const client = new ApiGatewayManagementApiClient({
 
 async function post(count) {
   let next = 0;
-  async function lane() {
+  async function postNext() {
     while (next < count) {
       const id = `${String(next++).padStart(15, "0")}=`;
       await client.send(new PostToConnectionCommand({ ConnectionId: id, Data: body }));
     }
   }
-  await Promise.all(Array.from({ length: concurrency }, lane));
+  await Promise.all(Array.from({ length: concurrency }, postNext));
 }
 
 await post(warmUp);

@@ -1,4 +1,4 @@
-"""What it costs to be watched: exporter, counters and logger over all that the worker does at full load."""
+"""The cost of observability: the share of exporter, counters and logger in the worker's CPU time at full load."""
 
 import time
 from typing import Final
@@ -7,25 +7,25 @@ import msgspec
 
 from bench import peers
 from bench.case import Case, Extent, Target, table
-from bench.profiling import Watched, watched
+from bench.profiling import ObservabilityShares, observability_shares
 from bench.programs import instrumented_worker, worker
 
 _SECONDS: Final = 20.0
 _LARGE: Final = "one large room"
 _FIVES: Final = "rooms of five"
 _ASSUMED_RATES: Final = {_LARGE: 100_000, _FIVES: 30_000}
-"""More deliveries a second than will be reached: so long must the queue last."""
-_MOST: Final = 0.02
+"""More deliveries per second than can be reached, so that the queue lasts."""
+_MAX_SHARE: Final = 0.02
 
 
 class Result(msgspec.Struct):
     seconds: float
-    loads: dict[str, Watched]
+    loads: dict[str, ObservabilityShares]
 
 
-class Watching(Case[Result]):
-    name = "watching"
-    title = "What metrics and log lines cost"
+class Observability(Case[Result]):
+    name = "observability"
+    title = "The cost of metrics and log lines"
     result = Result
 
     def measure(self, extent: Extent) -> Result:
@@ -47,7 +47,7 @@ class Watching(Case[Result]):
                 time.sleep(1)
                 with started.recording() as stacks:
                     time.sleep(seconds)
-            loads[name] = watched(stacks)
+            loads[name] = observability_shares(stacks)
             print(f"  {name:<16} {loads[name]}", flush=True)
         return Result(seconds, loads)
 
@@ -59,15 +59,16 @@ class Watching(Case[Result]):
         ]
         return [
             (
-                "The whole worker at full load, scraped once a second, its log written to a file: samples of the stack "
-                f"over {result.seconds:.0f} s. What runs below a function of the exporter, the counters or the logger "
-                "is theirs. A room of five is one log line for five deliveries; a large room is one for all."
+                "The whole worker at full load, scraped once per second, its log written to a file: samples of the "
+                f"stack over {result.seconds:.0f} s. A sample with a function of the exporter, the counters or the "
+                "logger on its stack is attributed to it. A room of five has one log line per five deliveries; a large "
+                "room has one for all."
             ),
             table(["load", "samples", *names, "all"], rows),
         ]
 
     def targets(self, result: Result) -> list[Target]:
         return [
-            Target(f"share of the CPU for metrics and log lines, {name}", _MOST, load.share, form="{:.1%}")
+            Target(f"CPU share of metrics and log lines, {name}", _MAX_SHARE, load.share, form="{:.1%}")
             for name, load in result.loads.items()
         ]
