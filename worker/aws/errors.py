@@ -24,7 +24,7 @@ _MESSAGES: Final = {
     "InvalidMessageContents": MessageRejected,
     "InvalidParameterValue": MessageRejected,
 }
-CLASSES: Final[Mapping[str, Mapping[str, type[PortError]]]] = {
+_CLASSES: Final[Mapping[str, Mapping[str, type[PortError]]]] = {
     "DeleteMessageBatch": _RECEIPTS,
     "ChangeMessageVisibilityBatch": _RECEIPTS,
     "SendMessage": _MESSAGES,
@@ -55,7 +55,7 @@ class ServiceError(DependencyError):
 
 def to_error(operation: str, code: str) -> PortError:
     """The error for one entry of a batch, or for a whole call."""
-    for part, error in CLASSES.get(operation, {}).items():
+    for part, error in _CLASSES.get(operation, {}).items():
         if part in code:
             return error(code)
     return ServiceError(code)

@@ -147,7 +147,7 @@ _BROADCASTS: Final = (
         "nothing more is received.",
         {"{{instance}}": "gatecast_broadcasts_in_progress / gatecast_broadcasts_in_progress_limit"},
         unit=units.PercentUnit,
-        runbook="gatecastslotstaken",
+        runbook="gatecastplacestaken",
         maximum=1,
         limits={0.8: SUSPECT},
     ),

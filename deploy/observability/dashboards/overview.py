@@ -134,7 +134,7 @@ _QUEUE: Final = (
         "delayed (remainders for slow members).",
         {"{{state}}": 'sum by (state) (max by (service, state) (gatecast_queue_messages{queue="main"}))'},
         unit=units.Short,
-        runbook="gatecastslotstaken",
+        runbook="gatecastplacestaken",
     ),
     graph(
         "Oldest broadcast in progress",
