@@ -108,10 +108,7 @@ class Limits:
             if code not in _TABLE_UNAVAILABLE:
                 raise
             logger.warning("limit.not_counted", extra={"action": action, "code": code})
-        except (
-            exceptions.ConnectionError,
-            exceptions.HTTPClientError,
-        ) as error:  # no timely response
+        except (exceptions.ConnectionError, exceptions.HTTPClientError) as error:  # no timely response
             logger.warning("limit.not_counted", extra={"action": action, "code": type(error).__name__})
         return True
 

@@ -12,7 +12,7 @@ import random
 import selectors
 import socket
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 from urllib.parse import unquote
@@ -265,6 +265,42 @@ class SimulatedWorker:
     async def terminate(self) -> None:
         self.stop.set()
         await self.task
+
+
+async def apply_plan(
+    world: World, plan: Sequence[tuple[float, str]], *, max_broadcasts: int = 64, republish: Broadcast | None = None
+) -> list[SimulatedWorker]:
+    """Start a worker and apply the plan's events, each after its delay. Returns the workers that run at its end.
+
+    Events that are not named here are names of components, which fail from then on, or recover.
+    """
+
+    def start() -> SimulatedWorker:
+        return SimulatedWorker(world, max_broadcasts=max_broadcasts)
+
+    workers = [start()]
+    for seconds, event in plan:
+        await asyncio.sleep(seconds)
+        match event:
+            case "kill":
+                await workers.pop(0).kill()
+            case "terminate":
+                await workers.pop(0).terminate()
+            case "second worker":
+                workers.append(start())
+            case "published again":
+                assert republish is not None
+                world.publish(republish)
+            case "moved back":
+                world.move_back()
+            case "clock forward" | "clock back":
+                world.clock_offset += 40 if event == "clock forward" else -40
+            case component:
+                world.broken ^= {component}
+        if not workers:
+            workers.append(start())
+    world.broken.clear()
+    return workers
 
 
 async def _end(task: asyncio.Task[None]) -> None:

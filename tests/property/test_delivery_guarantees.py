@@ -12,39 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gatecast import Broadcast, decode
-from tests.simulation import CONNECTIONS, SimulatedWorker, World, make_members, run, until_empty
+from tests.simulation import CONNECTIONS, SimulatedWorker, World, apply_plan, make_members, run, until_empty
 from worker.decisions.checkpoint import WINDOW
 
 HARMLESS = ("terminate", "second worker", "published again", "moved back")
 EVENTS = st.sampled_from(["kill", "queue", "table", "lease", "clock forward", "clock back", *HARMLESS])
 BROADCAST = Broadcast(id="one", room="room", data="x")
 PLANS = st.lists(st.tuples(st.floats(0, 3), EVENTS), max_size=8)
-
-
-async def apply_plan(world: World, plan: list[tuple[float, str]]) -> list[SimulatedWorker]:
-    """Apply the events of the plan. Returns the workers that are running at its end."""
-    workers = [SimulatedWorker(world)]
-    for seconds, event in plan:
-        await asyncio.sleep(seconds)
-        match event:
-            case "kill":
-                await workers.pop(0).kill()
-            case "terminate":
-                await workers.pop(0).terminate()
-            case "second worker":
-                workers.append(SimulatedWorker(world))
-            case "published again":
-                world.publish(BROADCAST)
-            case "moved back":
-                world.move_back()
-            case "clock forward" | "clock back":
-                world.clock_offset += 40 if event == "clock forward" else -40
-            case broken:
-                world.broken ^= {broken}
-        if not workers:
-            workers.append(SimulatedWorker(world))
-    world.broken.clear()
-    return workers
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -78,7 +52,7 @@ def test_under_any_faults_every_member_is_reached_or_a_dead_letter(
 
     async def simulation() -> None:
         world.publish(BROADCAST)
-        workers = await apply_plan(world, plan)
+        workers = await apply_plan(world, plan, republish=BROADCAST)
         await until_empty(world)
         for worker in workers:
             await worker.terminate()

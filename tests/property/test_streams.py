@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gatecast import Broadcast, decode
-from tests.simulation import SimulatedWorker, World, run, until_empty
+from tests.simulation import World, apply_plan, run, until_empty
 from worker.delivery import fanout
 from worker.pipeline import admission, capacity
 
@@ -46,25 +46,6 @@ class Members:
             case "too large":
                 return 413
         return 200
-
-
-async def apply_plan(world: World, plan: list[tuple[float, str]], places: int) -> list[SimulatedWorker]:
-    workers = [SimulatedWorker(world, max_broadcasts=places)]
-    for seconds, event in plan:
-        await asyncio.sleep(seconds)
-        match event:
-            case "kill":
-                await workers.pop(0).kill()
-            case "terminate":
-                await workers.pop(0).terminate()
-            case "second worker":
-                workers.append(SimulatedWorker(world, max_broadcasts=places))
-            case broken:
-                world.broken ^= {broken}
-        if not workers:
-            workers.append(SimulatedWorker(world, max_broadcasts=places))
-    world.broken.clear()
-    return workers
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -107,7 +88,7 @@ def test_every_member_receives_every_message_or_a_dead_letter_names_it(
 
     async def simulation() -> None:
         publishing = asyncio.create_task(publish())
-        workers = await apply_plan(world, plan, places)
+        workers = await apply_plan(world, plan, max_broadcasts=places)
         await publishing
         await until_empty(world)
         for worker in workers:
