@@ -111,7 +111,7 @@ def queue(sqs: Any, dynamodb: Any, unique_name: str, ministack: Ministack) -> It
     yield unique_name
     assert sqs.list_queues().get("QueueUrls") == before
     assert "Messages" not in sqs.receive_message(QueueUrl=backend.queues.url)
-    assert unique_name in dynamodb.list_tables()["TableNames"]
+    assert dynamodb.describe_table(TableName=unique_name)["Table"]["TableStatus"] == "ACTIVE"
 
 
 def on_queue(sent: Sent, queue: str) -> Sent:
