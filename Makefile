@@ -1,26 +1,30 @@
 # Everything is installed inside the checkout: the virtual environments are .venv, .venv-ministack, .venv-checks and .venv-shipped.
 .DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := -m pip --disable-pip-version-check --quiet install --require-hashes
+INSTALL := requirements/install.sh
+LOCAL_OPTIONS = $(if $(PORT),--port '$(PORT)') $(if $(WORKERS),--workers '$(WORKERS)') $(if $(AUTHORIZER),--authorizer '$(AUTHORIZER)')
 
 # The demo's size: `make demo CLIENTS=5000 ROOMS=50 MESSAGES=200`. `make demo KEEP=1` leaves it running.
-CLIENTS ?= 1000
-ROOMS ?= 20
-MESSAGES ?= 200
-KEEP ?=
-export CLIENTS ROOMS MESSAGES KEEP
+export PYTHON CLIENTS ROOMS MESSAGES KEEP
 
 PARAMETERS ?= deploy/ecs/parameters.toml
 
 ##@ Quick start
 
 .PHONY: demo
-demo: .venv/.local .venv-ministack/.installed ## Run the whole system on this machine: 1,000 clients, none misses a message
+demo: demo-options .venv/.local .venv-ministack/.installed ## Run the whole system on this machine: 1,000 clients, none misses a message
 	@$(BIN)/python -m local.demo
+
+# Options are checked before anything is installed.
+.PHONY: demo-options
+demo-options:
+	@$(INSTALL) check
+	@$(PYTHON) -m local.demo.settings
 
 .PHONY: test
 test: .venv/.test .venv-ministack/.installed .local/tools/prometheus ## Run all tests, about 20 minutes
@@ -29,16 +33,25 @@ test: .venv/.test .venv-ministack/.installed .local/tools/prometheus ## Run all 
 ##@ Run locally
 
 .PHONY: local
-local: .venv/.local .venv-ministack/.installed ## Run the embedded stack, to connect to by hand
-	@$(BIN)/python -m local
+local: local-options .venv/.local .venv-ministack/.installed ## Run the embedded stack; `make local PORT=4510 WORKERS=1 AUTHORIZER=required`
+	@$(BIN)/python -m local $(LOCAL_OPTIONS)
+
+.PHONY: local-options
+local-options:
+	@$(INSTALL) check
+	@$(PYTHON) -m local.options $(LOCAL_OPTIONS)
+
+.PHONY: token
+token: .venv/.local ## Print a token for `make local AUTHORIZER=required`; `make token USER=alice ROOMS="lobby chat/*"`
+	@$(BIN)/python -m local.token '$(USER)' $(foreach room,$(ROOMS),'$(room)')
 
 .PHONY: top
-top: .venv/.local ## Show workers live; `make top URLS="10.0.0.1:9090 10.0.0.2:9090"`
-	@$(BIN)/python -m gatecast.cli.top $(URLS)
+top: .venv/.local ## Show the workers of `make local` live, or others: `make top URLS="10.0.0.1:9090 10.0.0.2:9090"`
+	@$(BIN)/python -m local.attach top $(URLS)
 
 .PHONY: redrive
-redrive: .venv/.local ## Send dead letters again; `DRY_RUN=1` only lists them. Reads queues and credentials from the environment
-	@$(BIN)/python -m worker.redrive $(if $(DRY_RUN),--dry-run)
+redrive: .venv/.local ## Send dead letters again; `DRY_RUN=1` only lists them. Uses the queues in the environment, or those of `make local`
+	@$(BIN)/python -m local.attach redrive $(if $(DRY_RUN),--dry-run)
 
 ##@ AWS
 
@@ -101,7 +114,7 @@ lint: .venv/.tools ## Run ruff and mypy
 	@$(BIN)/mypy
 
 .PHONY: words
-words: .venv/bin/python ## Count the words that docs/glossary.md rules out
+words: .venv/.made ## Count the words that docs/glossary.md rules out
 	@$(BIN)/python -m tests.words
 
 .PHONY: checks
@@ -159,46 +172,46 @@ help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
 		/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# Each level installs what the previous one lacks. When a lock changes, it is installed again.
-.venv/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Gatecast needs Python 3.11 or later; try make PYTHON=python3.12")'
-	@$(PYTHON) -m venv .venv
+# Each level installs what the previous one lacks. When a lock changes, it is installed again. An environment is complete
+# when its .made exists; otherwise it is made from scratch.
+.venv/.made .venv-ministack/.made .venv-checks/.made:
+	@$(INSTALL) environment $(@D)
+	@touch $@
 
-.venv/.local: requirements/local.txt | .venv/bin/python
+.venv/.local: requirements/local.txt | .venv/.made
 	@echo "Installing the embedded stack (.venv) …"
-	@$(BIN)/python $(PIP) -r $<
+	@$(INSTALL) lock .venv $<
 	@touch $@
 
-.venv/.test: requirements/test.txt .venv/.local | .venv/bin/python
+.venv/.test: requirements/test.txt .venv/.local | .venv/.made
 	@echo "Installing the test dependencies (.venv) …"
-	@$(BIN)/python $(PIP) -r $<
+	@$(INSTALL) lock .venv $<
 	@touch $@
 
-.venv/.bench: requirements/bench.txt .venv/.local | .venv/bin/python
+.venv/.bench: requirements/bench.txt .venv/.local | .venv/.made
 	@echo "Installing the libraries that the benchmarks compare with (.venv) …"
-	@$(BIN)/python $(PIP) -r $<
+	@$(INSTALL) lock .venv $<
 	@touch $@
 
-.venv/.tools: requirements/tools.txt .venv/.test | .venv/bin/python
+.venv/.tools: requirements/tools.txt .venv/.test | .venv/.made
 	@echo "Installing the linters (.venv) …"
-	@$(BIN)/python $(PIP) -r $<
+	@$(INSTALL) lock .venv $<
 	@touch $@
 
-.venv-ministack/.installed: requirements/ministack.txt
+.venv-ministack/.installed: requirements/ministack.txt | .venv-ministack/.made
 	@echo "Installing ministack: SQS and DynamoDB on this machine (.venv-ministack) …"
-	@[ -x .venv-ministack/bin/python ] || $(PYTHON) -m venv .venv-ministack
-	@.venv-ministack/bin/python $(PIP) -r $<
+	@$(INSTALL) lock .venv-ministack $<
 	@touch $@
 
-.venv-checks/.installed: requirements/checks.txt
+.venv-checks/.installed: requirements/checks.txt | .venv-checks/.made
 	@echo "Installing the linters of templates and images (.venv-checks) …"
-	@[ -x .venv-checks/bin/python ] || $(PYTHON) -m venv .venv-checks
-	@.venv-checks/bin/python $(PIP) -r $<
+	@$(INSTALL) lock .venv-checks $<
 	@touch $@
 
-.venv-shipped/.installed: requirements/worker.txt requirements/lambda.txt requirements/otel.txt | .venv/bin/python
+# Without pip, so that it holds exactly what is shipped.
+.venv-shipped/.installed: requirements/worker.txt requirements/lambda.txt requirements/otel.txt | .venv/.made
 	@echo "Installing the shipped packages (.venv-shipped) …"
-	@[ -x .venv-shipped/bin/python ] || $(PYTHON) -m venv --without-pip .venv-shipped
+	@$(PYTHON) -m venv --clear --without-pip .venv-shipped
 	@$(BIN)/python -m pip --python .venv-shipped/bin/python --disable-pip-version-check --quiet install --require-hashes \
 		$(foreach lock,$^,-r $(lock))
 	@touch $@

@@ -1,78 +1,85 @@
 """`python -m local`: the whole system on this machine, for manual use until Ctrl-C."""
 
-import argparse
 import asyncio
+import errno
 import logging
 import os
 import signal
 import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
 
+from local.backend import backend
+from local.discovery import RunningStack, announced
+from local.invitation import invitation
+from local.ministack import SERVICES
+from local.options import Options, parse
 from local.processes import ProcessFailed, allow_many_files
+from local.route_table import AUTHORIZER
 from local.stack import Stack
+from local.token import issuer_settings, read_secret
 
-_TRY_IT = """
-[bold]Gatecast is running.[/bold] Press Ctrl-C to stop it.
-
-  WebSocket clients   {url}
-  @connections        {endpoint}
-  SQS, DynamoDB       {backend}
-  worker              {worker}/metrics
-  queue               {queue}
-  table               {table}
-  logs                {logs}
-
-Connect from another terminal, or from several:
-
-  {python} -m websockets {url}
-
-and enter these lines:
-
-  {{"action":"join","room":"lobby"}}
-  {{"action":"publish","room":"lobby","data":"hello"}}
-
-SQS and DynamoDB serve only requests that are signed with this run's secret. For the AWS CLI and SDKs:
-
-{exports}
-"""
+_ROUTE_LIMITS: Final = ("GATECAST_JOINS_PER_SECOND", "GATECAST_PUBLISHES_PER_SECOND")
+"""Without limits by default, but the reader's own variables take effect."""
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m local", description=__doc__)
-    parser.add_argument("--workers", type=int, default=1, help="number of workers (default 1)")
-    parser.add_argument("--port", type=int, default=4510, help="the gateway's port (default 4510; 0: a free one)")
-    parser.add_argument("--fifo", action="store_true", help="a FIFO queue instead of a standard one")
-    parser.add_argument(
-        "--allow-origin",
-        action="append",
-        default=[],
-        metavar="ORIGIN",
-        help="an origin whose web pages may connect (default: all, as with API Gateway)",
-    )
-    options = parser.parse_args()
+    options = parse()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
     allow_many_files()
     console = Console(highlight=False, soft_wrap=True)
     try:
         return asyncio.run(_run(console, options))
-    except (FileNotFoundError, ProcessFailed, OSError) as error:
+    except OSError as error:
+        console.print(_explained(error, options.port), style="red", markup=False)
+        return 1
+    except ProcessFailed as error:
         console.print(str(error), style="red", markup=False)
         return 1
 
 
-async def _run(console: Console, options: argparse.Namespace) -> int:
+async def _run(console: Console, options: Options) -> int:
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    async with Stack.running(
-        workers=options.workers, port=options.port, fifo=options.fifo, allowed_origins=options.allow_origin
-    ) as stack:
-        console.print(_invitation(stack))
-        await _until(stopped, stack)
-        console.print("stopping …")
+    async with _stack(options) as stack:
+        found = RunningStack.from_backend(stack.backend, stack.gateway.endpoint, (each.url for each in stack.workers))
+        with announced(found):
+            console.print("\n[bold]Gatecast is running.[/bold] Press Ctrl-C to stop it.")
+            text = invitation(found, logs=stack.directory, token=options.authorizer and not options.own_issuer)
+            console.print(text, markup=False)
+            await _until(stopped, stack)
+            console.print("stopping …")
     return 0
+
+
+@asynccontextmanager
+async def _stack(options: Options) -> AsyncIterator[Stack]:
+    services = {*SERVICES, "secretsmanager"} if options.authorizer else SERVICES
+    settings = {name: os.environ[name] for name in _ROUTE_LIMITS if os.environ.get(name)}
+    with ExitStack() as cleanup:
+        directory = cleanup.enter_context(tempfile.TemporaryDirectory(prefix="gatecast-"))
+        base = cleanup.enter_context(
+            backend(fifo=options.fifo, services=services, log=Path(directory, "ministack.log"))
+        )
+        if options.authorizer:
+            settings["GATECAST_AUTHORIZER"] = "required"
+        if options.authorizer and not options.own_issuer:
+            settings.update(issuer_settings(base, read_secret()))
+        async with Stack.running(
+            on=base,
+            workers=options.workers,
+            port=options.port,
+            route_settings=settings,
+            authorizer=AUTHORIZER if options.authorizer else None,
+            allowed_origins=options.allowed_origins,
+        ) as stack:
+            yield stack
 
 
 async def _until(stopped: asyncio.Event, stack: Stack) -> None:
@@ -87,18 +94,13 @@ async def _until(stopped: asyncio.Event, stack: Stack) -> None:
         ending.cancel()
 
 
-def _invitation(stack: Stack) -> str:
-    return _TRY_IT.format(
-        url=stack.gateway.url,
-        endpoint=stack.gateway.endpoint,
-        backend=stack.backend.ministack.url,
-        worker=stack.workers[0].url if stack.workers else "none:",
-        queue=stack.backend.queues.url,
-        table=stack.backend.table,
-        logs=stack.directory,
-        exports="\n".join(f"  export {name}={value}" for name, value in stack.backend.ministack.environment().items()),
-        python=os.path.relpath(sys.executable) if Path(sys.executable).is_relative_to(Path.cwd()) else sys.executable,
-    )
+def _explained(error: OSError, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"port {port} is in use, perhaps by another `make local`: stop that program, "
+            f"or take another port: make local PORT={port + 1} (PORT=0 takes a free one)"
+        )
+    return str(error)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ REGION: Final = defaults.REGION
 CREDENTIALS: Final = defaults.CREDENTIALS
 """The gateway's own, so that the whole stack shares one pair of keys."""
 
-_SERVICES: Final = ("SQS", "DYNAMODB", "S3")
+_SERVICES: Final = ("SQS", "DYNAMODB", "S3", "SECRETS_MANAGER")
 
 
 def sdk_environment(url: str) -> dict[str, str]:

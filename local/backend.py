@@ -1,7 +1,7 @@
 """The backend of routes and workers: ministack with the table and the queues, and the environment that names them."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import boto3
 
 from local.aws_environment import CREDENTIALS, REGION, without_aws
-from local.ministack import Ministack
+from local.ministack import SERVICES, Ministack
 from local.resources import Queues, create_queues, create_table
 from routes.environment import OPEN_ACCESS
 
@@ -58,9 +58,16 @@ class Backend(NamedTuple):
 
 
 @contextmanager
-def backend(*, fifo: bool = False, name: str = TABLE, queue: str = QUEUE, log: Path | None = None) -> Iterator[Backend]:
+def backend(
+    *,
+    fifo: bool = False,
+    name: str = TABLE,
+    queue: str = QUEUE,
+    log: Path | None = None,
+    services: Collection[str] = SERVICES,
+) -> Iterator[Backend]:
     """Starts ministack, creates the table and the queues, and stops it at the end. Call it on the main thread."""
-    with Ministack.start(log=log) as ministack:
+    with Ministack.start(services=services, log=log) as ministack:
         yield prepare_backend(ministack, fifo=fifo, table=name, queue=queue)
 
 

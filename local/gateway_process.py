@@ -26,6 +26,7 @@ from local.gateway.faults import Rule
 from local.gateway.limits import Limits
 from local.gateway.server import Gateway
 from local.gateway.sigv4 import Credentials
+from local.page import pages
 from local.processes import LOOPBACK, Process, allow_many_files, free_port
 
 ROOT: Final = Path(__file__).parents[1]
@@ -146,6 +147,7 @@ async def _serve(options: argparse.Namespace) -> None:
         limits=msgspec.json.decode(options.limits, type=Limits),
         control_hosts=options.control_host,
         allowed_origins=options.allow_origin,
+        pages=pages(),
     )
     async with gateway:
         sys.stdout.write(f"{gateway.url}\n")

@@ -20,7 +20,7 @@ EXECUTABLE_VARIABLE: Final = "GATECAST_MINISTACK"
 
 _ROOT: Final = Path(__file__).parents[1]
 _DEFAULT_EXECUTABLE: Final = _ROOT / ".venv-ministack" / "bin" / "ministack"
-_SERVICES: Final = ("sqs", "dynamodb")
+SERVICES: Final = ("sqs", "dynamodb")
 _START_ATTEMPTS: Final = 3
 _START_SECONDS: Final = 30.0
 
@@ -48,7 +48,7 @@ class Ministack:
         self.url = url
 
     @classmethod
-    def start(cls, *, services: Collection[str] = _SERVICES, log: Path | None = None) -> Self:
+    def start(cls, *, services: Collection[str] = SERVICES, log: Path | None = None) -> Self:
         """Returns when it responds. Raises ProcessFailed with its log, or FileNotFoundError if it is not installed.
 
         Only `services` are enabled, by their names in a signature's scope. "execute-api" opens deployed WebSocket APIs

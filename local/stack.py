@@ -19,6 +19,7 @@ from local.gateway.authorizer import Authorizer
 from local.gateway.faults import Faults
 from local.gateway.limits import Limits
 from local.gateway.server import Gateway
+from local.page import pages
 from local.route_table import ROUTES
 from local.worker_process import WorkerProcess
 from routes import dependencies
@@ -71,6 +72,7 @@ class Stack:
                 authorizer=authorizer,
                 seed=seed,
                 allowed_origins=allowed_origins,
+                pages=pages(),
             ) as gateway:
                 stack = cls(base, gateway, directory)
                 try:

@@ -69,7 +69,7 @@ class Container:
         (bundle / "config.json").write_text(json.dumps(specification))
         log = bundle / "log"
         with log.open("ab") as output:
-            popen = subprocess.Popen(  # noqa: S603 - what is run is in the repository
+            popen = subprocess.Popen(
                 _crun(state, "run", "--bundle", str(bundle), name),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -101,7 +101,7 @@ class Container:
         self._popen.wait(60)
 
     def _call(self, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
-        return subprocess.run(  # noqa: S603 - as above
+        return subprocess.run(
             _crun(self._state, *arguments), check=False, stdin=subprocess.DEVNULL, capture_output=True, timeout=60
         )
 

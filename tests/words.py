@@ -89,7 +89,7 @@ class Source:
 def files() -> list[str]:
     """All texts of the checkout that people write, those included that are not committed yet."""
     listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],  # noqa: S607 - git of the PATH
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=CHECKOUT, capture_output=True, text=True, check=False,
     ).stdout.splitlines()  # fmt: skip
     return sorted(

@@ -21,11 +21,13 @@ from rich.console import Console
 
 from local.demo.clients import DemoFailed, open_clients
 from local.demo.plan import make_plan
-from local.demo.report import invitation, summary
+from local.demo.report import summary
 from local.demo.scenario import Result, Scenario
 from local.demo.screen import Screen
 from local.demo.settings import ConfigurationError, Settings
 from local.demo.system import EmbeddedSystem, System, attached, running
+from local.discovery import RunningStack, announced
+from local.invitation import invitation
 from local.processes import ProcessFailed
 
 SEED: Final = 1
@@ -91,10 +93,18 @@ async def _run(settings: Settings, system: System, console: Console) -> Result:
             screen.stop()
             console.print(summary(result))
             if settings.keep and isinstance(system, EmbeddedSystem):
-                console.print(invitation(system), soft_wrap=True)
-                await _interrupted()
-                console.print("stopping")
+                await _keep(system, console)
     return result
+
+
+async def _keep(system: EmbeddedSystem, console: Console) -> None:
+    """Leaves everything running until Ctrl-C."""
+    stack = RunningStack.from_backend(system.backend, system.gateway.endpoint, [system.worker.url])
+    with announced(stack):
+        console.print("\n[bold]Everything keeps running.[/bold] Press Ctrl-C to stop it.")
+        console.print(invitation(stack, logs=system.directory), markup=False, soft_wrap=True)
+        await _interrupted()
+        console.print("stopping")
 
 
 async def _interrupted() -> None:

@@ -1,41 +1,8 @@
 """The demo's final output."""
 
-import sys
-from pathlib import Path
-from typing import Final
-
 from rich.table import Table
 
 from local.demo.scenario import Result
-from local.demo.system import EmbeddedSystem
-from local.gateway.control import PREFIX
-
-_INVITATION: Final = """
-[bold]Everything keeps running.[/bold] Press Ctrl-C to stop it.
-
-  WebSocket clients   {url}
-  worker              {metrics}
-  gateway             {counters}
-  SQS, DynamoDB       {aws}
-  queue               {queue}
-  table               {table}
-  logs                {logs}
-
-Connect from another terminal, or from several:
-
-  {python} -m websockets {url}
-
-and type, line by line:
-
-  {{"action":"join","room":"{room}"}}
-  {{"action":"publish","room":"{room}","data":"hello"}}
-
-In a browser's console:
-
-  ws = new WebSocket("{url}")
-  ws.onmessage = message => console.log(message.data)
-  ws.onopen = () => ws.send('{{"action":"join","room":"{room}"}}')
-"""
 
 
 def summary(result: Result) -> Table:
@@ -59,19 +26,3 @@ def summary(result: Result) -> Table:
     for name, value, passed in rows:
         table.add_row(name, value, style=None if passed else "bold red")
     return table
-
-
-def invitation(system: EmbeddedSystem) -> str:
-    """How to connect to the running system."""
-    python = Path(sys.executable)
-    return _INVITATION.format(
-        python=python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python,
-        url=system.gateway.url,
-        metrics=f"{system.worker.url}/metrics",
-        room="lobby",
-        counters=f"{system.gateway.endpoint.rpartition('/')[0]}{PREFIX}counters",
-        aws=system.backend.ministack.url,
-        table=system.table,
-        queue=system.backend.queues.url,
-        logs=system.directory,
-    )

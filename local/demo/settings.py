@@ -1,5 +1,10 @@
-"""The demo's settings from the environment: CLIENTS, ROOMS, MESSAGES and KEEP."""
+"""The demo's settings from the environment: CLIENTS, ROOMS, MESSAGES and KEEP. Standard library only.
 
+`python -m local.demo.settings` only checks them: exit code 0, or 2 with a line that says what is wrong.
+"""
+
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -35,7 +40,8 @@ class Settings:
         )
         if settings.rooms > settings.clients // 2:
             raise ConfigurationError(
-                f"ROOMS={settings.rooms}: at most half of CLIENTS={settings.clients}, so that every room has members"
+                f"ROOMS={settings.rooms}: at most half of CLIENTS={settings.clients}, so that every room has members; "
+                f"for example ROOMS={settings.clients // 2}"
             )
         return settings
 
@@ -46,3 +52,17 @@ def _number(environ: Mapping[str, str], name: str, default: int, minimum: int, m
     if not minimum <= number <= maximum:
         raise ConfigurationError(f"{name}={text}: must be a whole number from {minimum:,} to {maximum:,}")
     return number
+
+
+def main() -> int:
+    """Only checks the variables, before anything is installed."""
+    try:
+        Settings.from_environ(os.environ)
+    except ConfigurationError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -25,6 +25,11 @@ def browser_rejection(
         return "requests with an Origin are rejected"
     if any(site.strip().lower() in _FOREIGN_SITES for site in sites):
         return "requests from web pages are rejected"
+    return host_rejection(hosts, allowed_hosts=allowed_hosts)
+
+
+def host_rejection(hosts: Sequence[str], *, allowed_hosts: Collection[str] = ()) -> str | None:
+    """Why a request is rejected as possibly meant for another host; None if its `Host` is this machine or allowed."""
     if len(hosts) != 1 or not _is_local(hosts[0], allowed_hosts):
         return "the Host must be 127.0.0.1, localhost or [::1]"
     return None

@@ -31,6 +31,7 @@ from local.gateway.frames import FrameScanner
 from local.gateway.integration import Invoker, Route
 from local.gateway.limits import Limits
 from local.gateway.management import Management, Post
+from local.gateway.pages import Page, serve
 from local.gateway.routing import Router
 from local.gateway.sigv4 import Credentials, Verifier
 
@@ -48,7 +49,7 @@ class Gateway:
     makes connection ids, and therefore seeded faults, equal in every run.
     If there are `allowed_origins`, WebSocket clients with any other Origin are rejected; clients without an Origin are
     not web pages, and are accepted. `control_hosts` are allowed `Host` names of the control interface besides those of
-    the loopback address.
+    the loopback address. `pages` are served at the gateway's own address, by path.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Gateway:
         on_post: Callable[[Post], None] | None = None,
         allowed_origins: Collection[str] = (),
         control_hosts: Collection[str] = (),
+        pages: Mapping[str, Page] | None = None,
     ) -> None:
         self.counters: Final = Counters()
         self.faults: Final = faults or Faults()
@@ -75,6 +77,8 @@ class Gateway:
         self._stage = stage
         self._host = host
         self._port = port
+        self._pages = pages or {}
+        self._hosts = control_hosts
         self._limits = limits = limits or Limits()
         self._runner: web.ServerRunner | None = None
         rng = random.Random(seed)
@@ -167,6 +171,8 @@ class Gateway:
             return await self._clients.accept(request)
         if path.startswith(PREFIX):
             return await self._control.handle(request)
+        if page := serve(request, self._pages, hosts=self._hosts):
+            return page
         return await self._management.handle(request)
 
     async def __aenter__(self) -> Self:

@@ -51,7 +51,7 @@ def read_until(output: IO[str], text: str) -> str:
 def test_no_delivery_is_missing_and_the_system_can_be_kept_running() -> None:
     with demo(CLIENTS="60", ROOMS="4", MESSAGES="30", KEEP="1") as process:
         assert process.stdout
-        shown = read_until(process.stdout, "ws.onopen")
+        shown = read_until(process.stdout, "GATECAST_CONNECTIONS_ENDPOINT")
         rows = dict(re.findall(r"│ ([a-z0-9 ,-]+?) +│ +([^│]+?) │", shown))
         assert (rows["broadcasts"], rows["missing"], rows["received by others"]) == ("31", "0", "0")
         assert rows["deliveries expected"] == rows["deliveries received"]

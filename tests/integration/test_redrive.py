@@ -34,7 +34,7 @@ def run(queues: Queues, *arguments: str, **environment: str) -> "subprocess.Comp
         **environment,
     }
     command = [sys.executable, "-m", "worker.redrive", *arguments]
-    return subprocess.run(  # noqa: S603
+    return subprocess.run(
         command, check=False, cwd=CHECKOUT, env=variables, capture_output=True, text=True, timeout=60
     )
 

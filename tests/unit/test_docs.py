@@ -27,8 +27,8 @@ HISTORY = ("CHANGELOG.md", "bench/RESULTS.md")
 @cache
 def listed(*patterns: str) -> list[str]:
     """Files of the checkout, those included that are not committed yet."""
-    found = subprocess.run(  # noqa: S603 - the patterns are ours
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", *patterns],  # noqa: S607 - git of the PATH
+    found = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", *patterns],
         cwd=CHECKOUT, capture_output=True, text=True, check=False,
     ).stdout.splitlines()  # fmt: skip
     return sorted(file for file in set(found) if (CHECKOUT / file).is_file())
