@@ -5,11 +5,11 @@ routes read it: no state is kept in between, and a client has no way to change i
 
 A *grant* is a room's name, or `prefix/*`, which covers every room whose name is `prefix/` and at least one more
 character. A star has no other meaning: `*`, `a*` and `*/b` are not valid grants, and neither is any text that begins
-with `@`. No grant covers a system room.
+with `@`. No grant covers a system room, or a room with a star in its name.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -18,7 +18,15 @@ NAME: Final = re.compile(r"[!-~]{1,100}")
 """The pattern of a room's name."""
 
 _NO_STAR: Final = "[!-)+-~]"
+_SECONDS: Final = re.compile(r"(-?[0-9]{1,15})(?:\.[0-9]+)?")
 _GRANT: Final = re.compile(rf"(?!@)(?:{_NO_STAR}{{1,100}}|{_NO_STAR}{{1,98}}/\*)")
+
+_MAX_NUMBER: Final = 2**53
+"""From here on, JSON numbers are not exact everywhere: two users could become one."""
+
+
+class InvalidContext(ValueError):
+    """The authorizer's context has a value that cannot be used. The message names its key and quotes no value."""
 
 
 class Access(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,11 +42,10 @@ class AuthorizerContext(msgspec.Struct, frozen=True, kw_only=True, rename="camel
 
     With `expires_at`, everything that is not granted is rejected, and absent grants mean none. Without it the context
     comes from an authorizer that identifies users but issues no grants; it is sufficient only where GATECAST_AUTHORIZER
-    allows open access.
+    allows open access. `principalId` is no user: authorizers may return the same one for everyone.
     """
 
     user: str | None = None
-    principal_id: str | None = None
     join: str = ""
     publish: str = ""
     expires_at: str = ""
@@ -49,13 +56,24 @@ class AuthorizerContext(msgspec.Struct, frozen=True, kw_only=True, rename="camel
             user=user, join=" ".join(access.join), publish=" ".join(access.publish), expires_at=str(access.expires_at)
         )
 
+    @classmethod
+    def from_event(cls, context: Mapping[str, Any]) -> "AuthorizerContext":
+        """`requestContext.authorizer` of an event. Keys that it does not need are ignored. Raises InvalidContext."""
+        return cls(
+            user=_text(context, "user") or None,
+            join=_text(context, "join"),
+            publish=_text(context, "publish"),
+            expires_at=_text(context, "expiresAt"),
+        )
+
     def access(self) -> Access | None:
-        """The access it grants, or None without `expires_at`. Raises ValueError if `expires_at` is not a number."""
+        """The access it grants, or None without `expires_at`. Raises InvalidContext if `expires_at` is not a number."""
         if not self.expires_at:
             return None
-        return Access(
-            join=tuple(self.join.split()), publish=tuple(self.publish.split()), expires_at=int(self.expires_at)
-        )
+        seconds = _SECONDS.fullmatch(self.expires_at)
+        if not seconds:
+            raise InvalidContext("expiresAt of the authorizer's context: expected seconds since the epoch")
+        return Access(join=tuple(self.join.split()), publish=tuple(self.publish.split()), expires_at=int(seconds[1]))
 
     def flat(self) -> dict[str, Any]:
         """As API Gateway accepts it. Empty fields are omitted: how it treats empty strings is not documented."""
@@ -69,13 +87,32 @@ def is_grant(text: str) -> bool:
 
 def covers(grants: Iterable[str], room: str) -> bool:
     """Whether one of the grants covers this room."""
-    return not room.startswith("@") and any(_covers(grant, room) for grant in grants)
+    return not room.startswith("@") and "*" not in room and any(_covers(grant, room) for grant in grants)
 
 
 def user_room(user: str) -> str | None:
     """The user's own room, or None if the user's name does not fit in a room's name."""
     room = f"@user/{user}"
     return room if user and NAME.fullmatch(room) else None
+
+
+def _text(context: Mapping[str, Any], key: str) -> str:
+    """The value as text, empty if it is absent or null.
+
+    API Gateway itself turns numbers and booleans into text. Other sources of events may leave that to the reader.
+    """
+    match context.get(key):
+        case None:
+            return ""
+        case str(value):
+            return value
+        case bool(value):
+            return "true" if value else "false"
+        case int(value) if abs(value) < _MAX_NUMBER:
+            return str(value)
+        case float(value) if abs(value) < _MAX_NUMBER:
+            return str(int(value)) if value.is_integer() else str(value)
+    raise InvalidContext(f"{key} of the authorizer's context: expected a string")
 
 
 def _covers(grant: str, room: str) -> bool:

@@ -1,15 +1,19 @@
 """The Lambda authorizer of `$connect`: `handler` admits clients with a valid token of the issuer, and rejects others.
 
 A token is sent as the second of two subprotocols (`Sec-WebSocket-Protocol: gatecast.v1, {token}`), which browsers can
-send and access logs do not record, or in the query (`?token={token}`). The authorizer's identity sources must be `[]`:
-API Gateway requires every source that is configured, and a token is in only one of the two places.
+send and access logs do not record; as `Authorization: Bearer {token}`; or in the query (`?token={token}`). The
+authorizer's identity sources must be `[]`: API Gateway requires every source that is configured, and a token is in only
+one of the three places.
 
 | variable | meaning |
 |---|---|
 | GATECAST_TOKEN_ISSUER | the required value of a token's `iss` |
-| GATECAST_TOKEN_AUDIENCE | the required value, or element, of its `aud` |
+| GATECAST_TOKEN_AUDIENCE | the value, or element, that its `aud` must have; of several, separated by spaces, one |
 | GATECAST_TOKEN_SECRET_ARN | the secret in Secrets Manager that signs tokens (HS256). Exactly one of this and: |
-| GATECAST_TOKEN_JWKS_URL | the address of the issuer's public keys (RS256 and ES256) |
+| GATECAST_TOKEN_JWKS_URL | the address of the issuer's public keys (RSA, EC or Ed25519) |
+| GATECAST_TOKEN_AUDIENCE_CLAIM | the claim with the audience, `aud` by default |
+| GATECAST_TOKEN_USER_CLAIM | the claim with the user, `sub` by default |
+| GATECAST_TOKEN_GRANTS_CLAIM | the claim with the grants, `gatecast` by default |
 
 It returns a policy that allows this one `$connect`, with the context on which the routes rely; raises the error
 "Unauthorized", which API Gateway turns into a 401; or returns a policy that denies, which is a 403 (`routes.tokens`
@@ -19,6 +23,7 @@ APIs only).
 """
 
 import os
+import re
 import threading
 from collections.abc import Mapping
 from functools import cache
@@ -33,10 +38,13 @@ from routes.environment import ConfigurationError
 from routes.keys import Keys, PublicKeys, SharedSecret
 from routes.log import lambda_handler, log_failure, logger
 from routes.metrics import record_invocation
-from routes.requests import SUBPROTOCOL, offered_subprotocols
-from routes.tokens import InvalidToken, Verifier
+from routes.requests import SUBPROTOCOL, header_values, offered_subprotocols
+from routes.tokens import STANDARD_NAMES, ClaimNames, InvalidToken, Verifier
 
 _SDK_CONFIG: Final = Config(connect_timeout=1, read_timeout=2, retries={"mode": "standard", "total_max_attempts": 2})
+_BEARER: Final = re.compile(r"bearer +(.*)", re.ASCII | re.DOTALL | re.IGNORECASE)
+"""Other schemes are no tokens: some clients send Basic credentials wherever they have any."""
+_PRINTABLE: Final = re.compile(r"[!-~]+")
 _creation_lock: Final = threading.RLock()  # boto3 clients must be created on one thread at a time
 
 
@@ -68,7 +76,8 @@ def extract_token(event: Mapping[str, Any]) -> str:
     multiple = event.get("multiValueQueryStringParameters") or {}
     single = event.get("queryStringParameters") or {}
     in_query = multiple.get("token") or ([single["token"]] if "token" in single else [])
-    match offered_subprotocols(event), in_query:
+    in_header = [found[1] for line in header_values(event, "authorization") if (found := _BEARER.fullmatch(line))]
+    match offered_subprotocols(event), [*in_header, *in_query]:
         case [first, token], [] if first == SUBPROTOCOL:
             return str(token)
         case ([] | [_]) as offered, [token] if set(offered) <= {SUBPROTOCOL}:
@@ -102,9 +111,32 @@ def _policy(event: Mapping[str, Any], effect: str, principal: str, context: Mapp
 def _verifier() -> Verifier:
     return Verifier(
         _keys(),
-        issuer=environment.required("GATECAST_TOKEN_ISSUER"),
-        audience=environment.required("GATECAST_TOKEN_AUDIENCE"),
+        issuer=_printable("GATECAST_TOKEN_ISSUER", environment.required("GATECAST_TOKEN_ISSUER")),
+        audience=_audience("GATECAST_TOKEN_AUDIENCE"),
+        names=ClaimNames(
+            audience=_claim("GATECAST_TOKEN_AUDIENCE_CLAIM", STANDARD_NAMES.audience),
+            user=_claim("GATECAST_TOKEN_USER_CLAIM", STANDARD_NAMES.user),
+            grants=_claim("GATECAST_TOKEN_GRANTS_CLAIM", STANDARD_NAMES.grants),
+        ),
     )
+
+
+def _audience(name: str) -> str:
+    audiences = environment.required(name)
+    for audience in audiences.split(" "):
+        _printable(name, audience)
+    return audiences
+
+
+def _claim(name: str, default: str) -> str:
+    return _printable(name, os.environ.get(name) or default)
+
+
+def _printable(name: str, value: str) -> str:
+    """The value. Raises ConfigurationError if it has a space or a line break, with which it would match no token."""
+    if not _PRINTABLE.fullmatch(value):
+        raise ConfigurationError(f"{name} has the value {value!r}: expected characters from ! to ~, without spaces")
+    return value
 
 
 def _keys() -> Keys:

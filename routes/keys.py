@@ -10,20 +10,24 @@ PyJWT's own client, PyJWKClient, neither keeps stale keys nor has a cooldown aft
 """
 
 import contextlib
+import ipaddress
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import jwt
 import urllib3
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, SECP384R1, SECP521R1, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt.algorithms import HMACAlgorithm
 
+from gatecast import __version__
 from routes.environment import ConfigurationError
 from routes.log import log_failure
 
@@ -37,8 +41,20 @@ PREVIOUS_SECRET_GRACE_SECONDS: Final = 24 * 3600.0
 MIN_SECRET_BYTES: Final = 32
 MIN_RSA_BITS: Final = 2_048
 MAX_JWKS_BYTES: Final = 65_536
+USER_AGENT: Final = f"gatecast/{__version__}"
+"""Some issuers reject requests without one, or with that of an HTTP library."""
 
-Key = bytes | jwt.PyJWK
+_RSA_ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
+
+
+class Key(NamedTuple):
+    """What verifies a signature, and the only algorithms with which it does."""
+
+    material: bytes | RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
+    algorithms: tuple[str, ...]
+    id: str | None = None
+
+
 _Value = TypeVar("_Value")
 
 
@@ -50,6 +66,7 @@ class Keys(Protocol):
     """A source of keys. The kind of key determines the algorithms, never a token."""
 
     algorithms: tuple[str, ...]
+    """Those of all keys that the source can have: a token with any other needs no key."""
 
     def candidates(self, kid: str | None) -> Sequence[Key]:
         """The keys that may have signed a token with this key id. Raises KeysUnavailable."""
@@ -107,20 +124,20 @@ class SharedSecret:
         self._clock = clock
         self._cached = Cached(self._fetch, clock)
 
-    def candidates(self, kid: str | None) -> Sequence[bytes]:  # noqa: ARG002 - tokens signed with a secret need no key id
+    def candidates(self, kid: str | None) -> Sequence[Key]:  # noqa: ARG002 - tokens signed with a secret need no key id
         return self._cached.get()
 
     def refresh(self) -> bool:
         return self._cached.refresh()
 
-    def _fetch(self) -> tuple[bytes, ...]:
+    def _fetch(self) -> tuple[Key, ...]:
         current = self._secret_version("AWSCURRENT")
         secrets = [_validated_secret(current)]
         if self._clock() - current["CreatedDate"].timestamp() < PREVIOUS_SECRET_GRACE_SECONDS:
             # it does not exist before the first rotation, and may have been rotated because it was invalid
             with contextlib.suppress(self._secrets_manager.exceptions.ResourceNotFoundException, ConfigurationError):
                 secrets.append(_validated_secret(self._secret_version("AWSPREVIOUS")))
-        return tuple(secrets)
+        return tuple(Key(secret, self.algorithms) for secret in secrets)
 
     def _secret_version(self, stage: str) -> dict[str, Any]:
         version: dict[str, Any] = self._secrets_manager.get_secret_value(SecretId=self._arn, VersionStage=stage)
@@ -128,30 +145,36 @@ class SharedSecret:
 
 
 class PublicKeys:
-    """RS256 and ES256 with the keys at an https address. A token must have a key id, and a key one algorithm."""
+    """The public keys at an https address. A token must name its key (`kid`), and the key determines the algorithm:
 
-    algorithms: tuple[str, ...] = ("RS256", "ES256")
+    | key | algorithm |
+    |---|---|
+    | RSA, 2,048 bits or more | its `alg`; without one RS256, RS384, RS512, PS256, PS384 or PS512, as the token says |
+    | EC on P-256, P-384, P-521 | ES256, ES384, ES512 |
+    | Ed25519 | EdDSA |
+    """
+
+    algorithms: tuple[str, ...] = (*_RSA_ALGORITHMS, "ES256", "ES384", "ES512", "EdDSA")
 
     def __init__(
         self, url: str, http: urllib3.PoolManager | None = None, clock: Callable[[], float] = time.time
     ) -> None:
-        """Raises ConfigurationError if the address is not https. `http` verifies certificates."""
-        address = urlsplit(url)
-        if address.scheme != "https" or not address.hostname or address.username is not None:
-            raise ConfigurationError("the address of the JWKS must be https://…")
+        """Raises ConfigurationError if the address is invalid (`check_jwks_url`). `http` verifies certificates."""
+        check_jwks_url(url)
         self._url = url
         self._http = http or urllib3.PoolManager(timeout=urllib3.Timeout(connect=2.0, read=3.0), retries=False)
         self._cached = Cached(self._fetch, clock)
 
-    def candidates(self, kid: str | None) -> Sequence[jwt.PyJWK]:
-        return [key for key in self._cached.get() if kid and key.key_id == kid]
+    def candidates(self, kid: str | None) -> Sequence[Key]:
+        return [key for key in self._cached.get() if kid and key.id == kid]
 
     def refresh(self) -> bool:
         return self._cached.refresh()
 
-    def _fetch(self) -> tuple[jwt.PyJWK, ...]:
+    def _fetch(self) -> tuple[Key, ...]:
         """Follows no redirects: the response would come from an address that is not configured."""
-        response = self._http.request("GET", self._url, redirect=False, preload_content=False)
+        headers = {"User-Agent": USER_AGENT, "Accept": "application/json"}
+        response = self._http.request("GET", self._url, headers=headers, redirect=False, preload_content=False)
         try:
             if response.status != HTTPStatus.OK:
                 raise ConfigurationError(f"the JWKS address responds with status {response.status}")
@@ -162,7 +185,7 @@ class PublicKeys:
             raise ConfigurationError(f"the JWKS is longer than {MAX_JWKS_BYTES:,} bytes")
         keys = tuple(key for each in json.loads(body)["keys"] if (key := _usable_key(each)))
         if not keys:
-            raise ConfigurationError("the JWKS has no key with a kid for RS256 or ES256")
+            raise ConfigurationError(f"the JWKS has no usable key: expected a kid, and {', '.join(self.algorithms)}")
         return keys
 
 
@@ -177,7 +200,40 @@ def _validated_secret(version: dict[str, Any]) -> bytes:
         raise ConfigurationError("the secret is a public key, a certificate or a JWK") from None
 
 
-def _usable_key(jwk: Any) -> jwt.PyJWK | None:
+def check_jwks_url(url: str) -> None:
+    """Raises ConfigurationError, which does not quote it, unless it is https, or http to this machine, and plain."""
+    if reason := _invalid_url(url):
+        raise ConfigurationError(f"GATECAST_TOKEN_JWKS_URL {reason}: expected https://{{host}}/{{path}}")
+
+
+def _invalid_url(url: str) -> str | None:
+    """What is wrong with the address. The text is checked first: urlsplit removes line breaks and tabs."""
+    if not re.fullmatch(r"[!-~]+", url):
+        return "contains a space, a line break or a character that is not ASCII"
+    try:
+        address = urlsplit(url)
+        address.port  # noqa: B018 - it is parsed only now
+    except ValueError:
+        return "is not a valid address"
+    if "@" in address.netloc:
+        return "contains a user's name or password"
+    if "#" in url:
+        return "contains a fragment"
+    if "\\" in url or not address.hostname:
+        return "is not a valid address"
+    if address.scheme == "http" and _is_loopback(address.hostname):
+        return None
+    return None if address.scheme == "https" else "does not begin with https://"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _usable_key(jwk: Any) -> Key | None:
     """The key, if it is a public signature key with an id and strong enough; None otherwise.
 
     A set may contain other keys, which must not make the whole set invalid, as some do with PyJWKSet. An `oct` key in
@@ -185,13 +241,26 @@ def _usable_key(jwk: Any) -> jwt.PyJWK | None:
     """
     try:
         key = jwt.PyJWK(jwk)
+        algorithm = jwk.get("alg")
     except Exception:  # noqa: BLE001 - anything that cannot be parsed is not a usable key
         return None
     if not isinstance(key.key_id, str) or not key.key_id or key.public_key_use not in (None, "sig"):
         return None
-    match key.algorithm_name, key.key:
-        case "RS256", RSAPublicKey(key_size=bits) if bits >= MIN_RSA_BITS:
-            return key
-        case "ES256", EllipticCurvePublicKey(curve=SECP256R1()):
-            return key
-    return None
+    allowed = tuple(name for name in _algorithms(key.key) if algorithm in (None, name))
+    return Key(key.key, allowed, key.key_id) if allowed else None
+
+
+def _algorithms(key: Any) -> tuple[str, ...]:
+    """The algorithms for which this key is suitable; none if it is private, secret, too short or on another curve."""
+    match key:
+        case RSAPublicKey(key_size=bits) if bits >= MIN_RSA_BITS:
+            return _RSA_ALGORITHMS
+        case EllipticCurvePublicKey(curve=SECP256R1()):
+            return ("ES256",)
+        case EllipticCurvePublicKey(curve=SECP384R1()):
+            return ("ES384",)
+        case EllipticCurvePublicKey(curve=SECP521R1()):
+            return ("ES512",)
+        case Ed25519PublicKey():
+            return ("EdDSA",)
+    return ()

@@ -8,6 +8,7 @@ from typing import Any, Final
 from aws_lambda_powertools import Logger
 from botocore.exceptions import ClientError
 
+from routes.access import InvalidContext
 from routes.environment import ConfigurationError
 from routes.responses import RequestRejected
 
@@ -32,6 +33,6 @@ def log_failure(event: str, error: Exception, **details: str) -> None:
     match error:
         case ClientError():
             details |= {"code": error.response["Error"]["Code"], "operation": error.operation_name}
-        case RequestRejected() | ConfigurationError():
+        case RequestRejected() | ConfigurationError() | InvalidContext():
             details["reason"] = str(error)
     logger.error(event, extra=details)

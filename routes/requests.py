@@ -32,7 +32,7 @@ class _RequestContext(msgspec.Struct, rename="camel"):
     connection_id: str
     connected_at: int
     request_time_epoch: int
-    authorizer: AuthorizerContext | None = None
+    authorizer: dict[str, Any] | None = None
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,15 +51,15 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     def from_event(cls, event: Mapping[str, Any]) -> "Caller":
         """Raises KeyError or ValueError (msgspec.ValidationError is one) if it is not a WebSocket event.
 
-        The user is `user` of the authorizer's context, or else its `principalId`.
+        The user is `user` of the authorizer's context, and nothing else: `principalId` may be the same for everyone.
         """
         context = msgspec.convert(event["requestContext"], _RequestContext)
-        authorizer = context.authorizer or AuthorizerContext()
+        authorizer = AuthorizerContext.from_event(context.authorizer or {})
         return cls(
             connection_id=context.connection_id,
             connected_at_ms=context.connected_at,
             requested_at_ms=context.request_time_epoch,
-            user=authorizer.user or authorizer.principal_id or None,
+            user=authorizer.user,
             access=authorizer.access(),
         )
 
@@ -166,12 +166,18 @@ def system_rooms(caller: Caller) -> list[str]:
 
 def offered_subprotocols(event: Mapping[str, Any]) -> list[str]:
     """The values of `Sec-WebSocket-Protocol`, in the client's order. One of them may be a token."""
-    headers: Mapping[str, Any] = event.get("multiValueHeaders") or event.get("headers") or {}
-    lines: list[str] = []
-    for name, value in headers.items():
-        if name.lower() == "sec-websocket-protocol":
-            lines += [value] if isinstance(value, str) else value
+    lines = header_values(event, "sec-websocket-protocol")
     return [offered for line in lines for part in line.split(",") if (offered := part.strip())]
+
+
+def header_values(event: Mapping[str, Any], lower_name: str) -> list[str]:
+    """The values of a header, one per line in which the client sent it. Names of headers are in any case."""
+    headers: Mapping[str, Any] = event.get("multiValueHeaders") or event.get("headers") or {}
+    values: list[str] = []
+    for name, value in headers.items():
+        if name.lower() == lower_name:
+            values += [value] if isinstance(value, str) else value
+    return values
 
 
 def chosen_subprotocol(event: Mapping[str, Any]) -> str | None:

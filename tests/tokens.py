@@ -9,9 +9,9 @@ from functools import cache
 from typing import Any
 
 import jwt
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 ISSUER = "https://issuer.example/"
 AUDIENCE = "gatecast"
@@ -24,17 +24,30 @@ def rsa_key(kid: str, bits: int = 2_048) -> rsa.RSAPrivateKey:  # noqa: ARG001 -
     return rsa.generate_private_key(65_537, bits)
 
 
+def ec_key(kid: str, curve: type[ec.EllipticCurve] = ec.SECP256R1) -> ec.EllipticCurvePrivateKey:
+    return _ec_key(kid, curve)
+
+
 @cache
-def ec_key(kid: str) -> ec.EllipticCurvePrivateKey:  # noqa: ARG001 - as above
-    return ec.generate_private_key(ec.SECP256R1())
+def _ec_key(kid: str, curve: type[ec.EllipticCurve]) -> ec.EllipticCurvePrivateKey:  # noqa: ARG001 - as above
+    return ec.generate_private_key(curve())
+
+
+@cache
+def ed_key(kid: str) -> ed25519.Ed25519PrivateKey:  # noqa: ARG001 - as above
+    return ed25519.Ed25519PrivateKey.generate()
 
 
 def rsa_jwk(kid: str, **fields: Any) -> dict[str, Any]:
     return {**RSAAlgorithm.to_jwk(rsa_key(kid).public_key(), as_dict=True), "kid": kid, "use": "sig", **fields}
 
 
-def ec_jwk(kid: str, **fields: Any) -> dict[str, Any]:
-    return {**ECAlgorithm.to_jwk(ec_key(kid).public_key(), as_dict=True), "kid": kid, "use": "sig", **fields}
+def ec_jwk(kid: str, curve: type[ec.EllipticCurve] = ec.SECP256R1, **fields: Any) -> dict[str, Any]:
+    return {**ECAlgorithm.to_jwk(ec_key(kid, curve).public_key(), as_dict=True), "kid": kid, "use": "sig", **fields}
+
+
+def ed_jwk(kid: str, **fields: Any) -> dict[str, Any]:
+    return {**OKPAlgorithm.to_jwk(ed_key(kid).public_key(), as_dict=True), "kid": kid, "use": "sig", **fields}
 
 
 def public_pem(kid: str) -> bytes:
@@ -105,6 +118,7 @@ class JwksEndpoint:
 
     def __init__(self, *keys: dict[str, Any]) -> None:
         self.requests = 0
+        self.user_agents: set[str] = set()
         self.respond: Callable[[], tuple[int, bytes]] = lambda: (200, b"")
         self.serve(*keys)
 
@@ -118,9 +132,12 @@ class JwksEndpoint:
 
         self.respond = fail
 
-    def request(self, method: str, url: str, *, redirect: bool, preload_content: bool) -> Response:
+    def request(
+        self, method: str, url: str, *, headers: Mapping[str, str], redirect: bool, preload_content: bool
+    ) -> Response:
         assert (method, url[:8], redirect, preload_content) == ("GET", "https://", False, False)
         self.requests += 1
+        self.user_agents.add(headers["User-Agent"])
         return Response(*self.respond())
 
 

@@ -77,7 +77,7 @@ def test_a_child_dies_with_a_parent_that_was_killed(tmp_path: Path) -> None:
         f"child = Process.start(['sleep', '60'], environment=os.environ, log=pathlib.Path({str(tmp_path / 'log')!r}));"
         "print(child.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
-    parent = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)  # noqa: S603
+    parent = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert parent.returncode == -9
     child = Path(f"/proc/{int(parent.stdout)}")
     while child.exists() and "\nState:\tZ" not in (child / "status").read_text():

@@ -16,6 +16,7 @@ import pytest
 import trustme
 import websockets
 
+from gatecast import __version__
 from local.aws_environment import CREDENTIALS
 from local.backend import Backend, prepare_backend
 from local.ministack import Ministack
@@ -37,12 +38,14 @@ class Issuer:
 
     def __init__(self, directory: Path) -> None:
         self.requests = 0
+        self.user_agents: set[str | None] = set()
         self.keys = [rsa_jwk("rsa")]
         issuer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 issuer.requests += 1
+                issuer.user_agents.add(self.headers["User-Agent"])
                 if self.path != "/jwks.json":
                     self.send_response(302)
                     self.send_header("Location", "/jwks.json")
@@ -127,6 +130,18 @@ async def test_a_client_with_a_token_gets_what_the_token_grants(backend: Backend
         assert published == {"type": "ok", "action": "publish", "room": "chat/1", "id": "@alice/1"}
         assert (await send_request(client, action="publish", room="lobby", data="hi"))["code"] == "forbidden_room"
         assert issuer.requests == 1
+        assert issuer.user_agents == {f"gatecast/{__version__}"}
+
+
+async def test_bearer_token_is_accepted(backend: Backend, issuer: Issuer) -> None:
+    headers = {"Authorization": f"Bearer {rs256()}"}
+    async with (
+        guarded(backend, by_jwks(issuer)) as stack,
+        websockets.connect(stack.gateway.url, additional_headers=headers) as client,
+    ):
+        assert (await send_request(client, action="join", room="lobby"))["type"] == "ok"
+        both = websockets.connect(f"{stack.gateway.url}?token={rs256()}", additional_headers=headers)
+        assert await status(both) == 401
 
 
 async def test_token_in_the_query_is_accepted(backend: Backend, issuer: Issuer) -> None:

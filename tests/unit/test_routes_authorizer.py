@@ -1,7 +1,9 @@
 """The authorizer: which clients it admits, with which context, and how it rejects and fails."""
 
+import contextlib
 import io
 import json
+import logging
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -51,8 +53,11 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     authorizer.clear_caches()
 
 
-def request(protocols: str | None = None, query: dict[str, list[str]] | None = None) -> dict[str, Any]:
-    headers = {} if protocols is None else {PROTOCOLS: protocols}
+def request(
+    protocols: str | None = None, query: dict[str, list[str]] | None = None, authorization: str | None = None
+) -> dict[str, Any]:
+    sent = {PROTOCOLS: protocols, "Authorization": authorization}
+    headers = {name: value for name, value in sent.items() if value is not None}
     return {
         **event("$connect", headers=headers),
         "type": "REQUEST",
@@ -118,7 +123,52 @@ def test_a_token_comes_as_the_second_subprotocol_or_in_the_query(
     assert extract_token(request(protocols, query)) == "a.b.c"
 
 
+@pytest.mark.parametrize("scheme", ["Bearer ", "bearer ", "BEARER   "])
+@pytest.mark.parametrize("protocols", [None, "gatecast.v1"])
+def test_a_token_may_come_as_a_bearer_token(scheme: str, protocols: str | None) -> None:
+    assert extract_token(request(protocols, authorization=f"{scheme}a.b.c")) == "a.b.c"
+
+
+def test_other_schemes_are_no_tokens() -> None:
+    basic = "Basic YTpi"
+    assert extract_token(request("gatecast.v1, a.b.c", authorization=basic)) == "a.b.c"
+    assert extract_token(request(query={"token": ["a.b.c"]}, authorization=basic)) == "a.b.c"
+    for authorization in (basic, "a.b.c", "Bearer", "Bearera.b.c", "Token a.b.c"):
+        with pytest.raises(InvalidToken):
+            extract_token(request(authorization=authorization))
+
+
+@pytest.mark.parametrize(
+    ("protocols", "query"),
+    [
+        ("gatecast.v1, a.b.c", {}),
+        ("gatecast.v1", {"token": ["a.b.c"]}),
+        (None, {"token": ["a.b.c"]}),
+        ("chat", {}),
+    ],
+)
+def test_a_bearer_token_is_the_only_token(protocols: str | None, query: dict[str, list[str]]) -> None:
+    with pytest.raises(InvalidToken):
+        extract_token(request(protocols, query, "Bearer a.b.c"))
+
+
+def test_two_bearer_tokens_are_rejected() -> None:
+    twice = request(authorization="Bearer a.b.c")
+    twice["multiValueHeaders"]["Authorization"] = ["Bearer a.b.c", "Bearer a.b.c"]
+    with pytest.raises(InvalidToken):
+        extract_token(twice)
+
+
+@pytest.mark.usefixtures("endpoint")
+@pytest.mark.parametrize("authorization", ["Bearer {}, Bearer {}", "Bearer {} ", "Bearer {}\n", "Bearer \t{}"])
+def test_text_around_a_bearer_token_is_rejected(authorization: str) -> None:
+    token = rs256()
+    assert invoke(request(authorization=f"Bearer {token}"))["principalId"] == "alice"
+    assert error_text(request(authorization=authorization.format(token, token))) == "Unauthorized"
+
+
 def test_single_value_fields_are_sufficient() -> None:
+    assert extract_token({"headers": {"authorization": "Bearer a.b.c"}}) == "a.b.c"
     assert extract_token({"queryStringParameters": {"token": "a.b.c"}}) == "a.b.c"
     assert extract_token({"headers": {PROTOCOLS.lower(): "gatecast.v1, a.b.c"}}) == "a.b.c"
 
@@ -196,7 +246,17 @@ def test_unavailable_keys_fail_closed_without_a_401(endpoint: JwksEndpoint, log:
         ({"GATECAST_TOKEN_AUDIENCE": ""}, "GATECAST_TOKEN_AUDIENCE is not set"),
         ({"GATECAST_TOKEN_JWKS_URL": ""}, "exactly one of"),
         ({"GATECAST_TOKEN_SECRET_ARN": "arn:secret"}, "exactly one of"),
-        ({"GATECAST_TOKEN_JWKS_URL": "http://issuer.example/jwks.json"}, "the address of the JWKS must be https://…"),
+        (
+            {"GATECAST_TOKEN_JWKS_URL": "http://issuer.example/jwks.json"},
+            "GATECAST_TOKEN_JWKS_URL does not begin with https://",
+        ),
+        ({"GATECAST_TOKEN_ISSUER": ISSUER + "\n"}, "GATECAST_TOKEN_ISSUER has the value 'https://issuer.example/\\n'"),
+        ({"GATECAST_TOKEN_AUDIENCE": "a\tb"}, "GATECAST_TOKEN_AUDIENCE has the value 'a\\tb': expected"),
+        ({"GATECAST_TOKEN_AUDIENCE": "a  b"}, "GATECAST_TOKEN_AUDIENCE has the value '': expected"),
+        ({"GATECAST_TOKEN_AUDIENCE": " "}, "GATECAST_TOKEN_AUDIENCE has the value '': expected"),
+        ({"GATECAST_TOKEN_AUDIENCE_CLAIM": "client id"}, "GATECAST_TOKEN_AUDIENCE_CLAIM has the value 'client id'"),
+        ({"GATECAST_TOKEN_USER_CLAIM": "sub "}, "GATECAST_TOKEN_USER_CLAIM has the value 'sub '"),
+        ({"GATECAST_TOKEN_GRANTS_CLAIM": "röoms"}, "GATECAST_TOKEN_GRANTS_CLAIM has the value 'röoms'"),
     ],
 )
 def test_invalid_configuration_is_logged_and_fails_closed(
@@ -216,6 +276,42 @@ def test_invalid_configuration_is_logged_and_fails_closed(
 @pytest.mark.parametrize("event", [{}, {"headers": 7}, {"multiValueQueryStringParameters": {"token": [7]}}])
 def test_malformed_event_fails_closed(event: dict[str, Any]) -> None:
     assert error_text(event) in {"Unauthorized", "see authorizer.failed in the log"}
+
+
+def test_names_of_claims_and_several_audiences_come_from_the_environment(variables: pytest.MonkeyPatch) -> None:
+    variables.setenv("GATECAST_TOKEN_AUDIENCE", "web ios")
+    variables.setenv("GATECAST_TOKEN_AUDIENCE_CLAIM", "client_id")
+    variables.setenv("GATECAST_TOKEN_USER_CLAIM", "username")
+    variables.setenv("GATECAST_TOKEN_GRANTS_CLAIM", "")
+    endpoint = JwksEndpoint(rsa_jwk("rsa"))
+    keys = PublicKeys("https://issuer.example/jwks.json", endpoint)  # type: ignore[arg-type]  # a stand-in
+    variables.setattr(authorizer, "PublicKeys", lambda _url: keys)
+    token = rs256(aud=..., client_id="ios", username="bob", gatecast={"join": ["a"]})
+    context = invoke(request(f"gatecast.v1, {token}"))["context"]
+    assert (context["user"], context["join"]) == ("bob", "a")
+
+
+@pytest.mark.usefixtures("endpoint")
+def test_tokens_are_not_logged_at_any_level(caplog: pytest.LogCaptureFixture, log: io.StringIO) -> None:
+    caplog.set_level(logging.DEBUG)
+    tokens = [
+        rs256(),
+        rs256(exp=1),
+        rs256(sub="alice smith"),
+        rs256(gatecast={"join": ["@all"]}),
+        rs256(gatecast="gatecast/other"),
+        signed(claims(), rsa_key("another"), "RS256", {"kid": "rsa"}),
+        signed(b"no claims", rsa_key("rsa"), "RS256", {"kid": "rsa"}),
+        "not-a-token.at-all-but.similar-to-one!",
+    ]
+    for token in tokens:
+        for connect in (request(f"gatecast.v1, {token}"), request(authorization=f"Bearer {token}")):
+            with contextlib.suppress(Exception):
+                invoke(connect)
+    logged = log.getvalue() + caplog.text + "".join(repr(vars(record)) for record in caplog.records)
+    assert logged.count("connect.rejected") >= 2 * (len(tokens) - 1)
+    for token in tokens:
+        assert not [part for part in token.split(".") if part in logged]
 
 
 @pytest.mark.usefixtures("variables")

@@ -47,14 +47,15 @@ def test_caller_is_the_connection_and_its_times() -> None:
     ("authorizer", "user"),
     [
         ({"user": "alice", "principalId": "p-1", "integrationLatency": 12}, "alice"),
-        ({"principalId": "p-1"}, "p-1"),
-        ({"user": "", "principalId": "p-1"}, "p-1"),
+        ({"principalId": "me"}, None),
+        ({"user": "", "principalId": "me"}, None),
+        ({"user": 42, "principalId": "me"}, "42"),
         ({"user": "", "principalId": ""}, None),
         ({}, None),
         (None, None),
     ],
 )
-def test_user_is_the_contexts_user_or_else_its_principal_id(
+def test_user_is_the_contexts_user_and_never_its_principal_id(
     authorizer: dict[str, Any] | None, user: str | None
 ) -> None:
     assert Caller.from_event(event(authorizer=authorizer)).user == user

@@ -4,14 +4,16 @@ import hmac
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from gatecast.table import CONNECTION_TTL_SECONDS
 from routes.access import Access
 from routes.keys import KeysUnavailable, PublicKeys, SharedSecret
-from routes.tokens import LEEWAY_SECONDS, InvalidToken, Verifier
+from routes.tokens import LEEWAY_SECONDS, STANDARD_NAMES, ClaimNames, InvalidToken, Verifier
 from tests.tokens import (
     AUDIENCE,
     ISSUER,
@@ -22,6 +24,8 @@ from tests.tokens import (
     claims,
     ec_jwk,
     ec_key,
+    ed_jwk,
+    ed_key,
     encoded,
     es256,
     hs256,
@@ -44,16 +48,24 @@ NOT_A_TOKEN = (401, "not a token")
 ALGORITHM = (401, "unsupported algorithm")
 CRITICAL = (401, "unsupported critical extension")
 SIGNATURE = (401, "not signed with a key of the issuer")
-EXPIRED = (401, "ExpiredSignatureError")
-TOO_EARLY = (401, "ImmatureSignatureError")
-MISSING = (401, "MissingRequiredClaimError")
-ISSUED_BY = (401, "InvalidIssuerError")
-MEANT_FOR = (401, "InvalidAudienceError")
+EXPIRED = (401, "exp is in the past")
+ISSUED_BY = (401, "iss is not GATECAST_TOKEN_ISSUER")
+MEANT_FOR = (401, "aud is not GATECAST_TOKEN_AUDIENCE")
 DECODING = (401, "DecodeError")
 INVALID = (401, "InvalidTokenError")
-TYPES = (403, "claims of the wrong type")
+TYPES = (403, "gatecast has the wrong type")
 USER = (403, "sub does not fit in a room's name")
 GRANTS = (403, "gatecast has an invalid grant")
+WORD = (403, "gatecast has a word that begins with gatecast/ and is no grant")
+
+
+def missing(claim: str) -> tuple[int, str]:
+    return (401, f"{claim} is missing")
+
+
+def wrong_type(claim: str, status: int = 401) -> tuple[int, str]:
+    return (status, f"{claim} has the wrong type")
+
 
 DETACHED = b'{"alg":"RS256","kid":"rsa","b64":false,"crit":["b64"]}'
 
@@ -92,6 +104,24 @@ def attackers(**header: Any) -> str:
     return with_header(header, key=rsa_key("attacker's own"))
 
 
+def _signed_by_rsa(alg: str, kid: str) -> str:
+    return signed(claims(), rsa_key(kid), alg, {"kid": kid})
+
+
+def _signed_by_ec(alg: str, curve: type[ec.EllipticCurve]) -> str:
+    return signed(claims(), ec_key(alg, curve), alg, {"kid": alg})
+
+
+def _hmac_token(header: dict[str, Any], secret: bytes) -> str:
+    """HMAC with any secret: PyJWT does not sign with some of them."""
+    text = f"{encoded(json.dumps(header).encode())}.{encoded(json.dumps(claims()).encode())}"
+    return f"{text}.{encoded(hmac.digest(secret, text.encode(), 'sha256'))}"
+
+
+def _hmac_with_public_key(alg: str) -> str:
+    return _hmac_token({"alg": alg, "kid": "rsa"}, public_pem("rsa"))
+
+
 def parts(make: Callable[[list[str]], str]) -> str:
     return make(rs256().split("."))
 
@@ -113,36 +143,38 @@ JWKS: dict[str, tuple[Callable[[], str], Expected]] = {
     "expired at the epoch": (lambda: rs256(exp=0), EXPIRED),
     "expired before the epoch": (lambda: rs256(exp=-1), EXPIRED),
     "expired within the leeway": (lambda: rs256(exp=now() - 2), Granted()),
-    "not yet valid": (lambda: rs256(nbf=now() + 600), TOO_EARLY),
+    "not yet valid": (lambda: rs256(nbf=now() + 600), (401, "nbf is in the future")),
     "not valid for a moment": (lambda: rs256(nbf=now() + 5), Granted()),
-    "issued in the future": (lambda: rs256(iat=now() + 600), TOO_EARLY),
-    "exp missing": (lambda: rs256(exp=...), MISSING),
-    "exp null": (lambda: rs256(exp=None), MISSING),
+    "issued in the future": (lambda: rs256(iat=now() + 600), (401, "iat is in the future")),
+    "exp missing": (lambda: rs256(exp=...), missing("exp")),
+    "exp null": (lambda: rs256(exp=None), missing("exp")),
     "exp true": (lambda: rs256(exp=True), EXPIRED),
-    "exp a list": (lambda: rs256(exp=[now() + 600]), DECODING),
-    "exp a word": (lambda: rs256(exp="tomorrow"), DECODING),
-    "exp a number in quotes": (lambda: rs256(exp=str(now() + 600)), TYPES),
-    "exp infinite": (lambda: with_raw_claims('"exp":1e999'), DECODING),
-    "exp not a number": (lambda: with_raw_claims('"exp":NaN'), DECODING),
+    "exp a list": (lambda: rs256(exp=[now() + 600]), wrong_type("exp")),
+    "exp a word": (lambda: rs256(exp="tomorrow"), wrong_type("exp")),
+    "exp a number in quotes": (lambda: rs256(exp=str(now() + 600)), wrong_type("exp", 403)),
+    "exp infinite": (lambda: with_raw_claims('"exp":1e999'), wrong_type("exp")),
+    "exp not a number": (lambda: with_raw_claims('"exp":NaN'), wrong_type("exp")),
     "exp a fraction": (lambda: rs256(exp=now() + 600.5), Granted()),
     "exp very far": (lambda: rs256(exp=10**30), Granted()),
     "exp of 5,000 digits": (lambda: with_raw_claims('"exp":' + "9" * 5_000), DECODING),
-    "nbf null": (lambda: rs256(nbf=None), DECODING),
+    "nbf null": (lambda: rs256(nbf=None), wrong_type("nbf")),
+    "iat a word": (lambda: rs256(iat="today"), wrong_type("iat")),
+    "jti a number": (lambda: rs256(jti=7), wrong_type("jti")),
     # issuer and audience
     "another issuer": (lambda: rs256(iss="https://evil.example/"), ISSUED_BY),
     "nearly the issuer": (lambda: rs256(iss=ISSUER.rstrip("/")), ISSUED_BY),
-    "iss missing": (lambda: rs256(iss=...), MISSING),
+    "iss missing": (lambda: rs256(iss=...), missing("iss")),
     "iss a list with it": (lambda: rs256(iss=[ISSUER]), ISSUED_BY),
     "another audience": (lambda: rs256(aud="other"), MEANT_FOR),
     "nearly the audience": (lambda: rs256(aud=AUDIENCE + "2"), MEANT_FOR),
-    "aud missing": (lambda: rs256(aud=...), MISSING),
-    "aud empty": (lambda: rs256(aud=[]), MISSING),
+    "aud missing": (lambda: rs256(aud=...), missing("aud")),
+    "aud empty": (lambda: rs256(aud=[]), MEANT_FOR),
     "aud an object": (lambda: rs256(aud={AUDIENCE: 1}), MEANT_FOR),
     "aud with a number in it": (lambda: rs256(aud=[AUDIENCE, 7]), MEANT_FOR),
     # user
-    "sub missing": (lambda: rs256(sub=...), MISSING),
-    "sub null": (lambda: rs256(sub=None), MISSING),
-    "sub a number": (lambda: rs256(sub=7), (401, "InvalidSubjectError")),
+    "sub missing": (lambda: rs256(sub=...), missing("sub")),
+    "sub null": (lambda: rs256(sub=None), missing("sub")),
+    "sub a number": (lambda: rs256(sub=7), wrong_type("sub", 403)),
     "sub empty": (lambda: rs256(sub=""), USER),
     "sub with a space": (lambda: rs256(sub="alice smith"), USER),
     "sub not ASCII": (lambda: rs256(sub="zoë"), USER),
@@ -155,9 +187,29 @@ JWKS: dict[str, tuple[Callable[[], str], Expected]] = {
     "sub twice": (lambda: with_raw_claims('"sub":"bob"'), Granted(user="bob")),
     "exp twice": (lambda: with_raw_claims('"exp":1'), EXPIRED),
     # grants
-    "claim a list": (lambda: rs256(gatecast=["lobby"]), TYPES),
+    "claim a list of other services' words": (lambda: rs256(gatecast=["lobby", "join:a"]), NO_ROOMS),
+    "claim a list with a number": (lambda: rs256(gatecast=["gatecast/join:a", 7]), TYPES),
+    "claim a number": (lambda: rs256(gatecast=7), TYPES),
     "claim null": (lambda: rs256(gatecast=None), TYPES),
-    "claim a string": (lambda: rs256(gatecast="lobby"), TYPES),
+    "claim a text of other services' words": (lambda: rs256(gatecast="lobby join:a"), NO_ROOMS),
+    "claim an empty text": (lambda: rs256(gatecast=""), NO_ROOMS),
+    "words in a text": (
+        lambda: rs256(gatecast="openid gatecast/join:a gatecast/join:b/* gatecast/publish:c:d gatecast/join:a"),
+        Granted(join=("a", "b/*"), publish=("c:d",)),
+    ),
+    "words in a list": (
+        lambda: rs256(gatecast=["read:all", "gatecast/publish:a/join:b"]),
+        Granted(join=(), publish=("a/join:b",)),
+    ),
+    "a word of another service with ours in it": (lambda: rs256(gatecast="other/gatecast/join:a"), NO_ROOMS),
+    "a word in capital letters": (lambda: rs256(gatecast="Gatecast/join:a"), NO_ROOMS),
+    "a word for a system room": (lambda: rs256(gatecast="gatecast/join:@all"), GRANTS),
+    "a word with a star": (lambda: rs256(gatecast="gatecast/join:*"), GRANTS),
+    "a word without a grant": (lambda: rs256(gatecast="gatecast/join:"), GRANTS),
+    "a word without a colon": (lambda: rs256(gatecast="gatecast/join"), WORD),
+    "a word with another action": (lambda: rs256(gatecast="gatecast/leave:a"), WORD),
+    "a word of the prefix alone": (lambda: rs256(gatecast="gatecast/"), WORD),
+    "two words in one of a list": (lambda: rs256(gatecast=["gatecast/join:a gatecast/join:b"]), GRANTS),
     "join a string": (lambda: rs256(gatecast={"join": "lobby"}), TYPES),
     "join null": (lambda: rs256(gatecast={"join": None}), TYPES),
     "join an object": (lambda: rs256(gatecast={"join": {"lobby": True}}), TYPES),
@@ -197,8 +249,43 @@ JWKS: dict[str, tuple[Callable[[], str], Expected]] = {
         lambda: _hmac_token({"alg": "RS256", "kid": "rsa"}, public_pem("rsa")),
         SIGNATURE,
     ),
-    "RS512 with the right key": (lambda: with_header({}, alg="RS512"), ALGORITHM),
-    "PS256 with the right key": (lambda: with_header({}, alg="PS256"), ALGORITHM),
+    **{
+        f"{alg} with a key for all": (partial(with_header, {}, alg=alg), Granted())
+        for alg in ("RS384", "RS512", "PS256", "PS384", "PS512")
+    },
+    "RS512 with a key for RS256": (lambda: _signed_by_rsa("RS512", "RS256 only"), SIGNATURE),
+    "PS256 with a key for RS256": (lambda: _signed_by_rsa("PS256", "RS256 only"), SIGNATURE),
+    "RS256 with a key for RS256": (lambda: _signed_by_rsa("RS256", "RS256 only"), Granted()),
+    "RS256 with a key for PS512": (lambda: _signed_by_rsa("RS256", "PS512 only"), SIGNATURE),
+    "PS512 with a key for PS512": (lambda: _signed_by_rsa("PS512", "PS512 only"), Granted()),
+    "ES384": (lambda: _signed_by_ec("ES384", ec.SECP384R1), Granted()),
+    "ES512": (lambda: _signed_by_ec("ES512", ec.SECP521R1), Granted()),
+    "EdDSA": (lambda: signed(claims(), ed_key("ed"), "EdDSA", {"kid": "ed"}), Granted()),
+    "EdDSA with another key": (lambda: signed(claims(), ed_key("another"), "EdDSA", {"kid": "ed"}), SIGNATURE),
+    "EdDSA with the kid of an RSA key": (lambda: signed(claims(), ed_key("ed"), "EdDSA", {"kid": "rsa"}), SIGNATURE),
+    "an EdDSA signature under ES256": (
+        lambda: signed(claims(), ed_key("ed"), "EdDSA", {"kid": "ed", "alg": "ES256"}),
+        SIGNATURE,
+    ),
+    "an ES256 signature under ES384": (
+        lambda: signed(claims(), ec_key("ec"), "ES256", {"kid": "ec", "alg": "ES384"}),
+        SIGNATURE,
+    ),
+    "ES256K": (lambda: with_header({"alg": "ES256K"}), ALGORITHM),
+    **{
+        f"{alg} in the header, an HMAC with the public key as signature": (
+            partial(_hmac_with_public_key, alg),
+            SIGNATURE,
+        )
+        for alg in ("RS512", "PS256", "ES384", "EdDSA")
+    },
+    **{
+        f"{alg} with the public key as its secret": (
+            partial(_hmac_with_public_key, alg),
+            ALGORITHM,
+        )
+        for alg in ("HS384", "HS512")
+    },
     # keys
     "no kid": (lambda: signed(claims(), rsa_key("rsa"), "RS256"), SIGNATURE),
     "kid empty": (lambda: with_header({"kid": ""}), SIGNATURE),
@@ -272,14 +359,9 @@ SHARED: dict[str, tuple[Callable[[], str], Expected]] = {
     "none": (lambda: unsigned("none", "AAAA"), ALGORITHM),
     "RS256": (rs256, ALGORITHM),
     "ES256": (es256, ALGORITHM),
+    "EdDSA": (lambda: signed(claims(), ed_key("ed"), "EdDSA", {"kid": "ed"}), ALGORITHM),
     "a system room": (lambda: hs256(gatecast={"join": ["@all"]}), GRANTS),
 }
-
-
-def _hmac_token(header: dict[str, Any], secret: bytes) -> str:
-    """HMAC with any secret: PyJWT does not sign with some of them."""
-    text = f"{encoded(json.dumps(header).encode())}.{encoded(json.dumps(claims()).encode())}"
-    return f"{text}.{encoded(hmac.digest(secret, text.encode(), 'sha256'))}"
 
 
 def _other_bits(signature: str) -> str:
@@ -288,11 +370,21 @@ def _other_bits(signature: str) -> str:
     return signature[:-1] + alphabet[alphabet.index(signature[-1]) ^ 1]
 
 
-def from_jwks() -> Verifier:
+def from_jwks(audience: str = AUDIENCE, names: ClaimNames = STANDARD_NAMES) -> Verifier:
     oct_key = {"kty": "oct", "kid": "oct", "k": encoded(SECRET.encode())}
-    endpoint = JwksEndpoint(rsa_jwk("rsa"), ec_jwk("ec"), rsa_jwk("enc", use="enc"), oct_key)
+    endpoint = JwksEndpoint(
+        rsa_jwk("rsa"),
+        rsa_jwk("RS256 only", alg="RS256"),
+        rsa_jwk("PS512 only", alg="PS512"),
+        rsa_jwk("enc", use="enc"),
+        ec_jwk("ec"),
+        ec_jwk("ES384", ec.SECP384R1),
+        ec_jwk("ES512", ec.SECP521R1),
+        ed_jwk("ed"),
+        oct_key,
+    )
     keys = PublicKeys("https://issuer.example/jwks.json", endpoint)  # type: ignore[arg-type]  # a stand-in
-    return Verifier(keys, issuer=ISSUER, audience=AUDIENCE)
+    return Verifier(keys, issuer=ISSUER, audience=audience, names=names)
 
 
 def from_secret() -> Verifier:
@@ -316,6 +408,51 @@ def test_tokens_signed_with_public_keys(make: Callable[[], str], expected: Expec
 @pytest.mark.parametrize(("make", "expected"), SHARED.values(), ids=SHARED.keys())
 def test_tokens_signed_with_a_secret(make: Callable[[], str], expected: Expected) -> None:
     assert outcome(from_secret(), make()) == expected
+
+
+OTHER_NAMES = ClaimNames(audience="client_id", user="username", grants="https://example.com/rooms")
+
+
+def renamed(**changed: Any) -> str:
+    """A token whose claims have the names of OTHER_NAMES, some of them changed or, with `...`, omitted."""
+    named = {"client_id": "app", "username": "bob", "https://example.com/rooms": {"join": ["a"]}}
+    return rs256(**{"aud": ..., "sub": 7, "gatecast": {"join": ["not used"]}, **named, **changed})
+
+
+@pytest.mark.parametrize(
+    ("token", "expected"),
+    [
+        (renamed, Granted("bob", ("a",), ())),
+        (lambda: renamed(client_id=["x", "app"]), Granted("bob", ("a",), ())),
+        (lambda: renamed(aud="another"), Granted("bob", ("a",), ())),
+        (lambda: renamed(client_id=..., aud="app"), missing("client_id")),
+        (lambda: renamed(client_id="another", aud="app"), (401, "client_id is not GATECAST_TOKEN_AUDIENCE")),
+        (lambda: renamed(client_id={"app": 1}), (401, "client_id is not GATECAST_TOKEN_AUDIENCE")),
+        (lambda: renamed(username=...), missing("username")),
+        (lambda: renamed(username=7), wrong_type("username", 403)),
+        (lambda: renamed(username="bob smith"), (403, "username does not fit in a room's name")),
+        (lambda: renamed(**{OTHER_NAMES.grants: ...}), Granted("bob", (), ())),
+        (lambda: renamed(**{OTHER_NAMES.grants: 7}), wrong_type(OTHER_NAMES.grants, 403)),
+        (lambda: renamed(**{OTHER_NAMES.grants: {"join": ["*"]}}), (403, f"{OTHER_NAMES.grants} has an invalid grant")),
+    ],
+)
+def test_claims_may_have_other_names(token: Callable[[], str], expected: Expected) -> None:
+    assert outcome(from_jwks("app", OTHER_NAMES), token()) == expected
+
+
+@pytest.mark.parametrize(
+    ("aud", "accepted"),
+    [("web", True), ("ios", True), (["x", "ios"], True), ("web ios", False), ("", False), ("we", False), ([""], False)],
+)
+def test_one_of_several_audiences_is_enough(aud: Any, accepted: bool) -> None:
+    assert outcome(from_jwks("web ios"), rs256(aud=aud)) == (Granted() if accepted else MEANT_FOR)
+
+
+def test_reasons_quote_no_value_of_a_token() -> None:
+    reasons = [outcome(from_jwks(), make()) for make, _ in JWKS.values()]
+    text = " ".join(reason[1] for reason in reasons if not isinstance(reason, Granted))
+    for value in ("evil", "smith", "tomorrow", "bob", "lobby", "other"):
+        assert value not in text
 
 
 @pytest.mark.parametrize(
