@@ -6,9 +6,10 @@ accepts only what `decode` accepts.
 
 import json
 import re
+import time
 from collections.abc import Collection
 from contextlib import suppress
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -23,6 +24,11 @@ MAX_CONNECTIONS: Final = 1_000
 MAX_CONNECTION_ID_BYTES: Final = 128
 MAX_NAME_LENGTH: Final = 100
 
+MIN_TIME_MS: Final = 978_307_200_000
+"""2001-01-01T00:00:00Z. A time in seconds is smaller, and so is one of a clock that started at 0."""
+MAX_AHEAD_MS: Final = 366 * 24 * 3600 * 1000
+"""A time in microseconds is further ahead."""
+
 _LARGEST_EXACT_INTEGER: Final = 2**53 - 1
 
 Name = Annotated[str, Meta(pattern=r"^[!-~]{1,100}\Z", description="1 to 100 characters from ! to ~")]
@@ -30,7 +36,7 @@ Milliseconds = Annotated[int, Meta(ge=0, le=_LARGEST_EXACT_INTEGER)]
 
 
 class InvalidBroadcast(ValueError):
-    """The text is not a valid broadcast. `field` is the invalid field, or "body"; `reason` says why it is invalid."""
+    """Not a valid broadcast. `field` is the invalid field, or "body"; `reason` says why it is invalid."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field}: {reason}")
@@ -41,9 +47,9 @@ class InvalidBroadcast(ValueError):
 class Broadcast(msgspec.Struct, frozen=True, kw_only=True):
     """One message to one target: all members of `room`, or exactly `connections`.
 
-    Absent optional fields are `msgspec.UNSET`, which is falsy. Times are milliseconds since the epoch.
-    The constructor validates lengths in bytes and constraints between fields (ValueError); `decode` and `encode`
-    validate everything.
+    Absent optional fields are `msgspec.UNSET`, which is falsy. Times are milliseconds since the epoch, from 2001 to a
+    year from now. The constructor validates types, times, lengths in bytes and constraints between fields
+    (InvalidBroadcast); `decode` and `encode` validate everything.
     """
 
     id: Name
@@ -63,15 +69,23 @@ class Broadcast(msgspec.Struct, frozen=True, kw_only=True):
     the evidence that none of them reads (a decimal logarithm of odds). Written by the worker."""
 
     def __post_init__(self) -> None:
+        if not _has_usual_types(self):
+            _check_types(self)
         if (self.room is UNSET) == (self.connections is UNSET):
             raise InvalidBroadcast("room", "exactly one of `room` and `connections` must be given")
         if self.shard is not UNSET and self.room is UNSET:
             raise InvalidBroadcast("shard", "only a room has shards")
         if utf8_length(self.data) > MAX_DATA_BYTES:
             raise InvalidBroadcast("data", f"longer than {MAX_DATA_BYTES:,} bytes in UTF-8")
+        _check_ids("connections", self.connections or ())
+        _check_ids("except", self.except_ or ())
         for connection_id in self.connections or ():
             if not 0 < utf8_length(connection_id) <= MAX_CONNECTION_ID_BYTES:
                 raise InvalidBroadcast("connections", f"an id is empty or longer than {MAX_CONNECTION_ID_BYTES} bytes")
+        if self.published_at_ms is not UNSET:
+            _check_time("published_at_ms", self.published_at_ms)
+        if self.expires_at_ms is not UNSET:
+            _check_time("expires_at_ms", self.expires_at_ms)
 
 
 class _Version(msgspec.Struct):
@@ -84,6 +98,20 @@ _version_decoder: Final = msgspec.json.Decoder(_Version)
 _decoder: Final = msgspec.json.Decoder(Broadcast)
 _encoder: Final = msgspec.json.Encoder()
 _LONE_SURROGATE: Final = "half of a surrogate pair has no UTF-8"
+_TYPE_NAMES: Final[dict[type, str]] = {str: "text (str)", int: "a whole number (int)", tuple: "a tuple or list of ids"}
+_REQUIRED: Final = ("id", "data", "part")
+_FIELD_TYPES: Final[tuple[tuple[str, str, type], ...]] = (
+    ("id", "id", str),
+    ("data", "data", str),
+    ("room", "room", str),
+    ("connections", "connections", tuple),
+    ("except_", "except", tuple),
+    ("published_at_ms", "published_at_ms", int),
+    ("expires_at_ms", "expires_at_ms", int),
+    ("shard", "shard", int),
+    ("part", "part", str),
+)
+"""Attribute, field of the message, and type."""
 _FIELD_AT_FAULT: Final = re.compile(r"(?:at `\$\.|missing required field `)(\w+)")
 
 
@@ -126,6 +154,45 @@ def encode(broadcast: Broadcast) -> str:
     body = body.replace(b"\xef\xbf\xbe", b"\\ufffe").replace(b"\xef\xbf\xbf", b"\\uffff")
     decode(body)
     return body.decode()
+
+
+def _has_usual_types(broadcast: Broadcast) -> bool:
+    """Whether every field has exactly its type, as after `decode`, which takes this path for every message."""
+    room, connections, except_ = broadcast.room, broadcast.connections, broadcast.except_
+    return (
+        type(broadcast.id) is type(broadcast.data) is type(broadcast.part) is str
+        and (room is UNSET or type(room) is str)
+        and (connections is UNSET or type(connections) is tuple)
+        and (except_ is UNSET or type(except_) is tuple)
+        and (broadcast.published_at_ms is UNSET or type(broadcast.published_at_ms) is int)
+        and (broadcast.expires_at_ms is UNSET or type(broadcast.expires_at_ms) is int)
+        and (broadcast.shard is UNSET or type(broadcast.shard) is int)
+    )
+
+
+def _check_types(broadcast: Broadcast) -> None:
+    """Makes tuples of lists. Raises InvalidBroadcast for the first field of a wrong type, and names both types."""
+    for name, field, expected in _FIELD_TYPES:
+        value: Any = getattr(broadcast, name)
+        if expected is tuple and isinstance(value, list):
+            msgspec.structs.force_setattr(broadcast, name, tuple(value))
+        elif value is UNSET and field not in _REQUIRED:
+            continue
+        elif isinstance(value, bool) or not isinstance(value, expected):
+            hint = "; decode bytes to text, and serialise objects to JSON" if field == "data" else ""
+            raise InvalidBroadcast(field, f"expected {_TYPE_NAMES[expected]}, got {type(value).__name__}{hint}")
+
+
+def _check_ids(field: str, ids: Collection[str]) -> None:
+    if (types := set(map(type, ids)) - {str}) and not all(issubclass(each, str) for each in types):
+        raise InvalidBroadcast(field, f"expected ids as text (str), got {next(iter(types)).__name__}")
+
+
+def _check_time(field: str, value: int) -> None:
+    if value < MIN_TIME_MS or value > time.time() * 1000 + MAX_AHEAD_MS:
+        seconds = MIN_TIME_MS <= value * 1000 < 10 * MIN_TIME_MS
+        hint = "this looks like seconds" if seconds else "from 2001 to a year from now"
+        raise InvalidBroadcast(field, f"{value} is not a time in milliseconds since the epoch: {hint}")
 
 
 def utf8_length(text: str) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gatecast import Broadcast, Publisher
+from gatecast.broadcast import MIN_TIME_MS
 from local.resources import Queues
 from tests.connections_endpoint import ConnectionsEndpoint
 from tests.members import connection_ids, write_members
@@ -65,7 +66,7 @@ async def test_the_log_names_broadcasts_and_holds_no_payload_token_or_credential
     publisher.publish(Broadcast(id="missed-1", room="lobby", data=PAYLOAD))
     sqs.send_message(QueueUrl=queues.url, MessageBody=json.dumps({"v": 1, "id": "p", "data": PAYLOAD}))
     sqs.send_message(QueueUrl=queues.url, MessageBody=f'{{"v": {PAYLOAD}')
-    publisher.publish(Broadcast(id="late-1", room="lobby", data=PAYLOAD, expires_at_ms=1))
+    publisher.publish(Broadcast(id="late-1", room="lobby", data=PAYLOAD, expires_at_ms=MIN_TIME_MS))
     await eventually(lambda: "missed-1" in worker.log.read_text() and "late-1" in worker.log.read_text())
     key = {"pk": {"S": "settings#lobby"}, "sk": {"S": "room"}}
     dynamodb.put_item(TableName=table, Item={**key, "shards": {"S": PAYLOAD}})

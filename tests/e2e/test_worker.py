@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gatecast import Broadcast, Publisher
+from gatecast.broadcast import MIN_TIME_MS
 from local.resources import Queues
 from tests.connections_endpoint import ConnectionsEndpoint
 from tests.members import connection_ids, write_members
@@ -262,7 +263,7 @@ async def test_expired_broadcasts_are_not_delivered(
 ) -> None:
     write_members(dynamodb, table, "lobby", connection_ids(3))
     worker = launch()
-    Publisher(sqs, queues.url).publish(Broadcast(id="late", room="lobby", data="x", expires_at_ms=1))
+    Publisher(sqs, queues.url).publish(Broadcast(id="late", room="lobby", data="x", expires_at_ms=MIN_TIME_MS))
 
     await eventually(lambda: queue_depth(sqs, queues.url) == 0)
     await worker.ready()

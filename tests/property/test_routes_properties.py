@@ -7,6 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gatecast import decode, encode
+from gatecast.broadcast import MIN_TIME_MS
 from routes.requests import Caller, PublishRequest, RoomRequest, parse, publisher_key, to_broadcast, unknown_action
 from routes.responses import Code, RequestRejected
 from tests.property.strategies import names
@@ -44,7 +45,7 @@ users = st.none() | st.text(min_size=1, max_size=94).filter(lambda user: user.is
 def test_publishers_cannot_share_ids(one: str | None, other: str | None, its_id: str, others_id: str) -> None:
     made = []
     for user, own_id in ((one, its_id), (other, others_id)):
-        caller = Caller(connection_id=CALLER.connection_id, connected_at_ms=0, requested_at_ms=0, user=user)
+        caller = Caller(connection_id=CALLER.connection_id, connected_at_ms=0, requested_at_ms=MIN_TIME_MS, user=user)
         own_id = own_id[: 99 - len(publisher_key(caller))]  # noqa: PLW2901 - as long as it may be
         broadcast = to_broadcast(PublishRequest("lobby", "hello", own_id), caller, generated_id="made-up")
         assert decode(encode(broadcast)) == broadcast

@@ -11,10 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.property.strategies import connection_ids
+from worker.settings import Settings
 from worker.transport.signing import Address, Credentials, Signer, wire_id
 
+REQUIRED = {"GATECAST_QUEUE_URL": "https://sqs.eu-west-1.amazonaws.com/1/q", "GATECAST_TABLE": "table"}
 SECRETS = st.text("abcXYZ0189+/=", min_size=1, max_size=100)
-ENDPOINTS = st.sampled_from([
+BASE_PATHS = st.lists(
+    st.text("abcXYZ019._~-$+!*'()", min_size=1, max_size=8).filter(lambda each: each not in (".", "..")), max_size=3
+).map(lambda segments: "".join(f"/{each}" for each in segments))
+ENDPOINTS = BASE_PATHS.map("https://ws.example.com{}".format) | st.sampled_from([
     "https://abc123.execute-api.eu-west-1.amazonaws.com/live",
     "https://ws.example.com",
     "https://ws.example.com/chat/v1",
@@ -22,6 +27,11 @@ ENDPOINTS = st.sampled_from([
     "http://127.0.0.1:4510/dev~1",
     "http://[::1]:4510/dev",
 ])  # fmt: skip
+
+
+def connections_endpoint(url: str) -> str:
+    """The endpoint as the worker's configuration accepts it."""
+    return Settings.from_environ({**REQUIRED, "GATECAST_CONNECTIONS_ENDPOINT": url}).connections_endpoint
 
 
 def botocore_request(url: str, body: bytes, credentials: Credentials, region: str, second: int) -> AWSRequest:
@@ -54,7 +64,7 @@ def test_signatures_match_botocore(
     seconds: list[int],
 ) -> None:
     credentials = Credentials(access_key, secret_key, token)
-    address = Address.from_url(endpoint)
+    address = Address.from_url(connections_endpoint(endpoint))
     signer = Signer(address, region, "execute-api")
     signer.use(credentials)
     for second in seconds:

@@ -1,13 +1,15 @@
 """The message format of a broadcast, rule by rule."""
 
 import json
+import time
+from enum import StrEnum
 from typing import Any
 
 import pytest
 from msgspec import UNSET
 
 from gatecast import Broadcast, InvalidBroadcast, decode, encode
-from gatecast.broadcast import MAX_BODY_BYTES
+from gatecast.broadcast import MAX_BODY_BYTES, MIN_TIME_MS
 
 TO_ROOM: dict[str, Any] = {"v": 1, "id": "42", "room": "lobby", "data": "hello"}
 TO_CONNECTIONS: dict[str, Any] = {"v": 1, "id": "42", "connections": ["L0SM9cOFvHcCIhw="], "data": "hello"}
@@ -37,8 +39,13 @@ def test_absent_fields_are_unset_and_are_not_encoded() -> None:
     assert json.loads(encode(received)) == {**TO_ROOM, "part": ""}
 
 
+def in_days(days: int) -> int:
+    return int((time.time() + days * 24 * 3600) * 1000)
+
+
 NAMES: list[Any] = ["", "n" * 101, "two words", "zoë", "line\n", "\x7f", "\x1f", "\ud800", None, 7, ["a"], {}]
 COUNTS: list[Any] = [-1, 1.5, "1", True, None, 2**53, 10**400, []]
+TIMES: list[Any] = [0, 1_700_000_000, MIN_TIME_MS - 1, in_days(368), 1_700_000_000_000_000, 2**53 - 1]
 IDS: list[Any] = [[""], ["c" * 129], ["é" * 65], [None], [7], ["\ud800"], "c", None, {}]
 
 VERSIONS: list[Any] = [0, 2, "1", 1.0, True, None, ABSENT]
@@ -53,8 +60,8 @@ VIOLATIONS: list[tuple[str, dict[str, Any], Any]] = [
         for value in ["", "x" * 131_073, "é" * 65_537, "\ud800", "a\udfff", None, 7, {}, ABSENT]
     ),
     *(("except", TO_ROOM, value) for value in [["c"] * 1_001, [None], [7], ["\ud800"], "c", None, {}]),
-    *(("published_at_ms", TO_ROOM, value) for value in COUNTS),
-    *(("expires_at_ms", TO_ROOM, value) for value in COUNTS),
+    *(("published_at_ms", TO_ROOM, value) for value in [*COUNTS, *TIMES]),
+    *(("expires_at_ms", TO_ROOM, value) for value in [*COUNTS, *TIMES]),
     *(("shard", TO_ROOM, value) for value in COUNTS),
     ("shard", TO_CONNECTIONS, 0),
     *(("part", TO_ROOM, value) for value in ["p" * 25, "\ud800", None, 7, ["3"]]),
@@ -84,7 +91,7 @@ def test_each_violation_names_its_field(field: str, fields: dict[str, Any], valu
         (TO_ROOM, {"except": []}),
         (TO_ROOM, {"part": "p" * 24}),
         (TO_ROOM, {"part": "pärt"}),
-        (TO_ROOM, {"shard": 0, "published_at_ms": 0, "expires_at_ms": 2**53 - 1}),
+        (TO_ROOM, {"shard": 0, "published_at_ms": MIN_TIME_MS, "expires_at_ms": in_days(364)}),
         (TO_ROOM, {"room": "@all"}),
         (TO_CONNECTIONS, {"connections": ["é" * 64] * 1_000}),
         (TO_ROOM, {"colour": "blue", "nested": {"a": [1, None, 1e300]}}),
@@ -176,3 +183,45 @@ def test_characters_that_sqs_rejects_are_escaped() -> None:
     assert r'"\ufffe\uffff' in encode(broadcast)
     assert "\ufffe" not in encode(broadcast)
     assert decode(encode(broadcast)) == broadcast
+
+
+@pytest.mark.parametrize("field", ["published_at_ms", "expires_at_ms"])
+def test_a_time_in_seconds_is_named_as_such(field: str) -> None:
+    times: dict[str, Any] = {field: 1_764_200_000}
+    with pytest.raises(InvalidBroadcast, match=rf"^{field}: 1764200000 is not a time in milliseconds .* seconds$"):
+        Broadcast(id="42", room="lobby", data="hello", **times)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"data": b"x"}, "data: expected text (str), got bytes; decode bytes to text, and serialise objects to JSON"),
+        ({"data": {"price": 1}}, "data: expected text (str), got dict; decode bytes to text"),
+        ({"data": None}, "data: expected text (str), got NoneType"),
+        ({"id": 42}, "id: expected text (str), got int"),
+        ({"room": b"lobby"}, "room: expected text (str), got bytes"),
+        ({"room": None, "connections": ("a",)}, "room: expected text (str), got NoneType"),
+        ({"room": UNSET, "connections": "L0SM9cOFvHcCIhw="}, "connections: expected a tuple or list of ids, got str"),
+        ({"room": UNSET, "connections": (b"a",)}, "connections: expected ids as text (str), got bytes"),
+        ({"except_": {"a"}}, "except: expected a tuple or list of ids, got set"),
+        ({"except_": ("a", 7)}, "except: expected ids as text (str), got int"),
+        ({"expires_at_ms": 1.7e12}, "expires_at_ms: expected a whole number (int), got float"),
+        ({"published_at_ms": True}, "published_at_ms: expected a whole number (int), got bool"),
+        ({"shard": "0"}, "shard: expected a whole number (int), got str"),
+        ({"part": 3}, "part: expected text (str), got int"),
+    ],
+)  # fmt: skip
+def test_a_wrong_type_is_named_where_the_object_is_made(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidBroadcast) as error:
+        Broadcast(**{"id": "42", "room": "lobby", "data": "hello", **fields})
+    assert str(error.value).startswith(message)
+
+
+def test_lists_become_tuples_and_enumerations_are_text() -> None:
+    class Room(StrEnum):
+        LOBBY = "lobby"
+
+    assert Broadcast(id="42", connections=["a"], except_=["b"], data="x") == Broadcast(  # type: ignore[arg-type]
+        id="42", connections=("a",), except_=("b",), data="x"
+    )
+    assert decode(encode(Broadcast(id="42", room=Room.LOBBY, data="x"))).room == "lobby"
