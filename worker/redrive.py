@@ -3,7 +3,8 @@
 It reads GATECAST_DEAD_LETTER_QUEUE_URL, sends every broadcast that the worker put there to GATECAST_QUEUE_URL, and
 deletes it from the dead-letter queue only when SQS has accepted it. It may be interrupted and repeated: a broadcast
 that is sent twice has the same id and part, so the second one is a duplicate. Poison messages, and messages that SQS
-itself moved (no `reason`), are skipped, because a person should look at these first.
+itself moved (no `reason`), are skipped, because a person should look at these first. It prints one line per message,
+without its payload.
 
 A FIFO queue that received the same broadcast within five minutes would drop it as a duplicate, and it would be lost.
 Therefore the deduplication id includes the dead letter's own message id: a dead letter that is sent twice is stored
@@ -14,16 +15,19 @@ import argparse
 import asyncio
 import os
 import sys
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gatecast.broadcast import Broadcast, InvalidBroadcast, decode
+from gatecast.printable import printable
 from gatecast.publisher import is_fifo, queue_message
 from worker.aws.errors import SDK_ERRORS, sdk_errors
 from worker.aws.session import find_session
 from worker.ports import DependencyError, MessageRejected
+from worker.queue_check import is_same_queue
 from worker.settings import ConfigurationError
 
 REASONS: Final = ("undelivered", "rejected", "receives", "damaged")
@@ -57,8 +61,12 @@ def _by_reason(counts: Counter[str]) -> str:
 class Redrive:
     """`sqs` is the SDK's client. Every call raises what the SDK raises; unhandled messages stay where they are."""
 
-    def __init__(self, sqs: Any, *, source: str, target: str, dry_run: bool) -> None:
+    def __init__(
+        self, sqs: Any, *, source: str, target: str, dry_run: bool, show: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """`show` gets one line per message that was sent, would be sent, or was skipped."""
         self._sqs = sqs
+        self._show = show
         self._source = source
         self._target = target
         self._dry_run = dry_run
@@ -116,9 +124,9 @@ class Redrive:
         reason = message.get("MessageAttributes", {}).get("reason", {}).get("StringValue", "no reason")
         broadcast = _broadcast(message["Body"]) if reason in REASONS else None
         if broadcast is None:
-            self._skip(message, reason.partition(":")[0])
+            self._skip(message, reason)
         elif self._dry_run:
-            self.report.sent[reason] += 1
+            self._count_sent(broadcast, reason)
         else:
             await self._send(message, broadcast, reason)
 
@@ -133,12 +141,18 @@ class Redrive:
             return
         await self._sqs.delete_message(QueueUrl=self._source, ReceiptHandle=message["ReceiptHandle"])
         del self._held[message["MessageId"]]
+        self._count_sent(broadcast, reason)
+
+    def _count_sent(self, broadcast: Broadcast, reason: str) -> None:
         self.report.sent[reason] += 1
+        verb = "would be resent" if self._dry_run else "resent"
+        self._show(f"{verb}: {reason}, {describe(broadcast, now_ms=time.time() * 1000)}")
 
     def _skip(self, message: Mapping[str, Any], reason: str) -> None:
         if message["MessageId"] not in self._skipped:
             self._skipped.add(message["MessageId"])
-            self.report.skipped[reason] += 1
+            self.report.skipped[reason.partition(":")[0]] += 1
+            self._show(f"skipped: {reason}, message {message['MessageId']}")
 
     async def _release_held(self) -> None:
         """Make the remaining messages visible again immediately."""
@@ -152,6 +166,16 @@ class Redrive:
                     for index, receipt_handle in enumerate(receipt_handles[start : start + _BATCH])
                 ],
             )
+
+
+def describe(broadcast: Broadcast, *, now_ms: float) -> str:
+    """Whom it reaches, its id and part, and its age: everything but the payload."""
+    connections = broadcast.connections or ()
+    target = f"room {broadcast.room}" if broadcast.room else f"{len(connections):,} connections"
+    part = f", part {broadcast.part}" if broadcast.part else ""
+    published_at_ms = broadcast.published_at_ms
+    age = f", {max(0.0, now_ms - published_at_ms) / 60_000:,.0f} min old" if published_at_ms else ""
+    return f"{target}, id {broadcast.id}{part}{age}"
 
 
 def _broadcast(body: str) -> Broadcast | None:
@@ -169,6 +193,7 @@ async def redrive(environ: Mapping[str, str], *, dry_run: bool) -> int:
     try:
         source = _queue_url(environ, "GATECAST_DEAD_LETTER_QUEUE_URL")
         target = _queue_url(environ, "GATECAST_QUEUE_URL")
+        _check_different(source, target)
         session = find_session(environ)
     except ConfigurationError as error:
         _print(str(error), error=True)
@@ -176,8 +201,8 @@ async def redrive(environ: Mapping[str, str], *, dry_run: bool) -> int:
     report, failure = Report(), None
     try:
         with sdk_errors():
-            async with session.client("sqs") as sqs:
-                redriver = Redrive(sqs, source=source, target=target, dry_run=dry_run)
+            async with session.create_client("sqs") as sqs:
+                redriver = Redrive(sqs, source=source, target=target, dry_run=dry_run, show=_print)
                 report = redriver.report
                 await redriver.run()
     except DependencyError as error:
@@ -198,8 +223,14 @@ def _queue_url(environ: Mapping[str, str], name: str) -> str:
     return value
 
 
+def _check_different(source: str, target: str) -> None:
+    if is_same_queue(source, target):
+        raise ConfigurationError("GATECAST_DEAD_LETTER_QUEUE_URL and GATECAST_QUEUE_URL name the same queue")
+
+
 def _print(line: str, *, error: bool = False) -> None:
-    print(line, file=sys.stderr if error else sys.stdout, flush=True)
+    """Reasons and ids come from messages, and must not control the terminal."""
+    print(printable(line), file=sys.stderr if error else sys.stdout, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

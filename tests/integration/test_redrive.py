@@ -2,24 +2,29 @@
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
+import time
 import uuid
 from pathlib import Path
 from typing import Any
 
-import aioboto3
 import pytest
+from aiobotocore.session import AioSession
 
 from gatecast import Broadcast, Publisher, decode, encode, queue_message
 from local.resources import Queues
 from worker.redrive import Redrive
 
 CHECKOUT = Path(__file__).parents[2]
+PUBLISHED_AT_MS = int((time.time() - 200) * 1000)
 
 
 def letter(number: int, part: str = "u-1") -> Broadcast:
-    return Broadcast(id=f"b{number}", connections=(f"c{number}=",), data="x", part=part)
+    return Broadcast(
+        id=f"b{number}", connections=(f"c{number}=",), data="x", part=part, published_at_ms=PUBLISHED_AT_MS
+    )
 
 
 def put(sqs: Any, url: str, body: str, reason: str | None, **more: str) -> None:
@@ -34,9 +39,7 @@ def run(queues: Queues, *arguments: str, **environment: str) -> "subprocess.Comp
         **environment,
     }
     command = [sys.executable, "-m", "worker.redrive", *arguments]
-    return subprocess.run(
-        command, check=False, cwd=CHECKOUT, env=variables, capture_output=True, text=True, timeout=60
-    )
+    return subprocess.run(command, check=False, cwd=CHECKOUT, env=variables, capture_output=True, text=True, timeout=60)
 
 
 def received(sqs: Any, url: str) -> list[Any]:
@@ -51,28 +54,40 @@ def received(sqs: Any, url: str) -> list[Any]:
 def test_broadcasts_are_resent_and_other_messages_are_skipped(sqs: Any, queues: Queues) -> None:
     for number in range(25):
         put(sqs, queues.dead_letter_url, encode(letter(number)), ("undelivered", "rejected", "receives")[number % 3])
-    put(sqs, queues.dead_letter_url, "not a broadcast", "poison: body: not valid JSON")
+    put(sqs, queues.dead_letter_url, "not a broadcast", "poison: body: not valid JSON \x1b[2J")
     put(sqs, queues.dead_letter_url, "{}", "undelivered")
     put(sqs, queues.dead_letter_url, encode(letter(99)), None)
 
     dry = run(queues, "--dry-run")
     assert (dry.returncode, dry.stderr) == (0, "")
-    assert dry.stdout.splitlines() == [
+    assert dry.stdout.splitlines()[-2:] == [
         "25 would be resent (receives: 8, rejected: 8, undelivered: 9)",
         "3 skipped (no reason: 1, poison: 1, undelivered: 1)",
     ]
+    listed = dry.stdout.splitlines()[:-2]
+    assert {re.sub(r"message \S+", "message …", line) for line in listed} == {
+        *(
+            f"would be resent: {('undelivered', 'rejected', 'receives')[number % 3]}, 1 connections, "
+            f"id b{number}, part u-1, 3 min old"
+            for number in range(25)
+        ),
+        "skipped: poison: body: not valid JSON \\x1b[2J, message …",
+        "skipped: undelivered, message …",
+        "skipped: no reason, message …",
+    }
+    assert len(listed) == 28
     assert not received(sqs, queues.url)
 
     done = run(queues)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[0] == "25 resent (receives: 8, rejected: 8, undelivered: 9)"
+    assert done.stdout.splitlines()[-2] == "25 resent (receives: 8, rejected: 8, undelivered: 9)"
     messages = received(sqs, queues.url)
     assert {decode(message["Body"]) for message in messages} == {letter(number) for number in range(25)}
     assert len(messages) == 25
     assert {message["Attributes"]["MessageGroupId"] for message in messages} == {f"b{n}" for n in range(25)}
 
     repeated = run(queues)
-    assert repeated.stdout.splitlines() == ["0 resent", "3 skipped (no reason: 1, poison: 1, undelivered: 1)"]
+    assert repeated.stdout.splitlines()[-2:] == ["0 resent", "3 skipped (no reason: 1, poison: 1, undelivered: 1)"]
     assert sorted(message["Body"] for message in received(sqs, queues.dead_letter_url)) == sorted(
         ["not a broadcast", "{}", encode(letter(99))]
     )
@@ -90,7 +105,7 @@ def test_on_a_fifo_queue_groups_and_order_are_kept(sqs: Any, fifo_queues: Queues
 
     done = run(fifo_queues)
 
-    assert done.stdout.splitlines() == ["9 resent (receives: 9)", "0 skipped"], done.stderr
+    assert done.stdout.splitlines()[-2:] == ["9 resent (receives: 9)", "0 skipped"], done.stderr
     messages = received(sqs, fifo_queues.url)
     assert [decode(message["Body"]).id for message in messages] == [f"b{number}" for number in range(9)]
     assert {message["Attributes"]["MessageGroupId"] for message in messages} == {"lobby"}
@@ -104,7 +119,7 @@ def test_a_fifo_queue_does_not_deduplicate_a_recently_resent_broadcast(sqs: Any,
         [message] = received(sqs, fifo_queues.url)
         sqs.delete_message(QueueUrl=fifo_queues.url, ReceiptHandle=message["ReceiptHandle"])
         put_broadcast(sqs, fifo_queues.dead_letter_url, broadcast, "receives")
-        assert run(fifo_queues).stdout.splitlines()[0] == "1 resent (receives: 1)"
+        assert run(fifo_queues).stdout.splitlines()[-2] == "1 resent (receives: 1)"
     [message] = received(sqs, fifo_queues.url)
     assert decode(message["Body"]) == broadcast
     assert not received(sqs, fifo_queues.dead_letter_url)
@@ -115,12 +130,12 @@ async def test_after_an_interruption_between_send_and_delete_a_fifo_queue_has_ea
 ) -> None:
     for number in range(3):
         put_broadcast(sqs, fifo_queues.dead_letter_url, letter(number), "undelivered")
-    async with aioboto3.Session().client("sqs") as client:
+    async with AioSession().create_client("sqs") as client:
         interrupted = InterruptedWhileSending(client)
         work = Redrive(interrupted, source=fifo_queues.dead_letter_url, target=fifo_queues.url, dry_run=False)
         with pytest.raises(asyncio.CancelledError):
             await work.run()
-    assert run(fifo_queues).stdout.splitlines()[0] == "1 resent (undelivered: 1)"
+    assert run(fifo_queues).stdout.splitlines()[-2] == "1 resent (undelivered: 1)"
     assert sorted(decode(message["Body"]).id for message in received(sqs, fifo_queues.url)) == ["b0", "b1", "b2"]
 
 
@@ -134,7 +149,7 @@ def test_skipped_messages_do_not_hide_later_ones_of_their_group(sqs: Any, fifo_q
 
     done = run(fifo_queues)
 
-    assert done.stdout.splitlines() == ["12 resent (receives: 12)", "8 skipped (no reason: 8)"], done.stderr
+    assert done.stdout.splitlines()[-2:] == ["12 resent (receives: 12)", "8 skipped (no reason: 8)"], done.stderr
     messages = received(sqs, fifo_queues.url)  # ten of the group; the others are behind these
     assert [decode(message["Body"]).id for message in messages] == [f"b{number:02d}" for number in range(10)]
 
@@ -160,7 +175,7 @@ class InterruptedWhileSending:
 async def test_an_interrupted_redrive_loses_no_message(sqs: Any, queues: Queues) -> None:
     for number in range(5):
         put(sqs, queues.dead_letter_url, encode(letter(number)), "undelivered")
-    async with aioboto3.Session().client("sqs") as client:
+    async with AioSession().create_client("sqs") as client:
         work = Redrive(InterruptedWhileSending(client), source=queues.dead_letter_url, target=queues.url, dry_run=False)
         with pytest.raises(asyncio.CancelledError):
             await work.run()

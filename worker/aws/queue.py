@@ -77,11 +77,16 @@ class Queue:
 
     async def count(self) -> dict[str, int]:
         """The approximate number of messages, by state: visible, in_flight, delayed."""
-        request = {"QueueUrl": self.url, "AttributeNames": list(_COUNTS.values())}
+        counts = await self.attributes(*_COUNTS.values())
+        with reading_response():
+            return {state: int(counts[attribute]) for state, attribute in _COUNTS.items() if attribute in counts}
+
+    async def attributes(self, *names: str) -> dict[str, str]:
+        """These attributes of the queue; those that are not set are absent."""
+        request = {"QueueUrl": self.url, "AttributeNames": names}
         body = await self._service.call("GetQueueAttributes", msgspec.json.encode(request))
         with reading_response():
-            counts = _attributes_decoder.decode(body).attributes
-            return {state: int(counts[attribute]) for state, attribute in _COUNTS.items() if attribute in counts}
+            return _attributes_decoder.decode(body).attributes
 
     async def delete(self, receipt_handles: Sequence[str]) -> list[PortError | None]:
         """Delete messages: None for each that was deleted, otherwise its error."""

@@ -1,15 +1,21 @@
 """Logs: one event per line, with keys; JSON for machines, or coloured text for people. No payloads or credentials."""
 
+import io
 import logging
 import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import msgspec
 import structlog
+from structlog.typing import ExcInfo
 
+from gatecast.printable import printable
 from worker.settings import LogFormat, LogLevel
+
+_SDK: Final = ("aioboto3", "aiobotocore", "boto3", "botocore", "s3transfer", "urllib3")
+"""Loggers that write bodies, tokens and what signatures are made of when their level is debug."""
 
 broadcast_id: Final[ContextVar[str]] = ContextVar("broadcast_id", default="")
 """Set while a broadcast is processed: each line logged in its context has it as `id`."""
@@ -26,11 +32,10 @@ def configure(level: LogLevel, log_format: LogFormat) -> None:
         logger_factory = structlog.BytesLoggerFactory(file=sys.stdout.buffer)
         renderer = structlog.processors.JSONRenderer(serializer=_json)
     else:
-        processors = [_stamp]
+        processors = [_stamp, _make_printable]
         logger_factory = structlog.WriteLoggerFactory(file=sys.stdout)
-        # Plain, because pretty tracebacks show local variables, and so payloads and credentials.
         renderer = structlog.dev.ConsoleRenderer(
-            pad_event_to=28, exception_formatter=structlog.dev.plain_traceback, colors=sys.stdout.isatty()
+            pad_event_to=28, exception_formatter=_plain_traceback, colors=sys.stdout.isatty()
         )
     structlog.configure(
         processors=[*processors, renderer],
@@ -47,6 +52,8 @@ def configure(level: LogLevel, log_format: LogFormat) -> None:
         )
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    for name in _SDK:
+        logging.getLogger(name).setLevel(logging.WARNING)  # of its own: the root's level must not decide this
 
 
 def _stamp(_logger: Any, method: str, event: dict[str, Any]) -> dict[str, Any]:
@@ -55,6 +62,28 @@ def _stamp(_logger: Any, method: str, event: dict[str, Any]) -> dict[str, Any]:
     event["level"] = "error" if method == "exception" else method
     event["timestamp"] = f"{datetime.now(UTC).replace(tzinfo=None).isoformat()}Z"
     return event
+
+
+def _make_printable(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+    """Ids and reasons come from messages, and must not control the terminal. In JSON they are escaped anyway."""
+    return {name: value if name == "exc_info" else _printable_value(value) for name, value in event.items()}
+
+
+def _printable_value(value: Any) -> Any:
+    match value:
+        case str():
+            return printable(value)
+        case list() | tuple():
+            return [_printable_value(each) for each in value]
+    return value
+
+
+def _plain_traceback(output: TextIO, exc_info: ExcInfo) -> None:
+    """Plain, because pretty tracebacks show local variables, and so payloads and credentials."""
+    plain = io.StringIO()
+    structlog.dev.plain_traceback(plain, exc_info)
+    # indented, so that no line of an error's message looks like an event
+    output.write("\n".join(f"  {printable(line)}" for line in plain.getvalue().split("\n")))
 
 
 def _json(event: dict[str, Any], **_: Any) -> bytes:

@@ -16,6 +16,7 @@ from rich.text import Text
 from gatecast.cli.top.figures import Figures
 from gatecast.cli.top.rows import BLOCKS, NOTHING, UNKNOWN, Row, Sections, short
 from gatecast.cli.top.view import Progress, State, View
+from gatecast.printable import printable
 
 _LABEL_WIDTH: Final = 21
 _VALUE_WIDTH: Final = 15
@@ -71,7 +72,7 @@ def _headline(view: View, at: datetime, left_out: int) -> Text:
     every = len(view.workers)
     if every == 1:
         (worker,) = view.workers
-        verdict, subject = worker.state.upper(), _printable(worker.name)
+        verdict, subject = worker.state.upper(), printable(worker.name)
     else:
         verdict, subject = f"{view.ready} OF {every} READY", f"{every} workers"
         if left_out:
@@ -94,7 +95,7 @@ def _problems(view: View) -> Iterator[RenderableType]:
     for worker, component, reason in lines[:_MAX_PROBLEMS]:
         state = Text(worker.state, style=_STYLES[worker.state])
         table.add_row(
-            Text(_printable(worker.name)), state, Text(_printable(": ".join(filter(None, (component, reason)))))
+            Text(printable(worker.name)), state, Text(printable(": ".join(filter(None, (component, reason)))))
         )
     yield table
     if len(lines) > _MAX_PROBLEMS:
@@ -111,7 +112,7 @@ def _columns(view: View, width: int) -> Iterator[Column]:
             workers.sort(key=lambda worker: (worker.state is State.READY, not worker.suspects))
             del workers[fitting:]
     for worker in workers:
-        heading = Text(_printable(worker.name), style=_STYLES[worker.state])
+        heading = Text(printable(worker.name), style=_STYLES[worker.state])
         yield Column(heading if len(view.workers) > 1 else Text(), worker.figures, worker.suspects)
 
 
@@ -163,9 +164,9 @@ def _in_progress(view: View, room: int, width: int) -> Iterator[RenderableType]:
 def _progress(one: Progress, *, worker: bool, bar: bool) -> Iterator[RenderableType]:
     broadcast = one.broadcast
     share = broadcast.share_settled
-    yield Text(_printable(f" {broadcast.id}" + (f"~{broadcast.part}" if broadcast.part else "")))
+    yield Text(printable(f" {broadcast.id}" + (f"~{broadcast.part}" if broadcast.part else "")))
     if worker:
-        yield Text(_printable(one.worker))
+        yield Text(printable(one.worker))
     if bar:
         yield ProgressBar(1.0, share or 0.0, width=_BAR_WIDTH, complete_style="cyan", finished_style="cyan")
     yield Text("reading", style="dim") if share is None else f"{math.floor(share * 100)} %"
@@ -177,8 +178,3 @@ def save_picture(console: Console, path: Path) -> None:
     """Save the output of a recording console as SVG with local fonts: the image fetches nothing. Raises OSError."""
     svg = console.export_svg(title="python -m gatecast.cli.top")
     path.write_text(re.sub(r"@font-face {.*?}\s*", "", svg, flags=re.DOTALL))
-
-
-def _printable(text: str) -> str:
-    """Replace control characters, so that text of others cannot control the terminal."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

@@ -1,0 +1,68 @@
+import json
+
+import pytest
+
+from worker.queue_check import find_circle, is_same_queue
+
+QUEUE, DEAD = "arn:aws:sqs:us-east-1:123456789012:main", "arn:aws:sqs:us-east-1:123456789012:dead"
+
+
+def attributes(arn: str, target: str | None = None) -> dict[str, str]:
+    policy = {"RedrivePolicy": json.dumps({"deadLetterTargetArn": target, "maxReceiveCount": 3})} if target else {}
+    return {"QueueArn": arn, **policy}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "https://sqs.us-east-1.amazonaws.com/123456789012/main",
+        "https://sqs.us-east-1.amazonaws.com/123456789012/main/",
+        "http://sqs.us-east-1.amazonaws.com/123456789012/main",
+        "https://us-east-1.queue.amazonaws.com/123456789012/main",
+        "https://queue.amazonaws.com/123456789012/main",
+        "https://vpce-1.sqs.us-east-1.vpce.amazonaws.com/123456789012/main",
+        "http://127.0.0.1:4566/queue/us-east-1/123456789012/main",
+    ],
+)
+def test_one_queue_has_many_urls(other: str) -> None:
+    assert is_same_queue("https://sqs.us-east-1.amazonaws.com/123456789012/main", other)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "https://sqs.us-east-1.amazonaws.com/123456789012/main-dead-letter",
+        "https://sqs.us-east-1.amazonaws.com/123456789012/Main",
+        "https://sqs.us-east-1.amazonaws.com/210987654321/main",
+        "https://sqs.us-east-1.amazonaws.com/123456789012/main.fifo",
+    ],
+)
+def test_other_queues_are_told_apart(other: str) -> None:
+    assert not is_same_queue("https://sqs.us-east-1.amazonaws.com/123456789012/main", other)
+
+
+@pytest.mark.parametrize(
+    ("queue", "dead_letters", "reason"),
+    [
+        (attributes(QUEUE), attributes(QUEUE), f"is {QUEUE}, the queue itself"),
+        (attributes(QUEUE, DEAD), attributes(DEAD, QUEUE), f"moves its messages back to {QUEUE}: remove that policy"),
+        (attributes(QUEUE, QUEUE), attributes(DEAD), f"of the redrive policy of {QUEUE} is that queue itself"),
+    ],
+)
+def test_a_circle_is_found_and_named(queue: dict[str, str], dead_letters: dict[str, str], reason: str) -> None:
+    found = find_circle(queue, dead_letters)
+    assert found is not None
+    assert reason in found
+
+
+@pytest.mark.parametrize(
+    ("queue", "dead_letters"),
+    [
+        (attributes(QUEUE, DEAD), attributes(DEAD)),
+        (attributes(QUEUE), attributes(DEAD, "arn:aws:sqs:us-east-1:123456789012:third")),
+        ({}, {}),
+        ({**attributes(QUEUE), "RedrivePolicy": "{"}, {**attributes(DEAD), "RedrivePolicy": "[]"}),
+    ],
+)
+def test_other_policies_are_no_circle(queue: dict[str, str], dead_letters: dict[str, str]) -> None:
+    assert find_circle(queue, dead_letters) is None
