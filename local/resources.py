@@ -18,6 +18,7 @@ from local.aws_environment import REGION
 MAX_RECEIVE_COUNT: Final = 1_000
 """The queue's own redrive policy is a last resort: every release and every deployment counts as a receive."""
 _RETENTION_SECONDS: Final = str(14 * 24 * 3600)
+_MESSAGE_BYTES: Final = str(1024 * 1024)
 
 
 class Queues(NamedTuple):
@@ -48,7 +49,7 @@ def create_table(dynamodb: Any, name: str) -> str:
 def create_queues(sqs: Any, name: str, *, fifo: bool = False) -> Queues:
     """Creates `{name}` and `{name}-dead-letter` through a boto3 SQS client; with `fifo`, both end in `.fifo`."""
     suffix = ".fifo" if fifo else ""
-    common = {"MessageRetentionPeriod": _RETENTION_SECONDS, **({"FifoQueue": "true"} if fifo else {})}
+    common = {"MessageRetentionPeriod": _RETENTION_SECONDS, "MaximumMessageSize": _MESSAGE_BYTES, **({"FifoQueue": "true"} if fifo else {})}
     dead_letter_url = sqs.create_queue(QueueName=f"{name}-dead-letter{suffix}", Attributes=common)["QueueUrl"]
     dead_letter_arn = sqs.get_queue_attributes(QueueUrl=dead_letter_url, AttributeNames=["QueueArn"])
     redrive = {

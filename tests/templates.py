@@ -121,6 +121,8 @@ class Template:
                 return separator.join(self.evaluated(parts))
             case {"Fn::If": [condition, then, otherwise]}:
                 return self.evaluated(then if self.holds(condition) else otherwise)
+            case {"Fn::Select": [index, {"Ref": name}]} if name in self._values:
+                return self._values[name].split(",")[int(index)].strip()
             case {"Fn::Select": _} | {"Fn::GetAZs": _}:
                 return f"${{{value}}}"
         raise NotImplementedError(f"{value}")
