@@ -97,6 +97,7 @@ class _Version(msgspec.Struct):
 _version_decoder: Final = msgspec.json.Decoder(_Version)
 _decoder: Final = msgspec.json.Decoder(Broadcast)
 _encoder: Final = msgspec.json.Encoder()
+_SNS_ENVELOPE: Final = "an SNS notification around the message: enable raw message delivery for the subscription"
 _LONE_SURROGATE: Final = "half of a surrogate pair has no UTF-8"
 _TYPE_NAMES: Final[dict[type, str]] = {str: "text (str)", int: "a whole number (int)", tuple: "a tuple or list of ids"}
 _REQUIRED: Final = ("id", "data", "part")
@@ -130,6 +131,8 @@ def decode(body: str | bytes) -> Broadcast:
     except msgspec.ValidationError as error:
         if isinstance(error.__cause__, InvalidBroadcast):
             raise error.__cause__ from None
+        if b'"TopicArn"' in encoded and b'"Type"' in encoded:
+            raise InvalidBroadcast("body", _SNS_ENVELOPE) from None
         message = str(error)
         found = _FIELD_AT_FAULT.search(message)
         raise InvalidBroadcast(found[1] if found else "body", message.partition(" - at ")[0]) from None

@@ -82,7 +82,14 @@ class GatewayProcess(GatewayControl):
         if limits:
             command += ["--limits", msgspec.json.encode(limits).decode()]
         process = Process.start(
-            command, environment={**without_aws(os.environ), **environment}, log=log, directory=ROOT
+            command,
+            environment={
+                **without_aws(os.environ),
+                "GATECAST_CONNECTIONS_ENDPOINT": f"http://{LOOPBACK}:{port}/{STAGE}",
+                **environment,
+            },
+            log=log,
+            directory=ROOT,
         )
         gateway = cls(process, port)
         try:

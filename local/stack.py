@@ -8,6 +8,7 @@ kill and replace. Leaving the block stops the workers, then the gateway, then mi
 """
 
 import asyncio
+import os
 import tempfile
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import ExitStack, asynccontextmanager
@@ -74,6 +75,7 @@ class Stack:
                 allowed_origins=allowed_origins,
                 pages=pages(),
             ) as gateway:
+                os.environ["GATECAST_CONNECTIONS_ENDPOINT"] = gateway.endpoint  # until the end of `environment`
                 stack = cls(base, gateway, directory)
                 try:
                     for _ in range(workers):

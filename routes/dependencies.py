@@ -1,9 +1,11 @@
 """The handlers' dependencies: created from the environment at first use, kept for the life of the process.
 
-GATECAST_TABLE and GATECAST_QUEUE_URL name the table and the queue, GATECAST_JOINS_PER_SECOND and
-GATECAST_PUBLISHES_PER_SECOND limit clients; the AWS SDK's own variables are honoured.
+GATECAST_TABLE and GATECAST_QUEUE_URL name the table and the queue, GATECAST_CONNECTIONS_ENDPOINT the API's address, for
+closing connections. GATECAST_JOINS_PER_SECOND, GATECAST_PUBLISHES_PER_SECOND and GATECAST_ROOMS_PER_CONNECTION limit
+clients. The AWS SDK's own variables are honoured.
 """
 
+import os
 import threading
 from functools import cache
 from typing import Final
@@ -15,8 +17,12 @@ from routes import environment
 from routes.limits import MAX_PER_SECOND, Limits
 from routes.log import logger
 from routes.memberships import Memberships
+from routes.rejections import Rejections
 
 DEFAULT_PER_SECOND: Final = 10
+DEFAULT_ROOMS: Final = 100
+MAX_ROOMS: Final = 1_000
+"""The memberships of 1,000 rooms take `$disconnect` 80 calls, well within API Gateway's 29 s."""
 
 _SDK_CONFIG: Final = Config(
     # API Gateway waits 29 s for a response: a call fails for good within 9 s
@@ -50,17 +56,25 @@ def limits() -> Limits:
         return _limits()
 
 
+def rejections() -> Rejections | None:
+    """None if GATECAST_CONNECTIONS_ENDPOINT is not set: then no connection is closed, and nothing needs counting."""
+    with _creation_lock:
+        return _rejections()
+
+
 def clear_caches() -> None:
     """Drops all created clients, for a process whose environment changes: tests and the embedded stack."""
     _memberships.cache_clear()
     _publisher.cache_clear()
     _limits.cache_clear()
+    _rejections.cache_clear()
 
 
 @cache
 def _memberships() -> Memberships:
     table_name = environment.required("GATECAST_TABLE")
-    return Memberships(environment.client("dynamodb", _SDK_CONFIG), table_name)
+    max_rooms = environment.integer("GATECAST_ROOMS_PER_CONNECTION", MAX_ROOMS, default=DEFAULT_ROOMS)
+    return Memberships(environment.client("dynamodb", _SDK_CONFIG), table_name, max_rooms=max_rooms)
 
 
 @cache
@@ -75,8 +89,21 @@ def _publisher() -> Publisher:
 
 @cache
 def _limits() -> Limits:
-    per_second = {
-        action: environment.integer(name, MAX_PER_SECOND, default=DEFAULT_PER_SECOND)
-        for action, name in (("join", "GATECAST_JOINS_PER_SECOND"), ("publish", "GATECAST_PUBLISHES_PER_SECOND"))
-    }
+    joins = environment.integer("GATECAST_JOINS_PER_SECOND", MAX_PER_SECOND, default=DEFAULT_PER_SECOND)
+    publishes = environment.integer("GATECAST_PUBLISHES_PER_SECOND", MAX_PER_SECOND, default=DEFAULT_PER_SECOND)
+    per_second = {"join": joins, "leave": joins, "publish": publishes}
     return Limits(environment.client("dynamodb", _COUNTER_CONFIG), environment.required("GATECAST_TABLE"), per_second)
+
+
+@cache
+def _rejections() -> Rejections | None:
+    endpoint = os.environ.get("GATECAST_CONNECTIONS_ENDPOINT")
+    if not endpoint:
+        logger.warning("rejections.unlimited", extra={"reason": "GATECAST_CONNECTIONS_ENDPOINT is not set"})
+        return None
+    connections = environment.client("apigatewaymanagementapi", _COUNTER_CONFIG, endpoint_url=endpoint)
+    return Rejections(
+        environment.client("dynamodb", _COUNTER_CONFIG),
+        environment.required("GATECAST_TABLE"),
+        lambda connection_id: connections.delete_connection(ConnectionId=connection_id),
+    )

@@ -41,7 +41,9 @@ def open_access() -> bool:
     return value == OPEN_ACCESS
 
 
-def client(service: str, config: Config) -> Any:
+def client(service: str, config: Config, *, endpoint_url: str | None = None) -> Any:
     """A boto3 client in the function's Region."""
     # boto3 itself reads AWS_DEFAULT_REGION only
-    return boto3.session.Session(region_name=os.environ.get("AWS_REGION")).client(service, config=config)
+    return boto3.session.Session(region_name=os.environ.get("AWS_REGION")).client(
+        service, config=config, endpoint_url=endpoint_url
+    )

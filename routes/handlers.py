@@ -1,7 +1,8 @@
 """The functions that API Gateway's routes invoke: `connect`, `disconnect`, `default`, `join`, `leave`, `publish`.
 
 Each takes the event of a Lambda proxy integration and always returns a response: nothing that a client sends, and no
-failure of a dependency, raises an exception. Logs name what failed, never what a client sent.
+failure of a dependency, raises an exception. Other events, such as those that keep functions warm, are ignored. Logs
+name what failed, never what a client sent.
 """
 
 import uuid
@@ -19,6 +20,7 @@ from routes.requests import (
     Caller,
     PublishRequest,
     RoomRequest,
+    body_of,
     check_may_join,
     check_may_publish,
     check_not_expired,
@@ -45,13 +47,14 @@ def _message_route(action: str) -> Callable[[Callable[[Caller, str | None], Mapp
         def handle(event: Event, _context: Any) -> Response:
             with record_invocation(action or "$default") as invocation:
                 try:
-                    return responses.ok(action, route(_caller(event), event.get("body")))
+                    return responses.ok(action, route(_caller(event), body_of(event)))
                 except RequestRejected as rejection:
                     if rejection.code is Code.UNAVAILABLE:
                         invocation.failed()
                         log_failure("route.failed", rejection, action=action)
                     else:
                         invocation.rejected()
+                        _count_rejection(event)
                     return responses.error(action, rejection)
                 except Exception as error:  # noqa: BLE001 - the client always gets a response
                     invocation.failed()
@@ -120,6 +123,7 @@ def join(caller: Caller, body: str | None) -> Mapping[str, str]:
 def leave(caller: Caller, body: str | None) -> Mapping[str, str]:
     """`{"action": "leave", "room": "lobby"}`: ok even if the client is not a member; independent of its token."""
     room = validate_client_room(parse(body, RoomRequest).room)
+    dependencies.limits().count("leave", caller)
     dependencies.memberships().leave(caller, room)
     return {"room": room}
 
@@ -147,6 +151,14 @@ def publish(caller: Caller, body: str | None) -> Mapping[str, str]:
 def default(_caller: Caller, body: str | None) -> Mapping[str, str]:
     """Rejects a message that names no known action."""
     raise unknown_action(body)
+
+
+def _count_rejection(event: Event) -> None:
+    try:
+        if rejections := dependencies.rejections():
+            rejections.count(Caller.from_event(event))
+    except Exception as error:  # noqa: BLE001 - the client gets its response even if nobody counts
+        log_failure("rejection.not_counted", error)
 
 
 def _caller(event: Event) -> Caller:

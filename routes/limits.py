@@ -1,13 +1,13 @@
-"""Rate limits on joining and publishing.
+"""Rate limits on joining, leaving and publishing.
 
 There is one counter per user (or per connection, if the user is unknown), action and window of ten seconds. Counters
 are items of the table, because a client's messages reach any of many Lambda environments, which share nothing else: in
 memory alone, the effective limit would be multiplied by the number of environments. All connections of a user share its
 counter, so opening more gains nothing; and as each connection is within its user's limit, it needs no second counter.
 
-A counter costs one conditional write per join or publish, in addition to the join's transaction, or the publish's read
-and message. A token bucket would be smoother, but needs a second write whenever a client changes between idle and busy.
-The price of fixed windows is that up to twice the limit may pass around the boundary of two windows.
+A counter costs one conditional write per request, in addition to the transaction of a join or leave, or the publish's
+read and message. A token bucket would be smoother, but needs a second write whenever a client changes between idle and
+busy. The price of fixed windows is that up to twice the limit may pass around the boundary of two windows.
 
 Clients that a window's counter has rejected are remembered in memory until the window ends: further requests over the
 limit cost nothing and cannot throttle the counter's partition. A flood on one counter therefore hardly ever makes that
@@ -36,7 +36,7 @@ MAX_PER_SECOND: Final = 100
 """A partition accepts 1,000 writes per second; a counter takes at most that many per window before it rejects."""
 MAX_REMEMBERED: Final = 10_000
 
-_TTL_MARGIN_SECONDS: Final = 60
+TTL_MARGIN_SECONDS: Final = 60
 _TABLE_UNAVAILABLE: Final = frozenset(
     {
         "InternalServerError",
@@ -96,7 +96,7 @@ class Limits:
                 UpdateExpression="SET expires_at = :expires_at ADD used :one",
                 ConditionExpression="attribute_not_exists(used) OR used < :limit",
                 ExpressionAttributeValues={
-                    ":expires_at": {"N": str(window + WINDOW_SECONDS + _TTL_MARGIN_SECONDS)},
+                    ":expires_at": {"N": str(window + WINDOW_SECONDS + TTL_MARGIN_SECONDS)},
                     ":one": {"N": "1"},
                     ":limit": {"N": str(limit)},
                 },

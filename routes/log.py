@@ -1,7 +1,10 @@
 """Structured logging of the routes: one JSON line per event. Nothing that a client sent is logged."""
 
+import logging
 import traceback
 from collections.abc import Callable
+from functools import wraps
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,14 +17,26 @@ from routes.responses import RequestRejected
 
 Handler = Callable[[dict[str, Any], Any], dict[str, Any]]
 
+_SDK: Final = ("boto3", "botocore", "s3transfer", "urllib3")
+"""Loggers that write bodies, tokens and what signatures are made of when their level is debug."""
 _HERE: Final = Path(__file__).parent
 logger: Final = Logger(service="gatecast-routes")
+for _name in _SDK:
+    logging.getLogger(_name).setLevel(logging.INFO)  # of its own: the environment's level must not decide this
 
 
 def lambda_handler(handler: Handler) -> Handler:
-    """Adds the function's and the request's ids to the lines that a handler logs."""
+    """Ignores events that are not API Gateway's, and adds the function's and the request's ids to each logged line."""
+
+    @wraps(handler)
+    def handle(event: Any, context: Any) -> dict[str, Any]:
+        if isinstance(event, dict) and isinstance(event.get("requestContext"), dict):
+            return handler(event, context)
+        logger.info("event.ignored", extra={"reason": "it has no requestContext, so it is not API Gateway's"})
+        return {"statusCode": int(HTTPStatus.OK)}
+
     # explicit, because an environment variable could enable it: an event contains what clients sent, tokens included
-    injected: Handler = logger.inject_lambda_context(handler, log_event=False)
+    injected: Handler = logger.inject_lambda_context(handle, log_event=False)
     return injected
 
 

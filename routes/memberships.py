@@ -19,6 +19,7 @@ from routes.requests import Caller
 from routes.responses import Code, RequestRejected
 
 CONDITION_FAILED: Final = "ConditionalCheckFailed"
+_UNLIMITED: Final = 10**9
 _CONTENDED: Final = frozenset({"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"})
 
 
@@ -35,8 +36,12 @@ class DynamoDB(Protocol):
 class Memberships:
     """The table, through a boto3 client. Thread-safe."""
 
-    def __init__(self, dynamodb: DynamoDB, table_name: str, *, backoff: Backoff | None = None) -> None:
+    def __init__(
+        self, dynamodb: DynamoDB, table_name: str, *, max_rooms: int = 0, backoff: Backoff | None = None
+    ) -> None:
+        """A connection may join at most `max_rooms` rooms, besides those of `connect`; 0 means no limit."""
         self._dynamodb = dynamodb
+        self._max_rooms = max_rooms
         self._table = table_name
         self._backoff = backoff or Backoff()
         self._join_shards = JoinShards(dynamodb, table_name, self._backoff.clock)
@@ -56,30 +61,46 @@ class Memberships:
         raise _contention()
 
     def join(self, caller: Caller, room: str) -> None:
-        """Makes the connection a member. Keeps an existing membership. Raises RequestRejected (not_connected)."""
+        """Makes the connection a member. Keeps an existing membership.
+
+        Raises RequestRejected (not_connected, too_many_rooms). The connection counts its rooms in the same transaction.
+        """
         attempts = self._backoff.start()
         membership, joined_room = self._join_items(caller, room)
-        now = {"ExpressionAttributeValues": {":now": {"N": _seconds(caller)}}}
+        now = {":now": {"N": _seconds(caller)}}
         actions = [
             self._action(
-                "ConditionCheck",
+                "Update",
                 Key=_connection_key(caller.connection_id),
-                ConditionExpression="attribute_exists(pk) AND expires_at > :now",
-                **now,
+                UpdateExpression="ADD rooms :one",
+                ConditionExpression="attribute_exists(pk) AND expires_at > :now"
+                " AND (attribute_not_exists(rooms) OR rooms < :max)",
+                ExpressionAttributeValues={
+                    **now,
+                    ":one": {"N": "1"},
+                    ":max": {"N": str(self._max_rooms or _UNLIMITED)},
+                },
             ),
             self._action("Put", Item=membership),
             self._action(
-                "Put", Item=joined_room, ConditionExpression="attribute_not_exists(pk) OR expires_at <= :now", **now
+                "Put",
+                Item=joined_room,
+                ConditionExpression="attribute_not_exists(pk) OR expires_at <= :now",
+                ExpressionAttributeValues=now,
             ),
         ]
         for _ in attempts:
             match self._transact(actions):
                 case []:
                     return
-                case [code, _, _] if code == CONDITION_FAILED:
+                case [code, _, _] if code == CONDITION_FAILED and not self._is_connected(caller):
                     raise RequestRejected(Code.NOT_CONNECTED, "the connection is closing")
                 case [_, _, code] if code == CONDITION_FAILED:
                     return  # already a member
+                case [code, _, _] if code == CONDITION_FAILED:
+                    raise RequestRejected(
+                        Code.TOO_MANY_ROOMS, f"room: a connection joins at most {self._max_rooms:,} rooms; leave others"
+                    )
         raise _contention()
 
     def leave(self, caller: Caller, room: str) -> None:
@@ -95,13 +116,23 @@ class Memberships:
                 self._action(
                     "Delete",
                     Key=_joined_room_key(caller, room),
-                    # left and rejoined in between, on another shard: retry with that shard
-                    ConditionExpression="attribute_not_exists(pk) OR #shard = :shard",
+                    # left, or rejoined on another shard, in between: retry with what is there now
+                    ConditionExpression="#shard = :shard",
                     ExpressionAttributeNames={"#shard": "shard"},  # a reserved word
                     ExpressionAttributeValues={":shard": shard},
                 ),
             ]
-            if not self._transact(actions):
+            counted = self._action(
+                "Update",
+                Key=_connection_key(caller.connection_id),
+                UpdateExpression="ADD rooms :minus_one",
+                ConditionExpression="attribute_exists(pk)",
+                ExpressionAttributeValues={":minus_one": {"N": "-1"}},
+            )
+            codes = self._transact([*actions, counted])
+            if codes[-1:] == [CONDITION_FAILED]:  # the connection is gone, and what it counted with it
+                codes = self._transact(actions)
+            if not codes:
                 return
         raise _contention()
 
@@ -143,6 +174,11 @@ class Memberships:
                 raise
             return codes
         return []
+
+    def _is_connected(self, caller: Caller) -> bool:
+        key = _connection_key(caller.connection_id)
+        found = self._dynamodb.get_item(TableName=self._table, Key=key, ConsistentRead=True)
+        return "Item" in found and int(found["Item"]["expires_at"]["N"]) > int(_seconds(caller))
 
     def _joined_room(self, caller: Caller, room: str) -> Item | None:
         found = self._dynamodb.get_item(TableName=self._table, Key=_joined_room_key(caller, room), ConsistentRead=True)

@@ -4,7 +4,9 @@ The request context, which API Gateway writes, is trusted. Everything that a cli
 names the invalid field. Unknown fields are ignored.
 """
 
+import base64
 import hashlib
+import json
 import string
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
@@ -95,6 +97,22 @@ class _AnyRequest(msgspec.Struct):
 _Request = TypeVar("_Request", bound=msgspec.Struct)
 
 
+def body_of(event: Mapping[str, Any]) -> str | None:
+    """The client's message as text; None if there is none. Raises RequestRejected (bad_request).
+
+    API Gateway sends text. Other sources of events may send an object, or text in Base64.
+    """
+    body = event.get("body")
+    if not isinstance(body, str):
+        return None if body is None else json.dumps(body)
+    if not event.get("isBase64Encoded"):
+        return body
+    try:
+        return base64.b64decode(body, validate=True).decode()
+    except ValueError:
+        raise RequestRejected(Code.BAD_REQUEST, "the message is not UTF-8 in Base64") from None
+
+
 def parse(body: str | None, kind: type[_Request]) -> _Request:
     """The client's message as a request of this type. Raises RequestRejected (bad_request, too_large)."""
     text = body or ""
@@ -121,6 +139,8 @@ def validate_client_room(room: str) -> str:
         raise RequestRejected(Code.BAD_REQUEST, f"room: must be 1 to {MAX_NAME_LENGTH} characters from ! to ~")
     if room.startswith("@"):
         raise RequestRejected(Code.FORBIDDEN_ROOM, "room: names that begin with @ are reserved")
+    if "*" in room:  # it would look like a grant or a namespace
+        raise RequestRejected(Code.FORBIDDEN_ROOM, "room: names that contain * are reserved")
     return room
 
 

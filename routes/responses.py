@@ -33,6 +33,8 @@ class Code(StrEnum):
     """The token with which the client connected has expired: reconnect with a new one."""
     TOO_LARGE = "too_large"
     """More data than can be posted to a client."""
+    TOO_MANY_ROOMS = "too_many_rooms"
+    """The connection is a member of as many rooms as it may be: leave one first."""
     UNAVAILABLE = "unavailable"
     """The request is valid, but a dependency failed: retry. A publish retried with the same `id` is delivered once."""
     UNKNOWN_ACTION = "unknown_action"

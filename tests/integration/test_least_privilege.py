@@ -6,6 +6,7 @@ equal.
 """
 
 import asyncio
+import fnmatch
 import json
 import re
 import sys
@@ -25,6 +26,7 @@ from local.processes import Process
 from local.resources import Queues
 from routes import authorizer, dependencies, handlers
 from routes.environment import OPEN_ACCESS
+from routes.rejections import MAX_REJECTED
 from tests.chaos.service_proxy import ServiceProxy
 from tests.connections_endpoint import ConnectionsEndpoint
 from tests.members import connection_ids, write_members
@@ -36,6 +38,8 @@ from tests.worker_process import WorkerProcess, eventually
 CHECKOUT = Path(__file__).parents[2]
 Use = tuple[str, str]
 """An IAM action and the ARN of the resource."""
+Key = tuple[str, str]
+"""An IAM action, and the partition key of an item that a call used."""
 STAGE_ARN = "arn:aws:execute-api:us-east-1:000000000000:abcdef1234/live"
 
 # The IAM action of an operation where the names differ. Source: Service Authorization Reference of SQS and DynamoDB.
@@ -74,6 +78,44 @@ def required(operation: str, body: Mapping[str, Any]) -> Iterator[Use]:
             yield f"dynamodb:{operation}", _table_arn(body["TableName"])
 
 
+def used_keys(operation: str, body: Mapping[str, Any]) -> Iterator[Key]:
+    """The partition keys of a DynamoDB call, by action, as IAM compares them with dynamodb:LeadingKeys."""
+    match body:
+        case {"TransactItems": items}:
+            for kind, action in ((kind, action) for item in items for kind, action in item.items()):
+                yield f"dynamodb:{_IN_TRANSACTIONS[kind]}", (action.get("Key") or action["Item"])["pk"]["S"]
+        case {"Statements": _} | {"Statement": _}:
+            return  # no condition on keys
+        case {"RequestItems": tables}:
+            for request in tables.values():
+                items = request["Keys"] if isinstance(request, dict) else [_written(each) for each in request]
+                yield from ((f"dynamodb:{operation}", item["pk"]["S"]) for item in items)
+        case {"TableName": _}:
+            found = body.get("Key") or body.get("Item") or {"pk": body["ExpressionAttributeValues"][":pk"]}
+            yield f"dynamodb:{operation}", found["pk"]["S"]
+
+
+def _written(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    (kind,) = request.values()
+    keys: Mapping[str, Any] = kind.get("Key") or kind["Item"]
+    return keys
+
+
+def check_keys(recorded: set[Key], template: Template, owner: str) -> None:
+    """Every recorded key is one that the role allows for its action, and every pattern of the role was needed."""
+    patterns: dict[str, set[str]] = {}
+    for statement in _statements(template, owner):
+        condition = statement.get("Condition", {}).get("ForAllValues:StringLike", {})
+        for action in _each(statement["Action"]):
+            patterns.setdefault(action, set()).update(condition.get("dynamodb:LeadingKeys", ()))
+    unused = {(action, pattern) for action, allowed in patterns.items() for pattern in allowed}
+    for action, key in recorded:
+        matching = {pattern for pattern in patterns[action] if fnmatch.fnmatchcase(key, pattern)}
+        assert matching, f"{action} of {key}: the role allows {patterns[action]}"
+        unused -= {(action, pattern) for pattern in matching}
+    assert not unused
+
+
 def _queue_arn(url: str) -> str:
     return f"arn:aws:sqs:us-east-1:000000000000:{url.rpartition('/')[2]}"
 
@@ -86,16 +128,20 @@ class Recorder(ServiceProxy):
     """A proxy to ministack. `recorded` has the permissions that the calls through it required."""
 
     recorded: set[Use]
+    keys: set[Key]
 
     @classmethod
     @asynccontextmanager
     async def recording(cls, target: str) -> AsyncIterator["Recorder"]:
         async with cls.serving(target) as recorder:
             recorder.recorded = set()
+            recorder.keys = set()
             yield recorder
 
     async def _forward(self, request: web.Request, body: bytes) -> web.Response:
-        self.recorded.update(required(request.headers["X-Amz-Target"].rpartition(".")[2], json.loads(body)))
+        operation, arguments = request.headers["X-Amz-Target"].rpartition(".")[2], json.loads(body)
+        self.recorded.update(required(operation, arguments))
+        self.keys.update(used_keys(operation, arguments))
         return await super()._forward(request, body)
 
 
@@ -127,19 +173,22 @@ def allowed(template: Template, owner: str) -> set[Use]:
 
     Not counted: the managed policy for Lambda's logs, and the permissions of the collector beside the worker.
     """
+    return {
+        (action, resource)
+        for statement in _statements(template, owner)
+        for action in _each(statement["Action"])
+        for resource in _each(statement["Resource"])
+    }
+
+
+def _statements(template: Template, owner: str) -> list[dict[str, Any]]:
     own = template.properties(owner)
     documents = [own["PolicyDocument"]] if "PolicyDocument" in own else []
     documents += [policy["PolicyDocument"] for policy in own.get("Policies", [])]
     attached = template.of_type("AWS::IAM::Policy").values()
     documents += [policy["PolicyDocument"] for policy in attached if f"${{{owner}}}" in policy["Roles"]]
-    return {
-        (action, resource)
-        for document in documents
-        for statement in document["Statement"]
-        if not statement["Sid"].startswith("Collector")
-        for action in _each(statement["Action"])
-        for resource in _each(statement["Resource"])
-    }
+    statements = [statement for document in documents for statement in document["Statement"]]
+    return [statement for statement in statements if not statement["Sid"].startswith("Collector")]
 
 
 def _each(value: str | list[str]) -> list[str]:
@@ -189,11 +238,31 @@ async def test_a_route(
     for name, value in recorder.environment().items():
         monkeypatch.setenv(name, value)
 
-    response = await asyncio.to_thread(call, route, BODIES.get(route))
+    async with ConnectionsEndpoint.serving() as endpoint:
+        monkeypatch.setenv("GATECAST_CONNECTIONS_ENDPOINT", endpoint.url)
+        response = await asyncio.to_thread(call, route, BODIES.get(route))
+        assert _succeeded(response) or route == "$default", response
+        await asyncio.to_thread(flood, route)
+        if route == "join":  # a failed condition: is the connection gone, or is the limit on rooms reached?
+            monkeypatch.setenv("GATECAST_ROOMS_PER_CONNECTION", "1")
+            assert "too_many_rooms" in (await asyncio.to_thread(call, route, {"room": "other"}))["body"]
 
-    assert _succeeded(response) or route == "$default", response
+    # an API's id is not known before it exists: the template's placeholder
+    stage = "arn:aws:execute-api:us-east-1:000000000000:${Api}/live"
+    managed = {("execute-api:ManageConnections", f"{stage}/{method}/@connections/*") for method in endpoint.methods}
     template = Template("api", {**parameters, "Authorizer": OPEN_ACCESS})
-    assert recorder.recorded == allowed(template, f"{route.removeprefix('$').capitalize()}Role")
+    role = f"{route.removeprefix('$').capitalize()}Role"
+    assert recorder.recorded | managed == allowed(template, role)
+    check_keys(recorder.keys, template, role)
+
+
+def flood(route: str) -> None:
+    """Messages that are rejected, until the connection is closed. Other routes receive none."""
+    if route.removeprefix("$") in {"connect", "disconnect"}:
+        return
+    handler: Callable[..., dict[str, Any]] = getattr(handlers, route.removeprefix("$"))
+    for _ in range(MAX_REJECTED):
+        handler(event(route, "no message", requested_at_ms=CONNECTED_AT_MS), LambdaContext())
 
 
 def _succeeded(response: Mapping[str, Any]) -> bool:
@@ -242,7 +311,7 @@ async def test_the_worker(
     write_members(dynamodb, table, "large", many, memberships_only=True)
     publisher = Publisher(sqs, queues.url)
     async with ConnectionsEndpoint.serving() as endpoint:
-        statuses = dict.fromkeys(gone, 410) | dict.fromkeys(rejecting, 413) | {stuck: 429}
+        statuses = dict.fromkeys([*gone, "unknown="], 410) | dict.fromkeys(rejecting, 413) | {stuck: 429}
         endpoint.respond = lambda connection_id, _nth: statuses.get(connection_id, 200)
         variables = {
             **aws,
@@ -260,7 +329,7 @@ async def test_the_worker(
             await eventually(lambda: counted <= recorder.recorded)
             sqs.send_message(QueueUrl=queues.url, MessageBody="not a broadcast")
             publisher.publish(Broadcast(id="split", room="split", data="x"))
-            publisher.publish(Broadcast(id="one", connections=(healthy[0],), data="x"))
+            publisher.publish(Broadcast(id="one", connections=(healthy[0], "unknown="), data="x"))
             publisher.publish(Broadcast(id="large", room="large", data="x"))
             publisher.publish(remainder_for(stuck))
             await eventually(lambda: _metric_is(worker, 'gatecast_lease_extensions_total{outcome="extended"}', 1))
@@ -274,7 +343,9 @@ async def test_the_worker(
         assert set(endpoint.closed) == {stuck}
 
     managed = {("execute-api:ManageConnections", f"{STAGE_ARN}/{method}/@connections/*") for method in endpoint.methods}
-    assert recorder.recorded | managed == allowed(Template("worker", parameters), "TaskRole")
+    template = Template("worker", parameters)
+    assert recorder.recorded | managed == allowed(template, "TaskRole")
+    check_keys(recorder.keys, template, "TaskRole")
 
 
 def remainder_for(connection_id: str) -> Broadcast:

@@ -225,3 +225,9 @@ def test_lists_become_tuples_and_enumerations_are_text() -> None:
         id="42", connections=("a",), except_=("b",), data="x"
     )
     assert decode(encode(Broadcast(id="42", room=Room.LOBBY, data="x"))).room == "lobby"
+
+
+def test_the_envelope_of_sns_is_named() -> None:
+    envelope = {"Type": "Notification", "TopicArn": "arn:aws:sns:eu-west-1:0:t", "Message": body(TO_ROOM)}
+    with pytest.raises(InvalidBroadcast, match="^body: an SNS notification around the message: enable raw message"):
+        decode(json.dumps(envelope))

@@ -275,7 +275,15 @@ def test_invalid_configuration_is_logged_and_fails_closed(
 @pytest.mark.usefixtures("endpoint", "log")
 @pytest.mark.parametrize("event", [{}, {"headers": 7}, {"multiValueQueryStringParameters": {"token": [7]}}])
 def test_malformed_event_fails_closed(event: dict[str, Any]) -> None:
-    assert error_text(event) in {"Unauthorized", "see authorizer.failed in the log"}
+    assert error_text({"requestContext": {}, **event}) in {"Unauthorized", "see authorizer.failed in the log"}
+
+
+@pytest.mark.usefixtures("endpoint")
+@pytest.mark.parametrize("event", [{}, {"source": "serverless-plugin-warmup"}, {"requestContext": None}, [], None])
+def test_another_event_is_ignored_and_allows_nothing(event: Any, log: io.StringIO) -> None:
+    assert invoke(event) == {"statusCode": 200}, "no policy, so API Gateway would reject the client"
+    (line,) = log.getvalue().splitlines()
+    assert json.loads(line)["message"] == "event.ignored"
 
 
 def test_names_of_claims_and_several_audiences_come_from_the_environment(variables: pytest.MonkeyPatch) -> None:

@@ -95,7 +95,7 @@ class Counter:
 @pytest.fixture(autouse=True)
 def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
     counter = Counter()
-    limits = Limits(counter, "gatecast", {"join": 10, "publish": 10})
+    limits = Limits(counter, "gatecast", {"join": 10, "leave": 10, "publish": 10})
     monkeypatch.setattr(dependencies, "limits", lambda: limits)
     return counter
 
@@ -398,6 +398,7 @@ def test_rate_limited_response_has_retry_after_seconds(
         "retry_after_seconds": 10 - REQUESTED_AT_MS // 1000 % 10,
     }
     assert len(queue.broadcasts) <= 1
+    counter.left = 1
     assert invoke(handlers.leave, body)["type"] == "ok"
 
 

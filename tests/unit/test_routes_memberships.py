@@ -151,7 +151,7 @@ def test_all_items_expire_with_the_token_but_no_later_than_without_one(expires_a
 def test_leave_retries_when_the_membership_moved_to_another_shard() -> None:
     dynamodb = Scripted(
         get_item=[{"Item": joined("lobby", 0)}, {"Item": joined("lobby", 2)}],
-        transact_write_items=[cancelled("None", FAILED), {}],
+        transact_write_items=[cancelled("None", FAILED, "None"), {}],
     )
     memberships(dynamodb).leave(CALLER, "lobby")
     deleted = [
