@@ -10,7 +10,7 @@ import boto3
 
 from local.aws_environment import CREDENTIALS, REGION, without_aws
 from local.ministack import SERVICES, Ministack
-from local.resources import Queues, create_queues, create_table
+from local.resources import Queues, create_queues, create_table, write_settings
 from routes.environment import OPEN_ACCESS
 
 TABLE = "gatecast"
@@ -76,6 +76,7 @@ def prepare_backend(ministack: Ministack, *, table: str, queue: str, fifo: bool 
     empty = Backend(ministack, table, Queues("", ""))
     with empty.client("dynamodb") as dynamodb, empty.client("sqs") as sqs:
         create_table(dynamodb, table)
+        write_settings(dynamodb, table)
         return empty._replace(queues=create_queues(sqs, queue, fifo=fifo))
 
 

@@ -13,10 +13,12 @@ from typing import Any, Final, NamedTuple
 
 import boto3
 
+from gatecast.table import SETTINGS_SK, key, settings_pk
 from local.aws_environment import REGION
 
 MAX_RECEIVE_COUNT: Final = 1_000
 """The queue's own redrive policy is a last resort: every release and every deployment counts as a receive."""
+SHARDS_OF_ALL: Final = 16
 _RETENTION_SECONDS: Final = str(14 * 24 * 3600)
 _MESSAGE_BYTES: Final = str(1024 * 1024)
 
@@ -46,10 +48,22 @@ def create_table(dynamodb: Any, name: str) -> str:
     return name
 
 
+def write_settings(dynamodb: Any, table: str) -> None:
+    """Spreads `@all` over as many shards as a deployment does, unless it has settings already."""
+    shards = {"N": str(SHARDS_OF_ALL)}
+    item = {**key(settings_pk("@all"), SETTINGS_SK), "shards": shards, "join_shards": shards}
+    with suppress(dynamodb.exceptions.ConditionalCheckFailedException):
+        dynamodb.put_item(TableName=table, Item=item, ConditionExpression="attribute_not_exists(pk)")
+
+
 def create_queues(sqs: Any, name: str, *, fifo: bool = False) -> Queues:
     """Creates `{name}` and `{name}-dead-letter` through a boto3 SQS client; with `fifo`, both end in `.fifo`."""
     suffix = ".fifo" if fifo else ""
-    common = {"MessageRetentionPeriod": _RETENTION_SECONDS, "MaximumMessageSize": _MESSAGE_BYTES, **({"FifoQueue": "true"} if fifo else {})}
+    common = {
+        "MessageRetentionPeriod": _RETENTION_SECONDS,
+        "MaximumMessageSize": _MESSAGE_BYTES,
+        **({"FifoQueue": "true"} if fifo else {}),
+    }
     dead_letter_url = sqs.create_queue(QueueName=f"{name}-dead-letter{suffix}", Attributes=common)["QueueUrl"]
     dead_letter_arn = sqs.get_queue_attributes(QueueUrl=dead_letter_url, AttributeNames=["QueueArn"])
     redrive = {
@@ -75,6 +89,7 @@ def main() -> None:
         closing(session.client("sqs", endpoint_url=endpoint)) as sqs,
     ):
         create_table(dynamodb, table)
+        write_settings(dynamodb, table)
         queues = create_queues(sqs, queue.removesuffix(".fifo"), fifo=queue.endswith(".fifo"))
     sys.stdout.write(f"table {table}\nqueue {queues.url}\ndead-letter queue {queues.dead_letter_url}\n")
 

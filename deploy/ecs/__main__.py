@@ -19,11 +19,13 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from deploy.ecs import artifacts
 from deploy.ecs.stacks import POLL_SECONDS, DeployError, Parameter, Stacks
+from deploy.ecs.zones import NoZones, Zone, choose, why_not
 
 ORDER: Final = ("foundation", "account", "data", "api", "network", "observe", "worker")
 """In this order, each stack needs only the outputs of earlier ones."""
 KEPT: Final = "account"
 """The stack that `destroy` keeps: all APIs of the account share it."""
+SHARDS_OF_ALL: Final = 16
 EXAMPLE: Final = "deploy/ecs/parameters.example.toml"
 
 _NOT_SIGNED_IN: Final = {"ExpiredToken", "InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch"}
@@ -41,6 +43,7 @@ class Deployment:
 
     def deploy(self) -> None:
         """Deploy all stacks. Raises DeployError, and the SDK's exceptions."""
+        self.place()
         for name in ORDER:
             self.deploy_one(name)
         say(f"\nClients connect to {self.values['WebSocketUrl']}")
@@ -50,6 +53,8 @@ class Deployment:
         match name:
             case "account" if self._session.client("apigateway").get_account().get("cloudwatchRoleArn"):
                 return  # it is set already, perhaps for other APIs: leave it unchanged
+            case "data":
+                self._check_queue_names()
             case "network" if self.values.get("VpcId"):
                 return  # the worker runs in an existing VPC
             case "api":
@@ -62,6 +67,88 @@ class Deployment:
         except DeployError as error:
             reasons = self._stop_reasons() if name == "worker" else ()
             raise DeployError("\n".join([str(error), *reasons])) from None
+        if name == "data":
+            self._write_settings_of_all()
+
+    def _check_queue_names(self) -> None:
+        """Raise DeployError if the queue's type changes to one whose queues were kept when it changed before."""
+        outputs, kind = self.stacks.outputs("data"), self.values.get("Queue", "standard")
+        current = outputs.get("QueueName", "")
+        if not current or current.endswith(".fifo") == (kind == "fifo"):
+            return
+        sqs, suffix = self._session.client("sqs"), ".fifo" if kind == "fifo" else ""
+        for queue in (f"{self.name}-broadcasts{suffix}", f"{self.name}-dead-letters{suffix}"):
+            with contextlib.suppress(sqs.exceptions.QueueDoesNotExist):
+                url = sqs.get_queue_url(QueueName=queue)["QueueUrl"]
+                raise DeployError(
+                    f"Queue = {kind}: the queue {queue} was kept, with its messages, when the type was changed before,"
+                    " and has the name that the new one needs. When its messages are not needed any more, delete it,"
+                    f" wait a minute, and deploy again: aws sqs delete-queue --queue-url {url}"
+                )
+
+    def place(self) -> None:
+        """Choose the zones of the tasks, or check those of the given subnets. Raises DeployError."""
+        ec2, region = self._session.client("ec2"), self._session.region_name
+        if vpc := self.values.get("VpcId"):
+            self._check_vpc(ec2, vpc)
+            return
+        outputs = self.stacks.outputs("network")
+        deployed = {outputs[name] for name in ("ZoneA", "ZoneB") if name in outputs}
+        found = ec2.describe_availability_zones(Filters=[{"Name": "zone-type", "Values": ["availability-zone"]}])
+        zones = [
+            Zone(each["ZoneName"], each["ZoneId"], each["State"] == "available" or bool(deployed))
+            for each in found["AvailabilityZones"]
+            if not deployed or each["ZoneName"] in deployed  # a subnet cannot move to another zone
+        ]
+        try:
+            chosen = choose(region, zones, self._architecture)
+        except NoZones as error:
+            if "Architecture" in self.values:
+                raise DeployError(str(error)) from None
+            say(f"{error}\nUsing x86_64 instead")
+            self.values["Architecture"] = "x86_64"
+            try:
+                chosen = choose(region, zones, "x86_64")
+            except NoZones as none:
+                raise DeployError(f"{none}\nSet Region to another one, or VpcId and SubnetIds") from None
+        self.values["ZoneA"], self.values["ZoneB"] = chosen
+        say(f"Zones {' and '.join(chosen)}, {self._architecture}")
+
+    def _check_vpc(self, ec2: Any, vpc: str) -> None:
+        region, subnets = self._session.region_name, self.values["SubnetIds"].replace(" ", "").split(",")
+        for each in ec2.describe_subnets(SubnetIds=subnets)["Subnets"]:
+            zone = Zone(each["AvailabilityZone"], each["AvailabilityZoneId"])
+            if each["VpcId"] != vpc:
+                raise DeployError(f"SubnetIds: {each['SubnetId']} is in {each['VpcId']}, not in {vpc}")
+            if why := why_not(region, zone, self._architecture):
+                raise DeployError(f"SubnetIds: {each['SubnetId']} is in {zone.name} ({zone.id}): {why}")
+        endpoints = ec2.describe_vpc_endpoints(
+            Filters=[
+                {"Name": "vpc-id", "Values": [vpc]},
+                {"Name": "service-name", "Values": [f"com.amazonaws.{region}.execute-api"]},
+            ]
+        )["VpcEndpoints"]
+        for endpoint in endpoints:
+            if endpoint.get("PrivateDnsEnabled"):
+                raise DeployError(
+                    f"{vpc} has the endpoint {endpoint['VpcEndpointId']} for execute-api with private DNS: from there"
+                    " every post to a public API is rejected with 403. Disable its private DNS, use another VPC, or"
+                    " give the API a custom domain and set ConnectionsEndpoint to it"
+                )
+
+    def _write_settings_of_all(self) -> None:
+        """Spread `@all` over shards before its first member: one partition takes 500 connects per second.
+
+        Never overwrites settings. Where there are members already, they stay on the shards they have joined, and
+        raising the number of shards is up to the operator.
+        """
+        dynamodb, table = self._session.client("dynamodb"), self.values["TableName"]
+        if "data" not in self.stacks.created:
+            return
+        shards = {"N": str(SHARDS_OF_ALL)}
+        item = {"pk": {"S": "settings#@all"}, "sk": {"S": "room"}, "shards": shards, "join_shards": shards}
+        with contextlib.suppress(dynamodb.exceptions.ConditionalCheckFailedException):
+            dynamodb.put_item(TableName=table, Item=item, ConditionExpression="attribute_not_exists(pk)")
 
     def destroy(self) -> None:
         """Remove everything, including the contents of the queues and the table."""

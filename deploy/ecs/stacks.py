@@ -4,23 +4,17 @@ Every operation is idempotent, and resumes where an earlier run was interrupted.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from botocore.exceptions import ClientError
 
+from deploy.ecs.states import SUCCEEDED, Action, action, explanation
+
 TEMPLATES: Final = Path(__file__).parent
 POLL_SECONDS: Final = 3.0
-_INCOMPLETE: Final = {
-    "CREATE_FAILED",
-    "ROLLBACK_COMPLETE",
-    "ROLLBACK_FAILED",
-    "REVIEW_IN_PROGRESS",
-    "DELETE_FAILED",
-}
 _STARTED: Final = {"CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS", "DELETE_IN_PROGRESS"}
-_SUCCEEDED: Final = {"CREATE_COMPLETE", "UPDATE_COMPLETE"}
 
 
 class DeployError(Exception):
@@ -32,6 +26,11 @@ class Parameter(NamedTuple):
 
     name: str
     default: str | None
+
+
+class _Failure(NamedTuple):
+    resource: str
+    line: str
 
 
 class Stacks:
@@ -49,6 +48,8 @@ class Stacks:
         self._name = name
         self._say = say
         self._poll_seconds = poll_seconds
+        self.created: set[str] = set()
+        """The templates whose stacks `deploy` has created in this run."""
 
     def parameters(self, template: str) -> list[Parameter]:
         """The parameters of the template of that name."""
@@ -71,22 +72,29 @@ class Stacks:
             ],
         }
         before = self._settled(template)
-        if before in _INCOMPLETE:
-            self._say(f"{template}: removing what a failed attempt left behind ({before})")
-            self._delete(template)
-            before = None
+        match action(before):
+            case Action.EXPLAIN:
+                raise self._stuck(template, str(before))
+            case Action.REPLACE:
+                self._say(f"{template}: removing what a failed attempt left behind ({before})")
+                self._delete(template)
+                creates = True
+            case Action.CREATE:
+                creates = True
+            case Action.UPDATE | Action.WAIT:  # `_settled` has waited
+                creates = False
         started_at = time.monotonic()
-        if before is None:
+        if creates:
             # what failed is kept for inspection; the next attempt removes it
             self._cloudformation.create_stack(**arguments, OnFailure="DO_NOTHING")
+            self.created.add(template)
         elif not self._update(arguments):
             self._say(f"{template}: unchanged")
             return self.outputs(template)
         status = self._settled(template)
-        if status not in _SUCCEEDED:
-            raise DeployError("\n".join([f"{template}: {status}", *self._failures(template)]))
-        done = "created" if before is None else "updated"
-        self._say(f"{template}: {done} in {time.monotonic() - started_at:.0f} s")
+        if status not in SUCCEEDED:
+            raise self._stuck(template, str(status))
+        self._say(f"{template}: {'created' if creates else 'updated'} in {time.monotonic() - started_at:.0f} s")
         return self.outputs(template)
 
     def outputs(self, template: str) -> dict[str, str]:
@@ -121,7 +129,14 @@ class Stacks:
         self._cloudformation.delete_stack(StackName=stack)
         status = self._settled(template)
         if status is not None:
-            raise DeployError("\n".join([f"{template}: {status}", *self._failures(template)]))
+            raise self._stuck(template, status)
+
+    def _stuck(self, template: str, status: str) -> DeployError:
+        failures = self._failures(template)
+        lines = [f"{template}: {status}", *(failure.line for failure in failures)]
+        if action(status) is Action.EXPLAIN:
+            lines.append(explanation(self._stack(template), status, [failure.resource for failure in failures]))
+        return DeployError("\n".join(lines))
 
     def _settled(self, template: str) -> str | None:
         """Wait until no operation is in progress. Returns the stack's status; None if the stack does not exist."""
@@ -144,10 +159,10 @@ class Stacks:
         description: dict[str, Any] = stacks[0]
         return description
 
-    def _failures(self, template: str) -> Iterable[str]:
+    def _failures(self, template: str) -> list[_Failure]:
         """The failures since the start of the last operation, the earliest first."""
         stack = self._stack(template)
-        lines: list[str] = []
+        found: list[_Failure] = []
         # the latest event comes first
         for event in self._cloudformation.describe_stack_events(StackName=stack)["StackEvents"]:
             name, status = event["LogicalResourceId"], event["ResourceStatus"]
@@ -156,8 +171,8 @@ class Stacks:
                 if status in _STARTED:
                     break
             elif status.endswith("_FAILED") and "cancelled" not in reason:
-                lines.append(f"  {name} ({event['ResourceType']}): {reason}")
-        return reversed(lines)
+                found.append(_Failure(name, f"  {name} ({event['ResourceType']}): {reason}"))
+        return found[::-1]
 
     def _stack(self, template: str) -> str:
         return f"{self._name}-{template}"

@@ -117,7 +117,8 @@ async def test_the_command_serves_until_it_is_stopped(tmp_path: Path, number: si
 
         await until(lambda: "GATECAST_CONNECTIONS_ENDPOINT" in text())
         url, aws, metrics = (
-            re.findall(pattern, text())[0] for pattern in (r"ws://\S+", r"AWS_ENDPOINT_URL_DYNAMODB=(\S+)", r"http://\S+(?=/metrics)")
+            re.findall(pattern, text())[0]
+            for pattern in (r"ws://\S+", r"AWS_ENDPOINT_URL_DYNAMODB=(\S+)", r"http://\S+(?=/metrics)")
         )
         client = await joined(url, "lobby")
         await client.send(json.dumps({"action": "publish", "room": "lobby", "data": "hello"}))

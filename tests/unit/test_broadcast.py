@@ -229,5 +229,5 @@ def test_lists_become_tuples_and_enumerations_are_text() -> None:
 
 def test_the_envelope_of_sns_is_named() -> None:
     envelope = {"Type": "Notification", "TopicArn": "arn:aws:sns:eu-west-1:0:t", "Message": body(TO_ROOM)}
-    with pytest.raises(InvalidBroadcast, match="^body: an SNS notification around the message: enable raw message"):
+    with pytest.raises(InvalidBroadcast, match=r"^body: an SNS notification around the message: enable raw message"):
         decode(json.dumps(envelope))
