@@ -149,6 +149,14 @@ def test_links_lead_somewhere(name: str) -> None:
         assert not anchor or anchor in set(sections(target)), link
 
 
+def test_the_index_names_every_document() -> None:
+    index = (CHECKOUT / "docs/README.md").read_text()
+    linked = {os.path.normpath(f"docs/{link}") for link in re.findall(r"\]\(([^)\s#]+)", index)}
+    documents = [file for file in listed("docs/*.md") if not file.startswith("docs/adr/0") and file != "docs/README.md"]
+    assert "docs/architecture.md" in documents
+    assert not set(documents) - linked
+
+
 @pytest.mark.parametrize("name", documents())
 def test_make_knows_the_targets_that_are_named(name: str) -> None:
     places = {CHECKOUT, (CHECKOUT / name).parent}

@@ -1,0 +1,338 @@
+"""The examples in the documents run as they stand, and the package works without the rest of the checkout."""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import websockets
+
+from gatecast import Broadcast, decode
+from local.gateway.integration import Route
+from local.gateway.limits import Limits
+from local.gateway.server import Gateway
+from local.resources import Queues
+from local.stack import Stack
+from tests.worker_fixtures import Launch
+from tests.worker_process import eventually
+
+ROOT = Path(__file__).parents[2]
+Names = dict[str, Any]
+
+
+def example(document: str, language: str, containing: str) -> str:
+    """The one code block of a document that contains this text."""
+    blocks = re.findall(rf"^```{language}\n(.*?)^```", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
+    (found,) = [block for block in blocks if containing in block]
+    return str(found)
+
+
+def loaded(containing: str) -> Names:
+    """The names that a Python example of docs/migrating.md defines."""
+    names: Names = {}
+    exec(compile(example("docs/migrating.md", "python", containing), "docs/migrating.md", "exec"), names)  # noqa: S102
+    return names
+
+
+# From a loop to Gatecast
+
+
+@pytest.fixture
+def connections(dynamodb: Any, unique_name: str, queues: Queues, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A table of connection ids as programs with a loop have it, and the variables that the examples read."""
+    name = f"{unique_name}-connections"
+    dynamodb.create_table(
+        TableName=name,
+        AttributeDefinitions=[{"AttributeName": "connection_id", "AttributeType": "S"}],
+        KeySchema=[{"AttributeName": "connection_id", "KeyType": "HASH"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    dynamodb.get_waiter("table_exists").wait(TableName=name, WaiterConfig={"Delay": 1})
+    monkeypatch.setenv("CONNECTIONS_TABLE", name)
+    monkeypatch.setenv("GATECAST_QUEUE_URL", queues.url)
+    return name
+
+
+def put_connections(dynamodb: Any, table: str, connection_ids: list[str]) -> None:
+    for connection_id in connection_ids:
+        dynamodb.put_item(TableName=table, Item={"connection_id": {"S": connection_id}})
+
+
+@asynccontextmanager
+async def two_clients(load: Callable[[], Any]) -> AsyncIterator[tuple[Gateway, list[websockets.ClientConnection]]]:
+    """A gateway whose route `send` is the handler that `load` returns at its first call, and two clients."""
+    handlers: list[Any] = []
+
+    def send(event: Any, context: Any) -> Any:
+        handlers[:] = handlers or [load()]
+        return handlers[0](event, context)
+
+    async with (
+        Gateway({"send": Route(send)}) as gateway,
+        websockets.connect(gateway.url) as one,
+        websockets.connect(gateway.url) as two,
+    ):
+        yield gateway, [one, two]
+
+
+async def test_the_loop_before_reaches_its_clients_and_forgets_those_that_are_gone(
+    dynamodb: Any, connections: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two_clients(lambda: loaded("callbacks.exceptions.GoneException")["send"]) as (gateway, clients):
+        monkeypatch.setenv("CALLBACK_URL", gateway.endpoint)
+        await asyncio.to_thread(put_connections, dynamodb, connections, [*gateway.connections, "gone="])
+        await clients[0].send('{"action": "send", "data": "hello"}')
+        assert [await client.recv() for client in clients] == ["hello", "hello"]
+        await eventually(lambda: dynamodb.scan(TableName=connections)["Count"] == 2)
+
+
+async def test_the_loop_s_replacement_reaches_them_through_a_worker_and_gone_ones_are_no_dead_letters(
+    sqs: Any, dynamodb: Any, connections: str, queues: Queues, launch: Launch
+) -> None:
+    async with two_clients(lambda: loaded("MAX_CONNECTIONS")["send"]) as (gateway, clients):
+        worker = launch(GATECAST_CONNECTIONS_ENDPOINT=gateway.endpoint)
+        await worker.ready()
+        await asyncio.to_thread(put_connections, dynamodb, connections, [*gateway.connections, "gone="])
+        await clients[0].send('{"action": "send", "data": "hello"}')
+        assert [await client.recv() for client in clients] == ["hello", "hello"]
+        await eventually(lambda: worker.events("broadcast.completed"))
+        assert await worker.metric('gatecast_deliveries_total{outcome="gone"}') == 1
+        depth = sqs.get_queue_attributes(QueueUrl=queues.dead_letter_url, AttributeNames=["All"])["Attributes"]
+        assert depth["ApproximateNumberOfMessages"] == "0"
+    assert dynamodb.scan(TableName=connections)["Count"] == 3, "the worker leaves tables of others alone"
+
+
+class Published(list[Broadcast]):
+    """Takes the place of a Publisher."""
+
+    def publish(self, broadcast: Broadcast) -> None:
+        self.append(broadcast)
+
+
+@pytest.mark.usefixtures("connections")
+def test_chunks_name_every_connection_once_and_a_retry_leaves_out_none() -> None:
+    names = loaded("MAX_CONNECTIONS")
+    first, again, changed = Published(), Published(), Published()
+    ids = {f"c{number:05}=" for number in range(2_500)}
+    for publisher, target in ((first, ids), (again, set(ids)), (changed, ids - {"c00000="})):
+        names["publisher"] = publisher
+        names["publish"]("message", target, "hello")
+        assert sorted(each for broadcast in publisher for each in broadcast.connections or ()) == sorted(target)
+    assert [len(broadcast.connections or ()) for broadcast in first] == [1_000, 1_000, 500]
+    assert first == again
+    of = {broadcast.id: broadcast.connections for broadcast in first}
+    assert len(of) == 3
+    for broadcast in changed:  # an id that was used already would deliver to none of these
+        assert of.get(broadcast.id, broadcast.connections) == broadcast.connections
+
+
+async def test_the_example_for_rooms_publishes_to_every_connection(
+    sqs: Any, queues: Queues, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GATECAST_QUEUE_URL", queues.url)
+    loaded('room="@all"')["publish"]("42", "hello")
+    (message,) = sqs.receive_message(QueueUrl=queues.url)["Messages"]
+    assert decode(message["Body"]) == Broadcast(id="42", room="@all", data="hello")
+
+
+# The emulator as a test double
+
+
+def test_the_emulator_s_example_passes_as_it_stands(tmp_path: Path) -> None:
+    for name, containing in (("echo.py", "def handler("), ("test_echo.py", "import echo")):
+        (tmp_path / name).write_text(example("docs/migrating.md", "python", containing))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PYTEST_"))}
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)],
+        cwd=tmp_path, env={**environment, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout
+    assert "2 passed" in ran.stdout
+
+
+def test_the_emulator_imports_only_what_the_document_installs() -> None:
+    lines = example("docs/migrating.md", "sh", "PYTHONPATH").splitlines()
+    (installed,) = [set(line.split()[4:]) for line in lines if line.startswith("python -m pip install")]
+    program = (
+        "import sys, local.gateway.server; from importlib.metadata import packages_distributions;"
+        "of = packages_distributions();"
+        "print(*{each for name in {name.partition('.')[0] for name in sys.modules} for each in of.get(name, ())})"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    imported = {normalised(name) for name in ran.stdout.split()}
+    assert {"aiohttp", "msgspec"} <= imported <= with_dependencies(installed)
+
+
+def with_dependencies(names: Iterable[str]) -> set[str]:
+    """These packages and, as far as they are installed, those that they require."""
+    found: set[str] = set()
+    waiting = [normalised(name) for name in names]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                waiting += [normalised(each) for each in metadata.requires(name) or ()]
+    return found
+
+
+def normalised(requirement: str) -> str:
+    """The name in a requirement, such as `multidict<7.0,>=4.5`."""
+    return re.split(r"[^\w.-]", requirement)[0].lower().replace("_", "-")
+
+
+# The client in JavaScript
+
+
+class Browser:
+    """The example client in Node, in one room. `lines` are what it prints; each line of `publish` is published."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self.lines: list[str] = []
+
+    async def line(self) -> str:
+        assert self._process.stdout
+        line = (await asyncio.wait_for(self._process.stdout.readline(), 30)).decode().strip()
+        assert line, "the client has ended"
+        return line
+
+    async def publish(self, *lines: str) -> None:
+        assert self._process.stdin
+        self._process.stdin.write("".join(f"{line}\n" for line in lines).encode())
+        await self._process.stdin.drain()
+
+
+DRIVER = """
+const room = stayInRoom({
+  url: process.argv[1],
+  room: "lobby",
+  onJoined: () => console.log("joined"),
+  onMessage: (data) => console.log(`message ${data}`),
+});
+require("node:readline").createInterface({ input: process.stdin }).on("line", (line) =>
+  room.publish(line).catch((error) => console.log(`error ${error.code}`)));
+"""
+
+
+@asynccontextmanager
+async def browser(url: str, **constants: int) -> AsyncIterator[Browser]:
+    """The client with these of its constants changed. Skips the test if Node has no WebSocket."""
+    if shutil.which("node") is None:
+        pytest.skip("Node is not installed")
+    flag = "--experimental-websocket"
+    allowed = await asyncio.create_subprocess_exec("node", flag, "-e", "", stderr=asyncio.subprocess.DEVNULL)
+    flags = [] if await allowed.wait() else [flag]
+    has = await asyncio.create_subprocess_exec("node", *flags, "-e", "WebSocket", stderr=asyncio.subprocess.DEVNULL)
+    if await has.wait():
+        pytest.skip("this Node has no WebSocket")
+    program = example("docs/reference-clients.md", "js", "function stayInRoom(")
+    for name, value in constants.items():
+        program, found = re.subn(rf"^const {name} = [^;]+;", f"const {name} = {value};", program, flags=re.MULTILINE)
+        assert found == 1
+    process = await asyncio.create_subprocess_exec(
+        "node", *flags, "-e", program + DRIVER, url,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        yield Browser(process)
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def test_the_client_publishes_in_order_and_joins_again_after_a_lost_connection() -> None:
+    numbers = [str(number) for number in range(10)]
+    async with Stack.running(fifo=True) as stack, browser(stack.gateway.url) as client:
+        assert await client.line() == "joined"
+        await client.publish(*numbers)  # without waiting: the client itself waits for each response
+        assert [await client.line() for _ in numbers] == [f"message {number}" for number in numbers]
+        for connection_id in list(stack.gateway.connections):
+            stack.gateway.drop(connection_id)
+        assert await client.line() == "joined"
+        await client.publish("after")
+        assert await client.line() == "message after"
+
+
+async def test_the_client_is_never_idle_for_as_long_as_api_gateway_allows() -> None:
+    received: list[str] = []
+
+    def join(event: Any, _context: Any) -> Any:
+        received.append(event["requestContext"]["connectionId"])
+        return {"statusCode": 200, "body": json.dumps({"type": "ok", "action": "join", "room": "lobby"})}
+
+    limits = Limits(idle_seconds=3.0)
+    async with (
+        Gateway({"join": Route(join, response=True)}, limits=limits) as gateway,
+        browser(gateway.url, KEEP_ALIVE_MS=300),
+    ):
+        await eventually(lambda: len(received) >= 15)  # after 4 seconds; without these messages it is closed after 3
+        assert len(set(received)) == 1
+
+
+async def test_the_client_replaces_its_connection_before_two_hours_and_after_an_error() -> None:
+    received: list[str] = []
+
+    def join(event: Any, _context: Any) -> Any:
+        received.append(event["requestContext"]["connectionId"])
+        kind = "error" if len(received) == 2 else "ok"
+        return {"statusCode": 200, "body": json.dumps({"type": kind, "action": "join", "code": "token_expired"})}
+
+    async with (
+        Gateway({"join": Route(join, response=True)}) as gateway,
+        browser(gateway.url, LIFETIME_MS=500, MAX_DELAY_MS=50) as client,
+    ):
+        for _ in range(3):
+            assert await client.line() == "joined"
+        assert len(set(received)) == len(received) >= 4
+        await eventually(lambda: len(gateway.connections) == 1)
+
+
+def test_the_intervals_of_the_client_are_those_of_api_gateway() -> None:
+    program = example("docs/reference-clients.md", "js", "function stayInRoom(")
+    found = dict(re.findall(r"^const ([A-Z_]+_MS) = ([\d_ *]+);", program, re.MULTILINE))
+    value = {name: eval(text) / 1000 for name, text in found.items()}  # noqa: S307 - numbers and stars
+    limits = Limits()
+    assert value["KEEP_ALIVE_MS"] == 0.9 * limits.idle_seconds
+    assert value["LIFETIME_MS"] == limits.lifetime_seconds
+    assert limits.integration_timeout_seconds < value["RESPONSE_MS"] < 2 * limits.integration_timeout_seconds
+
+
+# The package by itself
+
+
+def test_the_package_works_with_nothing_else_of_the_checkout_installed(tmp_path: Path) -> None:
+    """What the wheel contains, and the packages that it depends on, in a Python without any others."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    contents = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    requirements = [re.split(r"[<>=~]", each)[0] for each in project["project"]["dependencies"]]
+    assert requirements == [msgspec.__name__]
+    for name in contents:
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "msgspec").symlink_to(Path(msgspec.__file__).parent)
+    program = (
+        f"import sys; sys.path.append({str(tmp_path)!r}); import gatecast, gatecast.table;"
+        "print(gatecast.__file__);"
+        "gatecast.Publisher(type('Sqs', (), {'send_message': lambda _, **kwargs: print(kwargs['MessageBody'])})(), 'q')"
+        ".publish(gatecast.Broadcast(id='1', room='lobby', data='hello'))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    file, body = ran.stdout.splitlines()
+    assert Path(file).is_relative_to(tmp_path)
+    assert decode(body) == Broadcast(id="1", room="lobby", data="hello")
+    assert (tmp_path / "gatecast/py.typed").exists()
