@@ -1,4 +1,4 @@
-# Everything is installed inside the checkout: the virtual environments are .venv, .venv-ministack, .venv-checks and .venv-shipped.
+# Everything is installed inside the checkout: the virtual environments are .venv, .venv-….
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 SHELL := bash
@@ -29,6 +29,10 @@ demo-options:
 .PHONY: test
 test: .venv/.test .venv-ministack/.installed .local/tools/prometheus ## Run all tests, about 20 minutes
 	@$(BIN)/python -m pytest
+
+.PHONY: test-aiobotocore
+test-aiobotocore: .venv-aiobotocore/.installed .venv-ministack/.installed ## Run unit and integration tests with the current aiobotocore and without aioboto3, about 10 minutes
+	@.venv-aiobotocore/bin/python -m pytest tests/unit tests/property/test_signing.py tests/integration tests/e2e/test_worker_credentials.py
 
 ##@ Run locally
 
@@ -140,32 +144,32 @@ dashboards: .venv/.test ## Regenerate the dashboards' JSON
 	@$(BIN)/python -m deploy.observability.dashboards
 
 .PHONY: lock
-lock: .venv/.tools ## Resolve the locks in requirements/ (needs uv on the PATH)
-	@cd requirements && for name in tools worker routes lambda local otel test bench ministack checks; do \
-		uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-			--no-annotate --no-header $$([[ $$name =~ tools|ministack|checks ]] || echo "-c tools.txt") \
-			$$name.in -o $$name.txt; \
-	done
+lock: ## Resolve the locks in requirements/ (needs uv on the PATH)
+	@requirements/lock.sh
 
 .PHONY: sbom
-sbom: .venv-checks/.installed .venv-shipped/.installed ## List what is shipped, with versions, in dist/gatecast.cdx.json (CycloneDX)
+sbom: .venv-checks/.installed .venv-shipped/.installed ## List what each image contains, with versions, in dist/*.cdx.json (CycloneDX)
 	@mkdir -p dist
-	@.venv-checks/bin/cyclonedx-py environment --output-reproducible \
-		-o dist/gatecast.cdx.json .venv-shipped/bin/python
+	@for image in worker lambda; do .venv-checks/bin/cyclonedx-py environment --output-reproducible \
+		-o dist/gatecast-$$image.cdx.json .venv-shipped/$$image/bin/python; done
 
 .PHONY: licences
 licences: .venv-checks/.installed .venv-shipped/.installed ## Regenerate docs/licences.md
 	@{ echo "# Licences of what is shipped"; echo; \
 		echo "The packages in the images of the worker and the routes, and those of the extra \`otel\`. Written by \`make licences\`."; echo; \
-		.venv-checks/bin/pip-licenses --python=.venv-shipped/bin/python --no-version --format=markdown; } > docs/licences.md
+		echo "| Name | License |"; echo "|---|---|"; \
+		for image in worker lambda; do \
+			.venv-checks/bin/pip-licenses --python=.venv-shipped/$$image/bin/python --no-version --format=csv | tail -n +2; \
+		done | LC_ALL=C sort -u | sed -E 's/^"(.*)","(.*)"$$/| \1 | \2 |/'; } > docs/licences.md
 
 .PHONY: audit
 audit: .venv-checks/.installed ## Check what is shipped for known vulnerabilities; needs the internet
-	@.venv-checks/bin/pip-audit --require-hashes --disable-pip $(foreach name,worker lambda otel,-r requirements/$(name).txt)
+	@for image in worker lambda; do \
+		.venv-checks/bin/pip-audit --require-hashes --disable-pip -r requirements/$$image.txt -r requirements/otel.txt; done
 
 .PHONY: clean
 clean: ## Remove everything that was installed and built
-	@rm -rf .venv .venv-ministack .venv-checks .venv-shipped .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist bench/build bench/sink/build
+	@rm -rf .venv .venv-ministack .venv-aiobotocore .venv-checks .venv-shipped .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist bench/build bench/sink/build
 
 .PHONY: help
 help: ## Show this list
@@ -174,7 +178,7 @@ help: ## Show this list
 
 # Each level installs what the previous one lacks. When a lock changes, it is installed again. An environment is complete
 # when its .made exists; otherwise it is made from scratch.
-.venv/.made .venv-ministack/.made .venv-checks/.made:
+.venv/.made .venv-ministack/.made .venv-aiobotocore/.made .venv-checks/.made:
 	@$(INSTALL) environment $(@D)
 	@touch $@
 
@@ -203,17 +207,25 @@ help: ## Show this list
 	@$(INSTALL) lock .venv-ministack $<
 	@touch $@
 
+.venv-aiobotocore/.installed: requirements/aiobotocore.txt | .venv-aiobotocore/.made
+	@echo "Installing the tests with the current aiobotocore (.venv-aiobotocore) …"
+	@$(INSTALL) lock .venv-aiobotocore $<
+	@touch $@
+
 .venv-checks/.installed: requirements/checks.txt | .venv-checks/.made
 	@echo "Installing the linters of templates and images (.venv-checks) …"
 	@$(INSTALL) lock .venv-checks $<
 	@touch $@
 
-# Without pip, so that it holds exactly what is shipped.
+# One for each image. Without pip, so that they hold exactly what is shipped.
 .venv-shipped/.installed: requirements/worker.txt requirements/lambda.txt requirements/otel.txt | .venv/.made
 	@echo "Installing the shipped packages (.venv-shipped) …"
-	@$(PYTHON) -m venv --clear --without-pip .venv-shipped
-	@$(BIN)/python -m pip --python .venv-shipped/bin/python --disable-pip-version-check --quiet install --require-hashes \
-		$(foreach lock,$^,-r $(lock))
+	@rm -rf .venv-shipped
+	@for image in worker lambda; do \
+		$(PYTHON) -m venv --without-pip .venv-shipped/$$image; \
+		$(BIN)/python -m pip --python .venv-shipped/$$image/bin/python --disable-pip-version-check --quiet install \
+			--require-hashes -r requirements/$$image.txt -r requirements/otel.txt; \
+	done
 	@touch $@
 
 # Prometheus' own tools. If they are not available, tests that need them are skipped, except in CI.

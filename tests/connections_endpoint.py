@@ -5,7 +5,7 @@ Unlike the emulator it has no clients: a test writes members to the table and ch
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Self
 from urllib.parse import unquote
@@ -16,6 +16,7 @@ Status = int | None
 """A status, or None for a connection that is closed without a response."""
 
 
+FORBIDDEN = 403
 REFERENCE_BODY = "{}"
 """The body of reference posts."""
 
@@ -24,12 +25,13 @@ class ConnectionsEndpoint:
     """`respond(connection_id, nth_post)` gives the status of a post; by default every post is delivered. Use `serving`.
 
     Reference posts are recognised by their body; their response is `reference_status`. Every connection can be closed.
-    `methods` holds the methods of all requests.
+    `methods` holds the methods of all requests. `error` is the headers and the body of every 403.
     """
 
     def __init__(self) -> None:
         self.respond: Callable[[str, int], Status] = lambda _id, _nth: 200
         self.reference_status = 410
+        self.error: tuple[Mapping[str, str], str] = ({}, "")
         self.latency_seconds = 0.0
         self.posts: Counter[str] = Counter()
         self.delivered: Counter[str] = Counter()
@@ -59,7 +61,7 @@ class ConnectionsEndpoint:
         try:
             body = await request.text()
             if body == REFERENCE_BODY:
-                return web.Response(status=self.reference_status)
+                return self._response(self.reference_status)
             self.posts[connection_id] += 1
             status = self.respond(connection_id, self.posts[connection_id])
             if self.latency_seconds:
@@ -73,7 +75,11 @@ class ConnectionsEndpoint:
         if status == 200:
             self.delivered[connection_id] += 1
             self.bodies.add(body)
-        return web.Response(status=status)
+        return self._response(status)
+
+    def _response(self, status: int) -> web.Response:
+        headers, body = self.error if status == FORBIDDEN else ({}, "")
+        return web.Response(status=status, headers=headers, body=body.encode())
 
     @classmethod
     @asynccontextmanager

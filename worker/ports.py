@@ -72,6 +72,11 @@ class PortError(Exception):
         super().__init__(code)
         self.code = code
 
+    @property
+    def reason(self) -> str:
+        """The code and, if the service says more that an operator needs and that is safe to log, that as well."""
+        return self.code
+
 
 class DependencyError(PortError):
     """A call failed and may succeed when it is retried. It may have taken effect nevertheless."""

@@ -19,7 +19,7 @@ async def retry_forever(component: Component, health: Health, call: Callable[[],
         try:
             result = await call()
         except DependencyError as error:
-            health.failed(component, error.code)
+            health.failed(component, error.reason)
             attempts += 1
             await asyncio.sleep(backoff_seconds(attempts, 0.5 + random.random() / 2))
         else:

@@ -14,18 +14,21 @@ from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
-import aioboto3
 import structlog
+from aiobotocore.session import AioSession
 
+from worker.aws.json_service import JsonService
 from worker.aws.progress import Progress
 from worker.aws.queue import Queue
-from worker.aws.session import AwsServices, CredentialsKeeper, find_services, tls_context
+from worker.aws.session import AwsServices, CredentialsKeeper, find_services, session_region, tls_context
 from worker.aws.table import Table
 from worker.observe.admin_server import AdminServer
 from worker.observe.damaged_items import DamagedItems
 from worker.observe.health import Health
 from worker.observe.metrics import Metrics
-from worker.settings import Settings
+from worker.ports import DependencyError
+from worker.queue_check import ATTRIBUTES, find_circle
+from worker.settings import ConfigurationError, Settings
 from worker.transport.pool import Pool
 from worker.transport.signing import Address, Signer
 from worker.worker import Adapters, Worker
@@ -34,12 +37,14 @@ log = structlog.get_logger()
 
 _MAX_CONNECTIONS: Final = 64
 """Maximum number of connections to each of SQS and DynamoDB."""
+_CHECK_SECONDS: Final = 5.0
+"""How long the check of the queues may delay the start."""
 _LAG_PROBE_SECONDS: Final = 0.05
 _KEPT_BODY_BYTES: Final = 4 * 1024
 """How much of the body of a post's response is kept; only its status is used."""
 
 
-async def serve(settings: Settings, session: aioboto3.Session) -> None:
+async def serve(settings: Settings, session: AioSession) -> None:
     """Run one worker. Returns after a drain. Raises ConfigurationError, or the error that ended the worker."""
     health = Health("queue", "table", "credentials")
     metrics = Metrics(health)
@@ -54,6 +59,7 @@ async def serve(settings: Settings, session: aioboto3.Session) -> None:
             return
         services = await find_services(session, connections=_MAX_CONNECTIONS, tls=tls, calls=metrics.service_calls)
         adapters = _make_adapters(settings, session, tls, services, metrics)
+        await _check_queues(settings, services.sqs)
         worker = Worker(settings, adapters, health=health, metrics=metrics)
         server.in_progress = worker.in_progress
         metrics.register_gauges(
@@ -76,7 +82,7 @@ async def serve(settings: Settings, session: aioboto3.Session) -> None:
 
 
 def _make_adapters(
-    settings: Settings, session: aioboto3.Session, tls: ssl.SSLContext, services: AwsServices, metrics: Metrics
+    settings: Settings, session: AioSession, tls: ssl.SSLContext, services: AwsServices, metrics: Metrics
 ) -> Adapters:
     address = Address.from_url(settings.connections_endpoint)
     dead_letter_url = settings.dead_letter_queue_url
@@ -85,7 +91,7 @@ def _make_adapters(
         dead_letter_queue=Queue(services.sqs, dead_letter_url) if dead_letter_url else None,
         table=Table(services.dynamodb, settings.table, damaged=DamagedItems(metrics.damaged_items)),
         progress=Progress(services.dynamodb, settings.table),
-        signer=Signer(address, session.region_name, "execute-api"),
+        signer=Signer(address, session_region(session), "execute-api"),
         pool=lambda handler: Pool(
             address,
             size=settings.max_in_flight,
@@ -94,6 +100,22 @@ def _make_adapters(
             kept_body_bytes=_KEPT_BODY_BYTES,
         ),
     )
+
+
+async def _check_queues(settings: Settings, sqs: JsonService) -> None:
+    """Raise ConfigurationError if dead letters circle. What cannot be read now is not checked, and logged."""
+    urls = [settings.queue_url, settings.dead_letter_queue_url]
+    queues = [Queue(sqs, url) for url in urls if url]
+    if len(queues) < len(urls):
+        return
+    try:
+        async with asyncio.timeout(_CHECK_SECONDS):
+            queue, dead_letters = await asyncio.gather(*(each.attributes(*ATTRIBUTES) for each in queues))
+    except (DependencyError, TimeoutError) as error:
+        log.warning("queues.unchecked", error=str(error) or type(error).__name__)
+        return
+    if circle := find_circle(queue, dead_letters):
+        raise ConfigurationError(f"GATECAST_DEAD_LETTER_QUEUE_URL: the dead-letter queue {circle}")
 
 
 def _stop_on_signals() -> asyncio.Event:

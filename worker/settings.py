@@ -5,11 +5,15 @@ a test compares the table in the documents with them.
 """
 
 import dataclasses
+import difflib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass
 from typing import Any, Final, Literal, get_args
 from urllib.parse import SplitResult, urlsplit
+
+from worker.addresses import may_be_public, region_of
+from worker.queue_check import is_same_queue
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "console"]
@@ -18,6 +22,17 @@ SlowClients = Literal["close", "keep"]
 _TABLE: Final = re.compile(r"[A-Za-z0-9_.\-]{3,255}")
 _LABEL: Final = r"(?!-)[A-Za-z0-9\-]{1,63}(?<!-)"
 _HOST: Final = re.compile(rf"(?!.{{254}})({_LABEL}\.)*{_LABEL}\.?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
+_BASE_PATH: Final = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~\-$+!*'()]+)*")
+"""What API Gateway allows in base paths and stages. It and the SDKs would remove the segments `.` and `..`."""
+_PREFIX: Final = "GATECAST_"
+_OF_OTHERS: Final = frozenset({
+    "GATECAST_AUTHORIZER", "GATECAST_JOINS_PER_SECOND", "GATECAST_PUBLISHES_PER_SECOND", "GATECAST_TOKEN_ISSUER",
+    "GATECAST_TOKEN_AUDIENCE", "GATECAST_TOKEN_AUDIENCE_CLAIM", "GATECAST_TOKEN_USER_CLAIM",
+    "GATECAST_TOKEN_GRANTS_CLAIM", "GATECAST_TOKEN_JWKS_URL", "GATECAST_TOKEN_SECRET_ARN", "GATECAST_MINISTACK",
+    "GATECAST_LOCAL_SECRET", "GATECAST_IMAGES", "GATECAST_CHAOS", "GATECAST_CHAOS_SEED", "GATECAST_CHAOS_RESULTS",
+    "GATECAST_FAULTS_RESULTS", "GATECAST_SOAK_SECONDS",
+})  # fmt: skip
+"""Variables that the routes, the local stack and the tests read. They may be in a worker's environment as well."""
 
 
 class ConfigurationError(ValueError):
@@ -49,9 +64,9 @@ def _one_of(literal: Any) -> Kind:
     allowed = get_args(literal)
 
     def parse(value: str) -> str:
-        if value not in allowed:
+        if value.lower() not in allowed:
             raise ValueError
-        return value
+        return value.lower()
 
     return Kind(f"one of {', '.join(allowed)}", parse)
 
@@ -81,8 +96,13 @@ def _connections_endpoint(value: str) -> str:
         raise _Wrong("leave out /@connections, the worker adds it")
     if ".execute-api." in url.hostname and url.path.count("/") != 1:
         raise _Wrong("an execute-api address ends in the stage and nothing else")
-    if not re.fullmatch(r"(/[A-Za-z0-9._~\-]+)*", url.path):
-        raise _Wrong("its path may hold letters, digits and . _ ~ - only")
+    if not _BASE_PATH.fullmatch(url.path):
+        raise _Wrong("its path may hold letters, digits and . _ ~ - $ + ! * ' ( ) only, and no segment . or ..")
+    if url.scheme == "http" and may_be_public(value):
+        raise _Wrong(
+            "http:// would send the session token in clear text, so it is only for this machine and private "
+            "networks: expected https://"
+        )
     return value
 
 
@@ -113,7 +133,9 @@ class Settings:
         _QUEUE_URL, "where poison and missed deliveries go; without it they are logged, with the ids", default=None
     )
     table: str = _variable(_matching(_TABLE, "a DynamoDB table's name"), "the DynamoDB table")
-    connections_endpoint: str = _variable(_CONNECTIONS_ENDPOINT, "the API's address; `http://` for local use")
+    connections_endpoint: str = _variable(
+        _CONNECTIONS_ENDPOINT, "the API's address; `http://` only for addresses that are not public"
+    )
     http_host: str = _variable(
         _matching(_HOST, "an address or a host name"),
         "where `/metrics`, `/livez`, `/readyz` and `/broadcasts` are served; the image sets 0.0.0.0",
@@ -151,22 +173,50 @@ class Settings:
         """Raises ConfigurationError for the first variable that is missing or wrong."""
         values: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
-            name, kind = f"GATECAST_{field.name.upper()}", field.metadata["kind"]
-            if name in environ or field.default is MISSING:
-                values[field.name] = _parse(name, environ.get(name), kind)
-        return cls(**values)
+            name, kind = f"{_PREFIX}{field.name.upper()}", field.metadata["kind"]
+            if name not in environ and field.default is MISSING:
+                misspelt = [each for each, nearest in unknown_variables(environ).items() if nearest == name]
+                hint = f" ({', '.join(misspelt)} is set)" if misspelt else ""
+                raise ConfigurationError(f"{name} is missing: expected {kind.expected}{hint}")
+            if name in environ:
+                values[field.name] = _parse(name, environ[name], kind)
+        settings = cls(**values)
+        dead_letter_queue_url = settings.dead_letter_queue_url
+        if dead_letter_queue_url and is_same_queue(settings.queue_url, dead_letter_queue_url):
+            raise ConfigurationError(
+                f"GATECAST_DEAD_LETTER_QUEUE_URL is {_shown(dead_letter_queue_url)}, the same queue as "
+                "GATECAST_QUEUE_URL: expected another one, or dead letters would circle"
+            )
+        return settings
 
 
-def _parse(name: str, value: str | None, kind: Kind) -> object:
+def _parse(name: str, value: str, kind: Kind) -> object:
     """Raises ConfigurationError."""
     if not value:
-        raise ConfigurationError(f"{name} is {'missing' if value is None else 'empty'}: expected {kind.expected}")
+        raise ConfigurationError(f"{name} is empty: expected {kind.expected}")
     try:
         return kind.parse(value)
     except _Wrong as wrong:
-        raise ConfigurationError(f"{name} is {value!r}: {wrong}") from None
+        raise ConfigurationError(f"{name} is {_shown(value)}: {wrong}") from None
     except ValueError:
-        raise ConfigurationError(f"{name} is {value!r}: expected {kind.expected}") from None
+        raise ConfigurationError(f"{name} is {_shown(value)}: expected {kind.expected}") from None
+
+
+def _shown(value: str) -> str:
+    """The value for an error message, without a password that a URL may contain."""
+    return repr(re.sub(r"//[^/]*@", "//…@", value))
+
+
+def unknown_variables(environ: Mapping[str, str]) -> dict[str, str | None]:
+    """Variables that look like Gatecast's and are read by no part of it, each with the nearest name of a setting."""
+    known = {f"{_PREFIX}{field.name.upper()}" for field in dataclasses.fields(Settings)}
+    names = {name.removeprefix(_PREFIX): name for name in sorted(known)}
+    found: dict[str, str | None] = {}
+    for name in sorted(environ):
+        if name.upper().startswith("GATECAST") and name not in known | _OF_OTHERS:
+            near = difflib.get_close_matches(name.upper().removeprefix(_PREFIX), names, n=1, cutoff=0.55)
+            found[name] = names[near[0]] if near else None
+    return found
 
 
 def check_sdk_endpoints(environ: Mapping[str, str]) -> None:
@@ -178,6 +228,28 @@ def check_sdk_endpoints(environ: Mapping[str, str]) -> None:
     for name, value in environ.items():
         if name.startswith("AWS_ENDPOINT_URL") and value:
             _parse(name, value, kind)
+
+
+def insecure_endpoints(environ: Mapping[str, str]) -> list[str]:
+    """The names of the AWS_ENDPOINT_URL… that lead to a public address by http://."""
+    named = ((name, value) for name, value in sorted(environ.items()) if name.startswith("AWS_ENDPOINT_URL"))
+    return [name for name, value in named if value.lower().startswith("http:") and may_be_public(value)]
+
+
+def check_regions(environ: Mapping[str, str], region: str) -> None:
+    """Raises ConfigurationError for the first URL that is in another Region than `region`.
+
+    Calls there would be signed for the wrong Region, and rejected.
+    """
+    ours = ("GATECAST_QUEUE_URL", "GATECAST_DEAD_LETTER_QUEUE_URL", "GATECAST_CONNECTIONS_ENDPOINT")
+    for name, value in environ.items():
+        if name in ours or name.startswith("AWS_ENDPOINT_URL"):
+            found = region_of(value)
+            if found not in (None, region):
+                raise ConfigurationError(
+                    f"{name} is {_shown(value)}, which is in the Region {found}, but the worker's is {region}: "
+                    "expected the queues, the table and the API in one Region, and AWS_REGION to name it"
+                )
 
 
 def _service_url(value: str) -> str:

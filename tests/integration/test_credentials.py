@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import aioboto3
 import pytest
 from aiobotocore.config import AioConfig
+from aiobotocore.session import AioSession
 
 from tests.credentials_service import ABOUT_TO_EXPIRE, EXPIRED, GOOD, CredentialsService, credentials
 from tests.worker_process import eventually
@@ -51,7 +51,7 @@ def serve_unusable(service: CredentialsService, what: str) -> None:
     service.body = "<html>" if body is None else json.dumps(body)
 
 
-def new_session() -> aioboto3.Session:
+def new_session() -> AioSession:
     return find_session({"AWS_REGION": "eu-west-1"})
 
 
@@ -75,9 +75,12 @@ async def test_the_worker_waits_for_usable_credentials_and_reports_the_problem(
 
 
 @asynccontextmanager
-async def sdk_clients(session: aioboto3.Session) -> AsyncIterator[tuple[Any, Any]]:
+async def sdk_clients(session: AioSession) -> AsyncIterator[tuple[Any, Any]]:
     config = AioConfig(connect_timeout=3, read_timeout=10, retries={"total_max_attempts": 1})
-    async with session.client("sqs", config=config) as sqs, session.client("dynamodb", config=config) as dynamodb:
+    async with (
+        session.create_client("sqs", config=config) as sqs,
+        session.create_client("dynamodb", config=config) as dynamodb,
+    ):
         yield sqs, dynamodb
 
 

@@ -7,9 +7,11 @@ from itertools import pairwise
 from typing import cast
 
 import pytest
+from structlog.testing import capture_logs
 
 from worker.decisions.backoff import ATTEMPTS_BEFORE_GIVING_UP
 from worker.decisions.endpoint_health import FAILURES_BEFORE_HOLDING, EndpointHealth
+from worker.decisions.failure import FailedResponse
 from worker.decisions.rate import RateController
 from worker.decisions.stall import References, StalledConnection
 from worker.delivery.errands import REFERENCES_PER_SECOND, Errand, Errands
@@ -59,7 +61,7 @@ class Harness:
                 at.append(self.now)
                 status = respond(errand)
                 if status is not None:
-                    errand.on_end(status, self.now)
+                    errand.on_end(status, self.now, f"status {status}" if status else "timeout")
         return at
 
     def reference(self) -> Errand:
@@ -135,7 +137,7 @@ def test_a_reference_is_sent_to_a_random_connection_id() -> None:
 def test_the_evidence_of_a_reference(status: int, reported: list[str], passed: int, throttled: int) -> None:
     harness = Harness()
     harness.slow.undecided = True
-    harness.reference().on_end(status, harness.now)
+    harness.reference().on_end(status, harness.now, "its reason")
     assert harness.rate.reported == reported
     assert harness.slow.references == References(passed, throttled)
     assert (harness.endpoint.proved_at == harness.now) == (status == 410)
@@ -162,7 +164,7 @@ def test_a_proof_that_fails_is_a_failure_of_another_connection(status: int) -> N
     at = harness.sent(FAILURES_BEFORE_HOLDING, lambda _: status)
     assert len(at) == FAILURES_BEFORE_HOLDING
     assert harness.endpoint.holding
-    reason = f"status {status}" if status else "no response"
+    reason = f"status {status}" if status else "timeout"
     assert harness.endpoint.problem(harness.now) == f"every post fails: {reason}"
 
 
@@ -207,6 +209,18 @@ def test_a_rejected_close_has_failed(status: int) -> None:
     harness.close("a")
     assert len(harness.sent(60, lambda _: status)) == 1
     assert harness.slow.ended == [("a", False)]
+
+
+def test_the_log_says_why_a_close_was_rejected() -> None:
+    harness = Harness()
+    harness.close("a")
+    [errand] = [each for each in [harness.errands.next(harness.now)] if each]
+    headers = {b"x-amzn-errortype": b"AccessDeniedException"}
+    with capture_logs() as logs:
+        errand.on_end(403, harness.now, FailedResponse(403, headers, b'{"Message":"User: x is not authorized"}'))
+    assert [(each["event"], each["status"], each["reason"]) for each in logs] == [
+        ("slow_client.not_closed", 403, "status 403 (AccessDeniedException): User: x is not authorized")
+    ]
 
 
 @pytest.mark.parametrize("status", [429, 500, 503, 0])

@@ -1,11 +1,24 @@
 """Every environment variable: if it is missing, empty, out of range or of the wrong type, the error names it."""
 
 import dataclasses
+import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from worker.settings import ConfigurationError, Settings, check_sdk_endpoints
+from worker.settings import (
+    _OF_OTHERS,
+    ConfigurationError,
+    LogFormat,
+    LogLevel,
+    Settings,
+    SlowClients,
+    check_regions,
+    check_sdk_endpoints,
+    insecure_endpoints,
+    unknown_variables,
+)
 
 REQUIRED = {
     "GATECAST_QUEUE_URL": "https://sqs.eu-west-1.amazonaws.com/123456789012/broadcasts",
@@ -69,10 +82,10 @@ def test_ranges(name: str, lowest: int, highest: int) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("GATECAST_LOG_LEVEL", "INFO"),
+        ("GATECAST_LOG_LEVEL", "trace"),
+        ("GATECAST_LOG_LEVEL", " info"),
         ("GATECAST_LOG_FORMAT", "text"),
         ("GATECAST_SLOW_CLIENTS", ""),
-        ("GATECAST_SLOW_CLIENTS", "Close"),
         ("GATECAST_SLOW_CLIENTS", "drop"),
         ("GATECAST_QUEUE_URL", "broadcasts"),
         ("GATECAST_QUEUE_URL", "https://sqs.eu-west-1.amazonaws.com/"),
@@ -90,6 +103,12 @@ def test_ranges(name: str, lowest: int, highest: int) -> None:
         ("GATECAST_CONNECTIONS_ENDPOINT", "https://ws.example.com/live/@connections"),
         ("GATECAST_CONNECTIONS_ENDPOINT", "https://ws.example.com/?a=b"),
         ("GATECAST_CONNECTIONS_ENDPOINT", "https://ws.example.com:port"),
+        ("GATECAST_CONNECTIONS_ENDPOINT", "https://ws.example.com/a%24b"),
+        ("GATECAST_CONNECTIONS_ENDPOINT", "https://ws.example.com/a b"),
+        ("GATECAST_CONNECTIONS_ENDPOINT", "https://ws.example.com/a;b"),
+        ("GATECAST_CONNECTIONS_ENDPOINT", "https://ws.example.com/a//b"),
+        ("GATECAST_CONNECTIONS_ENDPOINT", "https://ws.example.com/./a"),
+        ("GATECAST_CONNECTIONS_ENDPOINT", "https://ws.example.com/a/.."),
         ("GATECAST_CONNECTIONS_ENDPOINT", "ws.example.com"),
     ],
 )
@@ -98,9 +117,20 @@ def test_invalid_values(name: str, value: str) -> None:
         Settings.from_environ({**REQUIRED, name: value})
 
 
-@pytest.mark.parametrize("value", ["close", "keep"])
-def test_slow_clients(value: str) -> None:
-    assert Settings.from_environ({**REQUIRED, "GATECAST_SLOW_CLIENTS": value}).slow_clients == value
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("LOG_LEVEL", get_args(LogLevel)), ("LOG_FORMAT", get_args(LogFormat)), ("SLOW_CLIENTS", get_args(SlowClients))],
+)
+def test_enumerations_are_accepted_in_upper_and_lower_case(name: str, values: tuple[str, ...]) -> None:
+    for value in values:
+        for written in (value, value.upper(), value.title()):
+            settings = Settings.from_environ({**REQUIRED, f"GATECAST_{name}": written})
+            assert getattr(settings, name.lower()) == value
+
+
+def test_these_are_all_enumerations() -> None:
+    enumerations = {field.name for field in dataclasses.fields(Settings) if "one of" in field.metadata["kind"].expected}
+    assert enumerations == {"log_level", "log_format", "slow_clients"}
 
 
 def test_the_error_for_slow_clients_lists_the_allowed_values() -> None:
@@ -109,7 +139,16 @@ def test_the_error_for_slow_clients_lists_the_allowed_values() -> None:
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["https://ws.example.com", "https://ws.example.com/chat", "http://127.0.0.1:4510/local"]
+    "endpoint",
+    [
+        "https://ws.example.com",
+        "https://ws.example.com/chat",
+        "https://ws.example.com/$chat+v1/it's!*(new)",
+        "https://ws.example.com/..a/.well-known",
+        "http://127.0.0.1:4510/local",
+        "http://gateway:8080/local",
+        "HTTP://[::1]:4510/local",
+    ],
 )
 def test_endpoints(endpoint: str) -> None:
     settings = Settings.from_environ({**REQUIRED, "GATECAST_CONNECTIONS_ENDPOINT": endpoint + "/"})
@@ -149,3 +188,83 @@ def test_endpoints_of_the_sdk(name: str) -> None:
     ):
         with pytest.raises(ConfigurationError, match=f"^{name} is "):
             check_sdk_endpoints({name: invalid})
+
+
+@pytest.mark.parametrize("host", ["ws.example.com", "8.8.8.8", "134744072", "abc.execute-api.eu-west-1.amazonaws.com"])
+def test_the_session_token_is_not_sent_in_clear_text_to_a_public_address(host: str) -> None:
+    message = "^GATECAST_CONNECTIONS_ENDPOINT is 'http://.*session token in clear text.*expected https://$"
+    with pytest.raises(ConfigurationError, match=message):
+        Settings.from_environ({**REQUIRED, "GATECAST_CONNECTIONS_ENDPOINT": f"http://{host}/live"})
+
+
+def test_endpoints_of_the_sdk_in_clear_text_are_named() -> None:
+    environ = {
+        "AWS_ENDPOINT_URL": "http://aws:4566",
+        "AWS_ENDPOINT_URL_DYNAMODB": "https://dynamodb.eu-west-1.amazonaws.com",
+        "AWS_ENDPOINT_URL_SQS": "HTTP://sqs.example.com",
+        "AWS_ENDPOINT_URL_STS": "http://sts.example.com",
+        "OTHER": "http://example.com",
+    }
+    assert insecure_endpoints(environ) == ["AWS_ENDPOINT_URL_SQS", "AWS_ENDPOINT_URL_STS"]
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("GATECAST_MAX_IN_FLIHGT", "GATECAST_MAX_IN_FLIGHT"),
+        ("GATECAST_LOGLEVEL", "GATECAST_LOG_LEVEL"),
+        ("GATECAST_ENDPOINT", "GATECAST_CONNECTIONS_ENDPOINT"),
+        ("GATECAST_PORT", "GATECAST_HTTP_PORT"),
+        ("gatecast_table", "GATECAST_TABLE"),
+        ("GATECASTTABLE", "GATECAST_TABLE"),
+        ("GATECAST_XYZ", None),
+    ],
+)
+def test_unknown_variables_are_named_with_the_nearest_setting(name: str, nearest: str | None) -> None:
+    assert unknown_variables({**REQUIRED, "PATH": "/bin", name: "1"}) == {name: nearest}
+
+
+def test_a_missing_variable_is_reported_with_its_misspelling() -> None:
+    environ = {**REQUIRED, "GATECAST_TABEL": "secret"}
+    del environ["GATECAST_TABLE"]
+    with pytest.raises(ConfigurationError, match=r"^GATECAST_TABLE is missing: .* \(GATECAST_TABEL is set\)$"):
+        Settings.from_environ(environ)
+
+
+def test_variables_of_other_parts_are_known() -> None:
+    """Exactly those that the repository contains outside of the worker, except for examples in tests."""
+    checkout = REFERENCE.parents[1]
+    folders = ("gatecast", "routes", "local", "deploy", "bench", "tests")
+    files = [path for folder in folders for path in (checkout / folder).rglob("*") if path.suffix in (".py", ".sh")]
+    files += [checkout / name for name in ("Makefile", "Dockerfile", "docker-compose.yml")]
+    examples = {Path(__file__), checkout / "tests/unit/test_docs.py", checkout / "tests/e2e/test_worker_environment.py"}
+    texts = [path.read_text() for path in files if path not in examples]
+    found = {name for text in texts for name in re.findall(r"\bGATECAST_[A-Z0-9]+(?:_[A-Z0-9]+)*\b(?!_)", text)}
+    settings = {f"GATECAST_{field.name.upper()}" for field in dataclasses.fields(Settings)}
+    assert found - settings == _OF_OTHERS, "list it in worker/settings.py"
+    assert unknown_variables(dict.fromkeys(found, "")) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("GATECAST_QUEUE_URL", "https://sqs.us-east-1.amazonaws.com/123456789012/q"),
+        ("GATECAST_DEAD_LETTER_QUEUE_URL", "https://us-east-1.queue.amazonaws.com/123456789012/q"),
+        ("GATECAST_CONNECTIONS_ENDPOINT", "https://abc.execute-api.us-east-1.amazonaws.com/live"),
+        ("AWS_ENDPOINT_URL_DYNAMODB", "https://vpce-0a-1b.dynamodb.us-east-1.vpce.amazonaws.com"),
+    ],
+)
+def test_a_url_in_another_region_is_reported(name: str, url: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{name} is .* in the Region us-east-1, .* is eu-west-1: expected "):
+        check_regions({**REQUIRED, name: url}, "eu-west-1")
+    check_regions({name: url}, "us-east-1")
+
+
+def test_an_error_never_shows_the_password_in_a_url() -> None:
+    for name in ("GATECAST_CONNECTIONS_ENDPOINT", "GATECAST_QUEUE_URL"):
+        with pytest.raises(ConfigurationError) as raised:
+            Settings.from_environ({**REQUIRED, name: "https://me:hidden@/?x"})
+        assert "hidden" not in str(raised.value)
+    with pytest.raises(ConfigurationError) as raised:
+        check_sdk_endpoints({"AWS_ENDPOINT_URL": "https://me:hidden@example.com"})
+    assert "hidden" not in str(raised.value)

@@ -21,7 +21,8 @@ from tests.compose import services
 from tests.templates import FOLDER, NAMES, Template
 from worker.observe.health import Health
 from worker.observe.metrics import _GAUGES, Metrics
-from worker.settings import Settings, SlowClients
+from worker.open_files import RESERVED_FILES
+from worker.settings import ConfigurationError, Settings, SlowClients
 
 CHECKOUT = Path(__file__).parents[2]
 FROM_THE_SCRIPT = {"CodeKey", "Image"}
@@ -120,6 +121,16 @@ def test_the_worker_accepts_the_environment_of_its_task() -> None:
     assert settings.drain_seconds + 5 <= container["StopTimeout"] <= 120
 
 
+def test_the_limit_on_open_files_is_enough_for_every_number_of_posts_in_flight() -> None:
+    needed = 10_000 + RESERVED_FILES
+    with pytest.raises(ConfigurationError):
+        Settings.from_environ({**variables(worker_container()), "GATECAST_MAX_IN_FLIGHT": "10001"})
+    [limit] = worker_container()["Ulimits"]
+    assert limit["Name"] == "nofile"
+    assert needed <= limit["SoftLimit"] <= limit["HardLimit"]
+    assert services()["worker"].definition["ulimits"]["nofile"] >= needed
+
+
 def test_the_allowed_values_for_slow_clients_match_the_worker() -> None:
     parameter = Template("worker").parameters["SlowClients"]
     assert set(parameter["AllowedValues"]) == set(get_args(SlowClients))
@@ -210,6 +221,7 @@ def test_the_table_and_queues_match_the_contract(queue: str) -> None:
     for each in (broadcasts, dead_letters):
         assert each["MessageRetentionPeriod"] == 14 * 24 * 3600
         assert each["SqsManagedSseEnabled"] is True
+        assert each["MaximumMessageSize"] == 1024 * 1024
         assert each["QueueName"].endswith(".fifo") == (queue == "fifo") == ("FifoQueue" in each)
         assert each.get("DeduplicationScope") == ("messageGroup" if queue == "fifo" else None)
 
@@ -335,29 +347,3 @@ def used_metrics(observe: Template) -> Iterator[tuple[str, list[str]]]:
         if metric.get("Namespace") == "Gatecast":
             assert metric["Dimensions"][0]["Value"] == "mine"
             yield metric["MetricName"], [dimension["Name"] for dimension in metric["Dimensions"]]
-
-
-@pytest.mark.parametrize(
-    ("cuts", "waiting", "age", "expected"),
-    [
-        (0, 5, 12, 12),
-        (0, 5, 300, 60),  # at most twice the target: at most twice the tasks
-        (0, 0, 300, 0),  # nothing waits: the age of a broadcast in progress is no reason
-        (3, 5, 300, 30),  # the account throttles: keep the number of tasks
-        (None, 5, 300, 30),  # whether the account throttles is unknown
-        (None, 0, 0, 30),
-    ],
-)
-def test_age_adds_tasks_only_where_tasks_help(cuts: int | None, waiting: int, age: int, expected: int) -> None:
-    """Evaluates the metric-math expression like CloudWatch."""
-    policy = Template("worker", COLLECTING).properties("ByAge")["TargetTrackingScalingPolicyConfiguration"]
-    (expression,) = (
-        each["Expression"] for each in policy["CustomizedMetricSpecification"]["Metrics"] if "Expression" in each
-    )
-    functions: dict[str, Any] = {
-        "IF": lambda condition, then, otherwise: then if condition else otherwise,
-        "FILL": lambda value, filler: filler if value is None else value,
-    }
-    values = {"cuts": cuts, "waiting": waiting, "age": age}
-    assert eval(" ".join(expression.split()), {"__builtins__": {}}, {**functions, **values}) == expected  # noqa: S307 - our own expression
-    assert int(policy["TargetValue"]) == 30

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from inspect import isawaitable
 from typing import Any
 
-import aioboto3
+from aiobotocore.session import AioSession
 
 from worker.aws.errors import SDK_ERRORS
 from worker.ports import DependencyError
@@ -21,12 +21,9 @@ class UnusableCredentials(DependencyError):
     """The SDK received no credentials that it can use; the argument says why."""
 
 
-def translate_errors(session: aioboto3.Session) -> None:
+def translate_errors(session: AioSession) -> None:
     """Make this session and all its clients raise only what the SDK documents, or UnusableCredentials."""
-    botocore_session = session._session  # noqa: SLF001 - aioboto3 has no public access to its components
-    botocore_session.register_component(
-        "credential_provider", _Provider(botocore_session.get_component("credential_provider"))
-    )
+    session.register_component("credential_provider", _Provider(session.get_component("credential_provider")))
 
 
 class _Delegate:

@@ -12,6 +12,7 @@ from aiohttp import ClientError as HttpError
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
+from worker.decisions.failure import first_sentence
 from worker.ports import DependencyError, MessageRejected, NoResponse, PortError, StaleReceipt
 
 _RECEIPTS: Final = {
@@ -45,12 +46,26 @@ SDK_ERRORS: Final = (
 """What the SDK raises if a service, the network or the credentials fail."""
 
 
+_REJECTED_REQUESTS: Final = frozenset({
+    "AccessDeniedException", "ExpiredTokenException", "IncompleteSignatureException", "InvalidClientTokenId",
+    "InvalidSignatureException", "MissingAuthenticationTokenException", "RequestExpired", "SignatureDoesNotMatch",
+    "UnrecognizedClientException",
+})  # fmt: skip
+"""Codes whose message distinguishes a wrong Region, a wrong clock, revoked credentials and a missing permission. The
+messages of other errors may contain parts of items."""
+
+
 class ServiceError(DependencyError):
     """The service returned an error. `detail` is the response's body."""
 
     def __init__(self, code: str, detail: bytes = b"") -> None:
         super().__init__(code)
         self.detail = detail
+
+    @property
+    def reason(self) -> str:
+        sentence = first_sentence(self.detail) if self.code in _REJECTED_REQUESTS else ""
+        return f"{self.code}: {sentence}" if sentence else self.code
 
 
 def to_error(operation: str, code: str) -> PortError:

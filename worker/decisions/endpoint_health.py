@@ -35,7 +35,7 @@ class EndpointHealth:
     _failed_first_attempts: int = 0
     _failing_since: float | None = None
     _last_failure_at: float = float("-inf")
-    _failure: str = ""
+    _failure: object = ""
     _only_rejected: bool = True
     """Whether all failures since the last good response were rejections by status, such as 403 or 400."""
 
@@ -75,8 +75,11 @@ class EndpointHealth:
         """Whether posts fail and no response since then has shown that others succeed."""
         return self._failing_since is not None
 
-    def failed(self, failure: str, now: float, *, first_attempt: bool, rejected: bool = False) -> None:
-        """Record a failure. `failure` is for operators: a status or the kind of error. `rejected`: by a status."""
+    def failed(self, failure: object, now: float, *, first_attempt: bool, rejected: bool = False) -> None:
+        """Record a failure. `rejected`: by a status.
+
+        `failure` is for operators: a text, or a FailedResponse, which is converted to text only when it is reported.
+        """
         self._failure = failure
         self._last_failure_at = now
         self._only_rejected = rejected and (self._only_rejected or self._failing_since is None)

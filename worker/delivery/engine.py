@@ -32,6 +32,7 @@ from typing import Final, Protocol, cast
 
 from worker.decisions.backoff import backoff_seconds
 from worker.decisions.endpoint_health import EndpointHealth
+from worker.decisions.failure import FailedResponse
 from worker.decisions.outcome import History, Outcome, StatusClass, classify, decide
 from worker.decisions.rate import RateController
 from worker.decisions.round_robin import RoundRobin
@@ -310,7 +311,7 @@ class DeliveryEngine:
     def on_response(self, exchange: Exchange, response: Response, seconds: float, now: float) -> None:
         status = response.status
         if isinstance(exchange, Errand):
-            self._errand_ended(exchange, status, now)
+            self._errand_ended(exchange, status, now, FailedResponse(status, response.headers, response.body))
             return
         self._metrics.posted(status, seconds)
         if _OK <= status < _OK_END:
@@ -321,14 +322,14 @@ class DeliveryEngine:
         if status == _THROTTLED:
             self._throttled(exchange, now)
         else:
-            self._record(exchange, status, f"status {status}", now)
+            self._record(exchange, status, FailedResponse(status, response.headers, response.body), now)
             self._decide(exchange, status, now)
         if not fanout.in_round_robin and fanout.available:
             self._round_robin.add(fanout)
 
     def on_failure(self, exchange: Exchange, reason: str, seconds: float, now: float) -> None:
         if isinstance(exchange, Errand):
-            self._errand_ended(exchange, 0, now)
+            self._errand_ended(exchange, 0, now, reason)
             return
         self._metrics.post_failed(seconds)
         fanout = exchange.fanout
@@ -338,9 +339,9 @@ class DeliveryEngine:
         if not fanout.in_round_robin and fanout.available:
             self._round_robin.add(fanout)
 
-    def _errand_ended(self, errand: Errand, status: int, now: float) -> None:
+    def _errand_ended(self, errand: Errand, status: int, now: float, failure: object) -> None:
         self._errands_in_flight -= 1
-        errand.on_end(status, now)
+        errand.on_end(status, now, failure)
 
     def _without_errands(
         self, exchanges: Sequence[Exchange], seconds: list[float], now: float
@@ -349,7 +350,7 @@ class DeliveryEngine:
         their_seconds: list[float] = []
         for exchange, each in zip(exchanges, seconds, strict=True):
             if isinstance(exchange, Errand):
-                self._errand_ended(exchange, _OK, now)
+                self._errand_ended(exchange, _OK, now, None)
             else:
                 deliveries.append(exchange)
                 their_seconds.append(each)
@@ -388,7 +389,7 @@ class DeliveryEngine:
             return self._errand_request(exchange, second)
         return self._prepare(exchange.fanout, second).request(exchange.connection_id)
 
-    def _record(self, delivery: Delivery, status: int, failure: str, now: float) -> None:
+    def _record(self, delivery: Delivery, status: int, failure: object, now: float) -> None:
         match classify(status):
             case StatusClass.REJECTED | StatusClass.FAILED as status_class:
                 is_rejection = status_class is StatusClass.REJECTED

@@ -40,12 +40,16 @@ _OK_END: Final = 300
 
 
 class Errand(msgspec.Struct, eq=False):
-    """One request. `on_end` is called with the status (0 without a response) and the time in monotonic seconds."""
+    """One request.
+
+    `on_end` is called with the status (0 without a response), the time in monotonic seconds, and a description of the
+    response for operators, in case that it is a failure: a text or a FailedResponse.
+    """
 
     method: str
     connection_id: str
     payload: bytes
-    on_end: Callable[[int, float], None]
+    on_end: Callable[[int, float, object], None]
 
 
 class Errands:
@@ -96,7 +100,7 @@ class Errands:
         self.references += 1
         made_up = b64encode(secrets.token_bytes(11)).decode()
 
-        def on_end(status: int, now: float) -> None:
+        def on_end(status: int, now: float, failure: object) -> None:
             assert self.slow is not None  # noqa: S101
             if status == _THROTTLED:
                 self._rate.throttled(retry=False)
@@ -107,7 +111,6 @@ class Errands:
             if status == _GONE:
                 self._endpoint.proved(now)
             elif proof and status != _THROTTLED and not _OK <= status < _OK_END:  # some emulators accept any id
-                failure = f"status {status}" if status else "no response"
                 self._endpoint.failed(failure, now, first_attempt=True, rejected=0 < status < _SERVER_ERROR)
 
         return Errand("POST", made_up, b"{}", on_end)
@@ -116,7 +119,7 @@ class Errands:
         heapq.heappush(self._closings, (at, next(self._sequence), attempts, record))
 
     def _closing(self, record: StalledConnection[Delivery], attempts: int) -> Errand:
-        def on_end(status: int, now: float) -> None:
+        def on_end(status: int, now: float, failure: object) -> None:
             assert self.slow is not None  # noqa: S101
             if 0 < status < _OK_END or status in (_GONE, _NOT_FOUND):
                 log.info("slow_client.closed", connection=record.connection_id)
@@ -124,7 +127,7 @@ class Errands:
             elif attempts < ATTEMPTS_BEFORE_GIVING_UP and (status in (0, _THROTTLED) or status >= _SERVER_ERROR):
                 self._close_at(record, now + backoff_seconds(attempts, random.random()), attempts=attempts)
             else:
-                log.error("slow_client.not_closed", connection=record.connection_id, status=status)
+                log.error("slow_client.not_closed", connection=record.connection_id, status=status, reason=str(failure))
                 self.slow.closed(record, now, succeeded=False)
 
         return Errand("DELETE", record.connection_id, b"", on_end)

@@ -1,13 +1,18 @@
-"""The HTTP server for operators: `/metrics`, `/livez`, `/readyz` and `/broadcasts`."""
+"""The HTTP server for operators: `/metrics`, `/livez`, `/readyz` and `/broadcasts`.
 
+Clients that are slow, silent or very many cannot keep `/livez` from responding: `connection_guard`.
+"""
+
+import asyncio
 import errno
 import socket
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, cast
 
 import msgspec
 from aiohttp import web
 
+from worker.observe.connection_guard import LIFETIME_SECONDS, MAX_CONNECTIONS, ConnectionGuard
 from worker.observe.health import Health
 from worker.observe.metrics import CONTENT_TYPE, Metrics
 from worker.settings import ConfigurationError
@@ -22,14 +27,25 @@ class PortInUse(OSError):
 class AdminServer:
     """Serves its paths on `host`:`port` while it is open."""
 
-    def __init__(self, host: str, port: int, *, health: Health, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        health: Health,
+        metrics: Metrics,
+        lifetime_seconds: float = LIFETIME_SECONDS,
+    ) -> None:
         self.in_progress: Callable[[], Mapping[str, object]] = lambda: {"total": 0, "broadcasts": []}
         """Returns the broadcasts in progress; the worker replaces this default when it starts."""
         self._health = health
         self._metrics = metrics
         self._host = host
         self._port = port
-        app = web.Application()
+        self._lifetime_seconds = lifetime_seconds
+        self._guard: ConnectionGuard | None = None
+        self._server: asyncio.Server | None = None
+        app = web.Application(middlewares=[_close_after_response])
         app.router.add_get("/metrics", self._serve_metrics)
         app.router.add_get("/livez", self._serve_livez)
         app.router.add_get("/readyz", self._serve_readyz)
@@ -39,8 +55,12 @@ class AdminServer:
     async def open(self) -> None:
         """Raises ConfigurationError if the host is not this machine's, PortInUse, or another OSError."""
         await self._runner.setup()
+        self._guard = ConnectionGuard(
+            cast(Callable[[], asyncio.Protocol], self._runner.server), lifetime_seconds=self._lifetime_seconds
+        )
+        loop = asyncio.get_running_loop()
         try:
-            await web.TCPSite(self._runner, self._host, self._port).start()
+            self._server = await loop.create_server(self._guard, self._host, self._port, backlog=MAX_CONNECTIONS)
         except OSError as error:
             if isinstance(error, socket.gaierror) or error.errno in _NOT_A_LOCAL_ADDRESS:
                 raise ConfigurationError(
@@ -51,6 +71,10 @@ class AdminServer:
             raise
 
     async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        if self._guard is not None:
+            self._guard.close()
         await self._runner.cleanup()
 
     async def _serve_metrics(self, _: web.Request) -> web.Response:
@@ -66,6 +90,19 @@ class AdminServer:
 
     async def _serve_broadcasts(self, _: web.Request) -> web.Response:
         return _json(self.in_progress())
+
+
+@web.middleware
+async def _close_after_response(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        response = await handler(request)
+    except web.HTTPException as error:  # an unknown path or method
+        error.force_close()
+        raise
+    response.force_close()
+    return response
 
 
 def _json(value: object, status: int = 200) -> web.Response:

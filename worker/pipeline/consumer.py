@@ -179,7 +179,7 @@ class Consumer:
             except DependencyError as error:
                 failures += 1
                 wait = False  # so that recovery is noticed without a long poll
-                self._health.failed("queue", error.code)
+                self._health.failed("queue", error.reason)
                 await asyncio.sleep(
                     backoff_seconds(failures, 0.5 + random.random() / 2, max_seconds=_MAX_BACKOFF_SECONDS)
                 )

@@ -163,7 +163,7 @@ class LeaseKeeper:
                 )
         except (DependencyError, TimeoutError) as failure:
             self._outcomes["failed"] += len(leases)
-            self._health.failed("lease", failure.code if isinstance(failure, DependencyError) else "timeout")
+            self._health.failed("lease", failure.reason if isinstance(failure, DependencyError) else "timeout")
             return
         finally:
             for lease in leases:

@@ -23,7 +23,7 @@ async def poll_depth(queues: dict[str, MessageQueue], metrics: Metrics) -> None:
             except DependencyError as error:
                 counts = {}
                 if name not in failing:
-                    log.warning("backlog.unknown", queue=name, reason=error.code)
+                    log.warning("backlog.unknown", queue=name, reason=error.reason)
                     failing.add(name)
             else:
                 failing.discard(name)
