@@ -6,6 +6,7 @@ interrupts that loop.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -13,6 +14,9 @@ from aiohttp import WSMessage, WSMsgType, web
 from aiohttp.http_websocket import WebSocketReader
 
 from local.gateway.frames import CloseFrame, FrameScanner
+
+# aiohttp logs the subprotocols that a client offers if none of them is supported; one of them may be a token
+logging.getLogger("aiohttp.websocket").addFilter(lambda record: "protocols" not in record.msg)
 
 
 class FrameGuard:

@@ -66,8 +66,12 @@ class Clients:
 
     async def accept(self, request: web.BaseRequest) -> web.StreamResponse:
         """Serves one client from its upgrade request to its end."""
+        if len(f"wss://{request.host}{request.raw_path}") > self._limits.url_bytes:
+            # AWS documents the limit, but not the response
+            self._counters.connects[HTTPStatus.REQUEST_URI_TOO_LONG] += 1
+            return web.json_response({"message": "Request-URI Too Long"}, status=HTTPStatus.REQUEST_URI_TOO_LONG)
         offered = [name.strip() for name in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
-        if not web.WebSocketResponse(protocols=offered).can_prepare(request):
+        if request.method != "GET" or not web.WebSocketResponse(protocols=offered).can_prepare(request):
             return web.json_response({"message": "Bad Request"}, status=HTTPStatus.BAD_REQUEST)
         if self._allowed_origins and not set(request.headers.getall("Origin", [])) <= set(self._allowed_origins):
             self._counters.connects[HTTPStatus.FORBIDDEN] += 1
@@ -108,7 +112,8 @@ class Clients:
         slots = asyncio.Semaphore(self._limits.max_concurrent_messages)
         while True:
             message = await client.socket.receive()
-            client.touch()
+            if message.type is WSMsgType.TEXT or self._limits.control_frames_are_activity:
+                client.touch()
             match message.type:
                 case WSMsgType.TEXT:
                     await slots.acquire()

@@ -84,6 +84,10 @@ def connect_event(api: Api, info: ConnectionInfo, *, request_id: str, now_ms: in
 def authorizer_event(api: Api, info: ConnectionInfo, *, request_id: str, now_ms: int) -> Event:
     """The event of a REQUEST authorizer: the CONNECT event with additional fields."""
     event = connect_event(api, info, request_id=request_id, now_ms=now_ms)
+    # unlike the route, the authorizer gets the headers of the upgrade as well
+    upgrade = [(name, value) for name, value in info.headers if name.lower() in _HOP_BY_HOP]
+    for name, values in _grouped((*upgrade, ("content-length", "0"))).items():
+        event["headers"][name], event["multiValueHeaders"][name] = values[-1], values
     return {
         "type": "REQUEST",
         "methodArn": api.arn("$connect"),

@@ -19,7 +19,8 @@ class Limits:
 
     `send_buffer_bytes` bounds the data buffered for one client that does not read: a post that would exceed it gets a
     429, for that client alone. AWS does not document its size. The kernel's own buffers hold additional data.
-    Pings count as activity, which AWS does not document either. `max_concurrent_messages` bounds how many messages of
+    Control frames do not count as activity, which AWS does not document either: `control_frames_are_activity` makes
+    them count. `max_concurrent_messages` bounds how many messages of
     one client are handled concurrently; AWS guarantees no order.
     `latency_seconds` is the minimum latency of every `@connections` response: a number, or the bounds of a uniform
     distribution.
@@ -27,7 +28,9 @@ class Limits:
 
     message_bytes: int = 131_072
     frame_bytes: int = 32_768
+    url_bytes: int = 4_096
     idle_seconds: float = 600.0
+    control_frames_are_activity: bool = False
     lifetime_seconds: float = 7_200.0
     integration_timeout_seconds: float = 29.0
     close_seconds: float = 5.0

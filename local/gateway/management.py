@@ -1,4 +1,6 @@
-"""The `@connections` side: serves POST, GET and DELETE of `/{stage}/@connections/{id}` like API Gateway.
+"""The `@connections` side: serves POST, GET and DELETE of `{path}/@connections/{id}` like API Gateway.
+
+The path is that of the stage, or of a custom domain's mapping.
 
 A call is checked in this order: its path, its signature, the account's rate, its body, its connection. Its effect is
 immediate; latency delays only the response.
@@ -37,7 +39,7 @@ class Management:
 
     def __init__(
         self,
-        stage: str,
+        path: str,
         clients: Clients,
         verifier: Verifier,
         *,
@@ -48,7 +50,7 @@ class Management:
         rng: random.Random,
         on_post: Callable[[Post], None] | None = None,
     ) -> None:
-        self._prefix = f"/{stage}/@connections/"
+        self._prefix = f"{path}/@connections/"
         self._clients = clients
         self._verifier = verifier
         self._limits = limits

@@ -6,7 +6,7 @@
 
 It emulates AWS's documented or observed behaviour, as described in the module docstrings of `aiohttp_adapters`,
 `clients`, `routing`, `management`, `sigv4` and `limits`. Not emulated: TLS, compression (AWS is not known to negotiate
-it), API keys, models, mapping templates, custom domains; clients' connects and messages are not throttled. It listens
+it), API keys, models, mapping templates; clients' connects and messages are not throttled. It listens
 on 127.0.0.1 unless `host` is another address: any program that can connect to it may use its control interface.
 """
 
@@ -49,7 +49,9 @@ class Gateway:
     makes connection ids, and therefore seeded faults, equal in every run.
     If there are `allowed_origins`, WebSocket clients with any other Origin are rejected; clients without an Origin are
     not web pages, and are accepted. `control_hosts` are allowed `Host` names of the control interface besides those of
-    the loopback address. `pages` are served at the gateway's own address, by path.
+    the loopback address. With a `base_path` the API is behind a custom domain: clients connect to `/{base_path}`, and
+    `@connections` is below it, without the stage; an empty one is a domain without base path. `pages` are served at the
+    gateway's own address, by path.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Gateway:
         routes: Mapping[str, Route],
         *,
         stage: str = "local",
+        base_path: str | None = None,
         host: str = LOOPBACK,
         port: int = 0,
         region: str = REGION,
@@ -74,7 +77,7 @@ class Gateway:
         self.counters: Final = Counters()
         self.faults: Final = faults or Faults()
         self.credentials: Final = {each.access_key_id: each for each in credentials}
-        self._stage = stage
+        self._path = "/".join(["", *filter(None, [stage if base_path is None else base_path])])
         self._host = host
         self._port = port
         self._pages = pages or {}
@@ -106,7 +109,7 @@ class Gateway:
             allowed_origins=allowed_origins,
         )
         self._management = Management(
-            stage,
+            self._path,
             self._clients,
             Verifier(self.credentials, region=region),
             limits=limits,
@@ -126,12 +129,12 @@ class Gateway:
     @property
     def url(self) -> str:
         """The URL for WebSocket clients."""
-        return f"ws://{self._host}:{self._port}/{self._stage}"
+        return f"ws://{self._host}:{self._port}{self._path}"
 
     @property
     def endpoint(self) -> str:
         """The endpoint of the management API, without `/@connections`."""
-        return f"http://{self._host}:{self._port}/{self._stage}"
+        return f"http://{self._host}:{self._port}{self._path}"
 
     @property
     def connections(self) -> Mapping[str, Client]:
@@ -167,12 +170,12 @@ class Gateway:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.raw_path.partition("?")[0]
-        if path.rstrip("/") == f"/{self._stage}":
+        if "Upgrade" not in request.headers and (page := serve(request, self._pages, hosts=self._hosts)):
+            return page
+        if path.rstrip("/") == self._path:
             return await self._clients.accept(request)
         if path.startswith(PREFIX):
             return await self._control.handle(request)
-        if page := serve(request, self._pages, hosts=self._hosts):
-            return page
         return await self._management.handle(request)
 
     async def __aenter__(self) -> Self:

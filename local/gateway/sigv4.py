@@ -134,7 +134,7 @@ def canonical_text(
 
 def canonical_path(path: str) -> str:
     """The canonical path of the path on the wire, for all services but S3."""
-    return quote(_normalized(path), safe="/~")
+    return quote(_bytes(_normalized(path)), safe="/~")
 
 
 def body_hash(body: bytes) -> str:
@@ -144,7 +144,7 @@ def body_hash(body: bytes) -> str:
 def is_signed_with(secret: str, authorization: Authorization, timestamp: str, canonical: str) -> bool:
     """Whether this secret made the signature of the canonical request."""
     expected = _signature(secret, authorization, timestamp, canonical)
-    return hmac.compare_digest(expected.encode(), authorization.signature.encode("utf-8", "surrogateescape"))
+    return hmac.compare_digest(expected.encode(), _bytes(authorization.signature))
 
 
 def parse_authorization(header: str) -> Authorization | Rejection:
@@ -183,17 +183,17 @@ def check_date(scope_date: str, timestamp: str, now: float) -> Rejection | None:
 
 def _signature(secret: str, authorization: Authorization, timestamp: str, canonical: str) -> str:
     scope = f"{authorization.date}/{authorization.region}/{authorization.service}/aws4_request"
-    digest = hashlib.sha256(canonical.encode("utf-8", "surrogateescape")).hexdigest()
+    digest = hashlib.sha256(_bytes(canonical)).hexdigest()
     to_sign = f"{ALGORITHM}\n{timestamp}\n{scope}\n{digest}"
     key = _signing_key(secret, authorization.date, authorization.region, authorization.service)
-    return hmac.digest(key, to_sign.encode(), "sha256").hex()
+    return hmac.digest(key, _bytes(to_sign), "sha256").hex()
 
 
 @lru_cache(maxsize=64)
 def _signing_key(secret: str, date: str, region: str, service: str) -> bytes:
     key = f"AWS4{secret}".encode()
     for part in (date, region, service, "aws4_request"):
-        key = hmac.digest(key, part.encode(), "sha256")
+        key = hmac.digest(key, _bytes(part), "sha256")
     return key
 
 
@@ -210,6 +210,11 @@ def _normalized(path: str) -> str:
         return path or "/"
     cleaned = "/" + normpath(path).lstrip("/")
     return f"{cleaned}/" if path.endswith("/") and cleaned != "/" else cleaned
+
+
+def _bytes(text: str) -> bytes:
+    """The bytes on the wire, which need not be valid UTF-8."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _pairs(query: str) -> list[tuple[str, str]]:

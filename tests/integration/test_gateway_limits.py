@@ -108,7 +108,7 @@ async def keep_busy(
 @pytest.mark.parametrize("direction", ["from the client", "to the client", "ping"])
 async def test_any_traffic_resets_the_idle_timeout(direction: str) -> None:
     idle_seconds = 0.5
-    limits = Limits(idle_seconds=idle_seconds)
+    limits = Limits(idle_seconds=idle_seconds, control_frames_are_activity=direction == "ping")
     async with Gateway(Recorder().routes("echo"), limits=limits) as gateway:
         with management_client(gateway) as sdk:  # created before the client, which is idle during this
             last = time.monotonic()

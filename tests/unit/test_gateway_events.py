@@ -90,3 +90,6 @@ def test_authorizer_event_is_the_connect_event_with_more_fields() -> None:
     assert event["methodArn"] == "arn:aws:execute-api:eu-central-1:111122223333:abc123/prod/$connect"
     assert event["queryStringParameters"]["room"] == "hall"
     assert event["requestContext"]["connectionId"] == ORIGIN.connection_id
+    assert event["headers"]["Connection"] == "Upgrade"
+    assert event["multiValueHeaders"]["content-length"] == ["0"]
+    assert event["multiValueHeaders"]["X-Twice"] == ["a", "b"]
