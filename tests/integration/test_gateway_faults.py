@@ -2,13 +2,15 @@
 
 import asyncio
 from typing import Any, Literal
+from urllib.parse import quote
 
 import aiohttp
 import pytest
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from botocore.exceptions import ClientError, ConnectionClosedError, HTTPClientError
+from botocore.exceptions import ClientError
+from yarl import URL
 
 from local.aws_environment import CREDENTIALS, REGION
 from local.gateway.faults import (
@@ -57,8 +59,8 @@ async def test_no_response_and_no_delivery(fault: Any) -> None:
     faults = Faults([Rule(fault=fault, max_count=1)])
     async with Gateway(Recorder().routes(), faults=faults) as gateway, connected(gateway) as (client, connection_id):
         with management_client(gateway) as sdk:
-            with pytest.raises((ConnectionClosedError, HTTPClientError)):
-                await call(sdk.post_to_connection, ConnectionId=connection_id, Data=b"lost")
+            with pytest.raises(aiohttp.ClientError):
+                await post(gateway, connection_id, b"lost")
             await call(sdk.post_to_connection, ConnectionId=connection_id, Data=b"arrives")
         assert await client.recv() == "arrives"
         assert gateway.counters.posts == {0: 1, 200: 1}
@@ -76,9 +78,21 @@ async def test_no_response_and_no_delivery(fault: Any) -> None:
 async def test_delivered_without_a_response(fault: Any) -> None:
     faults = Faults([Rule(fault=fault)])
     async with Gateway(Recorder().routes(), faults=faults) as gateway, connected(gateway) as (client, connection_id):
-        with management_client(gateway) as sdk, pytest.raises((ClientError, HTTPClientError)):
-            await call(sdk.post_to_connection, ConnectionId=connection_id, Data=b"delivered")
+        with pytest.raises(aiohttp.ClientError):
+            await post(gateway, connection_id, b"delivered")
         assert await client.recv() == "delivered"
+
+
+async def post(gateway: Gateway, connection_id: str, data: bytes) -> None:
+    """Raises aiohttp.ClientError, also for a body that is cut off, which recent versions of the SDK do not notice."""
+    request = AWSRequest("POST", f"{gateway.endpoint}/@connections/{quote(connection_id, safe='')}", data=data)
+    SigV4Auth(Credentials(*CREDENTIALS), "execute-api", REGION).add_auth(request)
+    url = URL(request.url, encoded=True)
+    async with (
+        aiohttp.ClientSession(raise_for_status=True) as session,
+        session.post(url, data=data, headers=dict(request.headers.items())) as response,
+    ):
+        await response.read()
 
 
 @pytest.mark.parametrize(

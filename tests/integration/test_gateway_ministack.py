@@ -35,6 +35,13 @@ def test_queue_redrives_to_its_dead_letter_queue(request: pytest.FixtureRequest,
     assert queues.url.endswith(".fifo") == queues.dead_letter_url.endswith(".fifo") == (kind == "fifo_queues")
 
 
+@pytest.mark.parametrize("kind", ["queues", "fifo_queues"])
+def test_both_queues_take_messages_of_one_mebibyte(request: pytest.FixtureRequest, sqs: Any, kind: str) -> None:
+    for url in request.getfixturevalue(kind):
+        attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+        assert attributes["MaximumMessageSize"] == str(1024 * 1024)
+
+
 def test_listens_on_the_loopback_address_only(ministack: Ministack) -> None:
     listening = Path(f"/proc/{ministack.process.pid}/net/tcp")
     if not listening.exists():

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from gatecast.printable import printable
+
 _MAX_CHARACTERS: Final = 200
 _MAX_WORD: Final = 170
 """A longer word is no part of a sentence: session tokens have some hundred characters, ARNs of roles up to 165."""
@@ -55,5 +57,5 @@ def first_sentence(body: bytes) -> str:
     if repeated := _REPEATED_REQUEST.search(text):
         text = text[: repeated.start()]
     sentence = re.split(r"(?<=\.)\s", text.strip(), maxsplit=1)[0]
-    printable = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in sentence)
-    return printable if len(printable) <= _MAX_CHARACTERS else f"{printable[: _MAX_CHARACTERS - 1]}…"
+    shown = printable(sentence)
+    return shown if len(shown) <= _MAX_CHARACTERS else f"{shown[: _MAX_CHARACTERS - 1]}…"
