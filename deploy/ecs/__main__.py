@@ -143,7 +143,14 @@ class Deployment:
         raising the number of shards is up to the operator.
         """
         dynamodb, table = self._session.client("dynamodb"), self.values["TableName"]
-        if "data" not in self.stacks.created:
+        members = dynamodb.query(
+            TableName=table,
+            ConsistentRead=True,
+            Limit=1,
+            KeyConditionExpression="pk = :pk",
+            ExpressionAttributeValues={":pk": {"S": "room#@all#0"}},
+        )
+        if members["Items"]:
             return
         shards = {"N": str(SHARDS_OF_ALL)}
         item = {"pk": {"S": "settings#@all"}, "sk": {"S": "room"}, "shards": shards, "join_shards": shards}

@@ -48,8 +48,6 @@ class Stacks:
         self._name = name
         self._say = say
         self._poll_seconds = poll_seconds
-        self.created: set[str] = set()
-        """The templates whose stacks `deploy` has created in this run."""
 
     def parameters(self, template: str) -> list[Parameter]:
         """The parameters of the template of that name."""
@@ -87,7 +85,6 @@ class Stacks:
         if creates:
             # what failed is kept for inspection; the next attempt removes it
             self._cloudformation.create_stack(**arguments, OnFailure="DO_NOTHING")
-            self.created.add(template)
         elif not self._update(arguments):
             self._say(f"{template}: unchanged")
             return self.outputs(template)

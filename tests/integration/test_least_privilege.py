@@ -105,9 +105,10 @@ def check_keys(recorded: set[Key], template: Template, owner: str) -> None:
     """Every recorded key is one that the role allows for its action, and every pattern of the role was needed."""
     patterns: dict[str, set[str]] = {}
     for statement in _statements(template, owner):
-        condition = statement.get("Condition", {}).get("ForAllValues:StringLike", {})
+        condition = statement.get("Condition", {})
+        allowed_keys = condition.get("ForAllValues:StringLike", {}).get("dynamodb:LeadingKeys", ())
         for action in _each(statement["Action"]):
-            patterns.setdefault(action, set()).update(condition.get("dynamodb:LeadingKeys", ()))
+            patterns.setdefault(action, set()).update(allowed_keys)
     unused = {(action, pattern) for action, allowed in patterns.items() for pattern in allowed}
     for action, key in recorded:
         matching = {pattern for pattern in patterns[action] if fnmatch.fnmatchcase(key, pattern)}

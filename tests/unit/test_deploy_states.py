@@ -12,6 +12,7 @@ from deploy.ecs import __main__ as script
 from deploy.ecs.stacks import DeployError, Stacks
 from deploy.ecs.states import Action, action, explanation
 from deploy.ecs.zones import NoZones, Zone, choose, why_not
+from gatecast.table import RoomSettings
 from tests.templates import Template
 
 CLOUDFORMATION = Path(botocore.__file__).parent / "data" / "cloudformation"
@@ -226,3 +227,33 @@ def test_a_kept_queue_whose_name_is_needed_is_named(current: str, kind: str, kep
 def test_code_does_not_expire_because_rollbacks_read_it() -> None:
     (rule,) = Template("foundation").properties("Code")["LifecycleConfiguration"]["Rules"]
     assert set(rule) == {"Status", "AbortIncompleteMultipartUpload"}
+
+
+class DynamoDb:
+    exceptions = SimpleNamespace(ConditionalCheckFailedException=KeyError)
+
+    def __init__(self, *, members: bool = False, settings: bool = False) -> None:
+        self.items: list[dict[str, Any]] = []
+        self._members = members
+        self._settings = settings
+
+    def query(self, **query: Any) -> dict[str, Any]:
+        assert query["ExpressionAttributeValues"] == {":pk": {"S": "room#@all#0"}}
+        return {"Items": [{}] if self._members else []}
+
+    def put_item(self, **put: Any) -> None:
+        assert put["ConditionExpression"] == "attribute_not_exists(pk)"
+        if self._settings:
+            raise KeyError
+        self.items.append(put["Item"])
+
+
+@pytest.mark.parametrize(("members", "settings", "written"), [(False, False, 1), (True, False, 0), (False, True, 0)])
+def test_all_connections_are_spread_before_there_are_members(*, members: bool, settings: bool, written: int) -> None:
+    dynamodb = DynamoDb(members=members, settings=settings)
+    session = SimpleNamespace(client=lambda name: dynamodb if name == "dynamodb" else None, region_name="us-east-1")
+    made = script.Deployment(session, {"TableName": "gatecast"})
+    made._write_settings_of_all()
+    assert len(dynamodb.items) == written
+    for item in dynamodb.items:
+        assert RoomSettings.from_item(item) == RoomSettings(16, 16)
