@@ -1,5 +1,6 @@
 """Retries of contended calls: bounded in number and time, with jittered delays."""
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -22,12 +23,13 @@ class Backoff:
     sleep: Callable[[float], None] = time.sleep
     random: Callable[[], float] = random.random
 
-    def start(self) -> Iterator[None]:
+    def start(self, ends_at_seconds: float = math.inf) -> Iterator[None]:
         """Yields once per attempt, the first time without delay; waits before each further attempt.
 
-        The deadline counts from this call. It stops instead of starting a wait that would pass the deadline.
+        The deadline counts from this call, unless `ends_at_seconds` on the same clock is earlier. It stops instead of
+        starting a wait that would pass the deadline.
         """
-        return self._attempts(self.clock() + self.deadline_seconds)
+        return self._attempts(min(self.clock() + self.deadline_seconds, ends_at_seconds))
 
     def _attempts(self, deadline: float) -> Iterator[None]:
         yield

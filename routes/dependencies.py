@@ -5,7 +5,6 @@ closing connections. GATECAST_JOINS_PER_SECOND, GATECAST_PUBLISHES_PER_SECOND an
 clients. The AWS SDK's own variables are honoured.
 """
 
-import os
 import threading
 from functools import cache
 from typing import Final
@@ -97,8 +96,8 @@ def _limits() -> Limits:
 
 @cache
 def _rejections() -> Rejections | None:
-    endpoint = os.environ.get("GATECAST_CONNECTIONS_ENDPOINT")
-    if not endpoint:
+    endpoint = environment.connections_endpoint()
+    if endpoint is None:
         logger.warning("rejections.unlimited", extra={"reason": "GATECAST_CONNECTIONS_ENDPOINT is not set"})
         return None
     connections = environment.client("apigatewaymanagementapi", _COUNTER_CONFIG, endpoint_url=endpoint)

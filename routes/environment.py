@@ -1,8 +1,10 @@
 """Configuration from environment variables. Errors name the variable that is missing or invalid."""
 
+import ipaddress
 import os
 import re
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
@@ -33,6 +35,39 @@ def integer(name: str, maximum: int, *, default: int) -> int:
     return int(value)
 
 
+def connections_endpoint() -> str | None:
+    """GATECAST_CONNECTIONS_ENDPOINT, or None if it is unset or empty. Raises ConfigurationError."""
+    url = os.environ.get("GATECAST_CONNECTIONS_ENDPOINT")
+    if not url:
+        return None
+    if problem := url_problem(url):
+        raise ConfigurationError(f"GATECAST_CONNECTIONS_ENDPOINT {problem}: expected https://{{host}}/{{stage}}")
+    return url
+
+
+def url_problem(url: str) -> str | None:
+    """What is wrong with an address; None if it is https, or http to this machine, and plain. Quotes none of it.
+
+    The text is checked first: urlsplit removes line breaks and tabs.
+    """
+    if not re.fullmatch(r"[!-~]+", url):
+        return "contains a space, a line break or a character that is not ASCII"
+    try:
+        address = urlsplit(url)
+        address.port  # noqa: B018 - it is parsed only now
+    except ValueError:
+        return "is not a valid address"
+    if "@" in address.netloc:
+        return "contains a user's name or password"
+    if "#" in url:
+        return "contains a fragment"
+    if "\\" in url or not address.hostname:
+        return "is not a valid address"
+    if address.scheme == "http" and _is_loopback(address.hostname):
+        return None
+    return None if address.scheme == "https" else "does not begin with https://"
+
+
 def open_access() -> bool:
     """Whether anyone may connect. Only the exact value OPEN_ACCESS allows it. Raises ConfigurationError."""
     value = os.environ.get("GATECAST_AUTHORIZER", _REQUIRED)
@@ -47,3 +82,10 @@ def client(service: str, config: Config, *, endpoint_url: str | None = None) -> 
     return boto3.session.Session(region_name=os.environ.get("AWS_REGION")).client(
         service, config=config, endpoint_url=endpoint_url
     )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -10,15 +10,12 @@ PyJWT's own client, PyJWKClient, neither keeps stale keys nor has a cooldown aft
 """
 
 import contextlib
-import ipaddress
 import json
-import re
 import threading
 import time
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
-from urllib.parse import urlsplit
 
 import jwt
 import urllib3
@@ -28,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt.algorithms import HMACAlgorithm
 
 from gatecast import __version__
-from routes.environment import ConfigurationError
+from routes.environment import ConfigurationError, url_problem
 from routes.log import log_failure
 
 CACHE_SECONDS: Final = 300.0
@@ -202,35 +199,8 @@ def _validated_secret(version: dict[str, Any]) -> bytes:
 
 def check_jwks_url(url: str) -> None:
     """Raises ConfigurationError, which does not quote it, unless it is https, or http to this machine, and plain."""
-    if reason := _invalid_url(url):
+    if reason := url_problem(url):
         raise ConfigurationError(f"GATECAST_TOKEN_JWKS_URL {reason}: expected https://{{host}}/{{path}}")
-
-
-def _invalid_url(url: str) -> str | None:
-    """What is wrong with the address. The text is checked first: urlsplit removes line breaks and tabs."""
-    if not re.fullmatch(r"[!-~]+", url):
-        return "contains a space, a line break or a character that is not ASCII"
-    try:
-        address = urlsplit(url)
-        address.port  # noqa: B018 - it is parsed only now
-    except ValueError:
-        return "is not a valid address"
-    if "@" in address.netloc:
-        return "contains a user's name or password"
-    if "#" in url:
-        return "contains a fragment"
-    if "\\" in url or not address.hostname:
-        return "is not a valid address"
-    if address.scheme == "http" and _is_loopback(address.hostname):
-        return None
-    return None if address.scheme == "https" else "does not begin with https://"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _usable_key(jwk: Any) -> Key | None:

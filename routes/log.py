@@ -13,6 +13,7 @@ from botocore.exceptions import ClientError
 
 from routes.access import InvalidContext
 from routes.environment import ConfigurationError
+from routes.metrics import record_ignored_event
 from routes.responses import RequestRejected
 
 Handler = Callable[[dict[str, Any], Any], dict[str, Any]]
@@ -32,6 +33,7 @@ def lambda_handler(handler: Handler) -> Handler:
     def handle(event: Any, context: Any) -> dict[str, Any]:
         if isinstance(event, dict) and isinstance(event.get("requestContext"), dict):
             return handler(event, context)
+        record_ignored_event()
         logger.info("event.ignored", extra={"reason": "it has no requestContext, so it is not API Gateway's"})
         return {"statusCode": int(HTTPStatus.OK)}
 

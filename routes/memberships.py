@@ -15,10 +15,13 @@ from gatecast import table
 from gatecast.table import Item
 from routes.backoff import Backoff
 from routes.join_shards import JoinShards
+from routes.log import logger
 from routes.requests import Caller
 from routes.responses import Code, RequestRejected
 
 CONDITION_FAILED: Final = "ConditionalCheckFailed"
+DISCONNECT_SECONDS: Final = 15.0
+"""After this `disconnect` begins no further call; one that is in progress takes 9 s at most. API Gateway waits 29 s."""
 _UNLIMITED: Final = 10**9
 _CONTENDED: Final = frozenset({"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"})
 
@@ -126,11 +129,11 @@ class Memberships:
                 "Update",
                 Key=_connection_key(caller.connection_id),
                 UpdateExpression="ADD rooms :minus_one",
-                ConditionExpression="attribute_exists(pk)",
-                ExpressionAttributeValues={":minus_one": {"N": "-1"}},
+                ConditionExpression="rooms > :zero",
+                ExpressionAttributeValues={":minus_one": {"N": "-1"}, ":zero": {"N": "0"}},
             )
             codes = self._transact([*actions, counted])
-            if codes[-1:] == [CONDITION_FAILED]:  # the connection is gone, and what it counted with it
+            if codes[-1:] == [CONDITION_FAILED]:  # the connection is gone, or a program joined it without counting
                 codes = self._transact(actions)
             if not codes:
                 return
@@ -142,12 +145,21 @@ class Memberships:
         return joined_room is not None and int(joined_room["expires_at"]["N"]) > int(_seconds(caller))
 
     def disconnect(self, connection_id: str) -> None:
-        """Removes the connection and its memberships. The connection item goes first: after that no join succeeds."""
+        """Removes the connection and its memberships. The connection item goes first: after that no join succeeds.
+
+        Ends after DISCONNECT_SECONDS, even if memberships remain: they expire, and the worker removes them at the first
+        post that finds the connection gone.
+        """
+        ends_at_seconds = self._backoff.clock() + DISCONNECT_SECONDS
         self._retry_contention(
-            lambda: self._dynamodb.delete_item(TableName=self._table, Key=_connection_key(connection_id))
+            lambda: self._dynamodb.delete_item(TableName=self._table, Key=_connection_key(connection_id)),
+            ends_at_seconds,
         )
         for requests in table.removal_batches(connection_id, self._joined_rooms(connection_id)):
-            self._write_batch(requests)
+            if self._backoff.clock() >= ends_at_seconds:
+                logger.warning("disconnect.incomplete", extra={"seconds": DISCONNECT_SECONDS})
+                return
+            self._write_batch(requests, ends_at_seconds)
 
     def _join_items(self, caller: Caller, room: str) -> tuple[Item, Item]:
         shard = table.shard_of(caller.connection_id, self._join_shards.get(room))
@@ -203,7 +215,7 @@ class Memberships:
                 return
             start = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
 
-    def _write_batch(self, requests: list[dict[str, Any]]) -> None:
+    def _write_batch(self, requests: list[dict[str, Any]], ends_at_seconds: float) -> None:
         unprocessed = {self._table: requests}
 
         def write() -> bool:
@@ -211,11 +223,11 @@ class Memberships:
             unprocessed = self._dynamodb.batch_write_item(RequestItems=unprocessed).get("UnprocessedItems") or {}
             return not unprocessed
 
-        self._retry_contention(write)
+        self._retry_contention(write, ends_at_seconds)
 
-    def _retry_contention(self, call: Callable[[], object]) -> None:
+    def _retry_contention(self, call: Callable[[], object], ends_at_seconds: float) -> None:
         """Retries the call while it conflicts with a transaction, and while it returns False."""
-        for _ in self._backoff.start():
+        for _ in self._backoff.start(ends_at_seconds):
             try:
                 if call() is not False:
                     return

@@ -54,9 +54,20 @@ def record_invocation(route: str) -> Iterator[Invocation]:
     started_at = time.monotonic()
     invocation = Invocation()
     yield invocation
-    metrics = EphemeralMetrics(namespace=_NAMESPACE, service=os.environ.get("POWERTOOLS_SERVICE_NAME") or _SERVICE)
+    metrics = _metrics()
     metrics.add_dimension("route", route)
     for name, count in invocation.counts(route).items():
         metrics.add_metric(name, MetricUnit.Count, count)
     metrics.add_metric("Latency", MetricUnit.Milliseconds, round((time.monotonic() - started_at) * 1000, 3))
     metrics.flush_metrics()
+
+
+def record_ignored_event() -> None:
+    """Counts one event that is not API Gateway's."""
+    metrics = _metrics()
+    metrics.add_metric("Ignored", MetricUnit.Count, 1)
+    metrics.flush_metrics()
+
+
+def _metrics() -> EphemeralMetrics:
+    return EphemeralMetrics(namespace=_NAMESPACE, service=os.environ.get("POWERTOOLS_SERVICE_NAME") or _SERVICE)

@@ -2,13 +2,16 @@
 
 A rejected request reaches no counter of `routes.limits`: malformed ones, unknown actions and forbidden rooms would
 otherwise be unlimited, each at the price of an invocation and a response. They are counted per connection and window of
-ten seconds, like joins: first in memory, in each of Lambda's environments, and every tenth in the table, where the
-environments that a connection reaches add up. At MAX_REJECTED in a window the connection is closed. Requests that fail
-for reasons of our own are not counted.
+ten seconds, like joins: in memory, in each of Lambda's environments, and every tenth in the table, where the
+environments that a connection reaches add up. Each of them begins to count at a random point of these ten. So of any
+requests a tenth is written on average, however they are spread over environments, and also if so many connections are
+counted that memory forgets one. At about MAX_REJECTED in a window the connection is closed. Requests that fail for
+reasons of our own are not counted.
 
 The item: pk `limit#connection#{connection_id}`, sk `rejected#{window's start in seconds}`, as in `routes.limits`.
 """
 
+import random
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -24,29 +27,40 @@ from routes.requests import Caller
 MAX_REJECTED: Final = 100
 """Per window: ten per second, more than any client needs that makes a mistake and not an attack."""
 STEP: Final = 10
-"""How many are counted in memory for each write to the table. An environment that ends forgets fewer than that."""
+"""One request of this number is written to the table, and counts for all of them there."""
 MAX_REMEMBERED: Final = 10_000
-"""Connections. The routes' own limits let fewer have a request rejected in one window."""
+"""Connections, per environment. The one whose last rejected request is the oldest is forgotten."""
 
 
 class _Counted(NamedTuple):
     window: int
     rejected: int
+    """With the random number, below STEP, at which counting began."""
     closed: bool = False
 
 
 class Rejections:
-    """Counts through a boto3 client that must not retry. `close` closes a connection by its id. Thread-safe."""
+    """Counts through a boto3 client that must not retry. `close` closes a connection by its id. Thread-safe.
 
-    def __init__(self, dynamodb: SupportsUpdateItem, table_name: str, close: Callable[[str], Any]) -> None:
+    `randbelow` returns a whole number from 0 to less than its argument.
+    """
+
+    def __init__(
+        self,
+        dynamodb: SupportsUpdateItem,
+        table_name: str,
+        close: Callable[[str], Any],
+        randbelow: Callable[[int], int] = random.randrange,
+    ) -> None:
         self._dynamodb = dynamodb
         self._table = table_name
         self._close = close
+        self._randbelow = randbelow
         self._counted: OrderedDict[str, _Counted] = OrderedDict()
         self._lock = threading.Lock()
 
     def count(self, caller: Caller) -> None:
-        """Counts one rejected request, and closes the connection at MAX_REJECTED. Raises nothing."""
+        """Counts one rejected request, and closes the connection at about MAX_REJECTED. Raises nothing."""
         now = caller.requested_at_ms // 1000
         window = now - now % WINDOW_SECONDS
         counted = self._add_in_memory(caller.connection_id, window)
@@ -59,7 +73,8 @@ class Rejections:
         try:
             self._close(caller.connection_id)
         except (BotoCoreError, ClientError) as error:
-            log_failure("connection.not_closed", error)
+            if not _is_gone(error):
+                log_failure("connection.not_closed", error)
         else:
             logger.warning("connection.closed", extra={"rejected": MAX_REJECTED, "seconds": WINDOW_SECONDS})
 
@@ -67,7 +82,7 @@ class Rejections:
         with self._lock:
             before = self._counted.pop(connection_id, None)
             if before is None or before.window != window:
-                before = _Counted(window, 0)
+                before = _Counted(window, self._randbelow(STEP))
             counted = self._counted[connection_id] = before._replace(rejected=before.rejected + 1)
             if len(self._counted) > MAX_REMEMBERED:
                 self._counted.popitem(last=False)
@@ -90,3 +105,8 @@ class Rejections:
             log_failure("rejection.not_counted", error)
             return 0
         return int(written["Attributes"]["used"]["N"])
+
+
+def _is_gone(error: BotoCoreError | ClientError) -> bool:
+    """Whether the connection had been closed already, by its client or by another environment."""
+    return isinstance(error, ClientError) and error.response["Error"]["Code"] == "GoneException"

@@ -10,7 +10,7 @@ import pytest
 from local.resources import Queues
 from routes import dependencies, handlers
 from routes.environment import OPEN_ACCESS
-from tests.routes_events import CONNECTION_ID, LambdaContext, event
+from tests.routes_events import CONNECTED_AT_MS, CONNECTION_ID, LambdaContext, event
 
 Handler = Callable[[dict[str, Any], Any], dict[str, Any]]
 
@@ -86,6 +86,19 @@ def test_a_connection_that_is_gone_stays_gone(dynamodb: Any, table: str) -> None
     assert call(handlers.join, "b") == "not_connected"
     assert "Item" not in dynamodb.get_item(TableName=table, Key=key, ConsistentRead=True)
     assert joined(dynamodb, table) == {"@all", "@user/alice"}
+
+
+def test_rooms_that_a_program_joined_do_not_raise_the_limit(dynamodb: Any, table: str) -> None:
+    """A program of the operator writes memberships, but counts nothing."""
+    connect()
+    expires_at = {"N": str(CONNECTED_AT_MS // 1000 + 7_200)}
+    for room in ("x", "y"):
+        for pk, sk in ((f"room#{room}#0", CONNECTION_ID), (f"connection#{CONNECTION_ID}", f"room#{room}")):
+            item = {"pk": {"S": pk}, "sk": {"S": sk}, "shard": {"N": "0"}, "expires_at": expires_at}
+            dynamodb.put_item(TableName=table, Item=item)
+        assert call(handlers.leave, room) == "ok"
+    assert joined(dynamodb, table) == {"@all", "@user/alice"}
+    assert [call(handlers.join, room) for room in ("a", "b", "c", "d")] == ["ok", "ok", "ok", "too_many_rooms"]
 
 
 def test_no_limit_by_configuration(monkeypatch: pytest.MonkeyPatch) -> None:

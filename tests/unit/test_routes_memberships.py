@@ -10,10 +10,10 @@ from gatecast import table
 from gatecast.table import Item
 from routes.backoff import Backoff
 from routes.join_shards import CACHE_SECONDS, JoinShards
-from routes.memberships import Memberships
+from routes.memberships import DISCONNECT_SECONDS, Memberships
 from routes.requests import Caller
 from routes.responses import Code, RequestRejected
-from tests.routes_events import CONNECTION_ID, EXPIRES_AT, event, token_context
+from tests.routes_events import CONNECTION_ID, EXPIRES_AT, captured_log, event, token_context
 
 CALLER = Caller.from_event(event())
 CONFLICT = "TransactionConflict"
@@ -234,6 +234,44 @@ def test_disconnect_with_persistent_contention_is_unavailable() -> None:
         memberships(dynamodb).disconnect(CONNECTION_ID)
     assert rejection.value.code is Code.UNAVAILABLE
     assert dynamodb.count("batch_write_item") == 4
+
+
+def test_a_disconnect_that_takes_too_long_leaves_the_rest() -> None:
+    now = 0.0
+
+    class Slow(Scripted):
+        def __getattr__(self, operation: str) -> Callable[..., Any]:
+            nonlocal now
+            now += 1.0
+            assert now < 2 * DISCONNECT_SECONDS, "it does not end"
+            return super().__getattr__(operation)
+
+    cursor = {"pk": {"S": "p"}, "sk": {"S": "s"}}
+    slow = Slow(query=[{"Items": [joined(f"r{number}") for number in range(24)], "LastEvaluatedKey": cursor}])
+    with captured_log() as log:
+        Memberships(slow, "gatecast", backoff=Backoff(clock=lambda: now)).disconnect(CONNECTION_ID)
+    assert DISCONNECT_SECONDS <= now < DISCONNECT_SECONDS + 2
+    assert slow.count("batch_write_item") >= 8
+    assert "disconnect.incomplete" in log.getvalue()
+
+
+def test_retries_of_a_disconnect_end_with_it() -> None:
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    busy = Scripted(
+        delete_item=[error("TransactionConflictException", "DeleteItem")] * 20 + [{}],
+        query=[{"Items": [joined("a")]}],
+        batch_write_item=[{"UnprocessedItems": {"gatecast": ["membership"]}}],
+    )
+    backoff = Backoff(max_attempts=1_000, deadline_seconds=1_000, clock=lambda: now, sleep=sleep, random=lambda: 0.5)
+    with pytest.raises(RequestRejected):
+        Memberships(busy, "gatecast", backoff=backoff).disconnect(CONNECTION_ID)
+    assert busy.count("batch_write_item") > 1
+    assert now < DISCONNECT_SECONDS
 
 
 def test_join_shards_are_cached() -> None:

@@ -105,6 +105,16 @@ def test_connects_rejected_by_the_authorizer_are_counted(
     authorizer.clear_caches()
 
 
+@pytest.mark.usefixtures("table")
+def test_events_of_others_are_counted_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    handlers.join({"source": "aws.events", "detail": SECRET}, LambdaContext())
+    [line] = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "_aws" in line]
+    [directive] = line["_aws"]["CloudWatchMetrics"]
+    assert directive["Dimensions"] == [["service"]], "not among the requests of a route"
+    assert [metric["Name"] for metric in directive["Metrics"]] == ["Ignored"]
+    assert line["Ignored"] == [1]
+
+
 def test_metrics_can_be_disabled(
     table: Table, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

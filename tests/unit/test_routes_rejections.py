@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -38,8 +39,8 @@ class Counters:
         return {"Attributes": {"used": {"N": str(self.used[key])}}}
 
 
-def environment(counters: Counters, closed: list[str]) -> Rejections:
-    return Rejections(counters, "gatecast", closed.append)
+def environment(counters: Counters, closed: list[str], starts: Callable[[int], int] = lambda _below: 0) -> Rejections:
+    return Rejections(counters, "gatecast", closed.append, starts)
 
 
 def caller(connection_id: str = CONNECTION_ID, at: float = START) -> Caller:
@@ -58,12 +59,27 @@ def test_a_connection_is_closed_at_the_limit_once() -> None:
     assert counters.updates == MAX_REJECTED // STEP, "what is closed costs nothing any more"
 
 
-def test_environments_add_up_in_the_table() -> None:
+@pytest.mark.parametrize("environments", [1, 5, 50, 500])
+def test_environments_add_up_in_the_table(environments: int) -> None:
+    """Also if each of them sees one request only: counting begins at a random point of the step."""
     counters, closed = Counters(), list[str]()
-    environments = [environment(counters, closed) for _ in range(5)]
-    for number in range(MAX_REJECTED + 5 * STEP):
-        environments[number % 5].count(caller())
-    assert set(closed) == {CONNECTION_ID}
+    rng = random.Random(1)
+    many = [environment(counters, closed, rng.randrange) for _ in range(environments)]
+    closed_at = 0
+    while not closed:
+        many[closed_at % environments].count(caller())
+        closed_at += 1
+    assert MAX_REJECTED / 2 < closed_at < MAX_REJECTED * 2
+
+
+def test_many_connections_in_turn_do_not_empty_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of them is remembered until its next request, and yet all are closed."""
+    monkeypatch.setattr("routes.rejections.MAX_REMEMBERED", 10)
+    closed = list[str]()
+    rejections = environment(Counters(), closed, random.Random(1).randrange)
+    for number in range(20 * MAX_REJECTED * 3):
+        rejections.count(caller(f"c{number % 20}"))
+    assert set(closed) == {f"c{number}" for number in range(20)}
 
 
 def test_other_windows_and_connections_are_counted_apart() -> None:
@@ -100,17 +116,17 @@ def test_without_the_table_memory_alone_decides(failure: Exception) -> None:
     assert "secret" not in log.getvalue()
 
 
-def test_a_connection_that_cannot_be_closed_does_no_harm() -> None:
+@pytest.mark.parametrize(("code", "lines"), [("ForbiddenException", 1), ("GoneException", 0)])
+def test_a_connection_that_cannot_be_closed_does_no_harm(code: str, lines: int) -> None:
     def fail(_connection_id: str) -> None:
-        raise ClientError({"Error": {"Code": "GoneException", "Message": "secret"}}, "DeleteConnection")
+        raise ClientError({"Error": {"Code": code, "Message": "secret"}}, "DeleteConnection")
 
-    rejections = Rejections(Counters(), "gatecast", fail)
+    rejections = Rejections(Counters(), "gatecast", fail, lambda _below: 0)
     with captured_log() as log:
         for _ in range(3 * MAX_REJECTED):
             rejections.count(caller())
-    (line,) = log.getvalue().splitlines()
-    assert json.loads(line)["message"] == "connection.not_closed"
-    assert json.loads(line)["code"] == "GoneException"
+    logged = [json.loads(line) for line in log.getvalue().splitlines()]
+    assert [(line["message"], line["code"]) for line in logged] == [("connection.not_closed", code)] * lines
 
 
 def test_memory_is_bounded_and_keeps_the_latest() -> None:
@@ -198,6 +214,32 @@ def test_without_the_api_s_address_nothing_is_counted(monkeypatch: pytest.Monkey
         assert dependencies.rejections() is None
         assert dependencies.rejections() is None
     assert len(log.getvalue().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "abc.execute-api.eu-west-1.amazonaws.com/live",
+        "wss://abc.execute-api.eu-west-1.amazonaws.com/live",
+        "http://abc.execute-api.eu-west-1.amazonaws.com/live",
+        "https://secret@example.com/live",
+        "https:///live",
+        "https://example.com:port/live",
+        "https://exam ple.com/live",
+    ],
+)
+def test_an_invalid_address_of_the_api_is_named(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be signed for nowhere or, with http, show the session token."""
+    monkeypatch.setenv("GATECAST_AUTHORIZER", OPEN_ACCESS)
+    monkeypatch.setenv("GATECAST_CONNECTIONS_ENDPOINT", url)
+    dependencies.clear_caches()
+    with captured_log() as log:
+        response = handlers.default(event(body="hello"), LambdaContext())
+    assert '"code": "bad_request"' in response["body"]
+    (line,) = log.getvalue().splitlines()
+    assert json.loads(line)["message"] == "rejection.not_counted"
+    assert json.loads(line)["reason"].startswith("GATECAST_CONNECTIONS_ENDPOINT ")
+    assert "secret" not in line
 
 
 # Events that are not a client's message
