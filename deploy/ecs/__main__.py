@@ -1,8 +1,8 @@
 """`python -m deploy.ecs deploy|destroy PARAMETERS`: deploys all of Gatecast to an AWS account, or removes it.
 
-PARAMETERS is a TOML file of names and values: Region, and any parameters of the templates beside this file. A stack's
-outputs are the parameters of the same names of later stacks. Idempotent: resources that are up to date are left
-unchanged. Exit codes: 0 success; 1 failure, with the reason on standard error; 2 wrong arguments.
+PARAMETERS is a TOML file of names and values: Region, CheckZones, and any parameters of the templates beside this file.
+A stack's outputs are the parameters of the same names of later stacks. Idempotent: resources that are up to date are
+left unchanged. Exit codes: 0 success; 1 failure, with the reason on standard error; 2 wrong arguments.
 """
 
 import argparse
@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import boto3
+import botocore.session
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from deploy.ecs import artifacts
+from deploy.ecs.placement import ARCHITECTURES, place
 from deploy.ecs.stacks import POLL_SECONDS, DeployError, Parameter, Stacks
-from deploy.ecs.zones import NoZones, Zone, choose, why_not
 
 ORDER: Final = ("foundation", "account", "data", "api", "network", "observe", "worker")
 """In this order, each stack needs only the outputs of earlier ones."""
@@ -28,6 +30,9 @@ KEPT: Final = "account"
 SHARDS_OF_ALL: Final = 16
 EXAMPLE: Final = "deploy/ecs/parameters.example.toml"
 
+_OWN_PARAMETERS: Final = {"Region", "CheckZones"}
+"""Those of this script, which no template has."""
+_RETRIES: Final = Config(retries={"mode": "standard", "total_max_attempts": 10})
 _NOT_SIGNED_IN: Final = {"ExpiredToken", "InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch"}
 
 
@@ -71,91 +76,50 @@ class Deployment:
             self._write_settings_of_all()
 
     def _check_queue_names(self) -> None:
-        """Raise DeployError if the queue's type changes to one whose queues were kept when it changed before."""
-        outputs, kind = self.stacks.outputs("data"), self.values.get("Queue", "standard")
-        current = outputs.get("QueueName", "")
-        if not current or current.endswith(".fifo") == (kind == "fifo"):
-            return
+        """Raise DeployError if the queues to create have the names of queues that were kept when the type changed.
+
+        CloudFormation could not create them, and such a queue may have messages that are still needed.
+        """
+        kind, status = self.values.get("Queue", "standard"), self.stacks.status("data")
+        current = self.stacks.outputs("data").get("QueueName", "")
+        if status is not None and (not current or current.endswith(".fifo") == (kind == "fifo")):
+            return  # they are the stack's own
         sqs, suffix = self._session.client("sqs"), ".fifo" if kind == "fifo" else ""
         for queue in (f"{self.name}-broadcasts{suffix}", f"{self.name}-dead-letters{suffix}"):
             with contextlib.suppress(sqs.exceptions.QueueDoesNotExist):
                 url = sqs.get_queue_url(QueueName=queue)["QueueUrl"]
                 raise DeployError(
-                    f"Queue = {kind}: the queue {queue} was kept, with its messages, when the type was changed before,"
-                    " and has the name that the new one needs. When its messages are not needed any more, delete it,"
-                    f" wait a minute, and deploy again: aws sqs delete-queue --queue-url {url}"
+                    f"Queue = {kind}: a queue {queue} exists that is no part of this deployment. It was kept, with its"
+                    " messages, when the type was changed before, or is of somebody else; the new queue needs its name."
+                    " When its messages are not needed any more, delete it, wait a minute, and deploy again:\n"
+                    f"  aws sqs get-queue-attributes --queue-url {url} --attribute-names ApproximateNumberOfMessages\n"
+                    f"  aws sqs delete-queue --queue-url {url}"
                 )
 
     def place(self) -> None:
-        """Choose the zones of the tasks, or check those of the given subnets. Raises DeployError."""
+        """Choose or check where the tasks run. Raises DeployError."""
+        deployed = self.stacks.outputs("network").get("SubnetIds", "")
         ec2, region = self._session.client("ec2"), self._session.region_name
-        if vpc := self.values.get("VpcId"):
-            self._check_vpc(ec2, vpc)
-            return
-        outputs = self.stacks.outputs("network")
-        deployed = {outputs[name] for name in ("ZoneA", "ZoneB") if name in outputs}
-        found = ec2.describe_availability_zones(Filters=[{"Name": "zone-type", "Values": ["availability-zone"]}])
-        zones = [
-            Zone(each["ZoneName"], each["ZoneId"], each["State"] == "available" or bool(deployed))
-            for each in found["AvailabilityZones"]
-            if not deployed or each["ZoneName"] in deployed  # a subnet cannot move to another zone
-        ]
-        try:
-            chosen = choose(region, zones, self._architecture)
-        except NoZones as error:
-            if "Architecture" in self.values:
-                raise DeployError(str(error)) from None
-            say(f"{error}\nUsing x86_64 instead")
-            self.values["Architecture"] = "x86_64"
-            try:
-                chosen = choose(region, zones, "x86_64")
-            except NoZones as none:
-                raise DeployError(f"{none}\nSet Region to another one, or VpcId and SubnetIds") from None
-        self.values["ZoneA"], self.values["ZoneB"] = chosen
-        say(f"Zones {' and '.join(chosen)}, {self._architecture}")
-
-    def _check_vpc(self, ec2: Any, vpc: str) -> None:
-        region, subnets = self._session.region_name, self.values["SubnetIds"].replace(" ", "").split(",")
-        for each in ec2.describe_subnets(SubnetIds=subnets)["Subnets"]:
-            zone = Zone(each["AvailabilityZone"], each["AvailabilityZoneId"])
-            if each["VpcId"] != vpc:
-                raise DeployError(f"SubnetIds: {each['SubnetId']} is in {each['VpcId']}, not in {vpc}")
-            if why := why_not(region, zone, self._architecture):
-                raise DeployError(f"SubnetIds: {each['SubnetId']} is in {zone.name} ({zone.id}): {why}")
-        endpoints = ec2.describe_vpc_endpoints(
-            Filters=[
-                {"Name": "vpc-id", "Values": [vpc]},
-                {"Name": "service-name", "Values": [f"com.amazonaws.{region}.execute-api"]},
-            ]
-        )["VpcEndpoints"]
-        for endpoint in endpoints:
-            if endpoint.get("PrivateDnsEnabled"):
-                raise DeployError(
-                    f"{vpc} has the endpoint {endpoint['VpcEndpointId']} for execute-api with private DNS: from there"
-                    " every post to a public API is rejected with 403. Disable its private DNS, use another VPC, or"
-                    " give the API a custom domain and set ConnectionsEndpoint to it"
-                )
+        subnets = deployed.split(",") if deployed else []
+        self.values |= place(ec2, region, self.values, subnets, say=say)
 
     def _write_settings_of_all(self) -> None:
         """Spread `@all` over shards before its first member: one partition takes 500 connects per second.
 
-        Never overwrites settings. Where there are members already, they stay on the shards they have joined, and
-        raising the number of shards is up to the operator.
+        Never overwrites settings. Once there is an API there may be members, and workers that have read the settings
+        less than 30 s ago: then `shards` must grow before `join_shards`, which is up to the operator.
         """
         dynamodb, table = self._session.client("dynamodb"), self.values["TableName"]
-        members = dynamodb.query(
-            TableName=table,
-            ConsistentRead=True,
-            Limit=1,
-            KeyConditionExpression="pk = :pk",
-            ExpressionAttributeValues={":pk": {"S": "room#@all#0"}},
-        )
-        if members["Items"]:
-            return
-        shards = {"N": str(SHARDS_OF_ALL)}
-        item = {"pk": {"S": "settings#@all"}, "sk": {"S": "room"}, "shards": shards, "join_shards": shards}
-        with contextlib.suppress(dynamodb.exceptions.ConditionalCheckFailedException):
-            dynamodb.put_item(TableName=table, Item=item, ConditionExpression="attribute_not_exists(pk)")
+        key = {"pk": {"S": "settings#@all"}, "sk": {"S": "room"}}
+        if self.stacks.status("api") is None:
+            shards = {"N": str(SHARDS_OF_ALL)}
+            item = {**key, "shards": shards, "join_shards": shards}
+            with contextlib.suppress(dynamodb.exceptions.ConditionalCheckFailedException):
+                dynamodb.put_item(TableName=table, Item=item, ConditionExpression="attribute_not_exists(pk)")
+        elif "Item" not in dynamodb.get_item(TableName=table, Key=key):
+            say(
+                "data: @all has one shard, which takes 500 connects per second; docs/deploy.md, Quotas: how to add some"
+            )
 
     def destroy(self) -> None:
         """Remove everything, including the contents of the queues and the table."""
@@ -223,12 +187,17 @@ def read_parameters(path: Path) -> dict[str, str]:
 
 def check(values: Mapping[str, str], known: Mapping[str, Sequence[Parameter]]) -> None:
     """Raise DeployError unless the templates have all these parameters and their combination is valid."""
-    names = {"Region"} | {parameter.name for parameters in known.values() for parameter in parameters}
+    names = _OWN_PARAMETERS | {parameter.name for parameters in known.values() for parameter in parameters}
     for name in values.keys() - names:
         similar = difflib.get_close_matches(name, names, n=1)
         raise DeployError(f"No template has a parameter {name}" + (f"; did you mean {similar[0]}?" if similar else ""))
     if bool(values.get("VpcId")) != bool(values.get("SubnetIds")):
         raise DeployError("VpcId and SubnetIds belong together: set both, or neither to get a new VPC")
+    if values.get("VpcId") and (values.get("ZoneA") or values.get("ZoneB")):
+        raise DeployError("ZoneA and ZoneB are zones of a new VPC: remove them, or VpcId and SubnetIds")
+    for name, allowed in (("CheckZones", ("yes", "no")), ("Architecture", ARCHITECTURES)):
+        if values.get(name, allowed[0]) not in allowed:
+            raise DeployError(f"{name} is {values[name]!r}: expected {' or '.join(allowed)}")
 
 
 def deploy(session: Any, values: Mapping[str, str]) -> None:
@@ -275,7 +244,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, values: Mapping[str, str], *, confirmed: bool) -> None:
-    session = boto3.session.Session(region_name=values.get("Region"))
+    core = botocore.session.get_session()
+    core.set_default_client_config(_RETRIES)  # AWS throttles calls; a deployment makes hundreds of them
+    session = boto3.session.Session(botocore_session=core, region_name=values.get("Region"))
     if session.region_name is None:
         raise DeployError("No Region: set Region in the parameters")
     identity = session.client("sts").get_caller_identity()

@@ -21,7 +21,6 @@ from typing import Any
 import boto3
 import pytest
 import websockets
-from botocore.exceptions import ClientError
 from websockets.asyncio.client import ClientConnection
 
 from deploy.ecs import artifacts, stacks
@@ -184,7 +183,9 @@ def test_an_api_without_authorizer_must_be_requested_explicitly(deployments: Any
     deployment = deployments()
     deployment.deploy_one("foundation")
     deployment.deploy_one("data")
-    with pytest.raises(ClientError, match="Set TokenIssuer and TokenAudience"):
+    with pytest.raises(
+        DeployError, match=r"api: CloudFormation rejects the stack: .*Set TokenIssuer and TokenAudience"
+    ):
         deployment.deploy_one("api")
 
 
@@ -207,7 +208,9 @@ def test_a_failed_stack_is_reported_and_replaced_and_an_unchanged_one_is_left_un
     ours = stacks.Stacks(session.client("cloudformation"), unique_name, say=printed.append, poll_seconds=0.05)
     s3 = session.client("s3")
     s3.create_bucket(Bucket=unique_name)
-    with pytest.raises(DeployError, match=r"one: CREATE_FAILED\n  Bucket \(AWS::S3::Bucket\): .*already exists$"):
+    with pytest.raises(
+        DeployError, match=r"one: CREATE_FAILED\n  Bucket \(AWS::S3::Bucket\): .*already exists\nRemove the cause"
+    ):
         ours.deploy("one", {"Bucket": unique_name})
     s3.delete_bucket(Bucket=unique_name)
 

@@ -1,18 +1,20 @@
-"""What the deploy script does with stacks in every state, and in which zones it puts the tasks."""
+"""What the deploy script does with stacks in every state, and with what an earlier deployment left."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import botocore
 import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
 
 from deploy.ecs import __main__ as script
-from deploy.ecs.stacks import DeployError, Stacks
-from deploy.ecs.states import Action, action, explanation
-from deploy.ecs.zones import NoZones, Zone, choose, why_not
-from gatecast.table import RoomSettings
+from deploy.ecs.stacks import TEMPLATES, DeployError, Stacks
+from deploy.ecs.states import STATUSES, Action, Status, action, way_out
+from gatecast.table import SETTINGS_SK, RoomSettings, key, settings_pk
+from local import resources
 from tests.templates import Template
 
 CLOUDFORMATION = Path(botocore.__file__).parent / "data" / "cloudformation"
@@ -29,159 +31,209 @@ def all_states() -> list[str]:
     return states
 
 
-@pytest.mark.parametrize("status", all_states())
-def test_every_state_is_known(status: str) -> None:
-    assert action(status) is not Action.EXPLAIN or "continue-update-rollback" in explanation(
-        "gatecast-data", status, []
-    )
-    assert (action(status) is Action.WAIT) == (status.endswith("_IN_PROGRESS") and status != "REVIEW_IN_PROGRESS")
+def test_the_states_are_those_of_cloudformation() -> None:
+    assert set(STATUSES) == set(all_states())
 
 
-def test_a_state_that_is_new_is_explained() -> None:
-    assert action("SPLIT_COMPLETE") is Action.EXPLAIN
-    assert "does not know" in explanation("gatecast-data", "SPLIT_COMPLETE", [])
+@pytest.mark.parametrize("status", STATUSES)
+def test_every_state_is_waited_for_updated_replaced_or_explained(status: Status) -> None:
+    waits = status.endswith("_IN_PROGRESS") and status != "REVIEW_IN_PROGRESS"
+    assert (action(status) is Action.WAIT) == waits
+    unclear = status.endswith("_FAILED") or action(status) is Action.REPLACE or status == "UPDATE_ROLLBACK_COMPLETE"
+    assert bool(way_out("gatecast-data", status, ["Table"])) == unclear
+    assert "{" not in way_out("gatecast-data", status, [])
 
 
 class CloudFormation:
-    """A stack that is in one state."""
+    """A stack that goes through these states, one per call, and then stays in the last one. None: it does not exist."""
 
-    def __init__(self, status: str) -> None:
-        self.status = status
+    def __init__(self, *statuses: str | Exception | None, events: Sequence[dict[str, str]] = ()) -> None:
+        self.statuses = list(statuses)
+        self.calls: list[str] = []
+        self.rejection: ClientError | None = None
+        self._events = list(events)
 
     def get_template_summary(self, **_: str) -> dict[str, Any]:
         return {"Parameters": []}
 
     def describe_stacks(self, **_: str) -> dict[str, Any]:
-        return {"Stacks": [{"StackStatus": self.status}]}
+        status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
+        if isinstance(status, Exception):
+            raise status
+        if status is None:
+            raise client_error("ValidationError", "Stack with id gatecast-data does not exist")
+        return {"Stacks": [{"StackStatus": status}]}
 
-    def describe_stack_events(self, **_: str) -> dict[str, Any]:
-        def event(resource: str, status: str, reason: str = "") -> dict[str, str]:
-            return {
-                "LogicalResourceId": resource, "ResourceStatus": status, "ResourceStatusReason": reason,
-                "ResourceType": "AWS::SQS::Queue",
-            }  # fmt: skip
+    def describe_stack_events(self, NextToken: str = "0", **_: str) -> dict[str, Any]:  # noqa: N803
+        page = int(NextToken)  # of one event
+        more = {"NextToken": str(page + 1)} if page + 1 < len(self._events) else {}
+        return {"StackEvents": self._events[page : page + 1], **more}
 
-        return {
-            "StackEvents": [
-                event("gatecast-data", "UPDATE_ROLLBACK_FAILED"),
-                event("Broadcasts", "UPDATE_FAILED", "it was deleted by hand"),
-                event("Table", "UPDATE_FAILED", "Resource update cancelled"),
-                event("gatecast-data", "UPDATE_IN_PROGRESS"),
-                event("Old", "CREATE_FAILED", "long ago"),
-            ]
-        }
+    def create_stack(self, **_: Any) -> None:
+        self._call("create")
+
+    def update_stack(self, **_: Any) -> None:
+        self._call("update")
+
+    def delete_stack(self, **_: Any) -> None:
+        self._call("delete")
+
+    def _call(self, name: str) -> None:
+        self.calls.append(name)
+        if self.rejection:
+            raise self.rejection
 
 
-def test_a_stuck_rollback_is_explained_with_its_way_out() -> None:
+def client_error(code: str, message: str = "", status: int = 400) -> ClientError:
+    return ClientError(
+        {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}},
+        "Call",
+    )
+
+
+def event(resource: str, status: str, reason: str = "") -> dict[str, str]:
+    return {
+        "LogicalResourceId": resource,
+        "ResourceStatus": status,
+        "ResourceStatusReason": reason,
+        "ResourceType": "AWS::SQS::Queue",
+    }
+
+
+def deploy_data(cloudformation: CloudFormation) -> list[str]:
+    """Deploy the stack `data`. Returns what was printed."""
+    printed: list[str] = []
+    Stacks(cloudformation, "gatecast", say=printed.append, poll_seconds=0).deploy("data", {})
+    return printed
+
+
+@pytest.mark.parametrize(
+    ("statuses", "calls"),
+    [
+        ([None, "CREATE_IN_PROGRESS", "CREATE_COMPLETE"], ["create"]),
+        (["UPDATE_ROLLBACK_COMPLETE", "UPDATE_IN_PROGRESS", "UPDATE_COMPLETE"], ["update"]),
+        (["UPDATE_FAILED", "UPDATE_COMPLETE"], ["update"]),
+        (["IMPORT_ROLLBACK_COMPLETE", "UPDATE_COMPLETE_CLEANUP_IN_PROGRESS", "UPDATE_COMPLETE"], ["update"]),
+        (["ROLLBACK_COMPLETE", "DELETE_IN_PROGRESS", None, "CREATE_COMPLETE"], ["delete", "create"]),
+        (["DELETE_FAILED", None, "CREATE_COMPLETE"], ["delete", "create"]),
+        (["REVIEW_IN_PROGRESS", None, "CREATE_COMPLETE"], ["delete", "create"]),
+        (["UPDATE_ROLLBACK_IN_PROGRESS", "UPDATE_ROLLBACK_COMPLETE", "UPDATE_COMPLETE"], ["update"]),
+        (["DELETE_IN_PROGRESS", None, "CREATE_COMPLETE"], ["create"]),
+    ],
+)
+def test_a_stack_is_brought_on_from_every_state(statuses: list[str | None], calls: list[str]) -> None:
+    cloudformation = CloudFormation(*statuses)
+    printed = deploy_data(cloudformation)
+    assert cloudformation.calls == calls
+    in_progress = action(statuses[0]) is Action.WAIT  # type: ignore[arg-type]
+    assert [line for line in printed if "waiting" in line] == [
+        f"data: waiting for an operation that is in progress ({statuses[0]})"
+    ] * in_progress
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected"),
+    [
+        ([None, "CREATE_FAILED"], "deploy again: that first deletes"),
+        (["CREATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE"], "has restored the previous version"),
+        (["CREATE_COMPLETE", "UPDATE_FAILED"], "rollback-stack --stack-name gatecast-data"),
+        (["DELETE_FAILED"], "delete-stack --stack-name gatecast-data --retain-resources Table Broadcasts"),
+        (["CREATE_COMPLETE", "IMPORT_ROLLBACK_FAILED"], "ask AWS Support"),
+        (["CREATE_COMPLETE", None], "was deleted while it was deployed"),
+        (["SPLIT_COMPLETE"], "is in the state SPLIT_COMPLETE, which this script does not know"),
+    ],
+)
+def test_a_failure_is_printed_with_its_way_out(statuses: list[str | None], expected: str) -> None:
+    events = [event("Broadcasts", "DELETE_FAILED"), event("Table", "DELETE_FAILED")]
     with pytest.raises(DeployError) as error:
-        Stacks(CloudFormation("UPDATE_ROLLBACK_FAILED"), "gatecast", say=lambda _: None).deploy("data", {})
+        deploy_data(CloudFormation(*statuses, events=events))
+    assert expected in str(error.value)
+
+
+def test_only_resources_that_block_the_rollback_are_skipped() -> None:
+    """CloudFormation rejects the names of others, such as the one that made the update fail."""
+    events = [
+        event("gatecast-data", "UPDATE_ROLLBACK_FAILED"),
+        event("Broadcasts", "UPDATE_FAILED", "it was deleted by hand"),
+        event("gatecast-data", "UPDATE_ROLLBACK_IN_PROGRESS"),
+        event("Table", "UPDATE_FAILED", "Resource update cancelled"),
+        event("RedrivePolicy", "UPDATE_FAILED", "a mistake"),
+        event("gatecast-data", "UPDATE_IN_PROGRESS"),
+        event("Old", "CREATE_FAILED", "long ago"),
+    ]
+    with pytest.raises(DeployError) as error:
+        deploy_data(CloudFormation("UPDATE_ROLLBACK_FAILED", events=events))
     lines = str(error.value).splitlines()
-    assert lines[0] == "data: UPDATE_ROLLBACK_FAILED"
-    assert lines[1] == "  Broadcasts (AWS::SQS::Queue): it was deleted by hand"
+    assert lines[:3] == [
+        "data: UPDATE_ROLLBACK_FAILED",
+        "  RedrivePolicy (AWS::SQS::Queue): a mistake",
+        "  Broadcasts (AWS::SQS::Queue): it was deleted by hand",
+    ]
     assert "  aws cloudformation continue-update-rollback --stack-name gatecast-data" in lines
     assert lines[-1].endswith("--stack-name gatecast-data --resources-to-skip Broadcasts")
 
 
-# Zones
-
-TOKYO = [Zone(f"ap-northeast-1{letter}", f"apne1-az{number}") for letter, number in zip("acd", (4, 3, 1), strict=True)]
-VIRGINIA = [Zone(f"us-east-1{letter}", f"use1-az{number}") for letter, number in zip("abc", (3, 6, 1), strict=True)]
-
-
-def test_zones_are_chosen_by_their_ids() -> None:
-    assert choose("ap-northeast-1", TOKYO, "arm64") == ("ap-northeast-1d", "ap-northeast-1a")
-    assert choose("us-east-1", VIRGINIA, "arm64") == ("us-east-1c", "us-east-1b")
-    assert choose("us-east-1", VIRGINIA, "x86_64") == ("us-east-1c", "us-east-1a")
-    assert choose("eu-west-1", reversed(VIRGINIA), "arm64") == choose("eu-west-1", VIRGINIA, "arm64")
-
-
-def test_a_zone_is_rejected_with_the_reason() -> None:
-    assert why_not("ap-northeast-1", TOKYO[1], "x86_64") == "it has no Fargate"
-    assert "no arm64" in str(why_not("us-east-1", VIRGINIA[0], "arm64"))
-    assert (
-        why_not("us-east-1", VIRGINIA[0]._replace(available=False), "x86_64") == "it is not available to this account"
-    )
-    with pytest.raises(
-        NoZones, match=r"fewer than two zones for arm64.*us-east-1a \(use1-az3\): its Fargate has no arm64"
-    ):
-        choose("us-east-1", VIRGINIA[:2], "arm64")
+@pytest.mark.parametrize(
+    ("rejection", "message"),
+    [
+        (
+            client_error("ValidationError", "Parameter Queue is wrong"),
+            "data: CloudFormation rejects the stack: Parameter",
+        ),
+        (client_error("LimitExceededException", "2000 stacks"), "data: CloudFormation rejects the stack: 2000"),
+        (client_error("AlreadyExistsException", "exists"), "another deployment of it has just started"),
+        (client_error("ValidationError", "Stack x is in UPDATE_IN_PROGRESS state and can not be updated"), "another"),
+    ],
+)
+def test_what_cloudformation_rejects_is_explained(rejection: ClientError, message: str) -> None:
+    for status in (None, "CREATE_COMPLETE"):
+        cloudformation = CloudFormation(status)
+        cloudformation.rejection = rejection
+        with pytest.raises(DeployError, match=message):
+            deploy_data(cloudformation)
 
 
-class Ec2:
-    def __init__(self, zones: list[Zone], **more: Any) -> None:
-        self._zones = zones
-        self._more = more
-
-    def describe_availability_zones(self, **_: Any) -> dict[str, Any]:
-        zones = [{"ZoneName": each.name, "ZoneId": each.id, "State": "available"} for each in self._zones]
-        return {"AvailabilityZones": zones}
-
-    def describe_subnets(self, **_: Any) -> dict[str, Any]:
-        return {"Subnets": self._more["subnets"]}
-
-    def describe_vpc_endpoints(self, **_: Any) -> dict[str, Any]:
-        return {"VpcEndpoints": self._more.get("endpoints", [])}
-
-
-def deployment(ec2: Ec2, outputs: dict[str, str] | None = None, **values: str) -> script.Deployment:
-    session = SimpleNamespace(client=lambda name: ec2 if name == "ec2" else None, region_name="us-east-1")
-    made = script.Deployment(session, values)
-    made.stacks = SimpleNamespace(outputs=lambda _name: outputs or {})  # type: ignore[assignment]
-    return made
-
-
-def test_x86_is_used_where_arm_is_missing_unless_arm_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    made = deployment(Ec2(VIRGINIA[:2]))
-    made.place()
-    assert made.values == {"Architecture": "x86_64", "ZoneA": "us-east-1a", "ZoneB": "us-east-1b"}
-    assert "Using x86_64 instead" in capsys.readouterr().out
-    with pytest.raises(DeployError, match="fewer than two zones for arm64"):
-        deployment(Ec2(VIRGINIA[:2]), Architecture="arm64").place()
-    with pytest.raises(DeployError, match="Set Region to another one"):
-        deployment(Ec2(VIRGINIA[:1])).place()
-
-
-def test_deployed_subnets_keep_their_zones() -> None:
-    made = deployment(Ec2(VIRGINIA), {"ZoneA": "us-east-1c", "ZoneB": "us-east-1a"})
-    made.place()
-    assert {made.values["ZoneA"], made.values["ZoneB"]} == {"us-east-1c", "us-east-1a"}
-    assert made.values["Architecture"] == "x86_64"
-
-
-def subnet(zone: Zone, vpc: str = "vpc-1") -> dict[str, str]:
-    return {"SubnetId": "subnet-1", "VpcId": vpc, "AvailabilityZone": zone.name, "AvailabilityZoneId": zone.id}
+def test_a_stack_without_changes_is_left_unchanged() -> None:
+    cloudformation = CloudFormation("CREATE_COMPLETE")
+    cloudformation.rejection = client_error("ValidationError", "No updates are to be performed.")
+    assert deploy_data(cloudformation) == ["data: unchanged"]
 
 
 @pytest.mark.parametrize(
-    ("ec2", "message"),
+    "outage",
     [
-        (Ec2([], subnets=[subnet(VIRGINIA[0])]), "subnet-1 is in us-east-1a (use1-az3): its Fargate has no arm64"),
-        (Ec2([], subnets=[subnet(VIRGINIA[1], "vpc-2")]), "subnet-1 is in vpc-2, not in vpc-1"),
-        (
-            Ec2(
-                [],
-                subnets=[subnet(VIRGINIA[1])],
-                endpoints=[{"VpcEndpointId": "vpce-1", "PrivateDnsEnabled": True}],
-            ),
-            "vpc-1 has the endpoint vpce-1 for execute-api with private DNS",
-        ),
+        EndpointConnectionError(endpoint_url="https://x"),
+        ReadTimeoutError(endpoint_url="https://x"),
+        client_error("Throttling"),
+        client_error("RequestLimitExceeded"),
+        client_error("InternalFailure", status=500),
     ],
 )
-def test_a_vpc_that_cannot_work_is_rejected_before_anything_is_deployed(ec2: Ec2, message: str) -> None:
-    with pytest.raises(DeployError) as error:
-        deployment(ec2, VpcId="vpc-1", SubnetIds="subnet-1").place()
-    assert message in str(error.value)
+def test_an_outage_of_cloudformation_is_waited_for(outage: Exception) -> None:
+    printed = deploy_data(CloudFormation(None, outage, outage, "CREATE_IN_PROGRESS", "CREATE_COMPLETE"))
+    assert len([line for line in printed if "does not respond, retrying" in line]) == 1
+    assert printed[-1].startswith("data: created")
 
 
-def test_a_vpc_that_works_is_accepted() -> None:
-    endpoints = [{"VpcEndpointId": "vpce-1", "PrivateDnsEnabled": False}]
-    deployment(Ec2([], subnets=[subnet(VIRGINIA[1])], endpoints=endpoints), VpcId="vpc-1", SubnetIds="subnet-1").place()
+def test_calls_without_permission_end_the_deployment() -> None:
+    with pytest.raises(ClientError, match="AccessDenied"):
+        deploy_data(CloudFormation(None, client_error("AccessDenied"), "CREATE_COMPLETE"))
 
 
-def test_the_network_takes_the_zones() -> None:
-    given = Template("network", {"ZoneA": "us-east-1c", "ZoneB": "us-east-1a"})
-    zones = {name: each["AvailabilityZone"] for name, each in given.of_type("AWS::EC2::Subnet").items()}
-    assert zones == {"Public": "us-east-1c", "PrivateA": "us-east-1c", "PrivateB": "us-east-1a"}
+def test_calls_are_retried_more_often_than_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    sessions: list[Any] = []
+    monkeypatch.setattr(script, "deploy", lambda session, _values: sessions.append(session))
+    monkeypatch.setattr("botocore.client.BaseClient._make_api_call", lambda *_: {"Account": "1", "Arn": "a/b"})
+    script._run("deploy", {"Region": "us-east-1"}, confirmed=False)
+    retries = sessions[0].client("cloudformation").meta.config.retries
+    assert (retries["mode"], retries["total_max_attempts"]) == ("standard", 10)
+
+
+def test_templates_are_small_enough_to_be_sent_with_a_call() -> None:
+    for name in script.ORDER:
+        assert len((TEMPLATES / f"{name}.yaml").read_bytes()) <= 51_200, "CloudFormation's limit for TemplateBody"
 
 
 # Queues and code that an earlier deployment left
@@ -204,19 +256,24 @@ class Sqs:
 
 
 @pytest.mark.parametrize(
-    ("current", "kind", "kept", "rejected"),
+    ("status", "current", "kind", "kept", "rejected"),
     [
-        ("gatecast-broadcasts", "standard", ["gatecast-broadcasts"], False),
-        ("gatecast-broadcasts", "fifo", [], False),
-        ("gatecast-broadcasts.fifo", "standard", ["gatecast-broadcasts"], True),
-        ("gatecast-broadcasts", "fifo", ["gatecast-dead-letters.fifo"], True),
-        ("", "fifo", ["gatecast-broadcasts.fifo"], False),
+        ("CREATE_COMPLETE", "gatecast-broadcasts", "standard", ["gatecast-broadcasts"], False),
+        ("CREATE_COMPLETE", "gatecast-broadcasts", "fifo", [], False),
+        ("CREATE_COMPLETE", "gatecast-broadcasts.fifo", "standard", ["gatecast-broadcasts"], True),
+        ("CREATE_COMPLETE", "gatecast-broadcasts", "fifo", ["gatecast-dead-letters.fifo"], True),
+        ("CREATE_FAILED", "", "fifo", ["gatecast-broadcasts.fifo"], False),  # what failed is removed first
+        (None, "", "fifo", ["gatecast-broadcasts.fifo"], True),  # kept when the type changed, before `destroy`
+        (None, "", "fifo", ["gatecast-broadcasts"], False),
     ],
 )
-def test_a_kept_queue_whose_name_is_needed_is_named(current: str, kind: str, kept: list[str], rejected: bool) -> None:
+def test_a_kept_queue_whose_name_is_needed_is_named(
+    status: str | None, current: str, kind: str, kept: list[str], rejected: bool
+) -> None:
     session = SimpleNamespace(client=lambda _name: Sqs(*kept), region_name="us-east-1")
     made = script.Deployment(session, {"Queue": kind})
-    made.stacks = SimpleNamespace(outputs=lambda _name: {"QueueName": current} if current else {})  # type: ignore[assignment]
+    outputs = {"QueueName": current} if current else {}
+    made.stacks = SimpleNamespace(status=lambda _: status, outputs=lambda _: outputs)  # type: ignore[assignment]
     if rejected:
         with pytest.raises(DeployError, match=rf"aws sqs delete-queue --queue-url https://sqs/{kept[0]}"):
             made._check_queue_names()
@@ -232,14 +289,12 @@ def test_code_does_not_expire_because_rollbacks_read_it() -> None:
 class DynamoDb:
     exceptions = SimpleNamespace(ConditionalCheckFailedException=KeyError)
 
-    def __init__(self, *, members: bool = False, settings: bool = False) -> None:
+    def __init__(self, *, settings: bool = False) -> None:
         self.items: list[dict[str, Any]] = []
-        self._members = members
         self._settings = settings
 
-    def query(self, **query: Any) -> dict[str, Any]:
-        assert query["ExpressionAttributeValues"] == {":pk": {"S": "room#@all#0"}}
-        return {"Items": [{}] if self._members else []}
+    def get_item(self, **_: Any) -> dict[str, Any]:
+        return {"Item": {}} if self._settings else {}
 
     def put_item(self, **put: Any) -> None:
         assert put["ConditionExpression"] == "attribute_not_exists(pk)"
@@ -248,12 +303,29 @@ class DynamoDb:
         self.items.append(put["Item"])
 
 
-@pytest.mark.parametrize(("members", "settings", "written"), [(False, False, 1), (True, False, 0), (False, True, 0)])
-def test_all_connections_are_spread_before_there_are_members(*, members: bool, settings: bool, written: int) -> None:
-    dynamodb = DynamoDb(members=members, settings=settings)
+@pytest.mark.parametrize(
+    ("api", "settings", "written", "hint"),
+    [
+        (None, False, 1, False),
+        (None, True, 0, False),
+        ("CREATE_COMPLETE", False, 0, True),
+        ("CREATE_COMPLETE", True, 0, False),
+    ],
+)
+def test_all_connections_are_spread_before_there_is_an_api(
+    api: str | None, settings: bool, written: int, hint: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dynamodb = DynamoDb(settings=settings)
     session = SimpleNamespace(client=lambda name: dynamodb if name == "dynamodb" else None, region_name="us-east-1")
     made = script.Deployment(session, {"TableName": "gatecast"})
+    made.stacks = SimpleNamespace(status=lambda _: api)  # type: ignore[assignment]
     made._write_settings_of_all()
     assert len(dynamodb.items) == written
     for item in dynamodb.items:
+        assert {name: item[name] for name in ("pk", "sk")} == key(settings_pk("@all"), SETTINGS_SK)
         assert RoomSettings.from_item(item) == RoomSettings(16, 16)
+    assert ("@all has one shard" in capsys.readouterr().out) == hint
+
+
+def test_the_local_stack_spreads_all_connections_like_a_deployment() -> None:
+    assert resources.SHARDS_OF_ALL == script.SHARDS_OF_ALL
