@@ -69,7 +69,7 @@ class Broadcast(msgspec.Struct, frozen=True, kw_only=True):
     the evidence that none of them reads (a decimal logarithm of odds). Written by the worker."""
 
     def __post_init__(self) -> None:
-        if not _has_usual_types(self):
+        if not _has_exact_types(self):
             _check_types(self)
         if (self.room is UNSET) == (self.connections is UNSET):
             raise InvalidBroadcast("room", "exactly one of `room` and `connections` must be given")
@@ -77,15 +77,16 @@ class Broadcast(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidBroadcast("shard", "only a room has shards")
         if utf8_length(self.data) > MAX_DATA_BYTES:
             raise InvalidBroadcast("data", f"longer than {MAX_DATA_BYTES:,} bytes in UTF-8")
-        _check_ids("connections", self.connections or ())
-        _check_ids("except", self.except_ or ())
-        for connection_id in self.connections or ():
-            if not 0 < utf8_length(connection_id) <= MAX_CONNECTION_ID_BYTES:
-                raise InvalidBroadcast("connections", f"an id is empty or longer than {MAX_CONNECTION_ID_BYTES} bytes")
+        if self.connections is not UNSET:
+            _check_connections(self.connections)
+        if self.except_ is not UNSET:
+            _joined("except", self.except_)
         if self.published_at_ms is not UNSET:
             _check_time("published_at_ms", self.published_at_ms)
         if self.expires_at_ms is not UNSET:
             _check_time("expires_at_ms", self.expires_at_ms)
+        if self.tried is not UNSET:
+            _check_tried(self.tried)
 
 
 class _Version(msgspec.Struct):
@@ -96,14 +97,26 @@ class _Version(msgspec.Struct):
 
 _version_decoder: Final = msgspec.json.Decoder(_Version)
 _decoder: Final = msgspec.json.Decoder(Broadcast)
-_encoder: Final = msgspec.json.Encoder()
+
+
+def _plain(value: object) -> object:
+    """The text or number in an object of a derived type, which msgspec does not encode."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int(value)
+    raise TypeError(type(value).__name__)
+
+
+_encoder: Final = msgspec.json.Encoder(enc_hook=_plain)
 _SNS_ENVELOPE: Final = "an SNS notification around the message: enable raw message delivery for the subscription"
 _LONE_SURROGATE: Final = "half of a surrogate pair has no UTF-8"
-_TYPE_NAMES: Final[dict[type, str]] = {str: "text (str)", int: "a whole number (int)", tuple: "a tuple or list of ids"}
-_REQUIRED: Final = ("id", "data", "part")
+_TYPE_NAMES: Final[dict[type, str]] = {str: "text (str)", int: "a whole number (int)", tuple: "a tuple or list"}
+_REQUIRED: Final = ("id", "data", "v", "part")
 _FIELD_TYPES: Final[tuple[tuple[str, str, type], ...]] = (
     ("id", "id", str),
     ("data", "data", str),
+    ("v", "v", int),
     ("room", "room", str),
     ("connections", "connections", tuple),
     ("except_", "except", tuple),
@@ -111,6 +124,7 @@ _FIELD_TYPES: Final[tuple[tuple[str, str, type], ...]] = (
     ("expires_at_ms", "expires_at_ms", int),
     ("shard", "shard", int),
     ("part", "part", str),
+    ("tried", "tried", tuple),
 )
 """Attribute, field of the message, and type."""
 _FIELD_AT_FAULT: Final = re.compile(r"(?:at `\$\.|missing required field `)(\w+)")
@@ -122,9 +136,8 @@ def decode(body: str | bytes) -> Broadcast:
         encoded = body.encode() if isinstance(body, str) else body
     except UnicodeEncodeError:
         raise InvalidBroadcast("body", "not valid UTF-8") from None
-    too_long = InvalidBroadcast("body", f"longer than {MAX_BODY_BYTES:,} bytes")
     if len(encoded) > MAX_BODY_BYTES + _PART_BYTES:
-        raise too_long
+        raise _too_long()
     try:
         _version_decoder.decode(encoded)
         broadcast = _decoder.decode(encoded)
@@ -141,8 +154,12 @@ def decode(body: str | bytes) -> Broadcast:
             raise InvalidBroadcast(field, _LONE_SURROGATE) from None
         raise InvalidBroadcast("body", f"not valid JSON ({error})") from None
     if len(encoded) > MAX_BODY_BYTES and not broadcast.part:
-        raise too_long
+        raise _too_long()
     return broadcast
+
+
+def _too_long() -> InvalidBroadcast:
+    return InvalidBroadcast("body", f"longer than {MAX_BODY_BYTES:,} bytes")
 
 
 def encode(broadcast: Broadcast) -> str:
@@ -159,17 +176,20 @@ def encode(broadcast: Broadcast) -> str:
     return body.decode()
 
 
-def _has_usual_types(broadcast: Broadcast) -> bool:
+def _has_exact_types(broadcast: Broadcast) -> bool:
     """Whether every field has exactly its type, as after `decode`, which takes this path for every message."""
     room, connections, except_ = broadcast.room, broadcast.connections, broadcast.except_
+    published_at_ms, expires_at_ms, shard = broadcast.published_at_ms, broadcast.expires_at_ms, broadcast.shard
     return (
         type(broadcast.id) is type(broadcast.data) is type(broadcast.part) is str
+        and type(broadcast.v) is int
         and (room is UNSET or type(room) is str)
         and (connections is UNSET or type(connections) is tuple)
         and (except_ is UNSET or type(except_) is tuple)
-        and (broadcast.published_at_ms is UNSET or type(broadcast.published_at_ms) is int)
-        and (broadcast.expires_at_ms is UNSET or type(broadcast.expires_at_ms) is int)
-        and (broadcast.shard is UNSET or type(broadcast.shard) is int)
+        and (published_at_ms is UNSET or type(published_at_ms) is int)
+        and (expires_at_ms is UNSET or type(expires_at_ms) is int)
+        and (shard is UNSET or type(shard) is int)
+        and (broadcast.tried is UNSET or type(broadcast.tried) is tuple)
     )
 
 
@@ -186,9 +206,28 @@ def _check_types(broadcast: Broadcast) -> None:
             raise InvalidBroadcast(field, f"expected {_TYPE_NAMES[expected]}, got {type(value).__name__}{hint}")
 
 
-def _check_ids(field: str, ids: Collection[str]) -> None:
-    if (types := set(map(type, ids)) - {str}) and not all(issubclass(each, str) for each in types):
-        raise InvalidBroadcast(field, f"expected ids as text (str), got {next(iter(types)).__name__}")
+def _check_connections(ids: tuple[str, ...]) -> None:
+    joined = _joined("connections", ids)
+    longest = max(map(len if joined.isascii() else utf8_length, ids), default=0)
+    if longest > MAX_CONNECTION_ID_BYTES or "" in ids:
+        raise InvalidBroadcast("connections", f"an id is empty or longer than {MAX_CONNECTION_ID_BYTES} bytes")
+
+
+def _joined(field: str, ids: tuple[Any, ...]) -> str:
+    """The ids as one text. Raises InvalidBroadcast unless all of them are text."""
+    try:
+        return "".join(ids)
+    except TypeError:
+        wrong = next(each for each in ids if not isinstance(each, str))
+        raise InvalidBroadcast(field, f"expected ids as text (str), got {type(wrong).__name__}") from None
+
+
+def _check_tried(tried: tuple[Any, ...]) -> None:
+    types = [type(each) for each in tried]
+    if types not in ([int, int, float], [int, int, int]):
+        given = ", ".join(each.__name__ for each in types)
+        raise InvalidBroadcast("tried", f"expected probes, since_ms and evidence (int, int, float), got ({given})")
+    _check_time("tried", tried[1])
 
 
 def _check_time(field: str, value: int) -> None:

@@ -18,7 +18,7 @@ class SupportsSendMessage(Protocol):
 
 def is_fifo(queue_url: str) -> bool:
     """Whether it is the URL of a FIFO queue."""
-    return queue_url.endswith(".fifo")
+    return queue_url.rstrip("/").endswith(".fifo")
 
 
 def queue_message(broadcast: Broadcast, *, fifo: bool, sending: str = "") -> dict[str, Any]:

@@ -18,6 +18,8 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
+from gatecast.broadcast import MIN_TIME_MS
+
 Item = dict[str, dict[str, str]]
 Key = dict[str, dict[str, str]]
 
@@ -65,9 +67,10 @@ def shard_of(connection_id: str, join_shards: int) -> int:
 
 
 def connection_item(connection_id: str, *, connected_at_ms: int, user: str | None = None) -> Item:
+    """Raises ValueError for a time in another unit, as the functions below do: the connection would count as absent."""
     return {
         **key(connection_pk(connection_id), CONNECTION_SK),
-        "connected_at_ms": {"N": str(connected_at_ms)},
+        "connected_at_ms": _milliseconds("connected_at_ms", connected_at_ms),
         "expires_at": {"N": str(expires_at(connected_at_ms))},
         **_user(user),
     }
@@ -78,8 +81,8 @@ def membership_item(
 ) -> Item:
     return {
         **key(room_pk(room, shard), connection_id),
-        "joined_at_ms": {"N": str(joined_at_ms)},
-        "expires_at": {"N": str(expires_at)},
+        "joined_at_ms": _milliseconds("joined_at_ms", joined_at_ms),
+        "expires_at": _seconds("expires_at", expires_at),
         **_user(user),
     }
 
@@ -88,8 +91,20 @@ def joined_room_item(connection_id: str, room: str, shard: int, *, expires_at: i
     return {
         **key(connection_pk(connection_id), joined_room_sk(room)),
         "shard": {"N": str(shard)},
-        "expires_at": {"N": str(expires_at)},
+        "expires_at": _seconds("expires_at", expires_at),
     }
+
+
+def _milliseconds(name: str, value: int) -> dict[str, str]:
+    if value < MIN_TIME_MS:
+        raise ValueError(f"{name}: {value} is not a time in milliseconds since the epoch: expected 2001 or later")
+    return {"N": str(value)}
+
+
+def _seconds(name: str, value: int) -> dict[str, str]:
+    if value >= MIN_TIME_MS:
+        raise ValueError(f"{name}: {value} is not a time in seconds since the epoch: this looks like milliseconds")
+    return {"N": str(value)}
 
 
 def _user(user: str | None) -> Item:

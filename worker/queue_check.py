@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 ATTRIBUTES: Final = ("QueueArn", "RedrivePolicy")
-"""The attributes of both queues that `find_circle` takes."""
+"""The attributes of each queue that `find_circle` takes."""
 
 
 def is_same_queue(one: str, other: str) -> bool:
@@ -18,16 +18,19 @@ def is_same_queue(one: str, other: str) -> bool:
 
 
 def find_circle(queue: Mapping[str, str], dead_letter_queue: Mapping[str, str]) -> str | None:
-    """What circles, as the end of a sentence that begins with the dead-letter queue; None if nothing does."""
-    arn, dead_letter_arn = queue.get("QueueArn"), dead_letter_queue.get("QueueArn")
+    """What circles, and what to change; None if nothing does. Attributes that could not be read are absent."""
+    arn = queue.get("QueueArn")
     if arn is None:
         return None
-    if arn == dead_letter_arn:
-        return f"is {arn}, the queue itself"
-    if _target(dead_letter_queue) == arn:
-        return f"has a redrive policy that moves its messages back to {arn}: remove that policy"
     if _target(queue) == arn:
-        return f"of the redrive policy of {arn} is that queue itself: correct the policy"
+        return f"the redrive policy of GATECAST_QUEUE_URL names that queue itself ({arn}): expected another queue there"
+    if dead_letter_queue.get("QueueArn") == arn:
+        return f"GATECAST_DEAD_LETTER_QUEUE_URL and GATECAST_QUEUE_URL are the same queue ({arn}): expected two"
+    if _target(dead_letter_queue) == arn:
+        return (
+            "the redrive policy of GATECAST_DEAD_LETTER_QUEUE_URL moves its messages back to GATECAST_QUEUE_URL "
+            f"({arn}): remove that policy"
+        )
     return None
 
 

@@ -4,7 +4,7 @@ It reads GATECAST_DEAD_LETTER_QUEUE_URL, sends every broadcast that the worker p
 deletes it from the dead-letter queue only when SQS has accepted it. It may be interrupted and repeated: a broadcast
 that is sent twice has the same id and part, so the second one is a duplicate. Poison messages, and messages that SQS
 itself moved (no `reason`), are skipped, because a person should look at these first. It prints one line per message,
-without its payload.
+without its payload; where no publisher has set a time, the age is that of the queue message.
 
 A FIFO queue that received the same broadcast within five minutes would drop it as a duplicate, and it would be lost.
 Therefore the deduplication id includes the dead letter's own message id: a dead letter that is sent twice is stored
@@ -103,6 +103,7 @@ class Redrive:
             VisibilityTimeout=_VISIBILITY_SECONDS,
             WaitTimeSeconds=_WAIT_SECONDS,
             MessageAttributeNames=["reason"],
+            MessageSystemAttributeNames=["SentTimestamp"],
         )
         messages = response.get("Messages", ())
         new = [message for message in messages if message["MessageId"] not in self._held]
@@ -122,11 +123,11 @@ class Redrive:
 
     async def _handle(self, message: Mapping[str, Any]) -> None:
         reason = message.get("MessageAttributes", {}).get("reason", {}).get("StringValue", "no reason")
-        broadcast = _broadcast(message["Body"]) if reason in REASONS else None
-        if broadcast is None:
+        broadcast = _broadcast(message["Body"])
+        if broadcast is None or reason not in REASONS:
             self._skip(message, reason)
         elif self._dry_run:
-            self._count_sent(broadcast, reason)
+            self._count_sent(message, reason)
         else:
             await self._send(message, broadcast, reason)
 
@@ -141,18 +142,19 @@ class Redrive:
             return
         await self._sqs.delete_message(QueueUrl=self._source, ReceiptHandle=message["ReceiptHandle"])
         del self._held[message["MessageId"]]
-        self._count_sent(broadcast, reason)
+        self._count_sent(message, reason)
 
-    def _count_sent(self, broadcast: Broadcast, reason: str) -> None:
+    def _count_sent(self, message: Mapping[str, Any], reason: str) -> None:
         self.report.sent[reason] += 1
         verb = "would be resent" if self._dry_run else "resent"
-        self._show(f"{verb}: {reason}, {describe(broadcast, now_ms=time.time() * 1000)}")
+        self._show(f"{verb}: {reason}, {describe(message, now_ms=time.time() * 1000)}")
 
     def _skip(self, message: Mapping[str, Any], reason: str) -> None:
         if message["MessageId"] not in self._skipped:
             self._skipped.add(message["MessageId"])
             self.report.skipped[reason.partition(":")[0]] += 1
-            self._show(f"skipped: {reason}, message {message['MessageId']}")
+            described = describe(message, now_ms=time.time() * 1000)
+            self._show(f"skipped: {reason}, {described}, message {message['MessageId']}")
 
     async def _release_held(self) -> None:
         """Make the remaining messages visible again immediately."""
@@ -168,14 +170,18 @@ class Redrive:
             )
 
 
-def describe(broadcast: Broadcast, *, now_ms: float) -> str:
-    """Whom it reaches, its id and part, and its age: everything but the payload."""
-    connections = broadcast.connections or ()
-    target = f"room {broadcast.room}" if broadcast.room else f"{len(connections):,} connections"
+def describe(message: Mapping[str, Any], *, now_ms: float) -> str:
+    """Whom it reaches, its id and part, and its age: everything but the payload. Of poison, only its age."""
+    broadcast = _broadcast(message["Body"])
+    sent_at_ms = message.get("Attributes", {}).get("SentTimestamp", now_ms)
+    published_at_ms = int((broadcast and broadcast.published_at_ms) or sent_at_ms)
+    age = f"{max(0.0, now_ms - published_at_ms) / 60_000:,.0f} min old"
+    if broadcast is None:
+        return age
+    count = len(broadcast.connections or ())
+    target = f"room {broadcast.room}" if broadcast.room else f"{count:,} connection{'s' * (count != 1)}"
     part = f", part {broadcast.part}" if broadcast.part else ""
-    published_at_ms = broadcast.published_at_ms
-    age = f", {max(0.0, now_ms - published_at_ms) / 60_000:,.0f} min old" if published_at_ms else ""
-    return f"{target}, id {broadcast.id}{part}{age}"
+    return f"{target}, id {broadcast.id}{part}, {age}"
 
 
 def _broadcast(body: str) -> Broadcast | None:

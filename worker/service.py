@@ -59,6 +59,13 @@ async def serve(settings: Settings, session: AioSession) -> None:
             return
         services = await find_services(session, connections=_MAX_CONNECTIONS, tls=tls, calls=metrics.service_calls)
         adapters = _make_adapters(settings, session, tls, services, metrics)
+        # Calls get responses only while these two run.
+        signing = asyncio.create_task(
+            credentials.run(adapters.signer, services.sqs, services.dynamodb), name="credentials"
+        )
+        sqs = asyncio.create_task(services.sqs.run(), name="sqs")
+        stack.callback(signing.cancel)
+        stack.callback(sqs.cancel)
         await _check_queues(settings, services.sqs)
         worker = Worker(settings, adapters, health=health, metrics=metrics)
         server.in_progress = worker.in_progress
@@ -73,8 +80,8 @@ async def serve(settings: Settings, session: AioSession) -> None:
         log.info("worker.started", queue=settings.queue_url, table=settings.table)
         await worker.run(
             stop,
-            credentials=credentials.run(adapters.signer, services.sqs, services.dynamodb),
-            sqs=services.sqs.run(),
+            credentials=signing,
+            sqs=sqs,
             dynamodb=services.dynamodb.run(),
             health=_monitor(health, metrics),
         )
@@ -103,19 +110,24 @@ def _make_adapters(
 
 
 async def _check_queues(settings: Settings, sqs: JsonService) -> None:
-    """Raise ConfigurationError if dead letters circle. What cannot be read now is not checked, and logged."""
-    urls = [settings.queue_url, settings.dead_letter_queue_url]
-    queues = [Queue(sqs, url) for url in urls if url]
-    if len(queues) < len(urls):
-        return
+    """Raise ConfigurationError if dead letters circle. A queue that cannot be read now is not checked, and logged."""
+    urls = (settings.queue_url, settings.dead_letter_queue_url)
+    queue, dead_letter_queue = await asyncio.gather(*(_read_attributes(sqs, url) for url in urls))
+    if circle := find_circle(queue, dead_letter_queue):
+        raise ConfigurationError(circle)
+
+
+async def _read_attributes(sqs: JsonService, url: str | None) -> dict[str, str]:
+    """Empty if there is no such queue, or if it cannot be read."""
+    if url is None:
+        return {}
     try:
         async with asyncio.timeout(_CHECK_SECONDS):
-            queue, dead_letters = await asyncio.gather(*(each.attributes(*ATTRIBUTES) for each in queues))
+            return await Queue(sqs, url).attributes(*ATTRIBUTES)
     except (DependencyError, TimeoutError) as error:
-        log.warning("queues.unchecked", error=str(error) or type(error).__name__)
-        return
-    if circle := find_circle(queue, dead_letters):
-        raise ConfigurationError(f"GATECAST_DEAD_LETTER_QUEUE_URL: the dead-letter queue {circle}")
+        reason = error.reason if isinstance(error, DependencyError) else "no response in time"
+        log.warning("queue.unchecked", queue=url, reason=reason)
+        return {}
 
 
 def _stop_on_signals() -> asyncio.Event:

@@ -324,6 +324,30 @@ async def test_an_invalid_variable_ends_the_worker_and_is_named(
     assert line.startswith(f"{variable} ")
 
 
+def moving_to(sqs: Any, url: str) -> dict[str, str]:
+    """Attributes that make a queue move its messages to this one."""
+    arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    return {"RedrivePolicy": json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": "3"})}
+
+
+async def test_a_dead_letter_queue_that_leads_back_ends_the_worker(sqs: Any, queues: Queues, launch: Launch) -> None:
+    sqs.set_queue_attributes(QueueUrl=queues.dead_letter_url, Attributes=moving_to(sqs, queues.url))
+    sqs.send_message(QueueUrl=queues.url, MessageBody="poison")
+    worker = launch()
+    assert await worker.ended(seconds=20) == 2
+    line = worker.log.read_text().splitlines()[-1]
+    assert "GATECAST_DEAD_LETTER_QUEUE_URL moves its messages back to GATECAST_QUEUE_URL" in line
+    assert queue_depth(sqs, queues.url) == 1, "it received nothing"
+
+
+async def test_the_queues_are_checked_before_anything_is_received(queues: Queues, launch: Launch) -> None:
+    del queues
+    worker = launch()
+    await worker.ready()
+    assert worker.events("worker.started")
+    assert not worker.events("queue.unchecked")
+
+
 async def test_an_invalid_region_is_reported_under_the_variable_that_was_set(tmp_path: Path) -> None:
     environment = {**NOWHERE, "AWS_REGION": "", "AWS_DEFAULT_REGION": "not a region"}
     worker = WorkerProcess.launch(environment, tmp_path / "worker.log")

@@ -14,7 +14,7 @@ import pytest
 from aiobotocore.session import AioSession
 
 from gatecast import Broadcast, Publisher, decode, encode, queue_message
-from local.resources import Queues
+from local.resources import Queues, create_queues
 from worker.redrive import Redrive
 
 CHECKOUT = Path(__file__).parents[2]
@@ -67,13 +67,13 @@ def test_broadcasts_are_resent_and_other_messages_are_skipped(sqs: Any, queues: 
     listed = dry.stdout.splitlines()[:-2]
     assert {re.sub(r"(?<=message )\S+|\d+(?= min old)", "…", line) for line in listed} == {
         *(
-            f"would be resent: {('undelivered', 'rejected', 'receives')[number % 3]}, 1 connections, "
+            f"would be resent: {('undelivered', 'rejected', 'receives')[number % 3]}, 1 connection, "
             f"id b{number}, part u-1, … min old"
             for number in range(25)
         ),
-        "skipped: poison: body: not valid JSON \\x1b[2J, message …",
-        "skipped: undelivered, message …",
-        "skipped: no reason, message …",
+        "skipped: poison: body: not valid JSON \\x1b[2J, … min old, message …",
+        "skipped: undelivered, … min old, message …",
+        "skipped: no reason, 1 connection, id b99, part u-1, … min old, message …",
     }
     assert len(listed) == 28
     assert not received(sqs, queues.url)
@@ -123,6 +123,38 @@ def test_a_fifo_queue_does_not_deduplicate_a_recently_resent_broadcast(sqs: Any,
     [message] = received(sqs, fifo_queues.url)
     assert decode(message["Body"]) == broadcast
     assert not received(sqs, fifo_queues.dead_letter_url)
+
+
+@pytest.mark.parametrize("source_is_fifo", [False, True])
+def test_the_queues_may_be_of_different_types(sqs: Any, unique_name: str, queues: Queues, source_is_fifo: bool) -> None:
+    fifo = create_queues(sqs, f"{unique_name}-other", fifo=True)
+    source, target = (fifo, queues) if source_is_fifo else (queues, fifo)
+    letters = [letter(number) for number in range(3)] + [Broadcast(id="b3", room="lobby", data="x", part="s0", shard=0)]
+    for each in letters:
+        if source_is_fifo:
+            put_broadcast(sqs, source.dead_letter_url, each, "undelivered")
+        else:
+            put(sqs, source.dead_letter_url, encode(each), "undelivered")
+
+    done = run(Queues(target.url, source.dead_letter_url))
+
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = {re.sub(r"\d+(?= min old)", "…", line) for line in done.stdout.splitlines()}
+    assert "resent: undelivered, room lobby, id b3, part s0, … min old" in lines, "the age is that of the queue message"
+    assert {decode(message["Body"]) for message in received(sqs, target.url)} == set(letters)
+    assert not received(sqs, source.dead_letter_url)
+
+
+@pytest.mark.parametrize("spelling", ["{}", "{}/", "{}?Action=ReceiveMessage"])
+def test_the_queue_itself_is_rejected_as_the_source(sqs: Any, queues: Queues, spelling: str) -> None:
+    put(sqs, queues.url, encode(letter(1)), "undelivered")
+    for arguments in ((), ("--dry-run",)):
+        done = run(queues._replace(dead_letter_url=spelling.format(queues.url)), *arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        [line] = done.stderr.splitlines()
+        assert "GATECAST_DEAD_LETTER_QUEUE_URL" in line
+        assert " GATECAST_QUEUE_URL" in line
+    assert len(received(sqs, queues.url)) == 1
 
 
 async def test_after_an_interruption_between_send_and_delete_a_fifo_queue_has_each_message_once(

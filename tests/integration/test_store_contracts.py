@@ -302,7 +302,12 @@ def put(stored_table: StoredTable) -> Put:
     return stored_table.put
 
 
-def membership(room: str, connection_id: str, *, shard: int = 0, joined_at_ms: int = 7, expires_at: float = 2e9) -> Any:
+JOINED_AT_MS = 1_700_000_000_000
+
+
+def membership(
+    room: str, connection_id: str, *, shard: int = 0, joined_at_ms: int = JOINED_AT_MS, expires_at: float = 2e9
+) -> Any:
     return keys.membership_item(room, shard, connection_id, joined_at_ms=joined_at_ms, expires_at=int(expires_at))
 
 
@@ -369,22 +374,22 @@ async def test_room_settings_have_defaults(members: MemberTable, put: Put) -> No
 
 async def test_connection_times_are_read_by_id(members: MemberTable, put: Put) -> None:
     put(keys.connection_item("a=", connected_at_ms=1_799_999_999_999))
-    put(keys.connection_item("b=", connected_at_ms=5))
+    put(keys.connection_item("b=", connected_at_ms=JOINED_AT_MS))
     times = await members.connected_at_ms(["a=", "missing=", "b=", "a="])
-    assert times == {"a=": 1_799_999_999_999, "b=": 5}
+    assert times == {"a=": 1_799_999_999_999, "b=": JOINED_AT_MS}
 
 
 async def test_a_removed_connection_still_has_its_rooms(members: MemberTable, put: Put) -> None:
-    put(keys.connection_item("a=", connected_at_ms=5))
-    put(keys.connection_item("b=", connected_at_ms=6))
+    put(keys.connection_item("a=", connected_at_ms=JOINED_AT_MS))
+    put(keys.connection_item("b=", connected_at_ms=JOINED_AT_MS + 1))
     put(keys.joined_room_item("a=", "lobby", 0, expires_at=2_000_000_000))
     assert await members.remove_connections(["a=", "missing="]) == []
-    assert await members.connected_at_ms(["a=", "b="]) == {"b=": 6}
+    assert await members.connected_at_ms(["a=", "b="]) == {"b=": JOINED_AT_MS + 1}
     assert await members.joined_rooms("a=") == [JoinedRoom("lobby", 0)]
 
 
 async def test_joined_rooms_are_those_of_one_connection(members: MemberTable, put: Put) -> None:
-    put(keys.connection_item("a=", connected_at_ms=5))
+    put(keys.connection_item("a=", connected_at_ms=JOINED_AT_MS))
     for room, shard in (("lobby", 0), ("room#1", 3), ("@all", 15)):
         put(keys.joined_room_item("a=", room, shard, expires_at=2_000_000_000))
     put({**keys.key(keys.connection_pk("a="), keys.joined_room_sk("odd")), "shard": {"S": "x"}})

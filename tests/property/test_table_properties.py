@@ -1,5 +1,7 @@
 """Table keys: different names never share a key."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -89,6 +91,25 @@ def test_damaged_settings_are_read_as_far_as_possible(value: dict[str, object], 
     damaged: list[str] = []
     assert table.RoomSettings.from_item({"shards": value}, damaged.append) == (count, 1)
     assert damaged == ["shards"]
+
+
+IN_MS, IN_SECONDS = 1_800_000_000_000, 1_800_000_000
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("connected_at_ms", lambda: table.connection_item("c=", connected_at_ms=IN_SECONDS)),
+        ("joined_at_ms", lambda: table.membership_item("a", 0, "c=", joined_at_ms=IN_SECONDS, expires_at=IN_SECONDS)),
+        ("expires_at", lambda: table.membership_item("a", 0, "c=", joined_at_ms=IN_MS, expires_at=IN_MS)),
+        ("expires_at", lambda: table.joined_room_item("c=", "a", 0, expires_at=IN_MS)),
+    ],
+)
+def test_items_are_made_only_with_times_in_their_units(name: str, make: Callable[[], table.Item]) -> None:
+    with pytest.raises(ValueError, match=rf"^{name}: \d+ is not a time in (milli)?seconds since the epoch"):
+        make()
+    item = table.membership_item("a", 0, "c=", joined_at_ms=IN_MS, expires_at=IN_SECONDS)
+    assert (item["joined_at_ms"], item["expires_at"]) == ({"N": str(IN_MS)}, {"N": str(IN_SECONDS)})
 
 
 @pytest.mark.parametrize("count", [1, 2, 1_000])

@@ -2,7 +2,7 @@
 
 import json
 import time
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Any
 
 import pytest
@@ -39,10 +39,21 @@ def test_absent_fields_are_unset_and_are_not_encoded() -> None:
     assert json.loads(encode(received)) == {**TO_ROOM, "part": ""}
 
 
+class Text(str):
+    """As templates make it, for example to mark text as escaped."""
+
+    __slots__ = ()
+
+
+class Number(int):
+    pass
+
+
 def in_days(days: int) -> int:
     return int((time.time() + days * 24 * 3600) * 1000)
 
 
+TRIED = "tried: expected probes, since_ms and evidence (int, int, float)"
 NAMES: list[Any] = ["", "n" * 101, "two words", "zoë", "line\n", "\x7f", "\x1f", "\ud800", None, 7, ["a"], {}]
 COUNTS: list[Any] = [-1, 1.5, "1", True, None, 2**53, 10**400, []]
 TIMES: list[Any] = [0, 1_700_000_000, MIN_TIME_MS - 1, in_days(368), 1_700_000_000_000_000, 2**53 - 1]
@@ -201,10 +212,19 @@ def test_a_time_in_seconds_is_named_as_such(field: str) -> None:
         ({"id": 42}, "id: expected text (str), got int"),
         ({"room": b"lobby"}, "room: expected text (str), got bytes"),
         ({"room": None, "connections": ("a",)}, "room: expected text (str), got NoneType"),
-        ({"room": UNSET, "connections": "L0SM9cOFvHcCIhw="}, "connections: expected a tuple or list of ids, got str"),
+        ({"room": UNSET, "connections": "L0SM9cOFvHcCIhw="}, "connections: expected a tuple or list, got str"),
         ({"room": UNSET, "connections": (b"a",)}, "connections: expected ids as text (str), got bytes"),
-        ({"except_": {"a"}}, "except: expected a tuple or list of ids, got set"),
+        ({"except_": {"a"}}, "except: expected a tuple or list, got set"),
         ({"except_": ("a", 7)}, "except: expected ids as text (str), got int"),
+        ({"except_": (Text("a"), 7)}, "except: expected ids as text (str), got int"),
+        ({"v": "1"}, "v: expected a whole number (int), got str"),
+        ({"v": True}, "v: expected a whole number (int), got bool"),
+        ({"v": UNSET}, "v: expected a whole number (int), got UnsetType"),
+        ({"tried": "8"}, "tried: expected a tuple or list, got str"),
+        ({"tried": (8, MIN_TIME_MS)}, f"{TRIED}, got (int, int)"),
+        ({"tried": (8, object(), 2.0)}, f"{TRIED}, got (int, object, float)"),
+        ({"tried": (True, MIN_TIME_MS, 2.0)}, f"{TRIED}, got (bool, int, float)"),
+        ({"tried": (8, 1_764_200_000, 2.0)}, "tried: 1764200000 is not a time in milliseconds since the epoch: this"),
         ({"expires_at_ms": 1.7e12}, "expires_at_ms: expected a whole number (int), got float"),
         ({"published_at_ms": True}, "published_at_ms: expected a whole number (int), got bool"),
         ({"shard": "0"}, "shard: expected a whole number (int), got str"),
@@ -215,6 +235,19 @@ def test_a_wrong_type_is_named_where_the_object_is_made(fields: dict[str, Any], 
     with pytest.raises(InvalidBroadcast) as error:
         Broadcast(**{"id": "42", "room": "lobby", "data": "hello", **fields})
     assert str(error.value).startswith(message)
+
+
+def test_derived_types_are_sent_as_what_they_are_derived_from() -> None:
+    class Shard(IntEnum):
+        THIRD = 3
+
+    made = Broadcast(
+        id=Text("42"), connections=(Text("a"),), except_=(Text("b"),), data=Text("é"), expires_at_ms=Number(MIN_TIME_MS)
+    )
+    assert decode(encode(made)) == Broadcast(
+        id="42", connections=("a",), except_=("b",), data="é", expires_at_ms=MIN_TIME_MS
+    )
+    assert decode(encode(Broadcast(id="42", room="lobby", data="x", shard=Shard.THIRD))).shard == 3
 
 
 def test_lists_become_tuples_and_enumerations_are_text() -> None:

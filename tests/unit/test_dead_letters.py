@@ -76,6 +76,16 @@ async def test_a_rejected_dead_letter_is_an_error_and_is_not_retried() -> None:
         await store_missed(FakeQueue(MessageRejected("InvalidParameterValue")))
 
 
+async def test_a_reason_has_only_what_a_terminal_and_sqs_accept() -> None:
+    queue = FakeQueue()
+    message = Message("m", "receipt", "no broadcast", 1, 0, "")
+    await dead_letters(queue).store_poison(message, "poison: \x1b[2J\ufffe\u202e\nforged")
+    await dead_letters(queue).store_poison(message, "\x1b" * 1_000)
+    first, second = (each["MessageAttributes"]["reason"]["StringValue"] for each in queue.sent)
+    assert first == r"poison: \x1b[2J\ufffe\u202e\nforged"
+    assert len(second) == 250
+
+
 LONG = "x" * 500
 
 

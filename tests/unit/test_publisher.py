@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from gatecast import Broadcast, InvalidBroadcast, Publisher, decode, queue_message
+from gatecast.publisher import is_fifo
 
 TO_ROOM = Broadcast(id="42", room="lobby", data="hello")
 TO_CONNECTIONS = Broadcast(id="42", connections=("a", "b"), data="hello")
@@ -28,6 +29,12 @@ def without_body(broadcast: Broadcast, *, fifo: bool) -> dict[str, str]:
 def test_a_standard_queue_is_fair_between_rooms_and_deduplicates_nothing() -> None:
     assert without_body(TO_ROOM, fifo=False) == {"MessageGroupId": "lobby"}
     assert without_body(TO_CONNECTIONS, fifo=False) == {"MessageGroupId": "42"}
+
+
+@pytest.mark.parametrize("url", ["https://sqs/1/q.fifo", "https://sqs/1/q.fifo/"])
+def test_a_fifo_queue_is_known_by_its_name(url: str) -> None:
+    assert is_fifo(url)
+    assert not is_fifo(url.replace(".fifo", "-fifo"))
 
 
 def digest(text: str) -> str:

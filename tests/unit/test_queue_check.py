@@ -4,6 +4,7 @@ import pytest
 
 from worker.queue_check import find_circle, is_same_queue
 
+BOTH = ("GATECAST_DEAD_LETTER_QUEUE_URL", "GATECAST_QUEUE_URL")
 QUEUE, DEAD = "arn:aws:sqs:us-east-1:123456789012:main", "arn:aws:sqs:us-east-1:123456789012:dead"
 
 
@@ -44,15 +45,17 @@ def test_other_queues_are_told_apart(other: str) -> None:
 @pytest.mark.parametrize(
     ("queue", "dead_letters", "reason"),
     [
-        (attributes(QUEUE), attributes(QUEUE), f"is {QUEUE}, the queue itself"),
-        (attributes(QUEUE, DEAD), attributes(DEAD, QUEUE), f"moves its messages back to {QUEUE}: remove that policy"),
-        (attributes(QUEUE, QUEUE), attributes(DEAD), f"of the redrive policy of {QUEUE} is that queue itself"),
+        (attributes(QUEUE), attributes(QUEUE), f"are the same queue ({QUEUE})"),
+        (attributes(QUEUE, DEAD), attributes(DEAD, QUEUE), f"moves its messages back to {BOTH[1]} ({QUEUE}): remove"),
+        (attributes(QUEUE, QUEUE), attributes(DEAD), f"names that queue itself ({QUEUE})"),
+        (attributes(QUEUE, QUEUE), {}, f"names that queue itself ({QUEUE})"),
     ],
 )
 def test_a_circle_is_found_and_named(queue: dict[str, str], dead_letters: dict[str, str], reason: str) -> None:
     found = find_circle(queue, dead_letters)
     assert found is not None
     assert reason in found
+    assert all(name in found for name in (BOTH if "names that" not in reason else BOTH[1:]))
 
 
 @pytest.mark.parametrize(
@@ -61,6 +64,8 @@ def test_a_circle_is_found_and_named(queue: dict[str, str], dead_letters: dict[s
         (attributes(QUEUE, DEAD), attributes(DEAD)),
         (attributes(QUEUE), attributes(DEAD, "arn:aws:sqs:us-east-1:123456789012:third")),
         ({}, {}),
+        ({}, attributes(DEAD, QUEUE)),
+        (attributes(QUEUE, DEAD), {}),
         ({**attributes(QUEUE), "RedrivePolicy": "{"}, {**attributes(DEAD), "RedrivePolicy": "[]"}),
     ],
 )

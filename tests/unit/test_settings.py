@@ -260,6 +260,22 @@ def test_a_url_in_another_region_is_reported(name: str, url: str) -> None:
     check_regions({name: url}, "us-east-1")
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://sqs.eu-west-1.amazonaws.com/123456789012/broadcasts",
+        "https://sqs.eu-west-1.amazonaws.com/123456789012/broadcasts/",
+        "https://eu-west-1.queue.amazonaws.com/123456789012/broadcasts",
+        "http://127.0.0.1:4566/123456789012/broadcasts",
+    ],
+)
+def test_the_queue_cannot_be_its_own_dead_letter_queue(url: str) -> None:
+    expected = "^GATECAST_DEAD_LETTER_QUEUE_URL is .*, the same queue as GATECAST_QUEUE_URL: expected another one"
+    with pytest.raises(ConfigurationError, match=expected):
+        Settings.from_environ({**REQUIRED, "GATECAST_DEAD_LETTER_QUEUE_URL": url})
+    Settings.from_environ({**REQUIRED, "GATECAST_DEAD_LETTER_QUEUE_URL": f"{url.rstrip('/')}-dead-letter"})
+
+
 def test_an_error_never_shows_the_password_in_a_url() -> None:
     for name in ("GATECAST_CONNECTIONS_ENDPOINT", "GATECAST_QUEUE_URL"):
         with pytest.raises(ConfigurationError) as raised:

@@ -1,6 +1,7 @@
 """SQS: receive, delete, change visibility, send. Batch calls return a result per entry: they can fail in part."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -56,9 +57,10 @@ _COUNTS: Final = {
 class Queue:
     """One queue. Every call raises what `JsonService` raises; batch calls return an error or None per entry."""
 
-    def __init__(self, service: JsonService, url: str) -> None:
+    def __init__(self, service: JsonService, url: str, wall_clock: Callable[[], float] = time.time) -> None:
         self._service = service
         self.url = url
+        self._wall_clock = wall_clock
 
     async def receive(self, limit: int, *, visibility_seconds: int, wait: bool = True) -> list[Message]:
         """Receive at most `limit` (1 to 10) messages; if `wait`, wait up to LONG_POLL_SECONDS for the first."""
@@ -72,8 +74,9 @@ class Queue:
         if tracing.enabled():
             request["MessageAttributeNames"] = list(tracing.ATTRIBUTES)
         body = await self._service.call("ReceiveMessage", msgspec.json.encode(request))
+        now_ms = int(self._wall_clock() * 1000)
         with reading_response():
-            return [_message(received) for received in _receive_decoder.decode(body).messages or ()]
+            return [_message(received, now_ms) for received in _receive_decoder.decode(body).messages or ()]
 
     async def count(self) -> dict[str, int]:
         """The approximate number of messages, by state: visible, in_flight, delayed."""
@@ -121,13 +124,14 @@ class Queue:
         return outcomes
 
 
-def _message(received: _Received) -> Message:
+def _message(received: _Received, now_ms: int) -> Message:
+    """Without SentTimestamp, which SQS always returns, it counts as sent now: any other time would be made up."""
     return Message(
         id=received.id,
         receipt_handle=received.receipt_handle,
         body=received.body,
         receive_count=int(received.attributes.get("ApproximateReceiveCount", "1")),
-        sent_at_ms=int(received.attributes.get("SentTimestamp", "0")),
+        sent_at_ms=int(received.attributes.get("SentTimestamp", now_ms)),
         group=received.attributes.get("MessageGroupId", ""),
         trace={name: attribute.value for name, attribute in received.message_attributes.items()},
     )

@@ -10,13 +10,14 @@ since been redriven and deleted. So each dead letter has a deduplication id of i
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 from uuid import uuid4
 
 import structlog
 
 from gatecast import table as keys
 from gatecast.broadcast import Broadcast, InvalidBroadcast, encode
+from gatecast.printable import printable
 from gatecast.publisher import is_fifo, queue_message
 from worker.decisions.outcome import Outcome
 from worker.decisions.parts import REJECTED_PREFIX, UNDELIVERED_PREFIX, can_name, to_connections
@@ -26,6 +27,8 @@ from worker.ports import Message, MessageQueue
 from worker.resilience import retry_forever
 
 log = structlog.get_logger()
+
+_MAX_REASON_CHARACTERS: Final = 250
 
 
 class DeadLetters:
@@ -92,7 +95,7 @@ class DeadLetters:
             **message,
             "MessageAttributes": {
                 **message.get("MessageAttributes", {}),
-                "reason": {"DataType": "String", "StringValue": printable(reason)},
+                "reason": {"DataType": "String", "StringValue": printable(reason)[:_MAX_REASON_CHARACTERS]},
             },
         }
 
@@ -120,8 +123,3 @@ def _fitting(broadcast: Broadcast, connection_ids: list[str], prefix: str) -> It
         yield from _fitting(broadcast, ordered[half:], prefix)
     else:
         yield part
-
-
-def printable(text: str) -> str:
-    """The text's first 250 characters, with those replaced that a message attribute may not contain."""
-    return "".join(character if character.isprintable() else "?" for character in text[:250]) or "?"
