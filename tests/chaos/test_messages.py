@@ -20,12 +20,12 @@ from tests.chaos.scale import FULL, rng
 from tests.members import connection_ids, write_members
 from tests.memory_stores import MemoryTable
 from tests.property.strategies import broadcasts, text
-from tests.simulation import EPOCH, SimulatedWorker, VirtualTimeLoop, World
+from tests.simulation import EPOCH, LONG_AGO_MS, SimulatedWorker, VirtualTimeLoop, World
 from worker.ports import Member, Page
 
 MESSAGES_EACH: Final = 50
 EXAMPLES: Final = 2_000 if FULL else 30
-MEMBERS: Final = {f"c{number}=": 0 for number in range(3)}
+MEMBERS: Final = {f"c{number}=": LONG_AGO_MS for number in range(3)}
 POISON: Final = (
     "{",
     "[]",
