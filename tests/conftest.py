@@ -1,5 +1,7 @@
 """Fixtures for tests that need real services: ministack once per run, a table and queues once per test.
 
+With `--dynamodb` or `--sqs`, another emulator serves what these fixtures use of that service.
+
 This is the only conftest: type checkers see the tests as top-level modules, and two with one name would collide.
 """
 
@@ -7,6 +9,7 @@ import asyncio
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import boto3
@@ -16,10 +19,25 @@ from pytest_socket import disable_socket, enable_socket
 
 from local.ministack import Ministack
 from local.resources import Queues, create_queues, create_table
+from tests.other_emulators import LOCALSTACK_DIFFERENCES, dynamodb_local, localstack_sqs
 
 pytest_plugins = ("tests.aws_services", "tests.chaos.fixtures", "tests.pool_driver", "tests.worker_fixtures")
 
 _NO_RETRIES = Config(retries={"mode": "standard", "total_max_attempts": 1})
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help_text = "the emulator of {} that the fixtures use (default: ministack); make target {}"
+    parser.addoption(
+        "--dynamodb", choices=["ministack", "local"], help=help_text.format("DynamoDB", "test-dynamodb-local")
+    )
+    parser.addoption("--sqs", choices=["ministack", "localstack"], help=help_text.format("SQS", "test-localstack-sqs"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items if config.getoption("sqs") == "localstack" else ():
+        if reason := LOCALSTACK_DIFFERENCES.get(item.name):
+            item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -46,12 +64,24 @@ def ministack() -> Iterator[Ministack]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def other_emulators(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+    """The SDK's variables that point at other emulators than ministack, if the options choose any."""
+    variables: dict[str, str] = {}
+    with ExitStack() as running:
+        if request.config.getoption("dynamodb") == "local":
+            variables["AWS_ENDPOINT_URL_DYNAMODB"] = running.enter_context(dynamodb_local())
+        if request.config.getoption("sqs") == "localstack":
+            variables["AWS_ENDPOINT_URL_SQS"] = running.enter_context(localstack_sqs())
+        yield variables
+
+
 @pytest.fixture
-def aws(ministack: Ministack, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The variables that point an AWS SDK at ministack; they are set in the test process too."""
+def aws(ministack: Ministack, other_emulators: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The variables that point an AWS SDK at the emulators; they are set in the test process too."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
-    variables = ministack.environment()
+    variables = {**ministack.environment(), **other_emulators}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     return variables

@@ -67,8 +67,10 @@ class QueueState:
     """The messages of one queue, in the order in which they were sent, and what SQS does with them.
 
     `clock` gives monotonic seconds, `wall_clock` seconds since the epoch. While `rejects` returns True, every message
-    is rejected. Sources: the API reference of SQS for ChangeMessageVisibility and DeleteMessage, its developer guide
-    for FIFO queues, and AWS's Knowledge Center for expired receipt handles.
+    is rejected. With `honours_superseded` a superseded receipt handle has the effect of the latest one on a standard
+    queue, as on LocalStack: AWS documents only that it might have none. Sources: the API reference of SQS for
+    ChangeMessageVisibility and DeleteMessage, its developer guide for FIFO queues, and AWS's Knowledge Center for
+    expired receipt handles.
     """
 
     def __init__(
@@ -78,9 +80,11 @@ class QueueState:
         wall_clock: Callable[[], float],
         fifo: bool = False,
         rejects: Callable[[], bool] = lambda: False,
+        honours_superseded: bool = False,
     ) -> None:
         self.messages: list[StoredMessage] = []
         self.fifo = fifo
+        self._honours_superseded = honours_superseded
         self._clock = clock
         self._wall_clock = wall_clock
         self._rejects = rejects
@@ -132,11 +136,11 @@ class QueueState:
         )
 
     def delete(self, receipt_handle: str) -> StaleReceipt | None:
-        """Delete a message. For a superseded receipt handle a standard queue returns no error and deletes nothing."""
+        """Delete a message. For a superseded receipt handle a standard queue returns no error, and deletes or not."""
         stored = self._issued.get(receipt_handle)
         if stored is None:
             return StaleReceipt("ReceiptHandleIsInvalid")
-        latest = stored.receipt_handle == receipt_handle
+        latest = stored.receipt_handle == receipt_handle or (self._honours_superseded and not self.fifo)
         if self.fifo and not (latest and stored.visible_at > self._clock()):
             return StaleReceipt("InvalidParameterValue")  # "The receipt handle has expired"
         if latest and stored in self.messages:
@@ -149,7 +153,8 @@ class QueueState:
         stored = self._issued.get(receipt_handle)
         if stored is None:
             return StaleReceipt("ReceiptHandleIsInvalid")
-        if stored not in self.messages or stored.receipt_handle != receipt_handle:
+        superseded = stored.receipt_handle != receipt_handle
+        if stored not in self.messages or (superseded and not self._honours_superseded):
             return StaleReceipt("InvalidParameterValue")
         if stored.visible_at <= now:
             return StaleReceipt("MessageNotInflight")

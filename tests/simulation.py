@@ -99,6 +99,8 @@ class World:
     """Seconds until the response to a post."""
     rng: random.Random = field(default_factory=random.Random)
     fifo: bool = False
+    honours_superseded: bool = False
+    """What the queue does with superseded receipt handles: `QueueState`."""
     clock_offset: float = 0.0
     """How far the workers' wall clocks are ahead, in seconds."""
     broken: set[str] = field(default_factory=set)
@@ -114,7 +116,12 @@ class World:
     closed: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self.queue = QueueState(clock=self.now, wall_clock=self._true_time, fifo=self.fifo)
+        self.queue = QueueState(
+            clock=self.now,
+            wall_clock=self._true_time,
+            fifo=self.fifo,
+            honours_superseded=self.honours_superseded,
+        )
         self.dead_letter_queue = QueueState(
             clock=self.now,
             wall_clock=self._true_time,
@@ -171,6 +178,12 @@ class World:
         self.named.update(broadcast.connections or ())
         self.queue.send(queue_message(broadcast, fifo=self.fifo))
 
+    def hand_out_again(self) -> None:
+        """A standard queue may hand out a message that is in flight, with a new receipt handle."""
+        for message in self.messages:
+            if message.receive_count:
+                message.visible_at = min(message.visible_at, self.now())
+
     def move_back(self) -> None:
         """SQS moves all visible messages to the dead-letter queue and back: under new ids, never received."""
         for message in self.messages:
@@ -178,6 +191,9 @@ class World:
                 message.id = f"{message.id}'"
                 message.receive_count = 0
                 message.receipt_handle = ""
+
+
+_QUEUE_EVENTS = {"handed out again": World.hand_out_again, "moved back": World.move_back}
 
 
 def make_members(count: int) -> dict[str, int]:
@@ -291,8 +307,8 @@ async def apply_plan(
             case "published again":
                 assert republish is not None
                 world.publish(republish)
-            case "moved back":
-                world.move_back()
+            case "handed out again" | "moved back":
+                _QUEUE_EVENTS[event](world)
             case "clock forward" | "clock back":
                 world.clock_offset += 40 if event == "clock forward" else -40
             case component:

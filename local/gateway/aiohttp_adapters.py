@@ -11,12 +11,23 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from aiohttp import WSMessage, WSMsgType, web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_websocket import WebSocketReader
 
 from local.gateway.frames import CloseFrame, FrameScanner
 
-# aiohttp logs the subprotocols that a client offers if none of them is supported; one of them may be a token
-logging.getLogger("aiohttp.websocket").addFilter(lambda record: "protocols" not in record.msg)
+
+def _quotes_no_client(record: logging.LogRecord) -> bool:
+    """Whether aiohttp's record quotes nothing of a request: a malformed one, or subprotocols that are not supported.
+
+    There may be a token in it.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError) and "protocols" not in str(record.msg)
+
+
+for _name in ("aiohttp.server", "aiohttp.websocket"):
+    logging.getLogger(_name).addFilter(_quotes_no_client)
 
 
 class FrameGuard:

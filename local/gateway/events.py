@@ -17,7 +17,9 @@ Event = dict[str, Any]
 Pairs = Iterable[tuple[str, str]]
 
 _CONNECTION_ID_BYTES: Final = 11  # makes 15 characters and one "=", as AWS's have
-_HOP_BY_HOP: Final = frozenset({"connection", "upgrade"})
+_OF_THE_UPGRADE: Final = {"Connection": "upgrade", "content-length": "0", "Upgrade": "websocket"}
+"""Headers that the authorizer gets and the routes do not, with the names and values of AWS's documented event."""
+_NOT_FORWARDED: Final = frozenset(name.lower() for name in _OF_THE_UPGRADE)
 _CLOSE_REASONS: Final = {
     1000: "Connection Closed Normally",
     1001: "Going away",
@@ -72,7 +74,7 @@ def connect_event(api: Api, info: ConnectionInfo, *, request_id: str, now_ms: in
         ("X-Forwarded-Port", info.domain_name.rpartition(":")[2]),
         ("X-Forwarded-Proto", "http"),
     )
-    sent = ((name, value) for name, value in info.headers if name.lower() not in _HOP_BY_HOP)
+    sent = ((name, value) for name, value in info.headers if name.lower() not in _NOT_FORWARDED)
     return {
         **_headers((*sent, *forwarded)),
         **_query(info.query),
@@ -84,10 +86,8 @@ def connect_event(api: Api, info: ConnectionInfo, *, request_id: str, now_ms: in
 def authorizer_event(api: Api, info: ConnectionInfo, *, request_id: str, now_ms: int) -> Event:
     """The event of a REQUEST authorizer: the CONNECT event with additional fields."""
     event = connect_event(api, info, request_id=request_id, now_ms=now_ms)
-    # unlike the route, the authorizer gets the headers of the upgrade as well
-    upgrade = [(name, value) for name, value in info.headers if name.lower() in _HOP_BY_HOP]
-    for name, values in _grouped((*upgrade, ("content-length", "0"))).items():
-        event["headers"][name], event["multiValueHeaders"][name] = values[-1], values
+    for name, value in _OF_THE_UPGRADE.items():
+        event["headers"][name], event["multiValueHeaders"][name] = value, [value]
     return {
         "type": "REQUEST",
         "methodArn": api.arn("$connect"),

@@ -7,6 +7,7 @@ import json
 import logging
 import urllib.request
 from collections.abc import Iterator
+from typing import Any
 
 import boto3
 import pytest
@@ -89,6 +90,61 @@ def test_any_signature_is_compared_or_rejected(scope: str, signed: str, date: st
             check_date("20260101", timestamp, 0.0)
             headers = CIMultiDict({"Authorization": header, "X-Amz-Date": timestamp, "Host": date})
             assert verifier.verify("POST", f"/local/@connections/{signed}", headers, b"") is not None
+
+
+PIECES = [
+    *rb"% %ff %zz %00 %0d%0a %2F %3D %u1234 / // .. ? & = # ; , : + [ ] @connections x".split(),
+    *(b"\xff", b"\xc3\xa9", b"\xed\xa0\x80", b"\x00", b"\x7f", b" ", b"\r", b"\n", b"\t"),
+]
+MIXED = st.lists(st.sampled_from(PIECES), max_size=8).map(b"".join)
+HEADERS = st.sampled_from(
+    b"Authorization X-Amz-Date X-Amz-Security-Token Host Origin User-Agent Cookie Sec-WebSocket-Protocol "
+    b"Sec-WebSocket-Key Sec-WebSocket-Version Content-Length Transfer-Encoding Expect".split()
+)
+UPGRADE = (
+    b" HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+TARGETS = st.sampled_from(
+    [
+        (b"POST /local/@connections/", b" HTTP/1.1\r\nHost: 127.0.0.1\r\n"),
+        (b"GET /local?", UPGRADE),
+        (b"POST /local?", UPGRADE),
+        (b"GET /", UPGRADE),
+    ]
+)
+
+
+@given(st.lists(st.tuples(TARGETS, MIXED, HEADERS, MIXED), min_size=1, max_size=10))
+@settings(max_examples=50, deadline=None)
+async def test_no_request_is_an_error_of_ours(requests: list[tuple[tuple[bytes, bytes], bytes, bytes, bytes]]) -> None:
+    async with Gateway({}) as gateway:
+        for (before, after), target, name, value in requests:
+            status = await raw(gateway, before + target + after + name + b": " + value + b"\r\n\r\n")
+            assert 400 <= status < 500 or (status == 101 and before.startswith(b"GET"))
+
+
+async def test_the_authorizer_and_the_route_get_the_header_authorization() -> None:
+    """On `$connect` it may be anything, such as a bearer token: only `@connections` expects a signature."""
+    received: list[str] = []
+
+    def authorize(event: dict[str, Any], _context: object) -> dict[str, object]:
+        received.append(event["headers"]["Authorization"])
+        statement = {"Action": "execute-api:Invoke", "Effect": "Allow", "Resource": event["methodArn"]}
+        return {"principalId": "me", "policyDocument": {"Version": "2012-10-17", "Statement": [statement]}}
+
+    def connect(event: dict[str, Any], _context: object) -> dict[str, int]:
+        received.append(event["headers"]["Authorization"])
+        return {"statusCode": 200}
+
+    identity = ("route.request.header.authorization",)
+    async with Gateway({"$connect": Route(connect)}, authorizer=Authorizer(authorize, identity)) as gateway:
+        async with websockets.connect(gateway.url, additional_headers={"Authorization": f"Bearer {TOKEN}"}):
+            pass
+        with pytest.raises(websockets.InvalidStatus) as rejected:
+            await websockets.connect(gateway.url)
+    assert rejected.value.response.status_code == 401
+    assert received == [f"Bearer {TOKEN}"] * 2
 
 
 async def test_a_url_of_more_than_4096_characters_is_rejected() -> None:
@@ -174,4 +230,11 @@ async def test_no_library_logs_a_token_in_a_subprotocol(everything_logged: io.St
         )
         assert await raw(gateway, request.encode()) == 101
         assert await raw(gateway, request.replace("GET", "POST", 1).encode()) >= 400
+        malformed = [
+            f"GET /local?token={TOKEN}\x80 HTTP/1.1\r\n\r\n".encode("latin-1"),
+            f"GET /local HTTP/1.1\r\nAuthorization: Bearer {TOKEN}\0\r\n\r\n".encode(),
+            f"GET /local HTTP/1.1\r\nSec-WebSocket-Protocol : {TOKEN}\r\n\r\n".encode(),
+            f"{TOKEN}\r\n\r\n".encode(),
+        ]
+        assert [await raw(gateway, each) for each in malformed] == [400] * len(malformed)
     assert "payload-that-nobody-may-log" not in everything_logged.getvalue()

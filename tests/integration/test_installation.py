@@ -41,7 +41,7 @@ class Checkout:
         (directory / "requirements").mkdir()
         for name in ("Makefile", "requirements/install.sh"):
             shutil.copy(ROOT / name, directory / name)
-        for name in ("local", "test", "ministack"):
+        for name in ("local", "test", "ministack", "localstack"):
             (directory / "requirements" / f"{name}.txt").touch()
 
     def run(self, *arguments: str, fail: str = "", python: str | None = None) -> tuple[int, str]:
@@ -113,6 +113,11 @@ def test_a_python_that_is_too_old_or_missing_is_named(checkout: Checkout) -> Non
     code, output = checkout.run("demo", fail="version")
     assert code
     assert "is Python 3.9.2. Gatecast needs Python 3.11 or later: name one, as in: make PYTHON=python3.12" in output
+    code, output = checkout.run(".venv-localstack/.installed", fail="version")
+    assert code
+    assert "LocalStack needs Python 3.12 or later: name one, as in: make PYTHON=python3.12" in output
+    assert checkout.calls("version_info < (3, 12)")
+    assert not (checkout.directory / ".venv-localstack").exists()
     code, output = checkout.run("demo", python="no-such-python")
     assert code
     assert "There is no no-such-python here. Gatecast needs Python 3.11 or later" in output

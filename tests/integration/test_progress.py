@@ -1,5 +1,6 @@
 """Progress and membership items in DynamoDB that no worker or route has written in this form."""
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -74,6 +75,20 @@ async def test_an_impossible_cursor_of_a_broadcast_to_connections_is_damage(prog
         assert await progress.write_checkpoint(claim, checkpoint, made_progress=True)
     with pytest.raises(DamagedProgress):
         await progress.claim(broadcast, Claimant("m", 3, "m/3", 0))
+
+
+async def test_claims_of_the_same_broadcast_may_share_a_call(progress: Progress) -> None:
+    """DynamoDB rejects a whole batch of statements if two of them are about one item (ministack does not)."""
+    other = Broadcast(id="other", room="room", data="x")
+    claims = await asyncio.gather(
+        *(
+            progress.claim(broadcast, Claimant(message, 1, f"{message}/1", 0))
+            for broadcast, message in ((BROADCAST, "m1"), (BROADCAST, "m2"), (other, "m3"), (BROADCAST, "m4"))
+        )
+    )
+    assert [isinstance(claim, Claim) for claim in claims] == [True, False, True, False]
+    completed = [claim for claim in claims if isinstance(claim, Claim)]
+    assert await progress.complete([*completed, completed[0]]) == []
 
 
 async def test_a_release_creates_no_item(progress: Progress, dynamodb: Any, table: str) -> None:

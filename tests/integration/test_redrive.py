@@ -54,7 +54,7 @@ def received(sqs: Any, url: str) -> list[Any]:
 def test_broadcasts_are_resent_and_other_messages_are_skipped(sqs: Any, queues: Queues) -> None:
     for number in range(25):
         put(sqs, queues.dead_letter_url, encode(letter(number)), ("undelivered", "rejected", "receives")[number % 3])
-    put(sqs, queues.dead_letter_url, "not a broadcast", "poison: body: not valid JSON \x1b[2J")
+    put(sqs, queues.dead_letter_url, "not a broadcast", "poison: body: not valid JSON \x9b2J")
     put(sqs, queues.dead_letter_url, "{}", "undelivered")
     put(sqs, queues.dead_letter_url, encode(letter(99)), None)
 
@@ -71,7 +71,7 @@ def test_broadcasts_are_resent_and_other_messages_are_skipped(sqs: Any, queues: 
             f"id b{number}, part u-1, … min old"
             for number in range(25)
         ),
-        "skipped: poison: body: not valid JSON \\x1b[2J, … min old, message …",
+        "skipped: poison: body: not valid JSON \\x9b2J, … min old, message …",
         "skipped: undelivered, … min old, message …",
         "skipped: no reason, 1 connection, id b99, part u-1, … min old, message …",
     }

@@ -81,13 +81,17 @@ Pass = Callable[[float], Awaitable[None]]
 
 
 @pytest.fixture
-def passing(implementation: str, clock: Clock) -> Pass:
+def passing(implementation: str, request: pytest.FixtureRequest, clock: Clock) -> Pass:
     """Let seconds pass on the queues' clock."""
+    late_seconds = 2 if request.config.getoption("sqs") == "localstack" else 0  # it looks once per second
 
     async def advance(seconds: float) -> None:
         clock.now += seconds
 
-    return advance if implementation == "memory" else asyncio.sleep
+    async def wait(seconds: float) -> None:
+        await asyncio.sleep(seconds + late_seconds)
+
+    return advance if implementation == "memory" else wait
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from tests.simulation import CONNECTIONS, SimulatedWorker, World, apply_plan, ma
 from worker.decisions.checkpoint import WINDOW
 
 HARMLESS = ("terminate", "second worker", "published again", "moved back")
-EVENTS = st.sampled_from(["kill", "queue", "table", "lease", "clock forward", "clock back", *HARMLESS])
+HARMFUL = ("kill", "queue", "table", "lease", "clock forward", "clock back", "handed out again")
+EVENTS = st.sampled_from([*HARMFUL, *HARMLESS])
 BROADCAST = Broadcast(id="one", room="room", data="x")
 PLANS = st.lists(st.tuples(st.floats(0, 3), EVENTS), max_size=8)
 
@@ -28,10 +29,17 @@ PLANS = st.lists(st.tuples(st.floats(0, 3), EVENTS), max_size=8)
     gone=st.sampled_from([0.0, 0.1, 0.5]),
     flaky=st.sampled_from([0.0, 0.2]),
     plan=PLANS,
+    honours_superseded=st.booleans(),
     seed=st.integers(0, 1_000_000),
 )
 def test_under_any_faults_every_member_is_reached_or_a_dead_letter(
-    count: int, slow: float, gone: float, flaky: float, plan: list[tuple[float, str]], seed: int
+    count: int,
+    slow: float,
+    gone: float,
+    flaky: float,
+    plan: list[tuple[float, str]],
+    honours_superseded: bool,
+    seed: int,
 ) -> None:
     rng = random.Random(seed)
     members = make_members(count)
@@ -46,7 +54,7 @@ def test_under_any_faults_every_member_is_reached_or_a_dead_letter(
             return 410
         return rng.choice([503, None]) if rng.random() < flaky else 200
 
-    world = World(dict(members), respond=respond, rng=random.Random(seed))
+    world = World(dict(members), respond=respond, rng=random.Random(seed), honours_superseded=honours_superseded)
     reachable = set(members) - slow_members - gone_members
     disturbed = [event for _, event in plan if event not in HARMLESS]
 
@@ -151,6 +159,29 @@ def test_each_kill_repeats_no_more_than_the_window_and_what_is_in_flight(moment:
 
     run(simulation())
     assert set(world.delivered) == set(make_members(5_000))
+
+
+@pytest.mark.parametrize("honours_superseded", [False, True])
+def test_a_message_that_is_handed_out_twice_belongs_to_its_latest_receive(honours_superseded: bool) -> None:
+    """Whether or not SQS honours superseded receipt handles: the earlier worker uses its own no more."""
+    members = make_members(5_000)
+    world = World(dict(members), latency=lambda: 0.05, rng=random.Random(8), honours_superseded=honours_superseded)
+
+    async def simulation() -> None:
+        world.publish(BROADCAST)
+        [message] = world.messages
+        workers = [SimulatedWorker(world) for _ in range(2)]
+        for _ in range(3):
+            await asyncio.sleep(1)
+            world.hand_out_again()
+        await until_empty(world)
+        assert message.receive_count == 4
+        for worker in workers:
+            await worker.terminate()
+
+    run(simulation())
+    assert set(world.delivered) == set(members)
+    assert sum(world.delivered.values()) - len(members) <= 3 * (WINDOW + CONNECTIONS)
 
 
 def test_broadcasts_that_cannot_succeed_do_not_block_others() -> None:

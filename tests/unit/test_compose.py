@@ -150,6 +150,11 @@ def test_the_override_tag_is_the_ministack_version() -> None:
     assert image == f"gatecast/ministack:{locked('ministack')['ministack']}"
 
 
+def test_the_tests_can_run_on_the_localstack_of_docker_compose() -> None:
+    image = services()["aws"].definition["image"]
+    assert image == f"localstack/localstack:{locked('localstack')['localstack-core']}"
+
+
 def locked(name: str, but: frozenset[str] | set[str] = frozenset()) -> dict[str, str]:
     lines = (CHECKOUT / "requirements" / f"{name}.txt").read_text().splitlines()
     found = (re.match(r"([a-z0-9-]+)==(\S+)", line) for line in lines)

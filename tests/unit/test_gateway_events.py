@@ -15,7 +15,15 @@ ORIGIN = ConnectionInfo(
     connected_at_ms=1_795_503_769_413,
     source_ip="127.0.0.1",
     user_agent="agent/1",
-    headers=(("Host", "127.0.0.1:8080"), ("Connection", "Upgrade"), ("X-Twice", "a"), ("X-Twice", "b")),
+    headers=(
+        ("Host", "127.0.0.1:8080"),
+        ("Connection", "keep-alive, Upgrade"),
+        ("upgrade", "WebSocket"),
+        ("Content-Length", "0"),
+        ("Authorization", "Bearer a.b.c"),
+        ("X-Twice", "a"),
+        ("X-Twice", "b"),
+    ),
     query=(("room", "lobby"), ("room", "hall"), ("empty", "")),
     authorizer={"principalId": "ann"},
 )
@@ -33,7 +41,8 @@ def test_connect_has_headers_query_and_identity() -> None:
     event = events.connect_event(API, ORIGIN, request_id="R=", now_ms=NOW_MS)
     assert event["headers"]["X-Twice"] == "b"
     assert event["multiValueHeaders"]["X-Twice"] == ["a", "b"]
-    assert "Connection" not in event["headers"]
+    assert not {"connection", "upgrade", "content-length"} & {name.lower() for name in event["headers"]}
+    assert event["headers"]["Authorization"] == "Bearer a.b.c"
     assert event["headers"]["X-Forwarded-For"] == "127.0.0.1"
     assert event["queryStringParameters"] == {"room": "hall", "empty": ""}
     assert event["multiValueQueryStringParameters"] == {"room": ["lobby", "hall"], "empty": [""]}
@@ -90,6 +99,11 @@ def test_authorizer_event_is_the_connect_event_with_more_fields() -> None:
     assert event["methodArn"] == "arn:aws:execute-api:eu-central-1:111122223333:abc123/prod/$connect"
     assert event["queryStringParameters"]["room"] == "hall"
     assert event["requestContext"]["connectionId"] == ORIGIN.connection_id
-    assert event["headers"]["Connection"] == "Upgrade"
-    assert event["multiValueHeaders"]["content-length"] == ["0"]
+    forwarded = ("X-Amzn-Trace-Id", "X-Forwarded-For", "X-Forwarded-Port", "X-Forwarded-Proto")
+    upgrade = {"Connection": "upgrade", "content-length": "0", "Upgrade": "websocket"}
+    sent = {"Host": "127.0.0.1:8080", "Authorization": "Bearer a.b.c", "X-Twice": "b"}
+    assert {name: value for name, value in event["headers"].items() if name not in forwarded} == sent | upgrade
+    assert event["headers"].keys() == event["multiValueHeaders"].keys() >= set(forwarded)
     assert event["multiValueHeaders"]["X-Twice"] == ["a", "b"]
+    assert all(event["multiValueHeaders"][name] == [value] for name, value in upgrade.items())
+    assert event["stageVariables"] == {}
