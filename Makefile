@@ -79,6 +79,21 @@ deploy: .venv/.local ## Deploy to an AWS account with the parameters in deploy/e
 destroy: .venv/.local ## Remove the deployment; asks for confirmation
 	@$(BIN)/python -m deploy.ecs destroy $(PARAMETERS)
 
+# TARGET and YES count only where they are typed, not in the environment: no variable of the reader's can deploy anything.
+typed = $(if $(findstring command,$(origin $(1))),$($(1)))
+VERIFY_OPTIONS = $(if $(REGION),--region '$(REGION)') $(if $(ONLY),--only $(foreach name,$(ONLY),'$(name)')) $(if $(QUICK),--quick) \
+	$(if $(call typed,YES),--yes) $(if $(LIST),--list) $(if $(DESTROY),--destroy-only '$(DESTROY)')
+
+.PHONY: verify-aws
+verify-aws: verify-target .venv/.local $(if $(filter local,$(call typed,TARGET)),.venv-ministack/.installed) ## Ask an AWS account what only it can say (TARGET=aws), or this machine (TARGET=local): docs/first-account.md
+	@$(BIN)/python -m deploy.verify --target '$(call typed,TARGET)' $(VERIFY_OPTIONS)
+
+.PHONY: verify-target
+verify-target:
+	@case '$(call typed,TARGET)' in aws|local) ;; *) \
+		echo "TARGET is missing: make verify-aws TARGET=local asks this machine, without an account;"; \
+		echo "TARGET=aws makes a stack in your account, after confirmation, and removes it: docs/first-account.md"; exit 2;; esac
+
 ##@ Chaos and soak tests
 
 .PHONY: chaos
@@ -135,8 +150,9 @@ words: .venv/.made ## Count the words that docs/glossary.md rules out
 
 .PHONY: checks
 checks: .venv-checks/.installed ## Run the linters of templates, images and Compose files
-	@.venv-checks/bin/cfn-lint deploy/ecs/*.yaml
+	@.venv-checks/bin/cfn-lint deploy/ecs/*.yaml deploy/verify/*.yaml
 	@.venv-checks/bin/checkov --config-file deploy/ecs/.checkov.yaml
+	@.venv-checks/bin/checkov --config-file deploy/verify/.checkov.yaml
 	@.venv-checks/bin/hadolint Dockerfile
 	@.venv-checks/bin/checkov --framework dockerfile --file Dockerfile --compact --quiet --skip-download
 	@.venv-checks/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.ministack.yml

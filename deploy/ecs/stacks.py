@@ -41,7 +41,10 @@ class _Failure(NamedTuple):
 
 
 class Stacks:
-    """The stacks of one deployment, through a boto3 CloudFormation client. `say` prints progress for a person."""
+    """The stacks of one deployment, through a boto3 CloudFormation client. `say` prints progress for a person.
+
+    Templates are files in `folder`.
+    """
 
     def __init__(
         self,
@@ -50,15 +53,17 @@ class Stacks:
         *,
         say: Callable[[str], None],
         poll_seconds: float = POLL_SECONDS,
+        folder: Path = TEMPLATES,
     ) -> None:
         self._cloudformation = cloudformation
+        self._folder = folder
         self._name = name
         self._say = say
         self._poll_seconds = poll_seconds
 
     def parameters(self, template: str) -> list[Parameter]:
         """The parameters of the template of that name."""
-        summary = self._cloudformation.get_template_summary(TemplateBody=_body(template))
+        summary = self._cloudformation.get_template_summary(TemplateBody=self._body(template))
         return [Parameter(each["ParameterKey"], each.get("DefaultValue")) for each in summary["Parameters"]]
 
     def deploy(self, template: str, values: Mapping[str, str]) -> dict[str, str]:
@@ -68,7 +73,7 @@ class Stacks:
         """
         arguments = {
             "StackName": self._stack(template),
-            "TemplateBody": _body(template),
+            "TemplateBody": self._body(template),
             "Capabilities": ["CAPABILITY_IAM"],
             "Tags": [{"Key": "gatecast", "Value": self._name}],
             "Parameters": [
@@ -226,12 +231,11 @@ class Stacks:
     def _stack(self, template: str) -> str:
         return f"{self._name}-{template}"
 
+    def _body(self, template: str) -> str:
+        return (self._folder / f"{template}.yaml").read_text()
+
 
 def _is_temporary(error: ClientError) -> bool:
     """Whether AWS throttled the call, or failed itself."""
     code, status = error.response["Error"]["Code"], error.response["ResponseMetadata"]["HTTPStatusCode"]
     return status >= HTTPStatus.INTERNAL_SERVER_ERROR or "Throttl" in code or code == "RequestLimitExceeded"
-
-
-def _body(template: str) -> str:
-    return (TEMPLATES / f"{template}.yaml").read_text()

@@ -12,7 +12,7 @@ MAY_IMPORT = {
     "gatecast": {"gatecast"},
     "routes": {"routes", "gatecast"},
     "worker": {"worker", "gatecast"},
-    "deploy": {"deploy"},
+    "deploy": {"deploy", "local"},  # `local` only where there is no account: the test below
     "local": {"local", "gatecast", "routes"},  # nothing of the worker: it must not share the worker's mistakes
 }
 LAYERS = (
@@ -120,6 +120,16 @@ def test_a_package_imports_only_what_it_may(package: str) -> None:
     for name, source in modules.items():
         packages = {each.partition(".")[0] for each in imported_by(source)} & set(PACKAGES)
         assert packages <= MAY_IMPORT[package], f"{package}.{name} imports {packages - MAY_IMPORT[package]}"
+
+
+def test_only_the_local_target_of_the_verification_imports_the_local_stack() -> None:
+    """And the command, which imports it only for that target. What deploys to AWS needs no emulator."""
+    importing = {
+        name
+        for name, source in sources("deploy").items()
+        if "local" in {each.partition(".")[0] for each in imported_by(source)}
+    }
+    assert importing == {"verify.local_target", "verify.__main__"}
 
 
 def test_every_module_of_the_worker_has_a_layer() -> None:
