@@ -4,6 +4,7 @@ No delivery may suffer: no failed post, no backoff, no reported problem of the e
 """
 
 import asyncio
+import math
 import socket
 import struct
 import time
@@ -172,7 +173,7 @@ async def resetting(every: int, *, after_seconds: float = 0.0) -> AsyncIterator[
         writers.add(writer)
         seen["connections"] += 1
         requests = 0
-        served_at = time.monotonic()
+        served_at = math.inf if after_seconds else 0.0  # the first request has none before it
         while await reader.read(65536):  # a request of these tests is one segment
             requests += 1
             if requests % every == 0 and time.monotonic() - served_at >= after_seconds:

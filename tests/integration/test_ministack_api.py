@@ -200,12 +200,13 @@ Outputs: { BucketName: { Value: !Ref Bucket } }
 
 
 def test_a_failed_stack_is_reported_and_replaced_and_an_unchanged_one_is_left_unchanged(
-    session: Any, unique_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    session: Any, unique_name: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(stacks, "TEMPLATES", tmp_path)
     (tmp_path / "one.yaml").write_text(BUCKET)
     printed: list[str] = []
-    ours = stacks.Stacks(session.client("cloudformation"), unique_name, say=printed.append, poll_seconds=0.05)
+    ours = stacks.Stacks(
+        session.client("cloudformation"), unique_name, say=printed.append, poll_seconds=0.05, folder=tmp_path
+    )
     s3 = session.client("s3")
     s3.create_bucket(Bucket=unique_name)
     with pytest.raises(
