@@ -17,9 +17,11 @@ from msgspec import UNSET, Meta, UnsetType
 MAX_BODY_BYTES: Final = 1024 * 1024 - 8 * 1024
 """SQS accepts 1 MiB per message; the rest is reserved for attributes, and for fields that the worker adds to a part."""
 _PART_BYTES: Final = 1024
-"""An upper bound for `part`, `shard` and `published_at_ms`, which the worker adds."""
+"""An upper bound for the fields that the worker adds: `part`, `shard`, `offset`, `origin_room`, `published_at_ms`."""
 MAX_DATA_BYTES: Final = 131_072
 """The largest message that API Gateway posts to a connection (128 KB)."""
+MAX_NESTING: Final = 128
+"""How deep the arrays and objects of `json` may be nested."""
 MAX_CONNECTIONS: Final = 1_000
 MAX_CONNECTION_ID_BYTES: Final = 128
 MAX_NAME_LENGTH: Final = 100
@@ -30,6 +32,9 @@ MAX_AHEAD_MS: Final = 366 * 24 * 3600 * 1000
 """A time in microseconds is further ahead."""
 
 _LARGEST_EXACT_INTEGER: Final = 2**53 - 1
+
+LARGEST_OFFSET: Final = 10**16 - 1
+"""The largest number that a stream entry's key can hold."""
 
 Name = Annotated[str, Meta(pattern=r"^[!-~]{1,100}\Z", description="1 to 100 characters from ! to ~")]
 Milliseconds = Annotated[int, Meta(ge=0, le=_LARGEST_EXACT_INTEGER)]
@@ -44,25 +49,44 @@ class InvalidBroadcast(ValueError):
         self.reason = reason
 
 
+class Presence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Which users have joined the broadcast's room, and which may have departed: the worker checks the latter."""
+
+    joined: tuple[Name, ...] = ()
+    departed: tuple[Name, ...] = ()
+
+
 class Broadcast(msgspec.Struct, frozen=True, kw_only=True):
     """One message to one target: all members of `room`, or exactly `connections`.
 
-    Absent optional fields are `msgspec.UNSET`, which is falsy. Times are milliseconds since the epoch, from 2001 to a
-    year from now. The constructor validates types, times, lengths in bytes and constraints between fields
-    (InvalidBroadcast); `decode` and `encode` validate everything.
+    Its payload is exactly one of `data` (text), `json` (any JSON value, as its bytes) and `presence`, which only v2
+    connections receive and which requires `v` 2. Absent optional fields are `msgspec.UNSET`, which is falsy. Times are
+    milliseconds since the epoch, from 2001 to a year from now. The constructor validates types, times, lengths in bytes
+    and constraints between fields (InvalidBroadcast); `decode` and `encode` validate everything.
     """
 
     id: Name
-    data: Annotated[str, Meta(min_length=1, max_length=MAX_DATA_BYTES)]
-    v: Literal[1] = 1
+    data: Annotated[str, Meta(min_length=1, max_length=MAX_DATA_BYTES)] | UnsetType = UNSET
+    json: msgspec.Raw | UnsetType = UNSET
+    """A JSON value's bytes, which nothing between the publisher and the client changes."""
+    presence: Presence | UnsetType = UNSET
+    """A change of who is present. Written by the routes and the worker."""
+    v: Literal[1, 2] = 1
     room: Name | UnsetType = UNSET
     connections: Annotated[tuple[str, ...], Meta(min_length=1, max_length=MAX_CONNECTIONS)] | UnsetType = UNSET
     except_: Annotated[tuple[str, ...], Meta(max_length=MAX_CONNECTIONS)] | UnsetType = msgspec.field(
         default=UNSET, name="except"
     )
+    from_: Name | UnsetType = msgspec.field(default=UNSET, name="from")
+    """The user who published it, where it is known. The routes set it, never the client."""
     published_at_ms: Milliseconds | UnsetType = UNSET
     expires_at_ms: Milliseconds | UnsetType = UNSET
     shard: Annotated[int, Meta(ge=0, le=_LARGEST_EXACT_INTEGER)] | UnsetType = UNSET
+    offset: Annotated[int, Meta(ge=1, le=LARGEST_OFFSET)] | UnsetType = UNSET
+    """Its position in the room's history. Written by the worker into parts, remainders and dead letters."""
+    origin_room: Name | UnsetType = UNSET
+    """The room of which these connections were members when the worker read it: its name in frames. Written by the
+    worker into remainders and dead letters."""
     part: Annotated[str, Meta(max_length=24)] = ""
     tried: tuple[Annotated[int, Meta(ge=0)], Milliseconds, Annotated[float, Meta(ge=0)]] | UnsetType = UNSET
     """For remainders: the minimum number of rejected posts of each of its connections, the time of the first one, and
@@ -75,8 +99,9 @@ class Broadcast(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidBroadcast("room", "exactly one of `room` and `connections` must be given")
         if self.shard is not UNSET and self.room is UNSET:
             raise InvalidBroadcast("shard", "only a room has shards")
-        if utf8_length(self.data) > MAX_DATA_BYTES:
-            raise InvalidBroadcast("data", f"longer than {MAX_DATA_BYTES:,} bytes in UTF-8")
+        _check_payload(self)
+        if self.origin_room is not UNSET and self.room is not UNSET:
+            raise InvalidBroadcast("origin_room", "only a broadcast to `connections` has one")
         if self.connections is not UNSET:
             _check_connections(self.connections)
         if self.except_ is not UNSET:
@@ -92,7 +117,7 @@ class Broadcast(msgspec.Struct, frozen=True, kw_only=True):
 class _Version(msgspec.Struct):
     """Decoded first: another version may change all other fields."""
 
-    v: Literal[1]
+    v: Literal[1, 2]
 
 
 _version_decoder: Final = msgspec.json.Decoder(_Version)
@@ -111,11 +136,20 @@ def _plain(value: object) -> object:
 _encoder: Final = msgspec.json.Encoder(enc_hook=_plain)
 _SNS_ENVELOPE: Final = "an SNS notification around the message: enable raw message delivery for the subscription"
 _LONE_SURROGATE: Final = "half of a surrogate pair has no UTF-8"
-_TYPE_NAMES: Final[dict[type, str]] = {str: "text (str)", int: "a whole number (int)", tuple: "a tuple or list"}
-_REQUIRED: Final = ("id", "data", "v", "part")
+_TYPE_NAMES: Final[dict[type, str]] = {
+    str: "text (str)",
+    int: "a whole number (int)",
+    tuple: "a tuple or list",
+    msgspec.Raw: "a JSON value's bytes (msgspec.Raw)",
+    Presence: "a Presence",
+}
+_REQUIRED: Final = ("id", "v", "part")
 _FIELD_TYPES: Final[tuple[tuple[str, str, type], ...]] = (
     ("id", "id", str),
     ("data", "data", str),
+    ("json", "json", msgspec.Raw),
+    ("presence", "presence", Presence),
+    ("from_", "from", str),
     ("v", "v", int),
     ("room", "room", str),
     ("connections", "connections", tuple),
@@ -123,10 +157,14 @@ _FIELD_TYPES: Final[tuple[tuple[str, str, type], ...]] = (
     ("published_at_ms", "published_at_ms", int),
     ("expires_at_ms", "expires_at_ms", int),
     ("shard", "shard", int),
+    ("offset", "offset", int),
+    ("origin_room", "origin_room", str),
     ("part", "part", str),
     ("tried", "tried", tuple),
 )
 """Attribute, field of the message, and type."""
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKET: Final = re.compile(rb"[\[\]{}]")
 _FIELD_AT_FAULT: Final = re.compile(r"(?:at `\$\.|missing required field `)(\w+)")
 
 
@@ -134,7 +172,9 @@ def decode(body: str | bytes) -> Broadcast:
     """The broadcast in a queue message's body. Raises InvalidBroadcast, which names the invalid field."""
     try:
         encoded = body.encode() if isinstance(body, str) else body
-    except UnicodeEncodeError:
+        if not isinstance(body, str):
+            body.decode()  # msgspec does not validate what it only passes on, as in `json`
+    except UnicodeError:
         raise InvalidBroadcast("body", "not valid UTF-8") from None
     if len(encoded) > MAX_BODY_BYTES + _PART_BYTES:
         raise _too_long()
@@ -180,9 +220,15 @@ def _has_exact_types(broadcast: Broadcast) -> bool:
     """Whether every field has exactly its type, as after `decode`, which takes this path for every message."""
     room, connections, except_ = broadcast.room, broadcast.connections, broadcast.except_
     published_at_ms, expires_at_ms, shard = broadcast.published_at_ms, broadcast.expires_at_ms, broadcast.shard
+    data, json_, from_, offset = broadcast.data, broadcast.json, broadcast.from_, broadcast.offset
     return (
-        type(broadcast.id) is type(broadcast.data) is type(broadcast.part) is str
+        type(broadcast.id) is type(broadcast.part) is str
         and type(broadcast.v) is int
+        and (type(data) is str or (data is UNSET and (json_ is UNSET or type(json_) is msgspec.Raw)))
+        and (broadcast.presence is UNSET or type(broadcast.presence) is Presence)
+        and (from_ is UNSET or type(from_) is str)
+        and (offset is UNSET or type(offset) is int)
+        and (broadcast.origin_room is UNSET or type(broadcast.origin_room) is str)
         and (room is UNSET or type(room) is str)
         and (connections is UNSET or type(connections) is tuple)
         and (except_ is UNSET or type(except_) is tuple)
@@ -204,6 +250,40 @@ def _check_types(broadcast: Broadcast) -> None:
         elif isinstance(value, bool) or not isinstance(value, expected):
             hint = "; decode bytes to text, and serialise objects to JSON" if field == "data" else ""
             raise InvalidBroadcast(field, f"expected {_TYPE_NAMES[expected]}, got {type(value).__name__}{hint}")
+
+
+def _check_payload(broadcast: Broadcast) -> None:
+    data, json_, presence = broadcast.data, broadcast.json, broadcast.presence
+    if (data is not UNSET) + (json_ is not UNSET) + (presence is not UNSET) != 1:
+        raise InvalidBroadcast("data", "exactly one of `data` and `json` must be given")
+    if presence is not UNSET:
+        if broadcast.v == 1:
+            raise InvalidBroadcast("presence", "requires `v` 2")
+        if broadcast.room is UNSET and broadcast.origin_room is UNSET:
+            raise InvalidBroadcast("presence", "requires a room")
+    elif isinstance(data, str):
+        if utf8_length(data) > MAX_DATA_BYTES:
+            raise InvalidBroadcast("data", f"longer than {MAX_DATA_BYTES:,} bytes in UTF-8")
+    elif problem := json_problem(bytes(json_ or b"")):
+        raise InvalidBroadcast("json", problem)
+
+
+def json_problem(value: bytes) -> str | None:
+    """Why these bytes cannot be `json`, although they may be valid JSON; None if they can."""
+    if not 1 <= len(value) <= MAX_DATA_BYTES:
+        return f"must be 1 to {MAX_DATA_BYTES:,} bytes"
+    if value.count(b"[") + value.count(b"{") > MAX_NESTING and _nesting(value) > MAX_NESTING:
+        return f"nested deeper than {MAX_NESTING} levels"
+    return None
+
+
+def _nesting(value: bytes) -> int:
+    """How deep the arrays and objects of a JSON value are nested."""
+    depth = deepest = 0
+    for bracket in _BRACKET.findall(_STRING.sub(b"", value)):
+        depth += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _check_connections(ids: tuple[str, ...]) -> None:

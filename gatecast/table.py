@@ -5,8 +5,12 @@
 | membership  | room#{room}#{shard}         | {connection_id}   |
 | connection  | connection#{connection_id}  | connection        |
 | joined room | connection#{connection_id}  | room#{room}       |
-| settings    | settings#{room}             | room              |
+| settings    | settings#{room}, settings#{prefix}/*, settings#* | room |
 | progress    | broadcast#{room or empty} {id} | part#{part}    |
+| stream head | stream#{room}               | head              |
+| stream entry | stream#{room}              | m#{offset, 16 digits} |
+| presence    | presence#{room}             | {user} {connection_id} |
+| count       | count#{room}                | {shard}           |
 
 A shard is a plain number and the last component of its key, so no room's name can reach another room's keys.
 The routes' counters (`limit#…`) are defined in `routes/limits.py`.
@@ -14,11 +18,16 @@ An item whose `expires_at` (seconds since the epoch) has passed counts as absent
 """
 
 import math
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
+import msgspec
+from msgspec import UNSET
+
 from gatecast.broadcast import MIN_TIME_MS
+from gatecast.frames import V1, V2, Message
 
 Item = dict[str, dict[str, str]]
 Key = dict[str, dict[str, str]]
@@ -26,10 +35,16 @@ Key = dict[str, dict[str, str]]
 CONNECTION_TTL_SECONDS: Final = 2 * 3600 + 600
 """API Gateway closes a connection after two hours; its items outlive it by ten minutes."""
 MAX_BATCH_WRITE: Final = 25
+_MAX_ITEMS_PER_ROOM: Final = 3
 MAX_SHARDS: Final = 1_000
 CONNECTION_SK: Final = "connection"
 JOINED_ROOM_PREFIX: Final = "room#"
 SETTINGS_SK: Final = "room"
+HEAD_SK: Final = "head"
+ENTRY_PREFIX: Final = "m#"
+MAX_HISTORY_SECONDS: Final = 7 * 24 * 3600
+MAX_PRESENCE: Final = 1_000
+_OFFSET: Final = re.compile(rf"{ENTRY_PREFIX}[0-9]{{16}}")
 
 
 def room_pk(room: str, shard: int) -> str:
@@ -46,6 +61,35 @@ def joined_room_sk(room: str) -> str:
 
 def settings_pk(room: str) -> str:
     return f"settings#{room}"
+
+
+def settings_names(room: str) -> tuple[str, ...]:
+    """The names, as in `settings_pk`, of the items that determine a room's settings; each precedes those behind it."""
+    prefix, slash, _ = room.partition("/")
+    return (room, f"{prefix}/*", "*") if slash else (room, "*")
+
+
+def stream_pk(room: str) -> str:
+    """The key of a room's history: its head, and an entry for each message."""
+    return f"stream#{room}"
+
+
+def entry_sk(offset: int) -> str:
+    return f"{ENTRY_PREFIX}{offset:016d}"
+
+
+def presence_pk(room: str) -> str:
+    return f"presence#{room}"
+
+
+def presence_sk(user: str, connection_id: str) -> str:
+    """Users' names contain no spaces, so the items of a user are those whose key begins with the name and a space."""
+    return f"{user} {connection_id}"
+
+
+def count_pk(room: str) -> str:
+    """The key of a room's counts: one item for each shard that was counted, with `members` and `counted_at_ms`."""
+    return f"count#{room}"
 
 
 def progress_pk(room: str, broadcast_id: str) -> str:
@@ -66,33 +110,119 @@ def shard_of(connection_id: str, join_shards: int) -> int:
     return zlib.crc32(connection_id.encode()) % join_shards
 
 
-def connection_item(connection_id: str, *, connected_at_ms: int, user: str | None = None) -> Item:
+def connection_item(connection_id: str, *, connected_at_ms: int, user: str | None = None, frames: int = V1) -> Item:
     """Raises ValueError for a time in another unit, as the functions below do: the connection would count as absent."""
     return {
         **key(connection_pk(connection_id), CONNECTION_SK),
         "connected_at_ms": _milliseconds("connected_at_ms", connected_at_ms),
         "expires_at": {"N": str(expires_at(connected_at_ms))},
         **_user(user),
+        **_frames(frames),
     }
 
 
 def membership_item(
-    room: str, shard: int, connection_id: str, *, joined_at_ms: int, expires_at: int, user: str | None = None
+    room: str,
+    shard: int,
+    connection_id: str,
+    *,
+    joined_at_ms: int,
+    expires_at: int,
+    user: str | None = None,
+    frames: int = V1,
 ) -> Item:
     return {
         **key(room_pk(room, shard), connection_id),
         "joined_at_ms": _milliseconds("joined_at_ms", joined_at_ms),
         "expires_at": _seconds("expires_at", expires_at),
         **_user(user),
+        **_frames(frames),
     }
 
 
-def joined_room_item(connection_id: str, room: str, shard: int, *, expires_at: int) -> Item:
+def joined_room_item(
+    connection_id: str, room: str, shard: int, *, expires_at: int, present_user: str | None = None
+) -> Item:
+    """`present_user` is the user of the presence item that was written together with it, in a room with presence."""
     return {
         **key(connection_pk(connection_id), joined_room_sk(room)),
         "shard": {"N": str(shard)},
         "expires_at": _seconds("expires_at", expires_at),
+        **({"present": {"S": present_user}} if present_user else {}),
     }
+
+
+def presence_item(room: str, user: str, connection_id: str, *, joined_at_ms: int, expires_at: int) -> Item:
+    return {
+        **key(presence_pk(room), presence_sk(user, connection_id)),
+        "joined_at_ms": _milliseconds("joined_at_ms", joined_at_ms),
+        "expires_at": _seconds("expires_at", expires_at),
+    }
+
+
+def entry_item(room: str, message: Message, *, expires_at: int, message_expires_at_ms: int | None = None) -> Item:
+    """A stream entry: `message`, which must have an offset.
+
+    `expires_at` is when the room's history ends for it, `message_expires_at_ms` when nobody shall receive it any more.
+    """
+    item: Item = {
+        **key(stream_pk(room), entry_sk(int(message.offset or 0))),
+        "id": {"S": message.id},
+        "published_at_ms": _milliseconds("published_at_ms", message.published_at_ms),
+        "expires_at": _seconds("expires_at", expires_at),
+    }
+    if message.data is not UNSET:
+        item["data"] = {"S": message.data}
+    if message.json is not UNSET:
+        item["json"] = {"S": bytes(message.json).decode()}
+    if message.from_ is not UNSET:
+        item["from"] = {"S": message.from_}
+    if message_expires_at_ms is not None:
+        item["expires_at_ms"] = _milliseconds("expires_at_ms", message_expires_at_ms)
+    return item
+
+
+class Entry(NamedTuple):
+    """A stream entry that was read. Times are those of `entry_item`."""
+
+    message: Message
+    expires_at: float
+    message_expires_at_ms: float | None
+
+    @classmethod
+    def from_item(cls, item: Mapping[str, Any]) -> "Entry | None":
+        """The entry in an item; None if it has no valid offset, id or payload, so that it cannot be delivered."""
+        match item:
+            case {"sk": {"S": str(sk)}, "id": {"S": str(id_)}} if _OFFSET.fullmatch(sk):
+                pass
+            case _:
+                return None
+        data, json, from_ = (_text(item.get(name)) for name in ("data", "json", "from"))
+        if (data is None) == (json is None):
+            return None
+        expires_at, expires_at_ms = lenient_number(item.get("expires_at")), lenient_number(item.get("expires_at_ms"))
+        message = Message(
+            id=id_,
+            from_=UNSET if from_ is None else from_,
+            offset=int(sk.removeprefix(ENTRY_PREFIX)),
+            published_at_ms=int(lenient_number(item.get("published_at_ms")) or 0),
+            data=UNSET if data is None else data,
+            json=UNSET if json is None else msgspec.Raw(json.encode()),
+        )
+        return cls(message, math.inf if expires_at is None else expires_at, expires_at_ms)
+
+
+def _text(value: object) -> str | None:
+    match value:
+        case {"S": str(text)}:
+            return text
+    return None
+
+
+def offset_of_head(head: Mapping[str, Any] | None) -> int | None:
+    """The offset of the room's latest message; None if there is no head, or none that can be read."""
+    number = lenient_number(head.get("offset")) if head else None
+    return int(number) if number is not None and number >= 0 else None
 
 
 def _milliseconds(name: str, value: int) -> dict[str, str]:
@@ -111,40 +241,88 @@ def _user(user: str | None) -> Item:
     return {"user": {"S": user}} if user else {}
 
 
+def _frames(frames: int) -> Item:
+    return {"frames": {"N": str(frames)}} if frames != V1 else {}
+
+
 def expires_at(connected_at_ms: int) -> int:
     """When a connection's items expire, in seconds since the epoch."""
     return connected_at_ms // 1000 + CONNECTION_TTL_SECONDS
 
 
-class RoomSettings(NamedTuple):
-    """How many shards are read, and joined. Both may grow, never shrink: first `shards`, then `join_shards`."""
+class SettingsItem(NamedTuple):
+    """What one settings item says; None for each attribute that it does not have."""
 
-    shards: int = 1
-    join_shards: int = 1
+    shards: int | None = None
+    join_shards: int | None = None
+    history_seconds: int | None = None
+    presence: int | None = None
 
     @classmethod
     def from_item(
         cls, item: Mapping[str, Any] | None, on_damage: Callable[[str], object] = lambda _attribute: None
-    ) -> "RoomSettings":
-        """The settings in an item. They cover every shard that a member may have joined, even if they are inconsistent.
+    ) -> "SettingsItem":
+        """The settings in an item. Never raises: the name of each invalid attribute is passed to `on_damage`.
 
-        Never raises: an invalid number is rounded down and clamped to 1–MAX_SHARDS, and anything that is not a number
-        counts as 1. The name of an invalid attribute is passed to `on_damage`.
+        An invalid number of shards is rounded down and clamped to 1–MAX_SHARDS, so that no member is missed; anything
+        else that is invalid counts as the attribute's default.
         """
-        counts = item or {}
-        join_shards = _shard_count(counts, "join_shards", on_damage)
-        return cls(max(join_shards, _shard_count(counts, "shards", on_damage)), join_shards)
+        if not item:
+            return cls()
+        return cls(
+            _shard_count(item, "shards", on_damage),
+            _shard_count(item, "join_shards", on_damage),
+            _limited(item, "history_seconds", MAX_HISTORY_SECONDS, on_damage),
+            _limited(item, "presence", MAX_PRESENCE, on_damage),
+        )
 
 
-def _shard_count(item: Mapping[str, Any], attribute: str, on_damage: Callable[[str], object]) -> int:
+class RoomSettings(NamedTuple):
+    """A room's settings: those of its own item, over those of its namespace's item, over those of the item `*`.
+
+    The numbers of shards that are read, and joined, may grow, never shrink: first `shards`, then `join_shards`.
+    """
+
+    shards: int = 1
+    join_shards: int = 1
+    history_seconds: int = 0
+    """How long messages can be read again; 0 if the room has no history."""
+    presence: int = 0
+    """Up to how many members joins and departures are announced; 0 if members cannot be listed."""
+
+    @classmethod
+    def from_items(cls, items: Iterable[SettingsItem]) -> "RoomSettings":
+        """The settings of a room with these items, in the order of `settings_names`.
+
+        They cover every shard that a member may have joined, even if the numbers are inconsistent.
+        """
+        found = list(items)
+        first = [next((value for value in values if value is not None), None) for values in zip(*found, strict=True)]
+        shards, join_shards, history_seconds, presence = first or (None,) * len(SettingsItem._fields)
+        join_shards = join_shards or 1
+        return cls(max(join_shards, shards or 1), join_shards, history_seconds or 0, presence or 0)
+
+
+def _shard_count(item: Mapping[str, Any], attribute: str, on_damage: Callable[[str], object]) -> int | None:
     value = item.get(attribute)
     if value is None:
-        return 1
+        return None
     number = lenient_number(value)
     count = 1 if number is None else int(min(max(number, 1), MAX_SHARDS))
     if not isinstance(value, Mapping) or "N" not in value or count != number:
         on_damage(attribute)
     return count
+
+
+def _limited(item: Mapping[str, Any], attribute: str, maximum: int, on_damage: Callable[[str], object]) -> int | None:
+    value = item.get(attribute)
+    if value is None:
+        return None
+    number = lenient_number(value)
+    if number is None or "N" not in value or not 0 <= number <= maximum or number != int(number):
+        on_damage(attribute)
+        return 0
+    return int(number)
 
 
 def lenient_number(value: object) -> float | None:
@@ -165,6 +343,16 @@ def shard_of_item(joined_room: Mapping[str, Any]) -> int | None:
     return int(number) if number is not None and number >= 0 and number == int(number) else None
 
 
+def frames_of(item: Mapping[str, Any]) -> int:
+    """The dialect of a connection or a membership, V1 or V2; anything that is neither counts as V1."""
+    return V2 if lenient_number(item.get("frames")) == V2 else V1
+
+
+def present_user(joined_room: Mapping[str, Any]) -> str | None:
+    """The user whose presence item belongs to a joined-room item, if the room has presence."""
+    return _text(joined_room.get("present"))
+
+
 def removal_batches(connection_id: str, joined_rooms: Iterable[Mapping[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     """The BatchWriteItem requests that remove a connection from its rooms, in batches of at most 25.
 
@@ -176,10 +364,12 @@ def removal_batches(connection_id: str, joined_rooms: Iterable[Mapping[str, Any]
     for item in joined_rooms:
         room = item["sk"]["S"].removeprefix(JOINED_ROOM_PREFIX)
         keys = [key(connection_pk(connection_id), item["sk"]["S"])]
+        if user := present_user(item):
+            keys.insert(0, key(presence_pk(room), presence_sk(user, connection_id)))
         if (shard := shard_of_item(item)) is not None:
             keys.insert(0, key(room_pk(room, shard), connection_id))
         requests += [{"DeleteRequest": {"Key": each}} for each in keys]
-        if len(requests) >= MAX_BATCH_WRITE - 1:
+        if len(requests) > MAX_BATCH_WRITE - _MAX_ITEMS_PER_ROOM:
             yield requests
             requests = []
     if requests:

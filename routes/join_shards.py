@@ -43,7 +43,7 @@ class JoinShards:
             TableName=self._table, Key=table.key(table.settings_pk(room), table.SETTINGS_SK)
         )
         damaged: list[str] = []
-        join_shards = table.RoomSettings.from_item(found.get("Item"), damaged.append).join_shards
+        join_shards = table.SettingsItem.from_item(found.get("Item"), damaged.append).join_shards or 1
         if damaged:  # the room's name is chosen by clients and therefore not logged; the worker's log has it
             logger.warning("settings.damaged", extra={"attributes": damaged})
         if len(self._cached) >= MAX_CACHED_ROOMS:

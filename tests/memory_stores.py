@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from gatecast import table as keys
 from gatecast.broadcast import Broadcast, utf8_length
-from gatecast.table import Key, RoomSettings, lenient_number
+from gatecast.table import Key, SettingsItem, lenient_number
 from worker.aws.progress_item import TTL_SECONDS
 from worker.decisions.checkpoint import Checkpoint
 from worker.decisions.claims import DUPLICATE_SECONDS, Claimant, NotClaimed, Resumption, Standing, decide
@@ -277,10 +277,10 @@ class MemoryTable:
         ]
         return Page(members, items[-1]["sk"]["S"] if len(following) > len(items) else None)
 
-    async def settings(self, rooms: Sequence[str]) -> Sequence[RoomSettings | DependencyError]:
-        assert len(rooms) <= MAX_BATCH_GET
+    async def settings(self, names: Sequence[str]) -> Sequence[SettingsItem | DependencyError]:
+        assert len(names) <= MAX_BATCH_GET
         await self._before_call("table", "settings")
-        return [RoomSettings.from_item(self._state.get(keys.settings_pk(each), keys.SETTINGS_SK)) for each in rooms]
+        return [SettingsItem.from_item(self._state.get(keys.settings_pk(each), keys.SETTINGS_SK)) for each in names]
 
     async def connected_at_ms(self, connection_ids: Sequence[str]) -> dict[str, int]:
         assert len(connection_ids) <= MAX_BATCH_GET

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Sequence
 from typing import Any, cast
 
 from gatecast import Broadcast, encode
-from gatecast.table import RoomSettings
+from gatecast.table import SettingsItem
 from tests.simulation import EPOCH
 from worker.decisions.checkpoint import Checkpoint
 from worker.decisions.claims import Claimant, NotClaimed
@@ -111,9 +111,9 @@ class FakeTable:
         page.set_result(Page([Member(each, 0) for each in ids], ids[-1] if len(following) > len(ids) else None))
         return page
 
-    async def settings(self, rooms: Sequence[str]) -> Sequence[RoomSettings | DependencyError]:
+    async def settings(self, names: Sequence[str]) -> Sequence[SettingsItem | DependencyError]:
         self.settings_read += 1
-        return [RoomSettings(shards=self.shards)] * len(rooms)
+        return [SettingsItem(shards=self.shards)] * len(names)
 
     async def connected_at_ms(self, connection_ids: Sequence[str]) -> dict[str, int]:
         return dict.fromkeys(connection_ids, 0)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
 from gatecast.broadcast import Broadcast
-from gatecast.table import Key, RoomSettings
+from gatecast.table import Key, SettingsItem
 from worker.decisions.checkpoint import Checkpoint
 from worker.decisions.claims import Claimant, NotClaimed
 
@@ -136,8 +136,8 @@ class MemberTable(Protocol):
     def begin_page(self, room: str, shard: int, after: str = "") -> Awaitable[Page]:
         """Start reading the page of members after the key `after` (empty: from the start). It need not be awaited."""
 
-    async def settings(self, rooms: Sequence[str]) -> Sequence[RoomSettings | DependencyError]:
-        """The settings of at most 100 rooms, in order; an error for each room that could not be read this time."""
+    async def settings(self, names: Sequence[str]) -> Sequence[SettingsItem | DependencyError]:
+        """At most 100 settings items, in order of their names; an error for each that could not be read this time."""
 
     async def connected_at_ms(self, connection_ids: Sequence[str]) -> dict[str, int]:
         """When these connections (at most 100) were established, by id; those without an item are omitted."""

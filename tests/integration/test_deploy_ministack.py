@@ -58,15 +58,15 @@ def test_a_queue_type_can_be_changed_back_once_the_kept_queues_are_gone(deployme
 def test_settings_of_all_are_written_once(deployment: Deployment, dynamodb: Any) -> None:
     key = table.key(table.settings_pk("@all"), table.SETTINGS_SK)
 
-    def settings() -> table.RoomSettings:
-        return table.RoomSettings.from_item(
+    def settings() -> table.SettingsItem:
+        return table.SettingsItem.from_item(
             dynamodb.get_item(TableName=deployment.values["TableName"], Key=key)["Item"]
         )
 
     deployment.deploy_one("data")
-    assert settings() == table.RoomSettings(shards=16, join_shards=16)
+    assert settings() == table.SettingsItem(shards=16, join_shards=16)
     dynamodb.put_item(
         TableName=deployment.values["TableName"], Item={**key, "shards": {"N": "40"}, "join_shards": {"N": "40"}}
     )
     deployment.deploy_one("data")
-    assert settings() == table.RoomSettings(shards=40, join_shards=40)
+    assert settings() == table.SettingsItem(shards=40, join_shards=40)

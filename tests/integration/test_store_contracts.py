@@ -12,7 +12,7 @@ import pytest
 
 from gatecast import Broadcast, queue_message
 from gatecast import table as keys
-from gatecast.table import RoomSettings
+from gatecast.table import SettingsItem
 from tests.memory_stores import (
     DEDUPLICATION_SECONDS,
     MemoryProgress,
@@ -373,7 +373,7 @@ async def test_room_settings_have_defaults(members: MemberTable, put: Put) -> No
     put({**keys.key(keys.settings_pk("large"), keys.SETTINGS_SK), **counts})
     put({**keys.key(keys.settings_pk("half"), keys.SETTINGS_SK), "join_shards": {"N": "3"}})
     settings = await members.settings(["large", "small", "half", "large"])
-    assert settings == [RoomSettings(4, 2), RoomSettings(), RoomSettings(3, 3), RoomSettings(4, 2)]
+    assert settings == [SettingsItem(4, 2), SettingsItem(), SettingsItem(join_shards=3), SettingsItem(4, 2)]
 
 
 async def test_connection_times_are_read_by_id(members: MemberTable, put: Put) -> None:

@@ -52,7 +52,7 @@ def test_a_members_shard_is_among_the_shards_that_are_read(connection_id: str, j
 def test_settings_never_hide_a_member(shards: int | None, join_shards: int | None) -> None:
     counts = {"shards": shards, "join_shards": join_shards}
     item = {name: {"N": str(count)} for name, count in counts.items() if count is not None}
-    settings = table.RoomSettings.from_item(item or None)
+    settings = table.RoomSettings.from_items([table.SettingsItem.from_item(item or None)])
     assert 1 <= settings.join_shards <= settings.shards
     assert settings.join_shards == max(1, join_shards if join_shards is not None else 1)
     assert settings.shards == max(settings.join_shards, shards if shards is not None else 1)
@@ -68,7 +68,7 @@ hostile_values: st.SearchStrategy[object] = st.sampled_from([
 @given(st.dictionaries(st.sampled_from(["shards", "join_shards"]), hostile_values))
 def test_any_settings_item_is_read_and_damage_is_reported(item: dict[str, object]) -> None:
     damaged: list[str] = []
-    settings = table.RoomSettings.from_item(item, damaged.append)
+    settings = table.RoomSettings.from_items([table.SettingsItem.from_item(item, damaged.append)])
     assert 1 <= settings.join_shards <= settings.shards <= table.MAX_SHARDS
     assert set(damaged) == {name for name, value in item.items() if value is not None}
 
@@ -89,7 +89,7 @@ def test_any_settings_item_is_read_and_damage_is_reported(item: dict[str, object
 )
 def test_damaged_settings_are_read_as_far_as_possible(value: dict[str, object], count: int) -> None:
     damaged: list[str] = []
-    assert table.RoomSettings.from_item({"shards": value}, damaged.append) == (count, 1)
+    assert table.SettingsItem.from_item({"shards": value}, damaged.append) == table.SettingsItem(count)
     assert damaged == ["shards"]
 
 
@@ -116,7 +116,7 @@ def test_items_are_made_only_with_times_in_their_units(name: str, make: Callable
 def test_settings_within_the_range_are_not_damaged(count: int) -> None:
     damaged: list[str] = []
     item = {"shards": {"N": str(count)}, "join_shards": {"N": str(count)}, "others": {"S": "x"}}
-    assert table.RoomSettings.from_item(item, damaged.append) == (count, count)
+    assert table.SettingsItem.from_item(item, damaged.append) == table.SettingsItem(count, count)
     assert not damaged
 
 

@@ -59,7 +59,7 @@ COUNTS: list[Any] = [-1, 1.5, "1", True, None, 2**53, 10**400, []]
 TIMES: list[Any] = [0, 1_700_000_000, MIN_TIME_MS - 1, in_days(368), 1_700_000_000_000_000, 2**53 - 1]
 IDS: list[Any] = [[""], ["c" * 129], ["é" * 65], [None], [7], ["\ud800"], "c", None, {}]
 
-VERSIONS: list[Any] = [0, 2, "1", 1.0, True, None, ABSENT]
+VERSIONS: list[Any] = [0, 3, "1", 1.0, True, None, ABSENT]
 VIOLATIONS: list[tuple[str, dict[str, Any], Any]] = [
     *(("v", TO_ROOM, value) for value in VERSIONS),
     *(("id", TO_ROOM, value) for value in [*NAMES, ABSENT]),
@@ -141,7 +141,7 @@ def test_a_body_that_is_not_a_json_object_is_invalid_as_a_whole(text: str | byte
 
 def test_an_unknown_version_is_reported_before_any_other_field() -> None:
     with pytest.raises(InvalidBroadcast) as error:
-        decode('{"id": 7, "room": ["a", "b"], "audience": {}, "v": 2}')
+        decode('{"id": 7, "room": ["a", "b"], "audience": {}, "v": 3}')
     assert error.value.field == "v"
 
 

@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeou
 from deploy.ecs import __main__ as script
 from deploy.ecs.stacks import TEMPLATES, DeployError, Stacks
 from deploy.ecs.states import STATUSES, Action, Status, action, way_out
-from gatecast.table import SETTINGS_SK, RoomSettings, key, settings_pk
+from gatecast.table import SETTINGS_SK, SettingsItem, key, settings_pk
 from local import resources
 from tests.templates import Template
 
@@ -323,7 +323,7 @@ def test_all_connections_are_spread_before_there_is_an_api(
     assert len(dynamodb.items) == written
     for item in dynamodb.items:
         assert {name: item[name] for name in ("pk", "sk")} == key(settings_pk("@all"), SETTINGS_SK)
-        assert RoomSettings.from_item(item) == RoomSettings(16, 16)
+        assert SettingsItem.from_item(item) == SettingsItem(16, 16)
     assert ("@all has one shard" in capsys.readouterr().out) == hint
 
 

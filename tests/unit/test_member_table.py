@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
-from gatecast.table import RoomSettings
+from gatecast.table import SettingsItem
 from worker.aws.json_service import JsonService
 from worker.aws.table import Table
 from worker.observe.damaged_items import DamagedItems
@@ -92,7 +92,7 @@ async def test_one_damaged_settings_item_fails_no_other_room() -> None:
     with capture_logs() as logged:
         for _ in range(2):
             *settings, unread = await members.settings(["a", "b", "c", "d", "none", "e"])
-    assert settings == [RoomSettings(1_000), RoomSettings(), RoomSettings(4), RoomSettings(2), RoomSettings()]
+    assert settings == [SettingsItem(1_000), SettingsItem(1), SettingsItem(4), SettingsItem(2), SettingsItem()]
     assert isinstance(unread, DependencyError)
     assert damaged == {"settings": 6}
     assert [each["pk"] for each in logged] == ["settings#a", "settings#b", "settings#d"], "once each"

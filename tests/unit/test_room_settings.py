@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from gatecast.table import RoomSettings
+from gatecast.table import RoomSettings, SettingsItem
 from tests.pipeline_doubles import now
 from tests.simulation import run
 from worker.pipeline.room_settings import CACHE_SECONDS, RoomSettingsCache
@@ -23,11 +23,11 @@ class Table:
         self.shards: dict[str, int] = {}
         self.unreadable: set[str] = set()
 
-    async def settings(self, rooms: Sequence[str]) -> list[RoomSettings | DependencyError]:
-        self.calls.append(list(rooms))
+    async def settings(self, names: Sequence[str]) -> list[SettingsItem | DependencyError]:
+        self.calls.append(list(names))
         found = [
-            DependencyError("UnprocessedKeys") if room in self.unreadable else RoomSettings(self.shards.get(room, 1))
-            for room in rooms
+            DependencyError("UnprocessedKeys") if name in self.unreadable else SettingsItem(self.shards.get(name))
+            for name in names
         ]
         await asyncio.sleep(CALL_SECONDS)
         return found
@@ -49,7 +49,7 @@ def test_simultaneous_lookups_share_a_call() -> None:
         first, second = await asyncio.gather(cache.get("a"), cache.get("b"))
         assert (first, second) == (RoomSettings(2), RoomSettings(3))
 
-    assert run_cache(script).calls == [["a", "b"]]
+    assert run_cache(script).calls == [["a", "*", "b"]]
 
 
 def test_settings_are_cached_from_the_start_of_their_lookup() -> None:
@@ -65,7 +65,7 @@ def test_settings_are_cached_from_the_start_of_their_lookup() -> None:
         assert cache.cached("a") is None
         assert await cache.get("a") == RoomSettings(4)
 
-    assert run_cache(script).calls == [["a"], ["a"]]
+    assert run_cache(script).calls == [["a", "*"], ["a", "*"]]
 
 
 def test_an_error_is_raised_for_its_room_alone_and_is_not_cached() -> None:
@@ -77,22 +77,33 @@ def test_an_error_is_raised_for_its_room_alone_and_is_not_cached() -> None:
         table.unreadable.clear()
         assert await cache.get("a") == RoomSettings(1)
 
-    assert run_cache(script).calls == [["a", "b"], ["a"]]
+    assert run_cache(script).calls == [["a", "*", "b"], ["a"]]
 
 
 def test_a_lookup_that_has_begun_is_used() -> None:
     async def script(table: Table, cache: RoomSettingsCache) -> None:
         table.shards["a"] = 2
-        lookup = cache.begin("a")
-        await asyncio.sleep(10)
-        assert await cache.get("a", lookup) == RoomSettings(2)
+        cache.begin("a")
+        await asyncio.sleep(CALL_SECONDS / 2)
+        assert await cache.get("a") == RoomSettings(2)
+        await asyncio.sleep(0)
         assert cache.cached("a") == RoomSettings(2)
 
-    assert run_cache(script).calls == [["a"]]
+    assert run_cache(script).calls == [["a", "*"]]
+
+
+def test_a_room_overrides_its_namespace_and_that_overrides_all_rooms() -> None:
+    async def script(table: Table, cache: RoomSettingsCache) -> None:
+        table.shards = {"*": 2, "chat/*": 3, "chat/a": 4}
+        assert await cache.get("chat/a") == RoomSettings(4)
+        assert await cache.get("chat/b") == RoomSettings(3)
+        assert await cache.get("news") == RoomSettings(2)
+
+    assert run_cache(script).calls == [["chat/a", "chat/*", "*"], ["chat/b"], ["news"]]
 
 
 def test_the_cache_is_bounded_and_evicts_the_oldest_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.pipeline.room_settings._MAX_ROOMS", 2)
+    monkeypatch.setattr("worker.pipeline.room_settings._MAX_ITEMS", 3)
 
     async def script(table: Table, cache: RoomSettingsCache) -> None:
         assert not table.calls

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from gatecast import table as keys
-from gatecast.table import Key, RoomSettings, lenient_number
+from gatecast.table import Key, SettingsItem, lenient_number
 from worker.aws.errors import reading_response
 from worker.aws.json_service import JsonService
 from worker.observe.damaged_items import DamagedItems
@@ -157,25 +157,24 @@ class Table:
             self._damaged.report("membership", pk, "joined_at_ms or expires_at is not a number", items=damaged)
         return Page(members, page.last_key.sk.S if page.last_key else None)
 
-    async def settings(self, rooms: Sequence[str]) -> list[RoomSettings | DependencyError]:
-        """The settings of at most 100 rooms, in order; an error for each room that could not be read this time.
+    async def settings(self, names: Sequence[str]) -> list[SettingsItem | DependencyError]:
+        """At most 100 settings items, in order of their names; an error for each that could not be read this time.
 
         The read is consistent: after raising `shards` it is enough to wait until caches have expired before raising
         `join_shards`.
         """
-        wanted = [keys.key(keys.settings_pk(room), keys.SETTINGS_SK) for room in dict.fromkeys(rooms)]
+        wanted = [keys.key(keys.settings_pk(name), keys.SETTINGS_SK) for name in dict.fromkeys(names)]
         found, unprocessed = await self._get({"Keys": wanted, "ConsistentRead": True})
         return [
-            DependencyError("UnprocessedKeys") if pk in unprocessed else self._room_settings(pk, found.get(pk))
-            for pk in map(keys.settings_pk, rooms)
+            DependencyError("UnprocessedKeys") if pk in unprocessed else self._settings_item(pk, found.get(pk))
+            for pk in map(keys.settings_pk, names)
         ]
 
-    def _room_settings(self, pk: str, item: dict[str, Any] | None) -> RoomSettings:
+    def _settings_item(self, pk: str, item: dict[str, Any] | None) -> SettingsItem:
         damaged: list[str] = []
-        settings = RoomSettings.from_item(item, damaged.append)
+        settings = SettingsItem.from_item(item, damaged.append)
         if damaged:
-            reason = f"{' and '.join(damaged)}: not a whole number from 1 to {keys.MAX_SHARDS:,}"
-            self._damaged.report("settings", pk, reason)
+            self._damaged.report("settings", pk, f"{' and '.join(damaged)}: not a whole number in the documented range")
         return settings
 
     async def connected_at_ms(self, connection_ids: Sequence[str]) -> dict[str, int]:

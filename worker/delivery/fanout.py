@@ -82,7 +82,7 @@ class Fanout:
         self.order = order
         self.prior_rejections = prior_rejections
         self.group = broadcast.room or (REMAINDERS if broadcast.part.startswith(REMAINDER_PREFIX) else broadcast.id)
-        self.payload = broadcast.data.encode()
+        self.payload = broadcast.data.encode() if isinstance(broadcast.data, str) else bytes(broadcast.json or b"")
         self.expires_at_ms = broadcast.expires_at_ms if isinstance(broadcast.expires_at_ms, int) else float("inf")
         self.changed = asyncio.Event()
         self.counts = dict.fromkeys(Outcome, 0)

@@ -30,7 +30,7 @@ from worker.observe.damaged_items import DamagedItems
 from worker.pipeline.capacity import Place
 from worker.pipeline.completions import Completions
 from worker.pipeline.lease import Lease, LeaseState
-from worker.pipeline.room_settings import Lookup, RoomSettingsCache
+from worker.pipeline.room_settings import RoomSettingsCache
 from worker.pipeline.run import Run, Services
 from worker.ports import Claim, DamagedProgress, MessageRejected, Page
 from worker.resilience import retry_forever
@@ -127,7 +127,8 @@ class Broadcaster:
         if broadcast.published_at_ms is UNSET:
             broadcast = msgspec.structs.replace(broadcast, published_at_ms=lease.message.sent_at_ms)
         # The room's settings and the first page are read while the claim is written; only posts must wait for it.
-        lookup = self._begin_lookup(broadcast)
+        if broadcast.room and broadcast.shard is UNSET:
+            self._room_settings.begin(broadcast.room)
         first_page = self._begin_first_page(broadcast, lease)
         claimed_at = self._services.clock()
         try:
@@ -139,7 +140,7 @@ class Broadcaster:
             return _ending_without_claim(claim)
         if self._makes_no_progress(claim):
             return await self._give_up(broadcast, claim, "receives")
-        shards = await self._shards_to_split(broadcast, claim, lookup)
+        shards = await self._shards_to_split(broadcast, claim)
         if shards > 1:
             return await self._split(broadcast, claim, shards)
         with tracing.span("deliver"):
@@ -155,12 +156,6 @@ class Broadcaster:
             )
             return await self._deliver(run, lease, claim)
 
-    def _begin_lookup(self, broadcast: Broadcast) -> Lookup | None:
-        """Start looking up the room's settings if they are needed and not cached."""
-        if not broadcast.room or broadcast.shard is not UNSET:
-            return None
-        return self._room_settings.begin(broadcast.room) if self._room_settings.cached(broadcast.room) is None else None
-
     def _begin_first_page(self, broadcast: Broadcast, lease: Lease) -> Awaitable[Page] | None:
         """Start reading the first page, unless a split or a checkpoint is known to make it useless."""
         if not broadcast.room or lease.message.receive_count > 1:
@@ -172,13 +167,8 @@ class Broadcaster:
             return None
         return self._services.table.begin_page(broadcast.room, 0)
 
-    async def _get_room_settings(self, room: str, lookup: Lookup | None) -> RoomSettings:
-        async def find() -> RoomSettings:
-            nonlocal lookup
-            begun, lookup = lookup, None
-            return await self._room_settings.get(room, begun)
-
-        return await retry_forever("settings", self._services.health, find)
+    async def _get_room_settings(self, room: str) -> RoomSettings:
+        return await retry_forever("settings", self._services.health, lambda: self._room_settings.get(room))
 
     async def _claim(self, broadcast: Broadcast, lease: Lease) -> Claim | NotClaimed:
         """Claim the broadcast. Raises DamagedProgress if the progress item was damaged in every read."""
@@ -224,11 +214,11 @@ class Broadcaster:
             claim.receives_without_progress > MAX_RECEIVES_WITHOUT_PROGRESS and self._services.dead_letters.configured
         )
 
-    async def _shards_to_split(self, broadcast: Broadcast, claim: Claim, lookup: Lookup | None) -> int:
+    async def _shards_to_split(self, broadcast: Broadcast, claim: Claim) -> int:
         """How many parts to split the broadcast into; 1 if it should not be split."""
         if not broadcast.room or broadcast.shard is not UNSET:
             return 1
-        settings = await self._get_room_settings(broadcast.room, lookup)
+        settings = await self._get_room_settings(broadcast.room)
         # A broadcast that began when there was one shard finds all its members there: it resumes and is not split.
         return settings.shards if claim.start.is_start else 1
 

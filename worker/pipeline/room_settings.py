@@ -1,57 +1,82 @@
-"""A cache of room settings: over how many shards a room is read."""
+"""A cache of room settings.
+
+What is cached are settings items: a room's own, its namespace's and the one for all rooms. So the latter two are read
+once for all rooms, and a room without settings costs one key per lookup.
+"""
 
 import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final
+from functools import partial
+from typing import Final, cast
 
-from gatecast.table import RoomSettings
+from gatecast.table import RoomSettings, SettingsItem, settings_names
 from worker.batcher import Batcher
 from worker.ports import MAX_BATCH_GET, DependencyError, MemberTable
 
 CACHE_SECONDS: Final = 30.0
 """After raising `shards`, wait at least this long before raising `join_shards`."""
-_MAX_ROOMS: Final = 10_000
+_MAX_ITEMS: Final = 10_000
 _GATHER_SECONDS: Final = 0.002
 
-
-Lookup = asyncio.Future[RoomSettings | DependencyError]
-"""A lookup in progress."""
+Lookup = asyncio.Future[SettingsItem | DependencyError]
+"""A lookup of one item in progress."""
 
 
 class RoomSettingsCache:
-    """Reads rooms' settings from `table`, many per call, and caches them for `CACHE_SECONDS`."""
+    """Reads settings items from `table`, many per call, and caches them for `CACHE_SECONDS`."""
 
     def __init__(self, table: MemberTable, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._cache: OrderedDict[str, tuple[float, RoomSettings]] = OrderedDict()
-        self._lookups: Batcher[str, RoomSettings | DependencyError] = Batcher(
+        self._cache: OrderedDict[str, tuple[float, SettingsItem]] = OrderedDict()
+        self._reading: dict[str, Lookup] = {}
+        self._lookups: Batcher[str, SettingsItem | DependencyError] = Batcher(
             table.settings, max_items=MAX_BATCH_GET, wait_seconds=_GATHER_SECONDS, urgent=True
         )
 
     def cached(self, room: str) -> RoomSettings | None:
-        """The room's settings, or None if they are not cached or too old."""
-        entry = self._cache.get(room)
-        return entry[1] if entry is not None and self._clock() - entry[0] < CACHE_SECONDS else None
+        """The room's settings, or None unless all of its items are cached and young enough."""
+        items = [item for name in settings_names(room) if (item := self._cached_item(name)) is not None]
+        return RoomSettings.from_items(items) if len(items) == len(settings_names(room)) else None
 
-    def begin(self, room: str) -> Lookup:
-        """Start looking up this room; pass the result to `get` to await it."""
-        return self._lookups.begin(room)
+    def begin(self, room: str) -> None:
+        """Start looking up what is not cached of this room's settings, for `get` to await."""
+        for name in settings_names(room):
+            if self._cached_item(name) is None:
+                self._begin_item(name)
 
-    async def get(self, room: str, lookup: Lookup | None = None) -> RoomSettings:
-        """The room's settings, cached or looked up. `lookup` is one that `begin` has just returned.
+    async def get(self, room: str) -> RoomSettings:
+        """The room's settings, cached or looked up. Raises DependencyError."""
+        self.begin(room)
+        return RoomSettings.from_items([await self._get_item(name) for name in settings_names(room)])
 
-        Raises DependencyError.
-        """
-        if (cached := self.cached(room)) is not None:
+    async def _get_item(self, name: str) -> SettingsItem:
+        cached = self._cached_item(name)
+        if cached is not None:
             return cached
-        started_at = self._clock()
-        settings = await (lookup or self._lookups.begin(room))
-        if isinstance(settings, DependencyError):
-            raise settings
-        self._cache[room] = (started_at, settings)
-        self._cache.move_to_end(room)
-        if len(self._cache) > _MAX_ROOMS:
+        item = await self._begin_item(name)
+        if isinstance(item, DependencyError):
+            raise item
+        return item
+
+    def _begin_item(self, name: str) -> Lookup:
+        """The lookup of this item that is in progress, or a new one."""
+        lookup = self._reading.get(name)
+        if lookup is None:
+            lookup = self._reading[name] = self._lookups.begin(name)
+            lookup.add_done_callback(partial(self._end_item, name, self._clock()))
+        return lookup
+
+    def _end_item(self, name: str, started_at: float, lookup: Lookup) -> None:
+        del self._reading[name]
+        if lookup.cancelled() or lookup.exception() is not None or isinstance(lookup.result(), DependencyError):
+            return
+        self._cache[name] = (started_at, cast(SettingsItem, lookup.result()))
+        self._cache.move_to_end(name)
+        if len(self._cache) > _MAX_ITEMS:
             self._cache.popitem(last=False)
-        return settings
+
+    def _cached_item(self, name: str) -> SettingsItem | None:
+        entry = self._cache.get(name)
+        return entry[1] if entry is not None and self._clock() - entry[0] < CACHE_SECONDS else None
