@@ -204,16 +204,31 @@ def _too_long() -> InvalidBroadcast:
 
 def encode(broadcast: Broadcast) -> str:
     """A queue message's body. Raises InvalidBroadcast for everything that `decode` would reject."""
+    if isinstance(broadcast.json, msgspec.Raw):
+        _check_is_json(broadcast.json)
     try:
         body = _encoder.encode(broadcast)
     except UnicodeEncodeError:
         values = zip(Broadcast.__struct_encode_fields__, msgspec.structs.astuple(broadcast), strict=True)
         field = next((name for name, value in values if _has_lone_surrogate(value)), "body")
         raise InvalidBroadcast(field, _LONE_SURROGATE) from None
-    # SQS rejects U+FFFE and U+FFFF, which JSON allows unescaped; in valid UTF-8 these bytes encode nothing else.
-    body = body.replace(b"\xef\xbf\xbe", b"\\ufffe").replace(b"\xef\xbf\xbf", b"\\uffff")
+    body = for_sqs(body)
     decode(body)
     return body.decode()
+
+
+def _check_is_json(value: msgspec.Raw) -> None:
+    """Raises InvalidBroadcast unless it is exactly one JSON value: other bytes would change other fields."""
+    try:
+        msgspec.json.decode(value, type=msgspec.Raw)
+        bytes(value).decode()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidBroadcast("json", f"not valid JSON ({error})") from None
+
+
+def for_sqs(encoded: bytes) -> bytes:
+    """Escape U+FFFE and U+FFFF, which JSON allows unescaped and SQS rejects; these bytes encode nothing else."""
+    return encoded.replace(b"\xef\xbf\xbe", b"\\ufffe").replace(b"\xef\xbf\xbf", b"\\uffff")
 
 
 def _has_exact_types(broadcast: Broadcast) -> bool:

@@ -1,10 +1,14 @@
 """Strategies for valid broadcasts, biased towards edge cases."""
 
+import json
+from typing import Any
+
+import msgspec
 from hypothesis import strategies as st
 from msgspec import UNSET
 
 from gatecast import Broadcast
-from gatecast.broadcast import MAX_CONNECTION_ID_BYTES, MIN_TIME_MS, utf8_length
+from gatecast.broadcast import LARGEST_OFFSET, MAX_CONNECTION_ID_BYTES, MIN_TIME_MS, for_sqs, utf8_length
 
 _PRINTABLE = "".join(map(chr, range(ord("!"), ord("~") + 1)))
 _LARGEST = 2**53 - 1
@@ -26,18 +30,44 @@ def connection_ids() -> st.SearchStrategy[str]:
     return realistic | text(40, 1).filter(lambda one: utf8_length(one) <= MAX_CONNECTION_ID_BYTES)
 
 
+def json_values() -> st.SearchStrategy[bytes]:
+    """The bytes of JSON values: any key order, white space, large and precise numbers, duplicate keys."""
+    numbers = st.integers().map(str) | st.from_regex(
+        r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?", fullmatch=True
+    )
+    strings = text(20).map(lambda one: json.dumps(one, ensure_ascii=False)) | text(20).map(json.dumps)
+    space = st.sampled_from(["", " ", "\n\t "])
+
+    def containers(values: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+        members = st.tuples(strings, space, values).map(lambda member: f"{member[0]}{member[1]}:{member[2]}")
+        objects = st.lists(members, max_size=3).map(",".join).map("{{{}}}".format)
+        arrays = st.lists(st.tuples(space, values).map("".join), max_size=3).map(",".join).map("[{}]".format)
+        return objects | arrays
+
+    scalars = numbers | strings | st.sampled_from(["true", "false", "null"])
+    return st.recursive(scalars, containers, max_leaves=8).map(str.encode)
+
+
+payloads: st.SearchStrategy[dict[str, Any]] = text(200, 1).map(lambda one: {"data": one}) | json_values().map(
+    lambda value: {"json": msgspec.Raw(for_sqs(value))}
+)
+
+
 @st.composite
 def broadcasts(draw: st.DrawFn) -> Broadcast:
     times = st.just(UNSET) | st.integers(MIN_TIME_MS, _LATEST_MS)
     to_room = draw(st.booleans())
     return Broadcast(
         id=draw(names()),
-        data=draw(text(200, 1)),
+        **draw(payloads),
         room=draw(names()) if to_room else UNSET,
         connections=UNSET if to_room else tuple(draw(st.lists(connection_ids(), min_size=1, max_size=5))),
         except_=draw(st.just(UNSET) | st.lists(connection_ids(), max_size=5).map(tuple)),
         published_at_ms=draw(times),
         expires_at_ms=draw(times),
         shard=draw(st.just(UNSET) | st.integers(0, _LARGEST)) if to_room else UNSET,
+        offset=draw(st.just(UNSET) | st.integers(1, LARGEST_OFFSET)),
+        origin_room=UNSET if to_room else draw(st.just(UNSET) | names()),
+        from_=draw(st.just(UNSET) | names()),
         part=draw(st.just("") | st.sampled_from(["3", "r.17"]) | text(24)),
     )

@@ -128,7 +128,7 @@ def test_a_damaged_body_is_decoded_or_rejected(broadcast: Broadcast, data: st.Da
 
 @given(broadcasts(), st.dictionaries(text().map(lambda name: f"x-{name}"), json_values, max_size=3))
 def test_other_fields_are_ignored(broadcast: Broadcast, others: dict[str, Any]) -> None:
-    body = json.dumps({**others, **json.loads(encode(broadcast))}, allow_nan=True)
+    body = json.dumps(others, allow_nan=True)[:-1] + (", " if others else "") + encode(broadcast)[1:]
     if "NaN" not in body and "Infinity" not in body and "\\ud" not in body:
         assert decode(body) == broadcast
 

@@ -5,11 +5,12 @@ import time
 from enum import IntEnum, StrEnum
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec import UNSET
 
 from gatecast import Broadcast, InvalidBroadcast, decode, encode
-from gatecast.broadcast import MAX_BODY_BYTES, MIN_TIME_MS
+from gatecast.broadcast import MAX_BODY_BYTES, MAX_DATA_BYTES, MIN_TIME_MS
 
 TO_ROOM: dict[str, Any] = {"v": 1, "id": "42", "room": "lobby", "data": "hello"}
 TO_CONNECTIONS: dict[str, Any] = {"v": 1, "id": "42", "connections": ["L0SM9cOFvHcCIhw="], "data": "hello"}
@@ -75,6 +76,16 @@ VIOLATIONS: list[tuple[str, dict[str, Any], Any]] = [
     *(("expires_at_ms", TO_ROOM, value) for value in [*COUNTS, *TIMES]),
     *(("shard", TO_ROOM, value) for value in COUNTS),
     ("shard", TO_CONNECTIONS, 0),
+    *(("from", TO_ROOM, value) for value in NAMES),
+    *(("offset", TO_ROOM, value) for value in [0, -1, 10**16, 1.5, "7", None]),
+    *(("origin_room", TO_CONNECTIONS, value) for value in NAMES),
+    ("origin_room", TO_ROOM, "lobby"),
+    *(
+        ("presence", {**TO_ROOM, "v": 2, "data": ABSENT}, value)
+        for value in [{"joined": [""]}, {"joined": "ada"}, [], None]
+    ),
+    ("presence", {**TO_ROOM, "data": ABSENT}, {"joined": ["ada"]}),
+    ("presence", {**TO_CONNECTIONS, "v": 2, "data": ABSENT}, {"joined": ["ada"]}),
     *(("part", TO_ROOM, value) for value in ["p" * 25, "\ud800", None, 7, ["3"]]),
 ]
 
@@ -91,6 +102,84 @@ def test_each_violation_names_its_field(field: str, fields: dict[str, Any], valu
     assert str(error.value) == f"{field}: {error.value.reason}"
 
 
+TO_JSON: dict[str, Any] = {**TO_ROOM, "data": ABSENT}
+
+
+def with_json(value: str) -> str:
+    return body(TO_JSON)[:-1] + f', "json": {value}}}'
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "0",
+        "null",
+        '""',
+        "[]",
+        "12345678901234567890123456789",
+        "1e400",
+        "-0.0",
+        '{"b": 1,  "a":\t[ 2 ,3 ],\n"b": 1.10}',
+        '"\\u00e9 é \\/"',
+        "[" * 128 + "]" * 128,
+        '["' + "[" * 1_000 + '"]',
+        '"' + "x" * (MAX_DATA_BYTES - 2) + '"',
+    ],
+    ids=range(12),
+)
+def test_the_bytes_of_json_are_passed_on_unchanged(value: str) -> None:
+    received = decode(with_json(value))
+    assert bytes(received.json or b"") == value.encode()
+    assert f'"json":{value},' in encode(received)
+    assert decode(encode(received)) == received
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "[" * 129 + "]" * 129,
+        '{"a":' * 129 + "1" + "}" * 129,
+        '["\\"",' + "[" * 128 + "]" * 128 + "]",
+        '"' + "x" * (MAX_DATA_BYTES - 1) + '"',
+    ],
+    ids=range(4),
+)
+def test_json_has_limits(value: str) -> None:
+    with pytest.raises(InvalidBroadcast) as error:
+        decode(with_json(value))
+    assert error.value.field == "json"
+
+
+@pytest.mark.parametrize("value", ["tru", "01", "{", '"\\ud800"', "NaN", "[1,]", "", "'a'", "1 2"])
+def test_json_that_is_not_json_makes_the_body_invalid(value: str) -> None:
+    with pytest.raises(InvalidBroadcast):
+        decode(with_json(value))
+
+
+def test_invalid_utf8_in_json_is_rejected() -> None:
+    with pytest.raises(InvalidBroadcast, match="not valid UTF-8"):
+        decode(b'{"v":1,"id":"a","room":"r","json":"\xff"}')
+
+
+@pytest.mark.parametrize("value", [b"tru", b"", b"1 2", b'1,"room":"@all"', b'1,"json":1', b'"\xff"', b"1}"])
+def test_only_one_json_value_is_encoded(value: bytes) -> None:
+    """Anything else would change other fields of the body."""
+    with pytest.raises(InvalidBroadcast) as error:
+        encode(Broadcast(id="42", room="lobby", json=msgspec.Raw(value)))
+    assert error.value.field == "json"
+
+
+def test_white_space_around_json_and_characters_that_sqs_rejects_are_replaced() -> None:
+    encoded = encode(Broadcast(id="42", room="lobby", json=msgspec.Raw(' "\ufffe"\n'.encode())))
+    assert decode(encoded).json == msgspec.Raw(b'"\\ufffe"')
+
+
+def test_exactly_one_payload_is_given() -> None:
+    for changes in ({}, {"data": "x", "json": 1}, {"data": "x", "v": 2, "presence": {}}):
+        with pytest.raises(InvalidBroadcast, match="exactly one of `data` and `json`"):
+            decode(body(TO_JSON, **changes))
+
+
 @pytest.mark.parametrize(
     ("fields", "changes"),
     [
@@ -105,9 +194,12 @@ def test_each_violation_names_its_field(field: str, fields: dict[str, Any], valu
         (TO_ROOM, {"shard": 0, "published_at_ms": MIN_TIME_MS, "expires_at_ms": in_days(364)}),
         (TO_ROOM, {"room": "@all"}),
         (TO_CONNECTIONS, {"connections": ["é" * 64] * 1_000}),
+        (TO_ROOM, {"from": "@ada", "key": "k", "offset": 10**16 - 1}),
+        (TO_CONNECTIONS, {"origin_room": "lobby", "offset": 1}),
+        ({**TO_ROOM, "v": 2, "data": ABSENT}, {"presence": {"joined": ["ada"], "departed": ["bob"]}}),
         (TO_ROOM, {"colour": "blue", "nested": {"a": [1, None, 1e300]}}),
     ],
-    ids=range(12),
+    ids=range(15),
 )
 def test_the_limits_themselves_are_allowed(fields: dict[str, Any], changes: dict[str, Any]) -> None:
     received = decode(body(fields, **changes))
@@ -170,7 +262,7 @@ def test_the_largest_data_fits_even_if_every_character_is_escaped() -> None:
         ("except", "except_", ("\ud800",)),
         ("part", "part", "p" * 25),
         ("shard", "shard", -1),
-        ("v", "v", 2),
+        ("v", "v", 3),
     ],
 )
 def test_what_could_not_be_decoded_is_not_encoded(field: str, attribute: str, value: Any) -> None:
