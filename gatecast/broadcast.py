@@ -205,7 +205,7 @@ def _too_long() -> InvalidBroadcast:
 def encode(broadcast: Broadcast) -> str:
     """A queue message's body. Raises InvalidBroadcast for everything that `decode` would reject."""
     if isinstance(broadcast.json, msgspec.Raw):
-        _check_is_json(broadcast.json)
+        check_is_json(broadcast.json)
     try:
         body = _encoder.encode(broadcast)
     except UnicodeEncodeError:
@@ -217,7 +217,7 @@ def encode(broadcast: Broadcast) -> str:
     return body.decode()
 
 
-def _check_is_json(value: msgspec.Raw) -> None:
+def check_is_json(value: msgspec.Raw) -> None:
     """Raises InvalidBroadcast unless it is exactly one JSON value: other bytes would change other fields."""
     try:
         msgspec.json.decode(value, type=msgspec.Raw)

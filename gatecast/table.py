@@ -26,7 +26,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from msgspec import UNSET
 
-from gatecast.broadcast import MIN_TIME_MS
+from gatecast.broadcast import MIN_TIME_MS, InvalidBroadcast, check_is_json
 from gatecast.frames import V1, V2, Message
 
 Item = dict[str, dict[str, str]]
@@ -200,6 +200,12 @@ class Entry(NamedTuple):
         data, json, from_ = (_text(item.get(name)) for name in ("data", "json", "from"))
         if (data is None) == (json is None):
             return None
+        raw = UNSET if json is None else msgspec.Raw(json.encode())
+        if isinstance(raw, msgspec.Raw):
+            try:
+                check_is_json(raw)
+            except InvalidBroadcast:
+                return None
         expires_at, expires_at_ms = lenient_number(item.get("expires_at")), lenient_number(item.get("expires_at_ms"))
         message = Message(
             id=id_,
@@ -207,7 +213,7 @@ class Entry(NamedTuple):
             offset=int(sk.removeprefix(ENTRY_PREFIX)),
             published_at_ms=int(lenient_number(item.get("published_at_ms")) or 0),
             data=UNSET if data is None else data,
-            json=UNSET if json is None else msgspec.Raw(json.encode()),
+            json=raw,
         )
         return cls(message, math.inf if expires_at is None else expires_at, expires_at_ms)
 

@@ -65,12 +65,50 @@ hostile_values: st.SearchStrategy[object] = st.sampled_from([
 ])  # fmt: skip
 
 
-@given(st.dictionaries(st.sampled_from(["shards", "join_shards"]), hostile_values))
+@given(st.dictionaries(st.sampled_from(["shards", "join_shards", "history_seconds", "presence"]), hostile_values))
 def test_any_settings_item_is_read_and_damage_is_reported(item: dict[str, object]) -> None:
     damaged: list[str] = []
     settings = table.RoomSettings.from_items([table.SettingsItem.from_item(item, damaged.append)])
     assert 1 <= settings.join_shards <= settings.shards <= table.MAX_SHARDS
-    assert set(damaged) == {name for name, value in item.items() if value is not None}
+    assert settings.history_seconds == settings.presence == 0
+    zeros = {name for name in ("history_seconds", "presence") if item.get(name) == {"N": "0"}}
+    assert set(damaged) == {name for name, value in item.items() if value is not None} - zeros
+
+
+whole_numbers = st.none() | st.integers(0, 1_000)
+layers = st.lists(st.builds(table.SettingsItem, whole_numbers, whole_numbers, whole_numbers, whole_numbers), max_size=3)
+
+
+@given(layers)
+def test_the_first_item_that_has_an_attribute_determines_it(items: list[table.SettingsItem]) -> None:
+    settings = table.RoomSettings.from_items(items)
+    assert settings.history_seconds == next(
+        (each.history_seconds for each in items if each.history_seconds is not None), 0
+    )
+    assert settings.presence == next((each.presence for each in items if each.presence is not None), 0)
+    assert settings.join_shards == max(1, next((each.join_shards for each in items if each.join_shards is not None), 1))
+
+
+@pytest.mark.parametrize(
+    ("room", "expected"),
+    [
+        ("lobby", ("lobby", "*")),
+        ("chat/a/b", ("chat/a/b", "chat/*", "*")),
+        ("@user/ada", ("@user/ada", "@user/*", "*")),
+        ("/", ("/", "/*", "*")),
+    ],
+)
+def test_the_items_of_a_rooms_settings(room: str, expected: tuple[str, ...]) -> None:
+    assert table.settings_names(room) == expected
+
+
+@pytest.mark.parametrize(("attribute", "maximum"), [("history_seconds", 604_800), ("presence", 1_000)])
+def test_limited_settings_outside_their_range_count_as_their_default(attribute: str, maximum: int) -> None:
+    damaged: list[str] = []
+    for value, expected in ((0, 0), (maximum, maximum), (maximum + 1, 0), (-1, 0)):
+        item = table.SettingsItem.from_item({attribute: {"N": str(value)}}, damaged.append)
+        assert getattr(item, attribute) == expected
+    assert damaged == [attribute] * 2
 
 
 @pytest.mark.parametrize(
