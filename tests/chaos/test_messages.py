@@ -32,7 +32,7 @@ POISON: Final = (
     "null",
     '"text"',
     "\u0000",
-    '{"v":2,"id":"x","room":"few","data":"x"}',
+    '{"v":3,"id":"x","room":"few","data":"x"}',
     '{"v":1,"id":"x","room":"few"}',
     '{"v":1,"id":"x","room":"few","connections":["a"],"data":"x"}',
     '{"v":1,"id":"x","connections":[],"data":"x"}',
