@@ -8,6 +8,7 @@ from gatecast.broadcast import Broadcast, encode
 
 _PART_GROUP_LENGTH: Final = 110
 """Longer than any room's name or broadcast's id, so that neither can equal the group of a part."""
+_MAX_DELAY_SECONDS: Final = 900
 
 
 class SupportsSendMessage(Protocol):
@@ -69,9 +70,26 @@ class Publisher:
         self._queue_url = queue_url
         self._fifo = is_fifo(queue_url)
 
-    def publish(self, broadcast: Broadcast) -> None:
+    @property
+    def fifo(self) -> bool:
+        """Whether the queue is a FIFO queue, which keeps the order of a room's broadcasts and delays none of them."""
+        return self._fifo
+
+    def publish(self, broadcast: Broadcast, *, delay_seconds: int = 0) -> None:
         """Returns when SQS has stored the broadcast. Raises InvalidBroadcast before any call.
 
-        Safe to retry: for 24 hours an id identifies one broadcast to its room, or one to any `connections`.
+        Safe to retry: for 24 hours an id identifies one broadcast to its room, or one to any `connections`. A worker
+        receives it after `delay_seconds`, 0 to 900 (ValueError), which only standard queues support (ValueError).
+        Source: API reference of SendMessage, DelaySeconds.
         """
-        self._sqs.send_message(QueueUrl=self._queue_url, **queue_message(broadcast, fifo=self._fifo))
+        message = queue_message(broadcast, fifo=self._fifo)
+        if delay_seconds:
+            message["DelaySeconds"] = self._valid_delay(delay_seconds)
+        self._sqs.send_message(QueueUrl=self._queue_url, **message)
+
+    def _valid_delay(self, seconds: int) -> int:
+        if self._fifo:
+            raise ValueError("delay_seconds: a FIFO queue delays no single message; it has a delay of its own")
+        if type(seconds) is not int or not 0 < seconds <= _MAX_DELAY_SECONDS:
+            raise ValueError(f"delay_seconds: expected a whole number from 0 to {_MAX_DELAY_SECONDS}")
+        return seconds

@@ -44,6 +44,7 @@ HEAD_SK: Final = "head"
 ENTRY_PREFIX: Final = "m#"
 MAX_HISTORY_SECONDS: Final = 7 * 24 * 3600
 MAX_PRESENCE: Final = 1_000
+_COUNT_TTL_SECONDS: Final = 24 * 3600
 _OFFSET: Final = re.compile(rf"{ENTRY_PREFIX}[0-9]{{16}}")
 
 
@@ -157,6 +158,16 @@ def presence_item(room: str, user: str, connection_id: str, *, joined_at_ms: int
         **key(presence_pk(room), presence_sk(user, connection_id)),
         "joined_at_ms": _milliseconds("joined_at_ms", joined_at_ms),
         "expires_at": _seconds("expires_at", expires_at),
+    }
+
+
+def count_item(room: str, shard: int, *, members: int, counted_at_ms: int) -> Item:
+    """How many members this shard of the room had at that time."""
+    return {
+        **key(count_pk(room), str(shard)),
+        "members": {"N": str(members)},
+        "counted_at_ms": _milliseconds("counted_at_ms", counted_at_ms),
+        "expires_at": {"N": str(counted_at_ms // 1000 + _COUNT_TTL_SECONDS)},
     }
 
 

@@ -14,6 +14,8 @@ from typing import Any, Final
 
 import msgspec
 
+from gatecast.frames import V1, V2
+
 NAME: Final = re.compile(r"[!-~]{1,100}")
 """The pattern of a room's name."""
 
@@ -49,11 +51,17 @@ class AuthorizerContext(msgspec.Struct, frozen=True, kw_only=True, rename="camel
     join: str = ""
     publish: str = ""
     expires_at: str = ""
+    frames: str = ""
+    """"2" for a connection of the dialect `gatecast.v2`; anything else counts as the other one."""
 
     @classmethod
-    def from_access(cls, user: str, access: Access) -> "AuthorizerContext":
+    def from_access(cls, user: str, access: Access, frames: int = V1) -> "AuthorizerContext":
         return cls(
-            user=user, join=" ".join(access.join), publish=" ".join(access.publish), expires_at=str(access.expires_at)
+            user=user,
+            join=" ".join(access.join),
+            publish=" ".join(access.publish),
+            expires_at=str(access.expires_at),
+            frames="" if frames == V1 else str(frames),
         )
 
     @classmethod
@@ -64,7 +72,13 @@ class AuthorizerContext(msgspec.Struct, frozen=True, kw_only=True, rename="camel
             join=_text(context, "join"),
             publish=_text(context, "publish"),
             expires_at=_text(context, "expiresAt"),
+            frames=str(V2) if str(context.get("frames")) in {"2", "2.0"} else "",
         )
+
+    @property
+    def dialect(self) -> int:
+        """V2 or V1."""
+        return V2 if self.frames == str(V2) else V1
 
     def access(self) -> Access | None:
         """The access it grants, or None without `expires_at`. Raises InvalidContext if `expires_at` is not a number."""

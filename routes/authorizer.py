@@ -1,7 +1,7 @@
 """The Lambda authorizer of `$connect`: `handler` admits clients with a valid token of the issuer, and rejects others.
 
-A token is sent as the second of two subprotocols (`Sec-WebSocket-Protocol: gatecast.v1, {token}`), which browsers can
-send and access logs do not record; as `Authorization: Bearer {token}`; or in the query (`?token={token}`). The
+A token is sent as a subprotocol behind the dialects (`Sec-WebSocket-Protocol: gatecast.v2, {token}`), which browsers
+can send and access logs do not record; as `Authorization: Bearer {token}`; or in the query (`?token={token}`). The
 authorizer's identity sources must be `[]`: API Gateway requires every source that is configured, and a token is in only
 one of the three places.
 
@@ -38,7 +38,7 @@ from routes.environment import ConfigurationError
 from routes.keys import Keys, PublicKeys, SharedSecret
 from routes.log import lambda_handler, log_failure, logger
 from routes.metrics import record_invocation
-from routes.requests import SUBPROTOCOL, header_values, offered_subprotocols
+from routes.subprotocols import SUBPROTOCOLS, chosen_dialect, header_values, offered_subprotocols, without_dialects
 from routes.tokens import STANDARD_NAMES, ClaimNames, InvalidToken, Verifier
 
 _SDK_CONFIG: Final = Config(connect_timeout=1, read_timeout=2, retries={"mode": "standard", "total_max_attempts": 2})
@@ -77,10 +77,12 @@ def extract_token(event: Mapping[str, Any]) -> str:
     single = event.get("queryStringParameters") or {}
     in_query = multiple.get("token") or ([single["token"]] if "token" in single else [])
     in_header = [found[1] for line in header_values(event, "authorization") if (found := _BEARER.fullmatch(line))]
-    match offered_subprotocols(event), [*in_header, *in_query]:
-        case [first, token], [] if first == SUBPROTOCOL:
-            return str(token)
-        case ([] | [_]) as offered, [token] if set(offered) <= {SUBPROTOCOL}:
+    offered = offered_subprotocols(event)
+    behind_dialects = without_dialects(offered)
+    match behind_dialects, [*in_header, *in_query]:
+        case [token], [] if len(offered) > 1 and token not in SUBPROTOCOLS:
+            return token
+        case [], [token]:
             return str(token)
     raise InvalidToken(HTTPStatus.UNAUTHORIZED, "no token, or more than one")
 
@@ -94,7 +96,7 @@ def _allowed(event: dict[str, Any]) -> dict[str, Any]:
     with _creation_lock:
         verifier = _verifier()
     identity = verifier.verify(extract_token(event))
-    context = AuthorizerContext.from_access(identity.user, identity.access)
+    context = AuthorizerContext.from_access(identity.user, identity.access, chosen_dialect(event))
     return _policy(event, "Allow", identity.user, context.flat())
 
 

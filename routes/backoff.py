@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from routes.responses import Code, RequestRejected
+
 
 @dataclass(frozen=True, kw_only=True)
 class Backoff:
@@ -39,3 +41,8 @@ class Backoff:
                 return
             self.sleep(delay)
             yield
+
+
+def busy() -> RequestRejected:
+    """The rejection of a request whose calls are contended, or left undone, for longer than a client may wait."""
+    return RequestRejected(Code.UNAVAILABLE, "busy: retry")

@@ -1,22 +1,27 @@
 """The handlers' dependencies: created from the environment at first use, kept for the life of the process.
 
 GATECAST_TABLE and GATECAST_QUEUE_URL name the table and the queue, GATECAST_CONNECTIONS_ENDPOINT the API's address, for
-closing connections. GATECAST_JOINS_PER_SECOND, GATECAST_PUBLISHES_PER_SECOND and GATECAST_ROOMS_PER_CONNECTION limit
-clients. The AWS SDK's own variables are honoured.
+closing connections. GATECAST_JOINS_PER_SECOND (also for leaving, and for reading), GATECAST_PUBLISHES_PER_SECOND and
+GATECAST_ROOMS_PER_CONNECTION limit clients. The AWS SDK's own variables are honoured.
 """
 
 import threading
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 from botocore.config import Config
 
 from gatecast import Publisher, tracing
 from routes import environment
+from routes.counts import Counts
+from routes.history import History
 from routes.limits import MAX_PER_SECOND, Limits
 from routes.log import logger
 from routes.memberships import Memberships
+from routes.presence import Presence
 from routes.rejections import Rejections
+from routes.room_settings import RoomSettingsCache
+from routes.streams import Streams
 
 DEFAULT_PER_SECOND: Final = 10
 DEFAULT_ROOMS: Final = 100
@@ -45,6 +50,26 @@ def memberships() -> Memberships:
         return _memberships()
 
 
+def settings() -> RoomSettingsCache:
+    with _creation_lock:
+        return _settings()
+
+
+def history() -> History:
+    with _creation_lock:
+        return _history()
+
+
+def presence() -> Presence:
+    with _creation_lock:
+        return _presence()
+
+
+def counts() -> Counts:
+    with _creation_lock:
+        return _counts()
+
+
 def publisher() -> Publisher:
     with _creation_lock:
         return _publisher()
@@ -63,17 +88,47 @@ def rejections() -> Rejections | None:
 
 def clear_caches() -> None:
     """Drops all created clients, for a process whose environment changes: tests and the embedded stack."""
-    _memberships.cache_clear()
-    _publisher.cache_clear()
-    _limits.cache_clear()
-    _rejections.cache_clear()
+    for created in (
+        *(_dynamodb, _settings, _memberships, _history, _presence, _counts),
+        *(_publisher, _limits, _rejections),
+    ):
+        created.cache_clear()
+
+
+@cache
+def _dynamodb() -> Any:
+    return environment.client("dynamodb", _SDK_CONFIG)
+
+
+@cache
+def _settings() -> RoomSettingsCache:
+    table_name = environment.required("GATECAST_TABLE")  # first: without it, nothing is worth a client
+    return RoomSettingsCache(_dynamodb(), table_name)
+
+
+@cache
+def _history() -> History:
+    table_name = environment.required("GATECAST_TABLE")
+    return History(Streams(_dynamodb(), table_name))
+
+
+@cache
+def _counts() -> Counts:
+    table_name = environment.required("GATECAST_TABLE")
+    return Counts(_dynamodb(), table_name, _settings())
+
+
+@cache
+def _presence() -> Presence:
+    table_name = environment.required("GATECAST_TABLE")
+    return Presence(_dynamodb(), table_name, _settings(), _counts(), publisher)
 
 
 @cache
 def _memberships() -> Memberships:
     table_name = environment.required("GATECAST_TABLE")
     max_rooms = environment.integer("GATECAST_ROOMS_PER_CONNECTION", MAX_ROOMS, default=DEFAULT_ROOMS)
-    return Memberships(environment.client("dynamodb", _SDK_CONFIG), table_name, max_rooms=max_rooms)
+    return Memberships(_dynamodb(), table_name, max_rooms=max_rooms, settings=_settings(), presence=_presence())
 
 
 @cache
@@ -90,8 +145,9 @@ def _publisher() -> Publisher:
 def _limits() -> Limits:
     joins = environment.integer("GATECAST_JOINS_PER_SECOND", MAX_PER_SECOND, default=DEFAULT_PER_SECOND)
     publishes = environment.integer("GATECAST_PUBLISHES_PER_SECOND", MAX_PER_SECOND, default=DEFAULT_PER_SECOND)
-    per_second = {"join": joins, "leave": joins, "publish": publishes}
-    return Limits(environment.client("dynamodb", _COUNTER_CONFIG), environment.required("GATECAST_TABLE"), per_second)
+    per_second = {"join": joins, "leave": joins, "read": joins, "publish": publishes}
+    table_name = environment.required("GATECAST_TABLE")
+    return Limits(environment.client("dynamodb", _COUNTER_CONFIG), table_name, per_second)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The functions that API Gateway's routes invoke: `connect`, `disconnect`, `default`, `join`, `leave`, `publish`.
+"""The functions that API Gateway's routes invoke: `connect`, `disconnect`, `default`, and one for each action.
 
 Each takes the event of a Lambda proxy integration and always returns a response: nothing that a client sends, and no
 failure of a dependency, raises an exception. Other events, such as those that keep functions warm, are ignored. Logs
@@ -11,43 +11,56 @@ from functools import wraps
 from http import HTTPStatus
 from typing import Any, Final
 
+import msgspec
+from msgspec import UNSET
+
 from gatecast import tracing
-from routes import dependencies, environment, responses
+from routes import dependencies, environment, join_results, responses
 from routes.environment import ConfigurationError
+from routes.joins import parse_join
 from routes.log import Handler, lambda_handler, log_failure
-from routes.metrics import record_invocation
+from routes.metrics import record_invocation, record_recoveries
+from routes.publishing import PublishRequest, to_broadcast
 from routes.requests import (
     Caller,
-    PublishRequest,
+    HistoryRequest,
+    MembersRequest,
     RoomRequest,
     body_of,
-    check_may_join,
     check_may_publish,
     check_not_expired,
-    chosen_subprotocol,
     parse,
+    ref_of,
     system_rooms,
-    to_broadcast,
     unknown_action,
     validate_client_room,
+    validate_readable_room,
 )
-from routes.responses import Code, RequestRejected, Response
+from routes.responses import Code, Ref, RequestRejected, Response
+from routes.subprotocols import chosen_dialect, chosen_subprotocol
 
 Event = dict[str, Any]
+Fields = Mapping[str, Any]
+"""What a route adds to its response."""
 
 _STATUSES: Final = {Code.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE, Code.TOKEN_EXPIRED: HTTPStatus.UNAUTHORIZED}
 """The status of a rejected `$connect`, by code; any other code is a 400."""
 
 
-def _message_route(action: str) -> Callable[[Callable[[Caller, str | None], Mapping[str, str]]], Handler]:
+def _message_route(
+    action: str, respond: Callable[[str, Fields, Ref], Response] = responses.ok
+) -> Callable[[Callable[[Caller, str | None], Fields]], Handler]:
     """Turns a function from caller and body to the fields of an ok response into a message route's handler."""
 
-    def decorate(route: Callable[[Caller, str | None], Mapping[str, str]]) -> Handler:
+    def decorate(route: Callable[[Caller, str | None], Fields]) -> Handler:
         @wraps(route)
         def handle(event: Event, _context: Any) -> Response:
+            ref: Ref = UNSET
             with record_invocation(action or "$default") as invocation:
                 try:
-                    return responses.ok(action, route(_caller(event), body_of(event)))
+                    body = body_of(event)
+                    ref = ref_of(body)
+                    return respond(action, route(_caller(event), body), ref)
                 except RequestRejected as rejection:
                     if rejection.code is Code.UNAVAILABLE:
                         invocation.failed()
@@ -55,11 +68,12 @@ def _message_route(action: str) -> Callable[[Callable[[Caller, str | None], Mapp
                     else:
                         invocation.rejected()
                         _count_rejection(event)
-                    return responses.error(action, rejection)
+                    return responses.error(action, rejection, ref)
                 except Exception as error:  # noqa: BLE001 - the client always gets a response
                     invocation.failed()
                     log_failure("route.failed", error, action=action)
-                    return responses.error(action, RequestRejected(Code.UNAVAILABLE, "temporarily unavailable: retry"))
+                    unavailable = RequestRejected(Code.UNAVAILABLE, "temporarily unavailable: retry")
+                    return responses.error(action, unavailable, ref)
 
         return lambda_handler(handle)
 
@@ -96,7 +110,7 @@ def connect(event: Event) -> Mapping[str, str] | None:
     The status is 400 if the user's name does not fit in a room's name, 401 if the token has expired in the meantime,
     and 503 if the connection cannot be written, or if an authorizer is required and none has admitted the client.
     """
-    caller = _caller(event)
+    caller = msgspec.structs.replace(_caller(event), frames=chosen_dialect(event))
     check_not_expired(caller)
     dependencies.memberships().connect(caller, system_rooms(caller))
     subprotocol = chosen_subprotocol(event)
@@ -110,17 +124,26 @@ def disconnect(event: Event) -> None:
 
 
 @_message_route("join")
-def join(caller: Caller, body: str | None) -> Mapping[str, str]:
-    """`{"action": "join", "room": "lobby"}`: from now on the client receives the room's broadcasts."""
-    room = validate_client_room(parse(body, RoomRequest).room)
-    check_may_join(caller, room)
+def join(caller: Caller, body: str | None) -> Fields:
+    """`{"action": "join", "room": "lobby", "since": 7}`: from now on the client receives the room's broadcasts.
+
+    In a room with history it also receives what it missed. Up to 25 rooms are joined with `rooms` in place of `room`.
+    """
+    request = parse_join(body, caller)
+    caller = msgspec.structs.replace(caller, frames=max(caller.frames, request.frames))
     dependencies.limits().count("join", caller)
-    dependencies.memberships().join(caller, room)
-    return {"room": room}
+    results = join_results.join(caller, request)
+    about = {"connection": caller.connection_id, "expires_at_ms": caller.ends_at_ms}
+    if request.is_list:
+        return {**about, "rooms": [join_results.fields(room, result) for room, result in results.items()]}
+    ((room, result),) = results.items()
+    if isinstance(result, RequestRejected):
+        raise result
+    return {**join_results.fields(room, result), **about}
 
 
 @_message_route("leave")
-def leave(caller: Caller, body: str | None) -> Mapping[str, str]:
+def leave(caller: Caller, body: str | None) -> Fields:
     """`{"action": "leave", "room": "lobby"}`: ok even if the client is not a member; independent of its token."""
     room = validate_client_room(parse(body, RoomRequest).room)
     dependencies.limits().count("leave", caller)
@@ -129,8 +152,8 @@ def leave(caller: Caller, body: str | None) -> Mapping[str, str]:
 
 
 @_message_route("publish")
-def publish(caller: Caller, body: str | None) -> Mapping[str, str]:
-    """`{"action": "publish", "room": "lobby", "data": "…", "id": "optional", "echo": false}`.
+def publish(caller: Caller, body: str | None) -> Fields:
+    """`{"action": "publish", "room": "lobby", "data": "…", "id": "optional", "echo": false}`, or `json` for `data`.
 
     Ok means that SQS has stored the broadcast. The response has its `id`: the publisher's key, `/` and the client's id.
     """
@@ -147,10 +170,58 @@ def publish(caller: Caller, body: str | None) -> Mapping[str, str]:
     return {"room": room, "id": broadcast.id}
 
 
+@_message_route("history")
+def history(caller: Caller, body: str | None) -> Fields:
+    """`{"action": "history", "room": "lobby", "since": 7, "limit": 100}`: a member's messages after an offset."""
+    request = parse(body, HistoryRequest)
+    request.check()
+    room = _readable_room(caller, request.room)
+    if not dependencies.settings().get([room])[room].history_seconds:
+        raise RequestRejected(Code.BAD_REQUEST, "room: it has no history")
+    recovery = dependencies.history().read(room, request.since, request.limit)
+    record_recoveries([recovery])
+    return {"room": room, **recovery.fields()}
+
+
+@_message_route("members")
+def members(caller: Caller, body: str | None) -> Fields:
+    """`{"action": "members", "room": "lobby", "after": "optional"}`: a page of the users who are in the room."""
+    request = parse(body, MembersRequest)
+    room = _readable_room(caller, request.room)
+    if not dependencies.settings().get([room])[room].presence:
+        raise RequestRejected(Code.BAD_REQUEST, "room: its members cannot be listed, because it has no presence")
+    users, after = dependencies.presence().members(room, request.after or None)
+    return {"room": room, "users": [user._asdict() for user in users], "after": after}
+
+
+@_message_route("count")
+def count(caller: Caller, body: str | None) -> Fields:
+    """`{"action": "count", "room": "lobby"}`: how many connections are members, and when they were counted."""
+    room = _readable_room(caller, parse(body, RoomRequest).room)
+    counted = dependencies.counts().count(room)
+    return {"room": room, "members": counted.members, "counted_at_ms": counted.counted_at_ms}
+
+
+@_message_route("ping", responses.pong)
+def ping(_caller: Caller, _body: str | None) -> Fields:
+    """`{"action": "ping"}`: keeps the connection open. Not limited: a counter would cost more than the response."""
+    return {}
+
+
 @_message_route("")
-def default(_caller: Caller, body: str | None) -> Mapping[str, str]:
+def default(_caller: Caller, body: str | None) -> Fields:
     """Rejects a message that names no known action."""
     raise unknown_action(body)
+
+
+def _readable_room(caller: Caller, name: str) -> str:
+    """The room, after the request was counted, if the caller is in it. Raises RequestRejected."""
+    room = validate_readable_room(name, caller)
+    check_not_expired(caller)
+    dependencies.limits().count("read", caller)
+    if not dependencies.memberships().is_member(caller, room):
+        raise RequestRejected(Code.NOT_A_MEMBER, "room: only its members can read what is in it: join it first")
+    return room
 
 
 def _count_rejection(event: Event) -> None:

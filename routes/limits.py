@@ -1,9 +1,13 @@
-"""Rate limits on joining, leaving and publishing.
+"""Rate limits on joining, leaving, publishing and reading.
 
 There is one counter per user (or per connection, if the user is unknown), action and window of ten seconds. Counters
 are items of the table, because a client's messages reach any of many Lambda environments, which share nothing else: in
 memory alone, the effective limit would be multiplied by the number of environments. All connections of a user share its
 counter, so opening more gains nothing; and as each connection is within its user's limit, it needs no second counter.
+
+Requests for history, members and counts share one counter, `read`: so what a user's requests may cost does not depend
+on their mix. It is not that of joins, so that a client that catches up with a long history can still join other rooms.
+Pings are not counted: a response costs less than a counter, and API Gateway limits each route for all clients together.
 
 A counter costs one conditional write per request, in addition to the transaction of a join or leave, or the publish's
 read and message. A token bucket would be smoother, but needs a second write whenever a client changes between idle and

@@ -6,23 +6,27 @@ All items of a connection expire at the same time, with its token if it has one:
 The SDK's errors pass through. If contention persists, the request is rejected as unavailable.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from botocore.exceptions import ClientError
 
 from gatecast import table
 from gatecast.table import Item
-from routes.backoff import Backoff
-from routes.join_shards import JoinShards
+from routes.actions import UNLIMITED, Actions, connection_key, joined_room_key, seconds
+from routes.backoff import Backoff, busy
+from routes.departures import Disconnecting, Leaving
 from routes.log import logger
+from routes.presence import Presence
 from routes.requests import Caller
 from routes.responses import Code, RequestRejected
+from routes.room_settings import RoomSettingsCache
+from routes.rooms_to_join import CONDITION_FAILED, MAX_ROOMS_PER_TRANSACTION, RoomsToJoin
 
-CONDITION_FAILED: Final = "ConditionalCheckFailed"
+JOIN_SECONDS: Final = 15.0
+"""After this `join` begins no further announcement."""
 DISCONNECT_SECONDS: Final = 15.0
 """After this `disconnect` begins no further call; one that is in progress takes 9 s at most. API Gateway waits 29 s."""
-_UNLIMITED: Final = 10**9
 _CONTENDED: Final = frozenset({"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"})
 
 
@@ -34,115 +38,117 @@ class DynamoDB(Protocol):
     def query(self, **kwargs: Any) -> Any: ...
     def transact_write_items(self, **kwargs: Any) -> Any: ...
     def batch_write_item(self, **kwargs: Any) -> Any: ...
+    def batch_get_item(self, **kwargs: Any) -> Any: ...
 
 
 class Memberships:
     """The table, through a boto3 client. Thread-safe."""
 
     def __init__(
-        self, dynamodb: DynamoDB, table_name: str, *, max_rooms: int = 0, backoff: Backoff | None = None
+        self,
+        dynamodb: DynamoDB,
+        table_name: str,
+        *,
+        max_rooms: int = 0,
+        backoff: Backoff | None = None,
+        settings: RoomSettingsCache | None = None,
+        presence: Presence | None = None,
     ) -> None:
-        """A connection may join at most `max_rooms` rooms, besides those of `connect`; 0 means no limit."""
+        """A connection may join at most `max_rooms` rooms, besides those of `connect`; 0 means no limit.
+
+        Without `presence`, no room has presence.
+        """
         self._dynamodb = dynamodb
-        self._max_rooms = max_rooms
+        self._max_rooms = max_rooms or UNLIMITED
+        self._actions = Actions(table_name, max_rooms)
         self._table = table_name
         self._backoff = backoff or Backoff()
-        self._join_shards = JoinShards(dynamodb, table_name, self._backoff.clock)
+        self._settings = settings or RoomSettingsCache(dynamodb, table_name, self._backoff)
+        self._presence = presence
 
     def connect(self, caller: Caller, rooms: Sequence[str]) -> None:
-        """Writes the connection and its memberships of these rooms in one transaction. Raises RequestRejected."""
+        """Writes the connection and its memberships of these rooms in one transaction. Raises RequestRejected.
+
+        The rooms are those that the system keeps; they have no presence.
+        """
         attempts = self._backoff.start()
-        connection = {
-            **table.connection_item(caller.connection_id, connected_at_ms=caller.connected_at_ms, user=caller.user),
-            "expires_at": {"N": str(caller.expires_at)},
-        }
-        items = [connection, *(item for room in rooms for item in self._join_items(caller, room))]
-        actions = [self._action("Put", Item=item) for item in items]
+        actions = self._actions.connect(caller, self._settings.get(rooms))
         for _ in attempts:
             if not self._transact(actions):
                 return
-        raise _contention()
+        raise busy()
 
-    def join(self, caller: Caller, room: str) -> None:
-        """Makes the connection a member. Keeps an existing membership.
+    def join(self, caller: Caller, rooms: Sequence[str]) -> dict[str, RequestRejected]:
+        """Makes the connection a member of up to 33 rooms, in one transaction. Keeps existing memberships.
 
-        Raises RequestRejected (not_connected, too_many_rooms). The connection counts its rooms in the same transaction.
+        Returns a rejection for each room that it has not joined (too_many_rooms), or that it has joined without the
+        room's having been notified (unavailable): a retry completes it. Raises RequestRejected (not_connected,
+        unavailable): then nothing is written. The connection counts its rooms in the same transaction.
         """
+        if len(rooms) > MAX_ROOMS_PER_TRANSACTION:
+            raise ValueError(f"rooms: expected at most {MAX_ROOMS_PER_TRANSACTION}")
+        ends_at_seconds = self._backoff.clock() + JOIN_SECONDS
         attempts = self._backoff.start()
-        membership, joined_room = self._join_items(caller, room)
-        now = {":now": {"N": _seconds(caller)}}
-        actions = [
-            self._action(
-                "Update",
-                Key=_connection_key(caller.connection_id),
-                UpdateExpression="ADD rooms :one",
-                ConditionExpression="attribute_exists(pk) AND expires_at > :now"
-                " AND (attribute_not_exists(rooms) OR rooms < :max)",
-                ExpressionAttributeValues={
-                    **now,
-                    ":one": {"N": "1"},
-                    ":max": {"N": str(self._max_rooms or _UNLIMITED)},
-                },
-            ),
-            self._action("Put", Item=membership),
-            self._action(
-                "Put",
-                Item=joined_room,
-                ConditionExpression="attribute_not_exists(pk) OR expires_at <= :now",
-                ExpressionAttributeValues=now,
-            ),
-        ]
+        settings = self._settings.get(rooms)
+        users = {room: caller.user if self._presence and settings[room].presence else None for room in settings}
+        joining = RoomsToJoin(
+            {room: self._actions.join(caller, room, settings[room], users[room]) for room in settings}
+        )
         for _ in attempts:
-            match self._transact(actions):
-                case []:
-                    return
-                case [code, _, _] if code == CONDITION_FAILED and not self._is_connected(caller):
-                    raise RequestRejected(Code.NOT_CONNECTED, "the connection is closing")
-                case [_, _, code] if code == CONDITION_FAILED:
-                    return  # already a member
-                case [code, _, _] if code == CONDITION_FAILED:
-                    raise RequestRejected(
-                        Code.TOO_MANY_ROOMS, f"room: a connection joins at most {self._max_rooms:,} rooms; leave others"
-                    )
-        raise _contention()
+            if self._write(caller, joining):
+                return {
+                    **dict.fromkeys(joining.too_many, self._too_many_rooms()),
+                    **self._announce(caller, joining, users, ends_at_seconds),
+                }
+        raise busy()
+
+    def _write(self, caller: Caller, joining: RoomsToJoin) -> bool:
+        """Writes what is left of a join. Whether nothing is left; False after contention. Raises RequestRejected."""
+        while rooms := joining.next_rooms:
+            codes = self._transact([self._actions.count(caller, len(rooms)), *joining.next_actions])
+            if not codes:
+                joining.succeeded()
+                return True
+            free_rooms = self._free_rooms(caller) if codes[0] == CONDITION_FAILED else None
+            if not joining.cancelled(codes[1:], free_rooms):
+                return False
+        return True
+
+    def _announce(
+        self, caller: Caller, joining: RoomsToJoin, users: Mapping[str, str | None], ends_at_seconds: float
+    ) -> dict[str, RequestRejected]:
+        """Announces the joins of rooms with presence, also where an earlier join has written the membership."""
+        joins: dict[str, int | None] = dict.fromkeys(joining.members_already)
+        joins |= dict.fromkeys(joining.joined, caller.requested_at_ms)
+        announced = {room: at_ms for room, at_ms in joins.items() if users[room]}
+        if not (announced and self._presence):
+            return {}
+        return self._presence.announce_joins(caller, announced, ends_at_seconds)
 
     def leave(self, caller: Caller, room: str) -> None:
-        """Removes the membership, if there is one. Raises RequestRejected."""
+        """Removes the membership, if there is one. Raises RequestRejected: then it is still there."""
+        leaving: Leaving | None = None
         for _ in self._backoff.start():
             joined_room = self._joined_room(caller, room)
             if joined_room is None:
                 return
-            shard = joined_room["shard"]
-            membership = table.key(table.room_pk(room, int(shard["N"])), caller.connection_id)
-            actions = [
-                self._action("Delete", Key=membership),
-                self._action(
-                    "Delete",
-                    Key=_joined_room_key(caller, room),
-                    # left, or rejoined on another shard, in between: retry with what is there now
-                    ConditionExpression="#shard = :shard",
-                    ExpressionAttributeNames={"#shard": "shard"},  # a reserved word
-                    ExpressionAttributeValues={":shard": shard},
-                ),
-            ]
-            counted = self._action(
-                "Update",
-                Key=_connection_key(caller.connection_id),
-                UpdateExpression="ADD rooms :minus_one",
-                ConditionExpression="rooms > :zero",
-                ExpressionAttributeValues={":minus_one": {"N": "-1"}, ":zero": {"N": "0"}},
-            )
-            codes = self._transact([*actions, counted])
+            user = table.present_user(joined_room)
+            if user and self._presence and leaving is None:
+                leaving = Leaving(self._presence, room, user)
+            actions = self._actions.leave(caller, room, joined_room)
+            codes = self._transact([*actions, self._actions.uncount(caller)])
             if codes[-1:] == [CONDITION_FAILED]:  # the connection is gone, or a program joined it without counting
                 codes = self._transact(actions)
             if not codes:
+                if leaving:
+                    leaving.deleted()
                 return
-        raise _contention()
+        raise busy()
 
     def is_member(self, caller: Caller, room: str) -> bool:
         """Whether the caller has an unexpired membership of the room."""
         joined_room = self._joined_room(caller, room)
-        return joined_room is not None and int(joined_room["expires_at"]["N"]) > int(_seconds(caller))
+        return joined_room is not None and int(joined_room["expires_at"]["N"]) > int(seconds(caller))
 
     def disconnect(self, connection_id: str) -> None:
         """Removes the connection and its memberships. The connection item goes first: after that no join succeeds.
@@ -152,29 +158,20 @@ class Memberships:
         """
         ends_at_seconds = self._backoff.clock() + DISCONNECT_SECONDS
         self._retry_contention(
-            lambda: self._dynamodb.delete_item(TableName=self._table, Key=_connection_key(connection_id)),
+            lambda: self._dynamodb.delete_item(TableName=self._table, Key=connection_key(connection_id)),
             ends_at_seconds,
         )
-        for requests in table.removal_batches(connection_id, self._joined_rooms(connection_id)):
+        departures = Disconnecting(self._presence) if self._presence else None
+        items = self._joined_rooms(connection_id)
+        for requests in table.removal_batches(connection_id, departures.watching(items) if departures else items):
             if self._backoff.clock() >= ends_at_seconds:
                 logger.warning("disconnect.incomplete", extra={"seconds": DISCONNECT_SECONDS})
                 return
+            if departures:
+                departures.before_deletion()
             self._write_batch(requests, ends_at_seconds)
-
-    def _join_items(self, caller: Caller, room: str) -> tuple[Item, Item]:
-        shard = table.shard_of(caller.connection_id, self._join_shards.get(room))
-        membership = table.membership_item(
-            room,
-            shard,
-            caller.connection_id,
-            joined_at_ms=caller.requested_at_ms,
-            expires_at=caller.expires_at,
-            user=caller.user,
-        )
-        return membership, table.joined_room_item(caller.connection_id, room, shard, expires_at=caller.expires_at)
-
-    def _action(self, kind: str, **arguments: Any) -> dict[str, Any]:
-        return {kind: {"TableName": self._table, **arguments}}
+            if departures:
+                departures.after_deletion()
 
     def _transact(self, actions: Sequence[dict[str, Any]]) -> list[str]:
         """Returns [] on success, else one code per action: a failed condition, a conflict, or "None"."""
@@ -187,13 +184,22 @@ class Memberships:
             return codes
         return []
 
-    def _is_connected(self, caller: Caller) -> bool:
-        key = _connection_key(caller.connection_id)
+    def _free_rooms(self, caller: Caller) -> int:
+        """How many rooms the connection may still join. Raises RequestRejected (not_connected)."""
+        key = connection_key(caller.connection_id)
         found = self._dynamodb.get_item(TableName=self._table, Key=key, ConsistentRead=True)
-        return "Item" in found and int(found["Item"]["expires_at"]["N"]) > int(_seconds(caller))
+        if "Item" not in found or int(found["Item"]["expires_at"]["N"]) <= int(seconds(caller)):
+            raise RequestRejected(Code.NOT_CONNECTED, "the connection is closing")
+        rooms = int(table.lenient_number(found["Item"].get("rooms")) or 0)
+        return max(0, self._max_rooms - rooms)
+
+    def _too_many_rooms(self) -> RequestRejected:
+        return RequestRejected(
+            Code.TOO_MANY_ROOMS, f"room: a connection joins at most {self._max_rooms:,} rooms; leave others"
+        )
 
     def _joined_room(self, caller: Caller, room: str) -> Item | None:
-        found = self._dynamodb.get_item(TableName=self._table, Key=_joined_room_key(caller, room), ConsistentRead=True)
+        found = self._dynamodb.get_item(TableName=self._table, Key=joined_room_key(caller, room), ConsistentRead=True)
         item: Item | None = found.get("Item")
         return item
 
@@ -234,20 +240,4 @@ class Memberships:
             except ClientError as error:
                 if error.response["Error"]["Code"] != "TransactionConflictException":
                     raise
-        raise _contention()
-
-
-def _connection_key(connection_id: str) -> table.Key:
-    return table.key(table.connection_pk(connection_id), table.CONNECTION_SK)
-
-
-def _joined_room_key(caller: Caller, room: str) -> table.Key:
-    return table.key(table.connection_pk(caller.connection_id), table.joined_room_sk(room))
-
-
-def _seconds(caller: Caller) -> str:
-    return str(caller.requested_at_ms // 1000)
-
-
-def _contention() -> RequestRejected:
-    return RequestRejected(Code.UNAVAILABLE, "busy: retry")
+        raise busy()

@@ -7,10 +7,11 @@ sum of ConnectionsClosed: an estimate, because `$disconnect` is not guaranteed.
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, Protocol
 
+import msgspec
 from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 
 _NAMESPACE: Final = "Gatecast"
@@ -22,6 +23,15 @@ _SUCCESS_METRICS: Final = {
     "publish": "MessagesPublished",
 }
 """The metric that a successful invocation of each of these routes increments."""
+
+
+class Recovered(Protocol):
+    """One room's part of a response with messages from its history."""
+
+    @property
+    def recovered(self) -> bool: ...
+    @property
+    def messages(self) -> Sequence[msgspec.Raw]: ...
 
 
 class Invocation:
@@ -64,8 +74,35 @@ def record_invocation(route: str) -> Iterator[Invocation]:
 
 def record_ignored_event() -> None:
     """Counts one event that is not API Gateway's."""
+    _record("Ignored", 1)
+
+
+def record_damaged_settings(attributes: int) -> None:
+    """Counts the invalid attributes of one settings item that was read."""
+    _record("DamagedSettings", attributes)
+
+
+def record_unannounced_presence(events: int) -> None:
+    """Counts joins and departures that could not be announced to their rooms."""
+    _record("PresenceNotAnnounced", events)
+
+
+def record_recoveries(recoveries: Sequence[Recovered]) -> None:
+    """Counts what one request for histories returned, and the rooms in which messages are missing."""
+    if not recoveries:
+        return
+    messages = [message for each in recoveries for message in each.messages]
     metrics = _metrics()
-    metrics.add_metric("Ignored", MetricUnit.Count, 1)
+    metrics.add_metric("HistoryMessages", MetricUnit.Count, len(messages))
+    metrics.add_metric("HistoryBytes", MetricUnit.Bytes, sum(len(bytes(message)) for message in messages))
+    metrics.add_metric("NotRecovered", MetricUnit.Count, sum(not each.recovered for each in recoveries))
+    metrics.flush_metrics()
+
+
+def _record(name: str, count: int) -> None:
+    """Without the dimension `route`: one more line than the invocation's own."""
+    metrics = _metrics()
+    metrics.add_metric(name, MetricUnit.Count, count)
     metrics.flush_metrics()
 
 

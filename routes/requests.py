@@ -5,29 +5,34 @@ names the invalid field. Unknown fields are ignored.
 """
 
 import base64
-import hashlib
 import json
-import string
+import re
 from collections.abc import Mapping
-from typing import Any, Final, TypeVar
-from urllib.parse import quote
+from contextlib import suppress
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
-from gatecast import Broadcast, table
-from gatecast.broadcast import MAX_DATA_BYTES, MAX_NAME_LENGTH, field_with_lone_surrogate, utf8_length
+from gatecast import table
+from gatecast.broadcast import LARGEST_OFFSET, MAX_NAME_LENGTH, field_with_lone_surrogate, utf8_length
+from gatecast.frames import V1
 from routes.access import NAME, Access, AuthorizerContext, covers, user_room
-from routes.responses import Code, RequestRejected
+from routes.responses import Code, Ref, RequestRejected
 
-ACTIONS: Final = ("join", "leave", "publish")
+ACTIONS: Final = ("join", "leave", "publish", "history", "members", "count", "ping")
 MAX_BODY_BYTES: Final = 131_072
 """The longest message that API Gateway accepts from a client (128 KB): longer ones are not parsed."""
-SUBPROTOCOL: Final = "gatecast.v1"
-MAX_PUBLISHER_LENGTH: Final = 60
-"""Longer keys are replaced by a digest, so that at least 39 characters remain for a client's own id."""
+MAX_REF_LENGTH: Final = 64
+MAX_REF_NUMBER: Final = 2**53
+"""Up to here JSON's numbers are exact everywhere."""
+MAX_LIMIT: Final = 1_000
+"""How many messages a request for history returns at most."""
+_LIFETIME_MS: Final = 2 * 3600 * 1000
+"""API Gateway closes a connection after two hours."""
 
-_SAFE_IN_PUBLISHER: Final = "".join(sorted(set(string.punctuation) - set("%/")))
+
+_LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 class _RequestContext(msgspec.Struct, rename="camel"):
@@ -40,7 +45,7 @@ class _RequestContext(msgspec.Struct, rename="camel"):
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """The connection that sent an event. Times are milliseconds since the epoch, by API Gateway's clock.
 
-    If `access` is None, no token restricts it.
+    If `access` is None, no token restricts it. `frames` is its dialect, V1 or V2, as far as the event shows it.
     """
 
     connection_id: str
@@ -48,6 +53,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     requested_at_ms: int
     user: str | None = None
     access: Access | None = None
+    frames: int = V1
 
     @classmethod
     def from_event(cls, event: Mapping[str, Any]) -> "Caller":
@@ -63,6 +69,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
             requested_at_ms=context.request_time_epoch,
             user=authorizer.user,
             access=authorizer.access(),
+            frames=authorizer.dialect,
         )
 
     @property
@@ -74,24 +81,49 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         closed_at = table.expires_at(self.connected_at_ms)
         return min(closed_at, self.access.expires_at) if self.access else closed_at
 
+    @property
+    def ends_at_ms(self) -> int:
+        """When the connection ends at the latest, in milliseconds: with its token, or when API Gateway closes it."""
+        closed_at_ms = self.connected_at_ms + _LIFETIME_MS
+        return min(closed_at_ms, self.access.expires_at * 1000) if self.access else closed_at_ms
+
 
 class RoomRequest(msgspec.Struct, frozen=True):
-    """The body of `join` and `leave`."""
+    """The body of `leave` and `count`."""
 
     room: str
 
 
-class PublishRequest(msgspec.Struct, frozen=True):
-    """The body of `publish`. Without `id` one is generated, so that a retry is another broadcast."""
+Offset = Annotated[int, Meta(ge=0, le=LARGEST_OFFSET)]
+
+
+class HistoryRequest(msgspec.Struct, frozen=True):
+    """The body of `history`: at most `limit` messages after the offset `since`."""
 
     room: str
-    data: str
-    id: str | UnsetType = UNSET
-    echo: bool = True
+    since: Offset
+    limit: Annotated[int, Meta(ge=1, le=MAX_LIMIT)] = MAX_LIMIT
+    last: msgspec.Raw | UnsetType = UNSET
+
+    def check(self) -> None:
+        """Raises RequestRejected (bad_request)."""
+        if self.last is not UNSET:
+            raise RequestRejected(Code.BAD_REQUEST, "last: only `join` has it, without `since`")
+
+
+class MembersRequest(msgspec.Struct, frozen=True):
+    """The body of `members`: the users of a page, whose names are above `after`."""
+
+    room: str
+    after: Annotated[str, Meta(max_length=MAX_NAME_LENGTH)] | UnsetType = UNSET
 
 
 class _AnyRequest(msgspec.Struct):
     action: str
+
+
+class _Referring(msgspec.Struct):
+    ref: msgspec.Raw | UnsetType = UNSET
 
 
 _Request = TypeVar("_Request", bound=msgspec.Struct)
@@ -113,6 +145,42 @@ def body_of(event: Mapping[str, Any]) -> str | None:
         raise RequestRejected(Code.BAD_REQUEST, "the message is not UTF-8 in Base64") from None
 
 
+def ref_of(body: str | None) -> Ref:
+    """The message's `ref`, which its response repeats; UNSET if it has none, or none that can be read.
+
+    Raises RequestRejected (bad_request) if it is neither a short string nor an exact integer.
+    """
+    text = body or ""
+    if utf8_length(text) > MAX_BODY_BYTES:
+        return UNSET
+    found = _found_ref(text)
+    match found:
+        case UnsetType():
+            return UNSET
+        case str() if len(found) <= MAX_REF_LENGTH and not _LONE_SURROGATE.search(found):
+            return found
+        case int() if not isinstance(found, bool) and abs(found) <= MAX_REF_NUMBER:
+            return found
+    raise RequestRejected(
+        Code.BAD_REQUEST, f"ref: must be a string of at most {MAX_REF_LENGTH} characters, or an integer within ±2^53"
+    )
+
+
+def _found_ref(text: str) -> Any:
+    """The value of `ref` in a message, or UNSET; None if it is none that could be valid."""
+    try:
+        encoded = msgspec.json.decode(text.encode(), type=_Referring).ref
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        with suppress(ValueError, RecursionError):  # not even JSON, or a text in it is no UTF-8, beside a valid `ref`
+            loaded = json.loads(text)
+            return loaded.get("ref", UNSET) if isinstance(loaded, dict) else UNSET
+        return UNSET
+    try:
+        return encoded if isinstance(encoded, UnsetType) else msgspec.json.decode(encoded)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
 def parse(body: str | None, kind: type[_Request]) -> _Request:
     """The client's message as a request of this type. Raises RequestRejected (bad_request, too_large)."""
     text = body or ""
@@ -122,6 +190,11 @@ def parse(body: str | None, kind: type[_Request]) -> _Request:
         encoded = text.encode()
     except UnicodeEncodeError:
         raise RequestRejected(Code.BAD_REQUEST, "the message is not valid UTF-8") from None
+    return decode(encoded, kind)
+
+
+def decode(encoded: bytes, kind: type[_Request]) -> _Request:
+    """A client's JSON object as a struct of this type. Raises RequestRejected (bad_request), which names the field."""
     try:
         return msgspec.json.decode(encoded, type=kind)
     except msgspec.ValidationError as error:
@@ -142,6 +215,11 @@ def validate_client_room(room: str) -> str:
     if "*" in room:  # it would look like a grant or a namespace
         raise RequestRejected(Code.FORBIDDEN_ROOM, "room: names that contain * are reserved")
     return room
+
+
+def validate_readable_room(room: str, caller: Caller) -> str:
+    """As above, or one of the rooms that the system keeps and the caller is in."""
+    return room if room in system_rooms(caller) else validate_client_room(room)
 
 
 def check_not_expired(caller: Caller) -> None:
@@ -182,62 +260,3 @@ def system_rooms(caller: Caller) -> list[str]:
         available = MAX_NAME_LENGTH - len("@user/")
         raise RequestRejected(Code.BAD_REQUEST, f"user: must be 1 to {available} characters from ! to ~")
     return ["@all", room]
-
-
-def offered_subprotocols(event: Mapping[str, Any]) -> list[str]:
-    """The values of `Sec-WebSocket-Protocol`, in the client's order. One of them may be a token."""
-    lines = header_values(event, "sec-websocket-protocol")
-    return [offered for line in lines for part in line.split(",") if (offered := part.strip())]
-
-
-def header_values(event: Mapping[str, Any], lower_name: str) -> list[str]:
-    """The values of a header, one per line in which the client sent it. Names of headers are in any case."""
-    headers: Mapping[str, Any] = event.get("multiValueHeaders") or event.get("headers") or {}
-    values: list[str] = []
-    for name, value in headers.items():
-        if name.lower() == lower_name:
-            values += [value] if isinstance(value, str) else value
-    return values
-
-
-def chosen_subprotocol(event: Mapping[str, Any]) -> str | None:
-    """The subprotocol that `$connect` returns: the supported one, if the client offers it.
-
-    It never echoes another offer, which may be a token. Browsers fail a connection if none of their offers is accepted.
-    """
-    return SUBPROTOCOL if SUBPROTOCOL in offered_subprotocols(event) else None
-
-
-def to_broadcast(request: PublishRequest, caller: Caller, *, generated_id: str) -> Broadcast:
-    """The broadcast that a member's request publishes. Raises RequestRejected (bad_request, too_large)."""
-    room = validate_client_room(request.room)
-    if not request.data:
-        raise RequestRejected(Code.BAD_REQUEST, "data: must not be empty")
-    if utf8_length(request.data) > MAX_DATA_BYTES:
-        raise RequestRejected(Code.TOO_LARGE, f"data: must be at most {MAX_DATA_BYTES:,} bytes in UTF-8")
-    publisher = publisher_key(caller)
-    own_id = generated_id if isinstance(request.id, UnsetType) else request.id
-    broadcast_id = f"{publisher}/{own_id}"
-    if not own_id or not NAME.fullmatch(broadcast_id):
-        available = MAX_NAME_LENGTH - len(publisher) - 1
-        raise RequestRejected(Code.BAD_REQUEST, f"id: must be 1 to {available} characters from ! to ~")
-    return Broadcast(
-        id=broadcast_id,
-        room=room,
-        data=request.data,
-        except_=UNSET if request.echo else (caller.connection_id,),
-        published_at_ms=caller.requested_at_ms,
-    )
-
-
-def publisher_key(caller: Caller) -> str:
-    """The namespace of a publisher's ids: `@` and the user, or the connection id; at most 60 characters, no slash.
-
-    No two publishers share a key: a connection id never begins with `@`, and as `%` and `/` are percent-encoded, only
-    a digest's key begins with `%sha256:`.
-    """
-    publisher = f"@{caller.user}" if caller.user else caller.connection_id
-    key = quote(publisher, safe=_SAFE_IN_PUBLISHER)
-    if len(key) <= MAX_PUBLISHER_LENGTH:
-        return key
-    return f"%sha256:{hashlib.sha256(publisher.encode()).hexdigest()[:40]}"

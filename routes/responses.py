@@ -6,13 +6,17 @@ body of any other status is not documented. `$connect` is the exception: its sta
 upgraded, and its body is discarded.
 """
 
-import json
 from collections.abc import Mapping
 from enum import StrEnum
 from http import HTTPStatus
 from typing import Any
 
+import msgspec
+from msgspec import UNSET, UnsetType
+
 Response = dict[str, Any]
+Ref = str | int | UnsetType
+"""What a request's `ref` was, which its response repeats."""
 
 
 class Code(StrEnum):
@@ -24,7 +28,7 @@ class Code(StrEnum):
     """The token does not allow it, or the room is a system room (its name begins with @), which no client may join,
     leave or publish to."""
     NOT_A_MEMBER = "not_a_member"
-    """Only members may publish to a room: join it first."""
+    """Only members may publish to a room, or read what is in it: join it first."""
     NOT_CONNECTED = "not_connected"
     """The connection is closing, or older than a connection's maximum lifetime."""
     RATE_LIMITED = "rate_limited"
@@ -50,15 +54,25 @@ class RequestRejected(Exception):
         self.retry_after_seconds = retry_after_seconds
 
 
-def ok(action: str, fields: Mapping[str, str]) -> Response:
-    return _message({"type": "ok", "action": action, **fields})
+def ok(action: str, fields: Mapping[str, Any], ref: Ref = UNSET) -> Response:
+    """`fields` may contain JSON as it is (`msgspec.Raw`), whose bytes are not changed."""
+    return _message({"type": "ok", "action": action, **_referring(ref), **fields})
 
 
-def error(action: str, rejection: RequestRejected) -> Response:
+def pong(_action: str, _fields: Mapping[str, Any], ref: Ref = UNSET) -> Response:
+    return _message({"type": "pong", **_referring(ref)})
+
+
+def error(action: str, rejection: RequestRejected, ref: Ref = UNSET) -> Response:
     """`action` is empty if the client's message names no known action."""
     named = {"action": action} if action else {}
+    return _message({"type": "error", **named, **_referring(ref), **error_fields(rejection)})
+
+
+def error_fields(rejection: RequestRejected) -> dict[str, str | int]:
+    """Code and message, as in the response to a request, or as one room's error in a response for several rooms."""
     hint = {"retry_after_seconds": rejection.retry_after_seconds} if rejection.retry_after_seconds else {}
-    return _message({"type": "error", **named, "code": rejection.code, "message": rejection.message, **hint})
+    return {"code": rejection.code.value, "message": rejection.message, **hint}
 
 
 def status(code: HTTPStatus, headers: Mapping[str, str] | None = None) -> Response:
@@ -66,5 +80,9 @@ def status(code: HTTPStatus, headers: Mapping[str, str] | None = None) -> Respon
     return {"statusCode": int(code), **({"headers": dict(headers)} if headers else {})}
 
 
-def _message(body: Mapping[str, str | int]) -> Response:
-    return {"statusCode": int(HTTPStatus.OK), "body": json.dumps(body)}
+def _referring(ref: Ref) -> dict[str, str | int]:
+    return {} if isinstance(ref, UnsetType) else {"ref": ref}
+
+
+def _message(body: Mapping[str, Any]) -> Response:
+    return {"statusCode": int(HTTPStatus.OK), "body": msgspec.json.encode(body).decode()}

@@ -133,6 +133,25 @@ async def test_a_client_with_a_token_gets_what_the_token_grants(backend: Backend
         assert issuer.user_agents == {f"gatecast/{__version__}"}
 
 
+@pytest.mark.parametrize(("offered", "frames"), [(["gatecast.v2", "gatecast.v1"], "2"), (["gatecast.v1"], None)])
+async def test_the_dialect_is_chosen_by_subprotocol_and_written_to_the_table(
+    offered: list[Any], frames: str | None, backend: Backend, issuer: Issuer
+) -> None:
+    protocols: list[Any] = [*offered, rs256()]
+    async with (
+        guarded(backend, by_jwks(issuer)) as stack,
+        websockets.connect(stack.gateway.url, subprotocols=protocols) as client,
+    ):
+        assert client.subprotocol == offered[0]
+        assert (await send_request(client, action="join", room="chat/1"))["type"] == "ok"
+        with backend.client("dynamodb") as dynamodb:
+            items = dynamodb.scan(TableName=backend.table)["Items"]
+        (connection_id,) = stack.gateway.connections
+        members = [item for item in items if item["sk"]["S"] in {connection_id, "connection"}]
+        assert len(members) == 4, "of @all, the user's room and the joined one, and the connection itself"
+        assert {item.get("frames", {}).get("N") for item in members} == {frames}
+
+
 async def test_bearer_token_is_accepted(backend: Backend, issuer: Issuer) -> None:
     headers = {"Authorization": f"Bearer {rs256()}"}
     async with (

@@ -35,7 +35,7 @@ PROGRAM = textwrap.dedent(
     def call(handler, **body):
         text = json.dumps({"action": handler.__name__, **body})
         response = handler(event(body=text, authorizer=context), LambdaContext())
-        assert '"type": "ok"' in response["body"], response
+        assert '"type":"ok"' in response["body"], response
     assert handlers.connect(event("$connect", authorizer=context), LambdaContext())["statusCode"] == 200
     call(handlers.join, room="lobby")
     call(handlers.publish, room="lobby", data=payload)

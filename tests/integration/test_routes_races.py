@@ -44,7 +44,7 @@ def remaining_items(dynamodb: Any, table: str) -> list[Any]:
 
 def join_unless_closing(memberships: Memberships, room: str) -> None:
     try:
-        memberships.join(CALLER, room)
+        memberships.join(CALLER, [room])
     except RequestRejected as rejection:
         if rejection.code is not Code.NOT_CONNECTED:
             raise
@@ -66,7 +66,7 @@ def test_a_disconnect_between_the_steps_of_a_join(dynamodb: Any, table: str, bef
     memberships.connect(CALLER, ["@all"])
     interrupted = Interrupted(dynamodb, before_call, lambda: memberships.disconnect(CONNECTION_ID))
     with pytest.raises(RequestRejected) as rejection:
-        Memberships(interrupted, table).join(CALLER, "lobby")
+        Memberships(interrupted, table).join(CALLER, ["lobby"])
     assert rejection.value.code is Code.NOT_CONNECTED
     assert interrupted.was_interrupted
     assert remaining_items(dynamodb, table) == []
@@ -104,7 +104,7 @@ def test_joins_leaves_and_a_disconnect_on_threads_of_their_own(dynamodb: Any, ta
 def test_a_leave_between_the_steps_of_a_disconnect(dynamodb: Any, table: str, before_call: int) -> None:
     memberships = Memberships(dynamodb, table)
     memberships.connect(CALLER, ["@all"])
-    memberships.join(CALLER, "lobby")
+    memberships.join(CALLER, ["lobby"])
     interrupted = Interrupted(dynamodb, before_call, lambda: memberships.leave(CALLER, "lobby"))
     Memberships(interrupted, table).disconnect(CONNECTION_ID)
     assert remaining_items(dynamodb, table) == []

@@ -92,3 +92,27 @@ def test_an_invalid_broadcast_is_rejected_before_any_call() -> None:
     with pytest.raises(InvalidBroadcast):
         Publisher(queue, "https://queue").publish(Broadcast(id="two words", room="lobby", data="hello"))
     assert queue.calls == []
+
+
+def test_a_standard_queue_delays_a_message() -> None:
+    queue = Queue()
+    Publisher(queue, "https://queue/1/queue").publish(TO_ROOM, delay_seconds=15)
+    assert queue.calls == [
+        {"QueueUrl": "https://queue/1/queue", "DelaySeconds": 15, **queue_message(TO_ROOM, fifo=False)}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("url", "seconds"),
+    [("https://q", -1), ("https://q", 901), ("https://q", True), ("https://q", 1.5), ("https://q.fifo", 15)],
+)
+def test_a_delay_that_the_queue_does_not_support_is_rejected_before_any_call(url: str, seconds: Any) -> None:
+    queue = Queue()
+    with pytest.raises(ValueError, match="delay_seconds"):
+        Publisher(queue, url).publish(TO_ROOM, delay_seconds=seconds)
+    assert queue.calls == []
+
+
+def test_a_publisher_knows_its_kind_of_queue() -> None:
+    assert Publisher(Queue(), "https://q.fifo").fifo
+    assert not Publisher(Queue(), "https://q").fifo

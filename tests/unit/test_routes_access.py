@@ -86,6 +86,15 @@ def test_empty_grants_are_omitted_from_the_context() -> None:
     assert context.access() == Access(join=(), publish=(), expires_at=1)
 
 
+def test_only_the_newer_dialect_is_in_the_context() -> None:
+    access = Access(join=(), publish=(), expires_at=1)
+    assert AuthorizerContext.from_access("alice", access, 1).flat() == {"user": "alice", "expiresAt": "1"}
+    context = AuthorizerContext.from_access("alice", access, 2).flat()
+    assert context == {"user": "alice", "expiresAt": "1", "frames": "2"}
+    assert AuthorizerContext.from_event(context).dialect == 2
+    assert AuthorizerContext.from_event({"user": "alice"}).dialect == 1
+
+
 def test_context_without_expiry_has_no_access() -> None:
     assert AuthorizerContext(user="alice", join="lobby").access() is None
 

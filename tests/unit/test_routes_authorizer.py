@@ -98,6 +98,15 @@ def test_valid_token_is_allowed_this_connect_with_its_grants() -> None:
 
 
 @pytest.mark.usefixtures("endpoint")
+@pytest.mark.parametrize(
+    ("protocols", "frames"),
+    [("gatecast.v2, {}", "2"), ("gatecast.v1, gatecast.v2, {}", "2"), ("gatecast.v1, {}", None)],
+)
+def test_the_context_names_the_dialect(protocols: str, frames: str | None) -> None:
+    assert invoke(request(protocols.format(rs256())))["context"].get("frames") == frames
+
+
+@pytest.mark.usefixtures("endpoint")
 def test_the_gateway_accepts_the_policies() -> None:
     allowed = decide(invoke(request(f"gatecast.v1, {rs256()}")), ARN)
     assert isinstance(allowed, dict)
@@ -112,12 +121,16 @@ def test_the_gateway_accepts_the_policies() -> None:
     [
         ("gatecast.v1, a.b.c", {}),
         ("gatecast.v1,a.b.c", {}),
+        ("gatecast.v2, a.b.c", {}),
+        ("gatecast.v2, gatecast.v1, a.b.c", {}),
+        ("gatecast.v1, gatecast.v2, a.b.c", {}),
+        ("gatecast.v2, gatecast.v1", {"token": ["a.b.c"]}),
         (None, {"token": ["a.b.c"]}),
         ("gatecast.v1", {"token": ["a.b.c"]}),
         (None, {"token": ["a.b.c"], "other": ["x", "y"]}),
     ],
 )
-def test_a_token_comes_as_the_second_subprotocol_or_in_the_query(
+def test_a_token_comes_as_the_subprotocol_behind_the_dialects_or_in_the_query(
     protocols: str | None, query: dict[str, list[str]]
 ) -> None:
     assert extract_token(request(protocols, query)) == "a.b.c"
@@ -182,7 +195,13 @@ def test_single_value_fields_are_sufficient() -> None:
         ("a.b.c, gatecast.v1", {}),
         ("gatecast.v1, a.b.c, a.b.c", {}),
         ("chat, a.b.c", {}),
-        ("gatecast.v2, a.b.c", {}),
+        ("gatecast.v2", {}),
+        ("gatecast.v2, gatecast.v1", {}),
+        ("gatecast.v3, a.b.c", {}),
+        ("gatecast.v2, a.b.c, gatecast.v1", {}),
+        ("gatecast.v2, gatecast.v2, a.b.c", {}),
+        ("gatecast.v2, gatecast.v2", {}),
+        ("gatecast.v2, a.b.c", {"token": ["a.b.c"]}),
         ("gatecast.v1, a.b.c", {"token": ["a.b.c"]}),
         ("chat", {"token": ["a.b.c"]}),
         ("gatecast.v1, gatecast.v1", {"token": ["a.b.c"]}),

@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError
 
-from gatecast import Broadcast, Publisher, decode
 from routes import dependencies, handlers
 from routes.environment import OPEN_ACCESS, ConfigurationError
-from routes.limits import Limits
-from routes.requests import Caller
 from routes.responses import Code, RequestRejected
+from tests.route_doubles import SECRET, Counter, Doubles, FakeQueue, FakeTable
 from tests.routes_events import (
+    CONNECTED_AT_MS,
     CONNECTION_ID,
     REQUESTED_AT_MS,
     LambdaContext,
@@ -23,86 +22,27 @@ from tests.routes_events import (
     token_context,
 )
 
-SECRET = "the-client's-own-text"
-
-
-class FakeTable:
-    """Memberships in memory. If `failure` is set, every call raises it."""
-
-    def __init__(self) -> None:
-        self.rooms: dict[str, set[str]] = {}
-        self.failure: Exception | None = None
-
-    def _of(self, connection_id: str) -> set[str]:
-        if self.failure:
-            raise self.failure
-        return self.rooms.setdefault(connection_id, set())
-
-    def connect(self, caller: Caller, rooms: list[str]) -> None:
-        self._of(caller.connection_id).update(rooms)
-
-    def join(self, caller: Caller, room: str) -> None:
-        self._of(caller.connection_id).add(room)
-
-    def leave(self, caller: Caller, room: str) -> None:
-        self._of(caller.connection_id).discard(room)
-
-    def is_member(self, caller: Caller, room: str) -> bool:
-        return room in self._of(caller.connection_id)
-
-    def disconnect(self, connection_id: str) -> None:
-        self._of(connection_id)
-        del self.rooms[connection_id]
-
-
-class FakeQueue:
-    def __init__(self) -> None:
-        self.broadcasts: list[Broadcast] = []
-        self.failure: Exception | None = None
-
-    def send_message(self, **kwargs: Any) -> None:
-        if self.failure:
-            raise self.failure
-        self.broadcasts.append(decode(kwargs["MessageBody"]))
-
-
-@pytest.fixture
-def memberships(monkeypatch: pytest.MonkeyPatch) -> FakeTable:
-    fake = FakeTable()
-    monkeypatch.setattr(dependencies, "memberships", lambda: fake)
-    return fake
-
-
-@pytest.fixture
-def queue(monkeypatch: pytest.MonkeyPatch) -> FakeQueue:
-    fake = FakeQueue()
-    monkeypatch.setattr(dependencies, "publisher", lambda: Publisher(fake, "https://queue"))
-    return fake
-
-
-class Counter:
-    """Replaces DynamoDB in `Limits`: the condition fails after `left` updates."""
-
-    def __init__(self) -> None:
-        self.left = 1_000_000
-
-    def update_item(self, **_arguments: Any) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise ClientError({"Error": {"Code": "ConditionalCheckFailedException", "Message": SECRET}}, "UpdateItem")
+ABOUT_CONNECTION = {"connection": CONNECTION_ID, "expires_at_ms": CONNECTED_AT_MS + 7_200_000}
 
 
 @pytest.fixture(autouse=True)
-def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
-    counter = Counter()
-    limits = Limits(counter, "gatecast", {"join": 10, "leave": 10, "publish": 10})
-    monkeypatch.setattr(dependencies, "limits", lambda: limits)
-    return counter
+def doubles(monkeypatch: pytest.MonkeyPatch) -> Doubles:
+    return Doubles().install(monkeypatch)
 
 
-@pytest.fixture(autouse=True)
-def access(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GATECAST_AUTHORIZER", OPEN_ACCESS)
+@pytest.fixture
+def memberships(doubles: Doubles) -> FakeTable:
+    return doubles.memberships
+
+
+@pytest.fixture
+def queue(doubles: Doubles) -> FakeQueue:
+    return doubles.queue
+
+
+@pytest.fixture
+def counter(doubles: Doubles) -> Counter:
+    return doubles.counter
 
 
 @pytest.fixture
@@ -113,6 +53,8 @@ def log() -> Iterator[io.StringIO]:
 
 @pytest.fixture
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.undo()  # the doubles
+    monkeypatch.setenv("GATECAST_AUTHORIZER", OPEN_ACCESS)
     names = ("TABLE", "QUEUE_URL", "JOINS_PER_SECOND", "PUBLISHES_PER_SECOND")
     for name in names:
         monkeypatch.delenv(f"GATECAST_{name}", raising=False)
@@ -137,6 +79,7 @@ def test_join_publish_leave(memberships: FakeTable, queue: FakeQueue) -> None:
         "type": "ok",
         "action": "join",
         "room": "lobby",
+        **ABOUT_CONNECTION,
     }
     assert invoke(handlers.publish, {"action": "publish", "room": "lobby", "data": "hi", "id": "1"}) == {
         "type": "ok",
@@ -176,7 +119,7 @@ def test_default_route_lists_the_actions() -> None:
     assert invoke(handlers.default, {"action": "dance"}) == {
         "type": "error",
         "code": "unknown_action",
-        "message": "action: must be one of join, leave, publish",
+        "message": "action: must be one of join, leave, publish, history, members, count, ping",
     }
 
 
@@ -275,9 +218,10 @@ def test_events_are_not_logged_even_if_the_environment_enables_it(
 def test_a_missing_variable_is_named_in_the_log(monkeypatch: pytest.MonkeyPatch, log: io.StringIO) -> None:
     assert invoke(handlers.join, {"room": "lobby"})["code"] == "unavailable"
     assert json.loads(log.getvalue())["reason"] == "GATECAST_TABLE is not set"
-    members = FakeTable()
-    members.rooms[CONNECTION_ID] = {"lobby"}
-    monkeypatch.setattr(dependencies, "memberships", lambda: members)
+    double = Doubles()
+    double.memberships.rooms[CONNECTION_ID] = {"lobby"}
+    monkeypatch.setattr(dependencies, "memberships", lambda: double.memberships)
+    monkeypatch.setattr(dependencies, "limits", lambda: double.limits)
     assert invoke(handlers.publish, {"room": "lobby", "data": "hi"})["code"] == "unavailable"
     assert json.loads(log.getvalue().splitlines()[-1])["reason"] == "GATECAST_QUEUE_URL is not set"
 
@@ -415,7 +359,6 @@ def test_invalid_requests_are_not_counted(counter: Counter) -> None:
 @pytest.mark.usefixtures("no_environment")
 @pytest.mark.parametrize("value", ["", "-1", "1.5", "101", "ten", "9" * 20])
 def test_invalid_limit_is_named(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
     monkeypatch.setenv("GATECAST_TABLE", "gatecast")
     monkeypatch.setenv("GATECAST_PUBLISHES_PER_SECOND", value)
     with pytest.raises(ConfigurationError, match=r"^GATECAST_PUBLISHES_PER_SECOND is .* from 0 to 100"):

@@ -3,55 +3,21 @@
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from botocore.exceptions import ClientError
 
 from gatecast import table
 from gatecast.table import Item
 from routes.backoff import Backoff
-from routes.join_shards import CACHE_SECONDS, JoinShards
 from routes.memberships import DISCONNECT_SECONDS, Memberships
 from routes.requests import Caller
 from routes.responses import Code, RequestRejected
 from tests.routes_events import CONNECTION_ID, EXPIRES_AT, captured_log, event, token_context
+from tests.scripted_dynamodb import FAILED, Scripted, cancelled, error
 
 CALLER = Caller.from_event(event())
 CONFLICT = "TransactionConflict"
-FAILED = "ConditionalCheckFailed"
-Call = tuple[str, dict[str, Any]]
-
-
-def error(code: str, operation: str = "AnyOperation", reasons: list[str] | None = None) -> ClientError:
-    response: dict[str, Any] = {"Error": {"Code": code, "Message": "secret"}}
-    if reasons is not None:
-        response["CancellationReasons"] = [{"Code": reason} for reason in reasons]
-    return ClientError(response, operation)
-
-
-def cancelled(*reasons: str) -> ClientError:
-    return error("TransactionCanceledException", "TransactWriteItems", list(reasons))
-
-
-class Scripted:
-    """Returns the next response of the operation's script for each call, or an empty response."""
-
-    def __init__(self, **scripts: list[Any]) -> None:
-        self.scripts = scripts
-        self.calls: list[Call] = []
-
-    def __getattr__(self, operation: str) -> Callable[..., Any]:
-        def call(**arguments: Any) -> Any:
-            self.calls.append((operation, arguments))
-            script = self.scripts.get(operation) or [{}]
-            response = script.pop(0) if len(script) > 1 else script[0]
-            if isinstance(response, Exception):
-                raise response
-            return response
-
-        return call
-
-    def count(self, operation: str) -> int:
-        return sum(called == operation for called, _ in self.calls)
 
 
 def memberships(dynamodb: Scripted, attempts: int = 4) -> Memberships:
@@ -67,7 +33,7 @@ def joined(room: str, shard: int = 0) -> Item:
 @pytest.mark.parametrize("reason", [CONFLICT, "ThrottlingError", "ProvisionedThroughputExceeded"])
 def test_contended_join_is_retried(reason: str) -> None:
     dynamodb = Scripted(transact_write_items=[cancelled("None", "None", reason), cancelled(reason, "None", "None"), {}])
-    memberships(dynamodb).join(CALLER, "lobby")
+    memberships(dynamodb).join(CALLER, ["lobby"])
     assert dynamodb.count("transact_write_items") == 3
 
 
@@ -75,7 +41,7 @@ def test_contended_join_is_retried(reason: str) -> None:
 def test_join_without_a_connection_is_rejected_without_retry(reasons: tuple[str, ...]) -> None:
     dynamodb = Scripted(transact_write_items=[cancelled(*reasons)])
     with pytest.raises(RequestRejected) as rejection:
-        memberships(dynamodb).join(CALLER, "lobby")
+        memberships(dynamodb).join(CALLER, ["lobby"])
     assert rejection.value.code is Code.NOT_CONNECTED
     assert dynamodb.count("transact_write_items") == 1
 
@@ -83,7 +49,7 @@ def test_join_without_a_connection_is_rejected_without_retry(reasons: tuple[str,
 @pytest.mark.parametrize("reasons", [("None", "None", FAILED), (CONFLICT, "None", FAILED)])
 def test_a_second_join_changes_nothing(reasons: tuple[str, ...]) -> None:
     dynamodb = Scripted(transact_write_items=[cancelled(*reasons)])
-    memberships(dynamodb).join(CALLER, "lobby")
+    memberships(dynamodb).join(CALLER, ["lobby"])
     assert dynamodb.count("transact_write_items") == 1
 
 
@@ -91,7 +57,7 @@ def test_a_second_join_changes_nothing(reasons: tuple[str, ...]) -> None:
     "write",
     [
         lambda routes: routes.connect(CALLER, ["@all"]),
-        lambda routes: routes.join(CALLER, "lobby"),
+        lambda routes: routes.join(CALLER, ["lobby"]),
         lambda routes: routes.leave(CALLER, "lobby"),
     ],
     ids=["connect", "join", "leave"],
@@ -111,7 +77,7 @@ def test_persistent_contention_is_rejected_as_unavailable(write: Callable[[Membe
 def test_other_failures_of_a_transaction_pass_through(failure: ClientError) -> None:
     dynamodb = Scripted(transact_write_items=[failure])
     with pytest.raises(ClientError) as raised:
-        memberships(dynamodb).join(CALLER, "lobby")
+        memberships(dynamodb).join(CALLER, ["lobby"])
     assert raised.value is failure
     assert dynamodb.count("transact_write_items") == 1
 
@@ -136,7 +102,7 @@ def test_all_items_expire_with_the_token_but_no_later_than_without_one(expires_a
     dynamodb = Scripted()
     caller = Caller.from_event(event(authorizer=token_context(expires_at, join="lobby")))
     memberships(dynamodb).connect(caller, ["@all", "@user/alice"])
-    memberships(dynamodb).join(caller, "lobby")
+    memberships(dynamodb).join(caller, ["lobby"])
     items = [
         action["Put"]["Item"]
         for operation, arguments in dynamodb.calls
@@ -274,25 +240,106 @@ def test_retries_of_a_disconnect_end_with_it() -> None:
     assert now < DISCONNECT_SECONDS
 
 
-def test_join_shards_are_cached() -> None:
-    now = 0.0
-    dynamodb = Scripted(get_item=[{}, {"Item": {"shards": {"N": "8"}, "join_shards": {"N": "4"}}}])
-    shards = JoinShards(dynamodb, "gatecast", lambda: now)
-    assert shards.get("lobby") == shards.get("lobby") == 1
-    now += CACHE_SECONDS
-    assert shards.get("lobby") == shards.get("lobby") == 4
-    assert dynamodb.count("get_item") == 2
+def limited(dynamodb: Scripted, max_rooms: int) -> Memberships:
+    backoff = Backoff(max_attempts=4, clock=lambda: 0.0, sleep=lambda _: None)
+    return Memberships(dynamodb, "gatecast", max_rooms=max_rooms, backoff=backoff)
 
 
-def test_invalid_join_shards_do_not_prevent_joining() -> None:
-    dynamodb = Scripted(get_item=[{"Item": {"shards": {"S": "x"}, "join_shards": {"N": "2.5"}}}])
-    assert JoinShards(dynamodb, "gatecast", lambda: 0.0).get("lobby") == 2
+def rooms_written(arguments: dict[str, Any]) -> list[str]:
+    """The rooms of a transaction that joins."""
+    items = [action["Put"]["Item"] for action in arguments["TransactItems"] if "Put" in action]
+    return [item["sk"]["S"].removeprefix("room#") for item in items if item["sk"]["S"].startswith("room#")]
 
 
-def test_join_shards_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("routes.join_shards.MAX_CACHED_ROOMS", 3)
+def counted(rooms: int) -> dict[str, Any]:
+    return {"Item": {"rooms": {"N": str(rooms)}, "expires_at": {"N": str(EXPIRES_AT)}}}
+
+
+def test_several_rooms_are_joined_in_one_transaction() -> None:
     dynamodb = Scripted()
-    shards = JoinShards(dynamodb, "gatecast", lambda: 0.0)
-    for number in range(10):
-        shards.get(f"room-{number}")
-        assert len(shards._cached) <= 3
+    rooms = [f"r{number}" for number in range(25)]
+    assert memberships(dynamodb).join(CALLER, rooms) == {}
+    assert [operation for operation, _ in dynamodb.calls] == ["batch_get_item", "transact_write_items"]
+    (settings,) = dynamodb.arguments("batch_get_item")
+    assert len(settings["RequestItems"]["gatecast"]["Keys"]) == 26, "those of the rooms, and `*`"
+    (transaction,) = dynamodb.arguments("transact_write_items")
+    assert rooms_written(transaction) == rooms
+    assert len(transaction["TransactItems"]) == 1 + 2 * 25
+    assert transaction["TransactItems"][0]["Update"]["ExpressionAttributeValues"][":joined"] == {"N": "25"}
+
+
+def test_rooms_that_are_joined_already_are_left_out_of_the_next_attempt() -> None:
+    script = [cancelled("None", "None", FAILED, "None", "None", "None", FAILED), {}]
+    dynamodb = Scripted(transact_write_items=script)
+    assert memberships(dynamodb, attempts=1).join(CALLER, ["a", "b", "c"]) == {}
+    assert [rooms_written(each) for each in dynamodb.arguments("transact_write_items")] == [["a", "b", "c"], ["b"]]
+
+
+def test_rooms_above_the_limit_are_rejected_and_the_others_joined() -> None:
+    dynamodb = Scripted(transact_write_items=[cancelled(FAILED, *["None"] * 8), {}], get_item=[counted(8)])
+    rejected = limited(dynamodb, 10).join(CALLER, ["a", "b", "c", "d"])
+    assert {room: rejection.code for room, rejection in rejected.items()} == dict.fromkeys("cd", Code.TOO_MANY_ROOMS)
+    assert [rooms_written(each) for each in dynamodb.arguments("transact_write_items")] == [list("abcd"), list("ab")]
+
+
+def test_rooms_that_are_joined_already_do_not_count_against_the_limit() -> None:
+    codes = (FAILED, "None", FAILED, "None", "None", "None", FAILED)
+    dynamodb = Scripted(transact_write_items=[cancelled(*codes), {}], get_item=[counted(9)])
+    assert limited(dynamodb, 10).join(CALLER, ["a", "b", "c"]) == {}
+    assert [rooms_written(each) for each in dynamodb.arguments("transact_write_items")] == [["a", "b", "c"], ["b"]]
+
+
+def test_more_rooms_than_a_connection_may_join_do_not_fit_on_an_empty_one() -> None:
+    dynamodb = Scripted(transact_write_items=[cancelled(FAILED, *["None"] * 6), {}], get_item=[counted(0)])
+    assert set(limited(dynamodb, 2).join(CALLER, ["a", "b", "c"])) == {"c"}
+    first, second = dynamodb.arguments("transact_write_items")
+    assert "attribute_not_exists(rooms)" not in first["TransactItems"][0]["Update"]["ConditionExpression"]
+    assert "attribute_not_exists(rooms)" in second["TransactItems"][0]["Update"]["ConditionExpression"]
+
+
+def test_a_full_connection_joins_nothing() -> None:
+    dynamodb = Scripted(transact_write_items=[cancelled(FAILED, *["None"] * 4)], get_item=[counted(10)])
+    assert set(limited(dynamodb, 10).join(CALLER, ["a", "b"])) == {"a", "b"}
+    assert dynamodb.count("transact_write_items") == 1
+
+
+def test_a_join_is_retried_if_rooms_became_free_in_between() -> None:
+    dynamodb = Scripted(transact_write_items=[cancelled(FAILED, *["None"] * 4), {}], get_item=[counted(8)])
+    assert limited(dynamodb, 10).join(CALLER, ["a", "b"]) == {}
+    assert dynamodb.count("transact_write_items") == 2
+
+
+def test_contention_during_a_join_of_several_rooms_loses_none() -> None:
+    script = [
+        cancelled("None", CONFLICT, "None", "None", FAILED, "None", "None"),
+        cancelled(CONFLICT, "None", "None", "None", "None"),
+        {},
+    ]
+    dynamodb = Scripted(transact_write_items=script)
+    assert memberships(dynamodb).join(CALLER, ["a", "b", "c"]) == {}
+    attempts = [rooms_written(each) for each in dynamodb.arguments("transact_write_items")]
+    assert attempts == [["a", "b", "c"], ["a", "c"], ["a", "c"]]
+
+
+def test_a_transaction_has_at_most_a_hundred_actions() -> None:
+    with pytest.raises(ValueError, match="at most 33"):
+        memberships(Scripted()).join(CALLER, [f"r{number}" for number in range(34)])
+
+
+def test_the_dialect_is_written_on_connection_and_memberships_unless_it_is_the_first() -> None:
+    dynamodb = Scripted()
+    for frames in (1, 2):
+        caller = msgspec.structs.replace(CALLER, frames=frames)
+        memberships(dynamodb).connect(caller, ["@all"])
+        memberships(dynamodb).join(caller, ["lobby"])
+    written = [
+        (action["Put"]["Item"]["pk"]["S"], action["Put"]["Item"]["sk"]["S"])
+        for arguments in dynamodb.arguments("transact_write_items")
+        for action in arguments["TransactItems"]
+        if "frames" in action.get("Put", {}).get("Item", {})
+    ]
+    assert written == [
+        (f"connection#{CONNECTION_ID}", "connection"),
+        ("room#@all#0", CONNECTION_ID),
+        ("room#lobby#0", CONNECTION_ID),
+    ]

@@ -3,12 +3,16 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from gatecast import Publisher
 from routes import authorizer, dependencies, handlers
 from routes.environment import OPEN_ACCESS
+from routes.history import Recovery
+from routes.metrics import record_recoveries
 from routes.responses import Code, RequestRejected
+from tests.route_doubles import FakeSettings
 from tests.routes_events import CONNECTION_ID, LambdaContext, event
 
 SECRET = "the-clients-own-text"
@@ -28,6 +32,11 @@ class Table:
 
         return call
 
+    def join(self, *_arguments: Any) -> dict[str, RequestRejected]:
+        if self.failure:
+            raise self.failure
+        return {}
+
     def send_message(self, **_: Any) -> None: ...
 
 
@@ -38,6 +47,7 @@ def table(monkeypatch: pytest.MonkeyPatch) -> Table:
     table = Table()
     for name in ("memberships", "limits"):
         monkeypatch.setattr(dependencies, name, lambda: table)
+    monkeypatch.setattr(dependencies, "settings", FakeSettings)
     monkeypatch.setattr(dependencies, "publisher", lambda: Publisher(table, "https://queue"))
     return table
 
@@ -122,3 +132,17 @@ def test_metrics_can_be_disabled(
     monkeypatch.setenv("POWERTOOLS_METRICS_DISABLED", "true")
     handlers.connect(event(route="$connect"), LambdaContext())
     assert "_aws" not in capsys.readouterr().out
+
+
+def test_what_histories_returned_is_counted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("POWERTOOLS_METRICS_DISABLED", raising=False)
+    message = msgspec.Raw(b'{"id":"1"}')
+    capsys.readouterr()
+    record_recoveries([Recovery(9, True, (message, message)), Recovery(9, False, (message,)), Recovery(9, True)])
+    record_recoveries([])
+    (line,) = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "_aws" in line]
+    assert (line["HistoryMessages"], line["HistoryBytes"], line["NotRecovered"]) == ([3], [30], [1])
+    (directive,) = line["_aws"]["CloudWatchMetrics"]
+    assert directive["Dimensions"] == [["service"]]

@@ -8,20 +8,16 @@ import pytest
 from msgspec import UNSET
 
 from gatecast import decode, encode
+from routes.publishing import MAX_PUBLISHER_LENGTH, PublishRequest, publisher_key, to_broadcast
 from routes.requests import (
     MAX_BODY_BYTES,
-    MAX_PUBLISHER_LENGTH,
     Caller,
-    PublishRequest,
     RoomRequest,
-    chosen_subprotocol,
-    offered_subprotocols,
     parse,
-    publisher_key,
     system_rooms,
-    to_broadcast,
     unknown_action,
     validate_client_room,
+    validate_readable_room,
 )
 from routes.responses import Code, RequestRejected
 from tests.routes_events import CONNECTED_AT_MS, CONNECTION_ID, REQUESTED_AT_MS, event, token_context
@@ -59,6 +55,20 @@ def test_user_is_the_contexts_user_and_never_its_principal_id(
     authorizer: dict[str, Any] | None, user: str | None
 ) -> None:
     assert Caller.from_event(event(authorizer=authorizer)).user == user
+
+
+@pytest.mark.parametrize("frames", [None, "", "1", 1, "3", True, "two", ["2"], {"2": 2}, 2**60])
+def test_only_the_contexts_2_is_the_dialect_with_frames(frames: object) -> None:
+    assert Caller.from_event(event(authorizer={"frames": frames})).frames == 1
+    for given in ("2", 2, 2.0):
+        assert Caller.from_event(event(authorizer={"frames": given})).frames == 2
+    assert Caller.from_event(event()).frames == 1
+
+
+def test_a_connection_ends_with_its_token_and_after_two_hours_at_the_latest() -> None:
+    assert caller().ends_at_ms == CONNECTED_AT_MS + 7_200_000
+    assert Caller.from_event(event(authorizer=token_context(1_700_000_007))).ends_at_ms == 1_700_000_007_000
+    assert Caller.from_event(event(authorizer=token_context(1_900_000_000))).ends_at_ms == CONNECTED_AT_MS + 7_200_000
 
 
 def test_callers_access_comes_from_its_token() -> None:
@@ -104,6 +114,15 @@ def test_system_rooms_are_forbidden(room: str) -> None:
     assert rejection.value.code is Code.FORBIDDEN_ROOM
 
 
+def test_members_read_the_rooms_of_the_system_that_they_are_in() -> None:
+    for room in ("@all", "@user/alice", "lobby"):
+        assert validate_readable_room(room, caller("alice")) == room
+    for room, who in (("@user/bob", "alice"), ("@user/alice", None), ("@other", "alice"), ("a*", "alice")):
+        with pytest.raises(RequestRejected) as rejection:
+            validate_readable_room(room, caller(who))
+        assert rejection.value.code is Code.FORBIDDEN_ROOM
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -121,7 +140,6 @@ def test_system_rooms_are_forbidden(room: str) -> None:
         ("7", "Expected `object`"),
         ("7" * 5_000, "out of range"),
         ("{}", "missing required field `room`"),
-        ('{"room":"lobby"}', "missing required field `data`"),
         ('{"room":null,"data":"x"}', "room: Expected `str`"),
         ('{"room":["a"],"data":"x"}', "room: Expected `str`"),
         ('{"room":"a","data":{"text":"x"}}', "data: Expected `str`"),
@@ -183,7 +201,7 @@ def test_the_longest_id_that_fits() -> None:
     assert len(to_broadcast(publish(id="x" * 93), caller("alice"), generated_id=GENERATED_ID).id) == 100
 
 
-@pytest.mark.parametrize("data", ["x", "x" * 131_072, "é" * 65_536, "\x00" * 131_072])
+@pytest.mark.parametrize("data", ["x", "x" * 130_000, "é" * 65_000, "\x00" * 21_000])
 def test_data_that_can_be_posted_to_a_client(data: str) -> None:
     broadcast = to_broadcast(publish(data=data), caller(), generated_id=GENERATED_ID)
     assert decode(encode(broadcast)).data == data
@@ -191,7 +209,10 @@ def test_data_that_can_be_posted_to_a_client(data: str) -> None:
 
 @pytest.mark.parametrize(
     ("data", "code"),
-    [("", Code.BAD_REQUEST), ("x" * 131_073, Code.TOO_LARGE), ("é" * 65_537, Code.TOO_LARGE)],
+    [
+        ("", Code.BAD_REQUEST),
+        *((text, Code.TOO_LARGE) for text in ("x" * 131_072, "x" * 131_073, "é" * 65_537, "\x00" * 22_000)),
+    ],
 )
 def test_data_that_cannot_be_posted_to_a_client(data: str, code: Code) -> None:
     with pytest.raises(RequestRejected, match=r"^data: ") as rejection:
@@ -240,24 +261,3 @@ def test_keys_are_readable_if_possible() -> None:
 )
 def test_unknown_actions(body: str | None, code: Code) -> None:
     assert unknown_action(body).code is code
-
-
-HEADER = "Sec-WebSocket-Protocol"
-
-
-@pytest.mark.parametrize(
-    ("fields", "offered"),
-    [
-        ({}, []),
-        ({"headers": None, "multiValueHeaders": None}, []),
-        ({"headers": {"Host": "x"}}, []),
-        ({"headers": {HEADER: "chat"}}, ["chat"]),
-        ({"headers": {"sec-websocket-protocol": "gatecast.v1,a.b.c"}}, ["gatecast.v1", "a.b.c"]),
-        ({"headers": {HEADER: " , gatecast.v1 ,, "}}, ["gatecast.v1"]),
-        ({"headers": {HEADER: "b"}, "multiValueHeaders": {HEADER: ["a", "b"]}}, ["a", "b"]),
-        ({"multiValueHeaders": {HEADER: ["a, b", "c"]}}, ["a", "b", "c"]),
-    ],
-)
-def test_the_subprotocols_offered(fields: dict[str, Any], offered: list[str]) -> None:
-    assert offered_subprotocols(fields) == offered
-    assert chosen_subprotocol(fields) == ("gatecast.v1" if "gatecast.v1" in offered else None)

@@ -1,0 +1,120 @@
+"""The actions of the routes' transactions: which items they write, under which conditions. Pure.
+
+Always: a membership, its joined-room item and its presence item are created and deleted together.
+"""
+
+from typing import Any, Final
+
+from gatecast import table
+from gatecast.table import Item, RoomSettings
+from routes.requests import Caller
+
+Action = dict[str, Any]
+"""One of `TransactItems`."""
+JOINED_ROOM: Final = 1
+"""The position of the joined-room item among the actions that join a room. Its condition fails for a member."""
+UNLIMITED: Final = 10**9
+
+
+class Actions:
+    """The actions on one table. A connection may join at most `max_rooms` rooms that it counts; 0 means no limit."""
+
+    def __init__(self, table_name: str, max_rooms: int) -> None:
+        self._table = table_name
+        self._max_rooms = max_rooms or UNLIMITED
+
+    def connect(self, caller: Caller, settings: dict[str, RoomSettings]) -> list[Action]:
+        """Puts the connection and its memberships of these rooms, without presence."""
+        connection = table.connection_item(
+            caller.connection_id, connected_at_ms=caller.connected_at_ms, user=caller.user, frames=caller.frames
+        )
+        connection["expires_at"] = {"N": str(caller.expires_at)}
+        items = [connection, *(item for room in settings for item in _items(caller, room, settings[room], None))]
+        return [self._put(item) for item in items]
+
+    def count(self, caller: Caller, rooms: int) -> Action:
+        """Adds to the connection's number of rooms; fails if it is not connected, or would join too many."""
+        is_first = "attribute_not_exists(rooms) OR " if rooms <= self._max_rooms else ""
+        return self._update(
+            caller,
+            UpdateExpression="ADD rooms :joined",
+            ConditionExpression=f"attribute_exists(pk) AND expires_at > :now AND ({is_first}rooms <= :most)",
+            ExpressionAttributeValues={
+                ":now": {"N": seconds(caller)},
+                ":joined": {"N": str(rooms)},
+                ":most": {"N": str(self._max_rooms - rooms)},
+            },
+        )
+
+    def join(self, caller: Caller, room: str, settings: RoomSettings, present_user: str | None) -> list[Action]:
+        """Puts a room's items, with a presence item if there is a `present_user`.
+
+        Its action JOINED_ROOM fails if the connection is a member.
+        """
+        membership, joined_room, *others = _items(caller, room, settings, present_user)
+        condition = "attribute_not_exists(pk) OR expires_at <= :now"
+        values = {":now": {"N": seconds(caller)}}
+        return [
+            self._put(membership),
+            self._put(joined_room, ConditionExpression=condition, ExpressionAttributeValues=values),
+            *map(self._put, others),
+        ]
+
+    def leave(self, caller: Caller, room: str, joined_room: Item) -> list[Action]:
+        """Deletes a room's items; the last action fails unless the joined-room item is as it was read."""
+        shard, user = joined_room["shard"], table.present_user(joined_room)
+        doomed = [table.key(table.room_pk(room, int(shard["N"])), caller.connection_id)]
+        if user:
+            doomed.append(table.key(table.presence_pk(room), table.presence_sk(user, caller.connection_id)))
+        unchanged = "#present = :user" if user else "attribute_not_exists(#present)"
+        return [
+            *({"Delete": {"TableName": self._table, "Key": key}} for key in doomed),
+            {
+                "Delete": {
+                    "TableName": self._table,
+                    "Key": joined_room_key(caller, room),
+                    "ConditionExpression": f"#shard = :shard AND {unchanged}",
+                    "ExpressionAttributeNames": {"#shard": "shard", "#present": "present"},  # a reserved word
+                    "ExpressionAttributeValues": {":shard": shard, **({":user": {"S": user}} if user else {})},
+                }
+            },
+        ]
+
+    def uncount(self, caller: Caller) -> Action:
+        """Subtracts from the connection's number of rooms; fails if it is gone, or has counted none."""
+        return self._update(
+            caller,
+            UpdateExpression="ADD rooms :minus_one",
+            ConditionExpression="rooms > :zero",
+            ExpressionAttributeValues={":minus_one": {"N": "-1"}, ":zero": {"N": "0"}},
+        )
+
+    def _put(self, item: Item, **condition: Any) -> Action:
+        return {"Put": {"TableName": self._table, "Item": item, **condition}}
+
+    def _update(self, caller: Caller, **update: Any) -> Action:
+        return {"Update": {"TableName": self._table, "Key": connection_key(caller.connection_id), **update}}
+
+
+def connection_key(connection_id: str) -> table.Key:
+    return table.key(table.connection_pk(connection_id), table.CONNECTION_SK)
+
+
+def joined_room_key(caller: Caller, room: str) -> table.Key:
+    return table.key(table.connection_pk(caller.connection_id), table.joined_room_sk(room))
+
+
+def seconds(caller: Caller) -> str:
+    """The time of the request, in seconds since the epoch."""
+    return str(caller.requested_at_ms // 1000)
+
+
+def _items(caller: Caller, room: str, settings: RoomSettings, present_user: str | None) -> list[Item]:
+    """The membership, the joined room and, for the user of a connection in a room with presence, the presence item."""
+    connection_id, joined_at_ms, expires_at = caller.connection_id, caller.requested_at_ms, caller.expires_at
+    shard = table.shard_of(connection_id, settings.join_shards)
+    times = {"joined_at_ms": joined_at_ms, "expires_at": expires_at}
+    membership = table.membership_item(room, shard, connection_id, user=caller.user, frames=caller.frames, **times)
+    joined_room = table.joined_room_item(connection_id, room, shard, expires_at=expires_at, present_user=present_user)
+    presence = [table.presence_item(room, present_user, connection_id, **times)] if present_user else []
+    return [membership, joined_room, *presence]

@@ -1,0 +1,164 @@
+"""Who is present in a room: the list of users, and the announcement of joins and departures.
+
+The rules, and why they lose no event, are in `gatecast.presence`. If a join cannot be announced, its client receives
+`unavailable`, although it is written: only the client remembers that something is left to be done, and its retry costs
+a failed condition, a query and the announcement. A client retries as well if the process dies before it responds. What
+happens if a departure cannot be announced is in `routes.departures`.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, NamedTuple, Protocol
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from gatecast import presence, table
+from gatecast.broadcast import MAX_NAME_LENGTH, InvalidBroadcast
+from gatecast.presence import DEPARTURE_DELAY_SECONDS, PresenceItem
+from gatecast.publisher import Publisher
+from routes.access import NAME
+from routes.counts import Counts
+from routes.environment import ConfigurationError
+from routes.log import log_failure
+from routes.metrics import record_unannounced_presence
+from routes.requests import Caller
+from routes.responses import Code, RequestRejected
+from routes.room_settings import RoomSettingsCache
+
+MAX_USERS: Final = 500
+"""Per page of `members`."""
+FAILURES: Final = (BotoCoreError, ClientError, ConfigurationError, InvalidBroadcast, RequestRejected)
+"""Why an event may not be announced. InvalidBroadcast: another program has written the user's item."""
+
+
+class SupportsQuery(Protocol):
+    def query(self, **kwargs: Any) -> Any: ...
+
+
+class User(NamedTuple):
+    """A user who is present, and on how many connections."""
+
+    user: str
+    connections: int
+
+
+class Presence:
+    """The table and the queue, through boto3 clients. Thread-safe. `wall_clock` gives seconds since the epoch.
+
+    `publisher` is called when the first event is published: only rooms with presence need a queue.
+    """
+
+    def __init__(
+        self,
+        dynamodb: SupportsQuery,
+        table_name: str,
+        settings: RoomSettingsCache,
+        counts: Counts,
+        publisher: Callable[[], Publisher],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._dynamodb = dynamodb
+        self._table = table_name
+        self._settings = settings
+        self._counts = counts
+        self._publisher = publisher
+        self.clock = clock
+        self._wall_clock = wall_clock
+
+    def members(self, room: str, after: str | None = None) -> tuple[list[User], str | None]:
+        """The users of the page after the user `after`, in order; and the last one, if there may be others behind it.
+
+        At most MAX_USERS. Read consistently, so that nobody is missing whose join was announced before. Raises
+        RequestRejected (bad_request); the SDK's errors pass through.
+        """
+        if after is not None and not NAME.fullmatch(after):
+            raise RequestRejected(Code.BAD_REQUEST, f"after: must be 1 to {MAX_NAME_LENGTH} characters from ! to ~")
+        now_seconds = self._wall_clock()
+        connections: dict[str, int] = {}
+        for item in self._items(room, after or ""):
+            if item.expires_at <= now_seconds:
+                continue
+            if len(connections) == MAX_USERS and item.user not in connections:
+                return _users(connections), list(connections)[-1]
+            connections[item.user] = connections.get(item.user, 0) + 1
+        return _users(connections), None
+
+    def announce_joins(
+        self, caller: Caller, joins: Mapping[str, int | None], ends_at_seconds: float
+    ) -> dict[str, RequestRejected]:
+        """Announces the caller's joins of these rooms with presence. Returns a rejection for each that it could not.
+
+        `joins` has, by room, the time in the presence item that the join wrote; None if an earlier join wrote it. From
+        `ends_at_seconds` on it begins no further one, nor after a failure: the client retries.
+        """
+        left = list(joins)
+        while left and self.clock() < ends_at_seconds:
+            try:
+                self._announce_join(caller, left[0], joins[left[0]])
+            except FAILURES as error:
+                log_failure("presence.not_announced", error)
+                break
+            del left[0]
+        if left:
+            record_unannounced_presence(len(left))
+        return {room: RequestRejected(Code.UNAVAILABLE, "not announced yet: retry") for room in left}
+
+    @property
+    def is_fifo(self) -> bool:
+        """Whether departures are announced after the deletion. Raises ConfigurationError, as the next one."""
+        return self._publisher().fifo
+
+    def announce_departure(self, room: str, user: str) -> None:
+        """Has the worker look whether the user is absent, after a delay if the queue supports it.
+
+        Raises one of FAILURES.
+        """
+        if not self._is_announced(room):
+            return
+        event = presence.departed_broadcast(room, user, unique=uuid.uuid4().hex, published_at_ms=self._now_ms())
+        self._publisher().publish(event, delay_seconds=0 if self.is_fifo else DEPARTURE_DELAY_SECONDS)
+
+    def _announce_join(self, caller: Caller, room: str, joined_at_ms: int | None) -> None:
+        user = caller.user
+        if user is None or not self._is_announced(room):
+            return
+        at_ms = self._now_ms()  # before the query
+        found = self._dynamodb.query(**presence.user_query(self._table, room, user))["Items"]
+        items = [item for item in map(PresenceItem.from_item, found) if item is not None]
+        now_seconds = caller.requested_at_ms / 1000
+        if presence.announces_join(items, caller.connection_id, joined_at_ms, now_seconds):
+            unique = uuid.uuid4().hex
+            self._publisher().publish(presence.joined_broadcast(room, user, unique=unique, published_at_ms=at_ms))
+
+    def _is_announced(self, room: str) -> bool:
+        settings = self._settings.get([room])[room]
+        if not settings.presence:
+            return False
+        return presence.is_announced(self._counts.members(room, settings.shards), settings.presence)
+
+    def _items(self, room: str, after: str) -> Iterator[PresenceItem]:
+        """The room's presence items behind those of the user `after`, in the order of users."""
+        query: dict[str, Any] = {
+            "TableName": self._table,
+            "ConsistentRead": True,
+            # the smallest text above all keys of a user: a name is followed by a space, which precedes `!`
+            "KeyConditionExpression": "pk = :pk AND sk > :after",
+            "ExpressionAttributeValues": {":pk": {"S": table.presence_pk(room)}, ":after": {"S": f"{after}!"}},
+            "Limit": MAX_USERS + 1,
+        }
+        while True:
+            page = self._dynamodb.query(**query)
+            yield from (item for item in map(PresenceItem.from_item, page["Items"]) if item is not None)
+            if "LastEvaluatedKey" not in page:
+                return
+            query["ExclusiveStartKey"] = page["LastEvaluatedKey"]
+
+    def _now_ms(self) -> int:
+        return int(self._wall_clock() * 1000)
+
+
+def _users(connections: Mapping[str, int]) -> list[User]:
+    return [User(*each) for each in connections.items()]

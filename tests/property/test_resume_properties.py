@@ -1,0 +1,223 @@
+"""A client that resumes misses nothing silently, even if messages are appended, removed and expire meanwhile.
+
+The model is the list of all messages that were ever appended. A query may leave out what is being appended while it
+runs, as DynamoDB's may; other reads do not.
+"""
+
+import json
+from typing import Any
+
+import msgspec
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from routes.backoff import Backoff
+from routes.entry_cache import EntryCache
+from routes.history import MAX_RESPONSE_BYTES, History, Recovery
+from routes.joins import Position
+from routes.streams import MAX_MESSAGE_BYTES, Streams
+from tests.stream_table import StreamTable
+
+NOW = 1_700_000_000.0
+ROOM = "a"
+SIZES = (1, 10, 900, 30_000, 60_000, 105_000, 131_000)
+KINDS = ("append", "append", "append", "expiring", "short", "delete", "time", "damage")
+steps = st.tuples(st.sampled_from(KINDS), st.integers(0, 6), st.integers(0, 30))
+
+
+class Room:
+    """The table, and what is true of the room."""
+
+    def __init__(self) -> None:
+        self.table = StreamTable(NOW)
+        self.sent: dict[int, tuple[int, float, float | None]] = {}
+        """By offset: the payload's size, when the entry expires, and when the message does."""
+        self.removed: set[int] = set()
+        self.recent: set[int] = set()
+        self.first = self.append(1, 3_600.0, None)
+
+    def append(self, size: int, seconds: float, message_seconds: float | None) -> int:
+        expires_at_ms = None if message_seconds is None else int((self.table.now + message_seconds) * 1000)
+        offset = self.table.append(ROOM, "x" * size, seconds=seconds, expires_at_ms=expires_at_ms)
+        self.sent[offset] = (size, self.table.now + seconds, expires_at_ms)
+        self.recent.add(offset)
+        return offset
+
+    def run(self, kind: str, size: int, number: int) -> None:
+        match kind:
+            case "append":
+                self.append(SIZES[size], 3_600.0, None)
+            case "expiring":
+                self.append(SIZES[size], 3_600.0, float(number))
+            case "short":
+                self.append(SIZES[size], float(number), None)
+            case "time":
+                self.table.now += number
+            case "delete" | "damage":
+                offset = sorted(self.sent)[number % len(self.sent)]
+                item = self.table.entry(ROOM, offset)
+                if kind == "delete" or item is None:
+                    self.table.delete(ROOM, offset)
+                else:
+                    item.pop("id", None)
+                self.removed.add(offset)
+
+    @property
+    def head(self) -> int:
+        return max(self.sent)
+
+    def is_missing(self, offset: int) -> bool:
+        size, expires_at, _ = self.sent[offset]
+        return offset in self.removed or expires_at <= self.table.now or size == SIZES[-1]
+
+    def is_skipped(self, offset: int) -> bool:
+        expires_at_ms = self.sent[offset][2]
+        return expires_at_ms is not None and expires_at_ms <= self.table.now * 1000
+
+
+def subject(room: Room, max_bytes: int) -> History:
+    streams = Streams(room.table, "gatecast", Backoff(sleep=lambda _: None), room.table.clock)
+    return History(streams, EntryCache(max_bytes), room.table.clock)
+
+
+def covered(room: Room, recovery: Recovery) -> list[int]:
+    """The offsets of a response, in order, each with or without a message as it must be."""
+    body = msgspec.json.encode(recovery.fields())
+    assert len(body) < MAX_RESPONSE_BYTES or (len(recovery.messages) == 1 and len(body) < MAX_MESSAGE_BYTES + 512)
+    messages = [json.loads(bytes(each)) for each in recovery.messages]
+    for message in messages:
+        size, _, _ = room.sent[message["offset"]]
+        assert (message["id"], len(message["data"])) == (f"id-{message['offset']}", size)
+    with_message = [message["offset"] for message in messages]
+    skipped = [offset for first, last in recovery.skipped for offset in range(first, last + 1)]
+    assert with_message == sorted(with_message)
+    assert all(room.is_skipped(offset) for offset in skipped)
+    assert not any(room.is_skipped(offset) for offset in with_message)
+    return sorted(with_message + skipped)
+
+
+def check(room: Room, since: int, head: int, recovery: Recovery) -> None:
+    """`head` is the room's when the client's membership was written."""
+    run = covered(room, recovery)
+    if recovery.recovered:
+        assert run == list(range(since + 1, recovery.offset + 1)), "nothing is missing, and nothing is repeated"
+        assert recovery.more or recovery.offset >= head
+    else:
+        gap = [offset for offset in range(since + 1, room.head + 1) if room.is_missing(offset)]
+        assert gap, "no false alarm"
+        assert recovery.offset >= head or recovery.more
+        assert run == list(range(recovery.offset - len(run) + 1, recovery.offset + 1))
+        assert not recovery.messages or run[0] > gap[0]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    before=st.lists(steps, max_size=25),
+    behind=st.integers(0, 25),
+    concurrent=st.lists(st.lists(steps, max_size=2), max_size=6),
+    hidden=st.booleans(),
+    max_bytes=st.sampled_from([0, 5_000, 16_000_000]),
+    warm=st.booleans(),
+)
+@example(
+    before=[("append", 3, 0)] * 9,
+    behind=9,
+    concurrent=[[("delete", 0, 5)]] * 3,
+    hidden=True,
+    max_bytes=16_000_000,
+    warm=True,
+)
+@example(
+    before=[("expiring", 1, 0)] * 4 + [("append", 5, 0)] * 3,
+    behind=7,
+    concurrent=[],
+    hidden=False,
+    max_bytes=0,
+    warm=False,
+)
+def test_nothing_is_missed_silently(
+    before: list[Any], behind: int, concurrent: list[list[Any]], *, hidden: bool, max_bytes: int, warm: bool
+) -> None:
+    room = Room()
+    for step in before:
+        room.run(*step)
+    history = subject(room, max_bytes)
+    if warm:
+        history.resume({ROOM: Position(since=room.first)}, 1)
+    room.recent.clear()
+    waiting = list(concurrent)
+
+    def happen(_call: str) -> None:
+        for step in waiting.pop(0) if waiting else ():
+            room.run(*step)
+
+    room.table.on_call = happen
+    room.table.hides = lambda offset: hidden and offset in room.recent
+    since = max(room.first, room.head - behind)
+    assert not history.check({ROOM: Position(since=since)})
+    head = room.head
+    recovery = history.resume({ROOM: Position(since=since)}, 1)[ROOM]
+    check(room, since, head, recovery)
+    waiting.clear()
+    for _ in range(100):
+        if not recovery.more:
+            break
+        since = recovery.offset
+        recovery = history.read(ROOM, since, 1 + behind)
+        check(room, since, head, recovery)
+    assert not recovery.more
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(steps, max_size=25), st.integers(0, 100), st.sampled_from([0, 5_000, 16_000_000]))
+def test_the_last_messages_are_the_latest_run(before: list[Any], last: int, max_bytes: int) -> None:
+    room = Room()
+    for step in before:
+        room.run(*step)
+    recovery = subject(room, max_bytes).resume({ROOM: Position(last=last)}, 1)[ROOM]
+    run = covered(room, recovery)
+    assert (recovery.offset, recovery.recovered, recovery.more) == (room.head, True, False)
+    assert len(recovery.messages) <= last
+    assert run == list(range(room.head - len(run) + 1, room.head + 1))
+    assert not any(room.is_missing(offset) for offset in run)
+    following = room.head - len(run)
+    if len(recovery.messages) < last and following >= room.first and not room.is_missing(following):
+        size = sum(len(bytes(each)) for each in recovery.messages)
+        assert size + room.sent[following][0] > MAX_RESPONSE_BYTES - 5_000, "only a full response is shorter"
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.lists(st.sampled_from(SIZES[:-1]), max_size=4)), max_size=25),
+    st.sampled_from([0, 16_000_000]),
+)
+def test_rooms_of_one_join_share_a_response_and_miss_nothing(
+    rooms: list[tuple[int, list[int]]], max_bytes: int
+) -> None:
+    table = StreamTable(NOW)
+    sent: dict[str, list[int]] = {}
+    lost: dict[str, bool] = {}
+    positions: dict[str, Position] = {}
+    for number, (deleted, sizes) in enumerate(rooms):
+        room = f"room-{number}"
+        positions[room] = Position(since=table.append(room, "x"))
+        sent[room] = [table.append(room, "x" * size) for size in sizes]
+        lost[room] = deleted < len(sizes)
+        if lost[room]:
+            table.delete(room, sent[room][deleted])
+    streams = Streams(table, "gatecast", Backoff(sleep=lambda _: None), table.clock)
+    history = History(streams, EntryCache(max_bytes), table.clock)
+    found = history.resume(positions, len(positions)) if positions else {}
+    body = msgspec.json.encode([{"room": room, **each.fields()} for room, each in found.items()])
+    assert len(body) < MAX_RESPONSE_BYTES or sum(len(each.messages) for each in found.values()) == 1
+    assert len(body) < MAX_MESSAGE_BYTES
+    for room, recovery in found.items():
+        read = [json.loads(bytes(each))["offset"] for each in recovery.messages]
+        recovered = recovery.recovered
+        while recovery.more:
+            recovery = history.read(room, recovery.offset, 1_000)  # noqa: PLW2901 - the next page
+            read += [json.loads(bytes(each))["offset"] for each in recovery.messages]
+            recovered &= recovery.recovered
+        assert recovered is not lost[room]
+        assert read == sent[room] or lost[room]
+        assert recovery.offset == max([*sent[room], *read, recovery.offset])
