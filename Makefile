@@ -7,7 +7,8 @@ SHELL := bash
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := requirements/install.sh
-LOCAL_OPTIONS = $(if $(PORT),--port '$(PORT)') $(if $(WORKERS),--workers '$(WORKERS)') $(if $(AUTHORIZER),--authorizer '$(AUTHORIZER)')
+LOCAL_OPTIONS = $(if $(PORT),--port '$(PORT)') $(if $(WORKERS),--workers '$(WORKERS)') $(if $(AUTHORIZER),--authorizer '$(AUTHORIZER)') \
+	$(if $(HISTORY),--history-seconds '$(HISTORY)') $(if $(PRESENCE),--presence '$(PRESENCE)')
 
 # The demo's size: `make demo CLIENTS=5000 ROOMS=50 MESSAGES=200`. `make demo KEEP=1` leaves it running.
 export PYTHON CLIENTS ROOMS MESSAGES KEEP
@@ -49,7 +50,7 @@ test-localstack-sqs: .venv/.test .venv-ministack/.installed .venv-localstack/.in
 ##@ Run locally
 
 .PHONY: local
-local: local-options .venv/.local .venv-ministack/.installed ## Run the embedded stack; `make local PORT=4510 WORKERS=1 AUTHORIZER=required`
+local: local-options .venv/.local .venv-ministack/.installed ## Run the embedded stack; `make local PORT=4510 WORKERS=1 AUTHORIZER=required HISTORY=3600 PRESENCE=100`
 	@$(BIN)/python -m local $(LOCAL_OPTIONS)
 
 .PHONY: local-options

@@ -78,6 +78,7 @@ async def _stack(options: Options) -> AsyncIterator[Stack]:
             route_settings=settings,
             authorizer=AUTHORIZER if options.authorizer else None,
             allowed_origins=options.allowed_origins,
+            room_settings=options.room_settings,
         ) as stack:
             yield stack
 

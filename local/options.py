@@ -10,6 +10,9 @@ from typing import Final, NamedTuple
 
 DEFAULT_PORT: Final = 4510
 MAX_WORKERS: Final = 64
+MAX_HISTORY_SECONDS: Final = 604_800
+MAX_PRESENCE: Final = 1_000
+"""As in `gatecast.table`, which needs more than the standard library."""
 REQUIRED: Final = "required"
 _NONE: Final = "none"
 _AUTHORIZERS: Final = {"": _NONE, _NONE: _NONE, "none, anyone may connect": _NONE, REQUIRED: REQUIRED}
@@ -29,7 +32,10 @@ _ISSUER: Final = ("GATECAST_TOKEN_ISSUER", "GATECAST_TOKEN_AUDIENCE", "GATECAST_
 
 
 class Options(NamedTuple):
-    """`authorizer`: whether clients need a token; `own_issuer`: whether it comes from the reader's own issuer."""
+    """`authorizer`: whether clients need a token; `own_issuer`: whether it comes from the reader's own issuer.
+
+    `room_settings` are the settings of all rooms that have none of their own, by attribute.
+    """
 
     workers: int
     port: int
@@ -37,6 +43,7 @@ class Options(NamedTuple):
     authorizer: bool
     own_issuer: bool
     allowed_origins: tuple[str, ...]
+    room_settings: Mapping[str, int]
 
 
 def parse(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> Options:
@@ -44,7 +51,7 @@ def parse(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = o
     parser = argparse.ArgumentParser(
         prog="python -m local",
         description="The whole system on this machine, for manual use until Ctrl-C.",
-        epilog="`make local` takes PORT, WORKERS and AUTHORIZER. Variables of routes and workers take effect.",
+        epilog="`make local` takes PORT, WORKERS, AUTHORIZER, HISTORY and PRESENCE. Variables of both take effect.",
     )
     parser.add_argument("--workers", type=_workers, default=1, help="number of workers, 0 to 64 (default 1)")
     parser.add_argument(
@@ -63,6 +70,7 @@ def parse(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = o
         metavar="ORIGIN",
         help="an origin whose web pages may connect (default: all, as with API Gateway)",
     )
+    add_room_options(parser)
     options = parser.parse_args(arguments)
     try:
         authorizer = options.authorizer or _authorizer(environ.get("GATECAST_AUTHORIZER", ""))
@@ -82,7 +90,32 @@ def parse(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = o
         authorizer=authorizer == REQUIRED,
         own_issuer=bool(issuer),
         allowed_origins=tuple(options.allow_origin),
+        room_settings=room_settings(options),
     )
+
+
+def add_room_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `room_settings`."""
+    parser.add_argument(
+        "--history-seconds",
+        type=lambda text: _number(text, MAX_HISTORY_SECONDS),
+        default=0,
+        metavar="N",
+        help=f"how long messages of all rooms can be read again, 0 to {MAX_HISTORY_SECONDS} (default 0: no history)",
+    )
+    parser.add_argument(
+        "--presence",
+        type=lambda text: _number(text, MAX_PRESENCE),
+        default=0,
+        metavar="N",
+        help=f"up to how many members joins and departures are announced, 0 to {MAX_PRESENCE} (default 0: never)",
+    )
+
+
+def room_settings(options: argparse.Namespace) -> dict[str, int]:
+    """The settings of all rooms that the options ask for; those that are 0 are left out."""
+    asked = {"history_seconds": options.history_seconds, "presence": options.presence}
+    return {name: value for name, value in asked.items() if value}
 
 
 def _workers(text: str) -> int:

@@ -1,13 +1,15 @@
 """Creates the table and the queues as in a deployment. Existing ones are unchanged.
 
 `python -m local.resources http://127.0.0.1:4566` creates the table GATECAST_TABLE and the queue GATECAST_QUEUE_URL in
-the emulator of SQS and DynamoDB at that address.
+the emulator of SQS and DynamoDB at that address. With `--history-seconds` or `--presence` it also sets these for all
+rooms that have no such setting of their own.
 """
 
 import argparse
 import json
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from typing import Any, Final, NamedTuple
 
@@ -15,6 +17,7 @@ import boto3
 
 from gatecast.table import SETTINGS_SK, key, settings_pk
 from local.aws_environment import REGION
+from local.options import add_room_options, room_settings
 
 MAX_RECEIVE_COUNT: Final = 1_000
 """The queue's own redrive policy is a last resort: every release and every deployment counts as a receive."""
@@ -56,6 +59,21 @@ def write_settings(dynamodb: Any, table: str) -> None:
         dynamodb.put_item(TableName=table, Item=item, ConditionExpression="attribute_not_exists(pk)")
 
 
+def write_room_settings(dynamodb: Any, table: str, settings: Mapping[str, int], *, name: str = "*") -> None:
+    """Sets these attributes, such as `history_seconds`, in the settings of a room or a namespace, or of all rooms.
+
+    `settings` is not empty. `name` is a room, or `prefix/*`, or `*`. Other attributes keep their values. Routes and
+    workers notice a change within 30 s.
+    """
+    dynamodb.update_item(
+        TableName=table,
+        Key=key(settings_pk(name), SETTINGS_SK),
+        UpdateExpression="SET " + ", ".join(f"#{attribute} = :{attribute}" for attribute in settings),
+        ExpressionAttributeNames={f"#{attribute}": attribute for attribute in settings},
+        ExpressionAttributeValues={f":{attribute}": {"N": str(value)} for attribute, value in settings.items()},
+    )
+
+
 def create_queues(sqs: Any, name: str, *, fifo: bool = False) -> Queues:
     """Creates `{name}` and `{name}-dead-letter` through a boto3 SQS client; with `fifo`, both end in `.fifo`."""
     suffix = ".fifo" if fifo else ""
@@ -78,7 +96,9 @@ def create_queues(sqs: Any, name: str, *, fifo: bool = False) -> Queues:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m local.resources", description=__doc__)
     parser.add_argument("endpoint", help="the URL of the emulator of SQS and DynamoDB; there is no default")
-    endpoint = parser.parse_args().endpoint
+    add_room_options(parser)
+    options = parser.parse_args()
+    endpoint = options.endpoint
     table, queue_url = os.environ.get("GATECAST_TABLE"), os.environ.get("GATECAST_QUEUE_URL")
     if not table or not queue_url:
         parser.error("GATECAST_TABLE and GATECAST_QUEUE_URL must name the table and the queue to create")
@@ -90,6 +110,8 @@ def main() -> None:
     ):
         create_table(dynamodb, table)
         write_settings(dynamodb, table)
+        if settings := room_settings(options):
+            write_room_settings(dynamodb, table, settings)
         queues = create_queues(sqs, queue.removesuffix(".fifo"), fifo=queue.endswith(".fifo"))
     sys.stdout.write(f"table {table}\nqueue {queues.url}\ndead-letter queue {queues.dead_letter_url}\n")
 

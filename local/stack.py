@@ -21,6 +21,7 @@ from local.gateway.faults import Faults
 from local.gateway.limits import Limits
 from local.gateway.server import Gateway
 from local.page import pages
+from local.resources import write_room_settings
 from local.route_table import ROUTES
 from local.worker_process import WorkerProcess
 from routes import dependencies
@@ -51,11 +52,13 @@ class Stack:
         seed: int | None = None,
         on: Backend | None = None,
         allowed_origins: Collection[str] = (),
+        room_settings: Mapping[str, int] | None = None,
     ) -> AsyncIterator[Self]:
         """Runs the stack for the length of the block; its workers are ready when the block begins.
 
         `route_settings` are added to the routes' usual variables, which accept every client that `authorizer` admits.
-        If there are `allowed_origins`, only their web pages may connect.
+        If there are `allowed_origins`, only their web pages may connect. `room_settings`, such as `history_seconds`,
+        are set for all rooms before anything reads them.
         `on` is a running backend, which keeps running afterwards; by default a new one is started.
         """
         with ExitStack() as cleanup:
@@ -63,6 +66,9 @@ class Stack:
             cleanup.enter_context(environment({}))  # excludes the user's own AWS configuration
             base = on or cleanup.enter_context(backend(fifo=fifo, log=directory / "ministack.log"))
             cleanup.enter_context(environment({**base.environment(), **(route_settings or {})}))
+            if room_settings:
+                with base.client("dynamodb") as dynamodb:
+                    write_room_settings(dynamodb, base.table, room_settings)
             cleanup.callback(dependencies.clear_caches)
             dependencies.clear_caches()
             async with Gateway(

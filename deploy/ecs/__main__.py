@@ -198,6 +198,19 @@ def check(values: Mapping[str, str], known: Mapping[str, Sequence[Parameter]]) -
     for name, allowed in (("CheckZones", ("yes", "no")), ("Architecture", ARCHITECTURES)):
         if values.get(name, allowed[0]) not in allowed:
             raise DeployError(f"{name} is {values[name]!r}: expected {' or '.join(allowed)}")
+    _check_rates(values, known)
+
+
+def _check_rates(values: Mapping[str, str], known: Mapping[str, Sequence[Parameter]]) -> None:
+    """Raise DeployError unless RouteRates has a number for each route: CloudFormation's own error names neither."""
+    default = next(each.default or "" for each in known["api"] if each.name == "RouteRates")
+    rates = [rate.strip() for rate in values.get("RouteRates", default).split(",")]
+    expected = len(default.split(","))
+    if len(rates) != expected or not all(rate.isascii() and rate.isdigit() for rate in rates):
+        raise DeployError(
+            f"RouteRates has {len(rates)} values: expected {expected} whole numbers, for the routes in the order that"
+            " deploy/ecs/api.yaml describes; a release may add routes"
+        )
 
 
 def deploy(session: Any, values: Mapping[str, str]) -> None:

@@ -19,7 +19,7 @@ from deploy.verify.target import Durations, Events, Stage, Target
 from deploy.verify.wire import Keys
 from local.aws_environment import CREDENTIALS, REGION, without_aws
 from local.gateway.authorizer import Authorizer
-from local.gateway.integration import Route
+from local.gateway.integration import Mock, Route
 from local.gateway.limits import Limits
 from local.gateway.server import Gateway
 from local.ministack import Ministack
@@ -29,7 +29,6 @@ POLL_SECONDS: Final = 0.05
 DURATIONS: Final = Durations(idle_seconds=2.0, keep_alive_seconds=2.0, settle_seconds=0.5, hold_seconds=1.0)
 NOT_ASKED: Final = {
     "throttle": "The emulator throttles the account alone, neither stages nor routes",
-    "mock": "The emulator has no mock integrations",
 }
 
 _ROUTES: Final = {
@@ -38,6 +37,7 @@ _ROUTES: Final = {
     "echo": Route(handler, response=True),
     "quiet": Route(handler, response=True),
     "sized": Route(handler, response=True),
+    "ping": Route(Mock({"type": "pong"}, repeats=("ref",)), response=True),
 }
 
 

@@ -92,10 +92,10 @@ QUESTIONS: Final = (
     ),
     Question(
         name="mock",
-        question="Does a MOCK integration respond on a WebSocket route?",
-        why="A ping could do without a function",
-        assumed="Nothing uses one",
-        how="A route with a MOCK integration, an integration response and a route response",
+        question="Does a MOCK integration respond on a WebSocket route, and can it repeat a field of the message?",
+        why="A ping does without a function, and clients recognize its response by its ref",
+        assumed="It responds; where ref is missing, clients must not need it. With PingFunction a function responds",
+        how="A route with a MOCK integration, an integration response and a route response; pings with and without ref",
         probe=routes.mock,
     ),
     Question(

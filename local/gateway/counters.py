@@ -11,7 +11,8 @@ class Counters:
 
     `posts`, `gets` and `deletes` are by response status; 0 counts calls without a complete response. `throttled` is by
     cause: "account" or "client". `connects` is by the status of the upgrade (101: accepted), `closes` by close code
-    (1006 without a closing handshake). `routes` and `route_errors` are by route key, `faults` by kind.
+    (1006 without a closing handshake). `routes` (invocations of handlers), `route_errors` and `mocks` (responses
+    without one) are by route key, `faults` by kind.
     """
 
     posts: Counter[int] = field(default_factory=Counter)
@@ -22,6 +23,7 @@ class Counters:
     closes: Counter[int] = field(default_factory=Counter)
     routes: Counter[str] = field(default_factory=Counter)
     route_errors: Counter[str] = field(default_factory=Counter)
+    mocks: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     responses_dropped: int = 0
     disconnects_lost: int = 0

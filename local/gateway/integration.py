@@ -1,4 +1,6 @@
-"""Invokes Lambda handlers in process: on bounded threads, with a context like Lambda's, and validates their responses.
+"""The integrations of routes: Lambda handlers, invoked in process, and mocks.
+
+Handlers run on bounded threads, with a context like Lambda's, and their responses are validated.
 
 A handler runs on one of a fixed number of threads. An exception, a malformed response or a timeout results in a
 `Failure`, never in an exception: the caller decides what the client receives. A handler that runs on after its timeout
@@ -8,6 +10,7 @@ occupies its thread until it returns, as it would occupy a Lambda environment.
 import asyncio
 import base64
 import binascii
+import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -25,10 +28,32 @@ _log = logging.getLogger(__name__)
 _MEMORY_MB: Final = 128
 
 
-class Route(NamedTuple):
-    """A route's handler. Only with a route response (`response`) is what it returns sent to the client."""
+class Mock(NamedTuple):
+    """A MOCK integration: API Gateway itself responds, and no function is invoked.
 
-    handler: Handler
+    It stands for an integration response whose template has the fields of `response`, and then those top-level fields
+    named in `repeats` that the client's message has. A field that is null or an empty string is left out, for a
+    template cannot tell it from one that is absent. Nothing else about the message is looked at.
+    """
+
+    response: Mapping[str, Any]
+    repeats: tuple[str, ...] = ()
+
+    def respond(self, message: str) -> str:
+        """The response to a client's message."""
+        try:
+            fields = json.loads(message)
+        except (ValueError, RecursionError):
+            fields = None
+        given = fields if isinstance(fields, Mapping) else {}
+        repeated = {name: given[name] for name in self.repeats if given.get(name) not in (None, "")}
+        return json.dumps({**self.response, **repeated}, separators=(",", ":"))
+
+
+class Route(NamedTuple):
+    """A route's integration. Only with a route response (`response`) is what it returns sent to the client."""
+
+    integration: Handler | Mock
     response: bool = False
 
 

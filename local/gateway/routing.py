@@ -1,4 +1,4 @@
-"""The Lambda side of a WebSocket API: selects an event's route, and determines what the client receives.
+"""The routes of a WebSocket API: selects an event's route, and determines what the client receives.
 
 Every failure of a handler becomes a status or an error message here, never an exception. `$connect` and `$disconnect`
 are never selected by a message and never fall back to `$default`.
@@ -15,7 +15,7 @@ from local.gateway import events
 from local.gateway.authorizer import Authorizer, Denied, decide, denied, has_identity
 from local.gateway.counters import Counters
 from local.gateway.events import Api, ConnectionInfo
-from local.gateway.integration import Failure, Invoker, Route, Success
+from local.gateway.integration import Failure, Invoker, Mock, Route, Success
 
 CONNECT: Final = "$connect"
 DISCONNECT: Final = "$disconnect"
@@ -115,8 +115,12 @@ class Router:
         return denied(policy) if isinstance(policy, Failure) else decide(policy, event["methodArn"])
 
     async def _invoke(self, key: str, event: events.Event) -> Success | Failure:
+        integration = self._routes[key].integration
+        if isinstance(integration, Mock):
+            self._counters.mocks[key] += 1
+            return Success(HTTPStatus.OK, {}, integration.respond(event.get("body", "")))
         self._counters.routes[key] += 1
-        result = await self._invoker.invoke(self._routes[key].handler, event)
+        result = await self._invoker.invoke(integration, event)
         if isinstance(result, Failure):
             self._counters.route_errors[key] += 1
         return result

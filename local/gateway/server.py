@@ -6,8 +6,9 @@
 
 It emulates AWS's documented or observed behaviour, as described in the module docstrings of `aiohttp_adapters`,
 `clients`, `routing`, `management`, `sigv4` and `limits`. Not emulated: TLS, compression (AWS is not known to negotiate
-it), API keys, models, mapping templates; clients' connects and messages are not throttled. It listens
-on 127.0.0.1 unless `host` is another address: any program that can connect to it may use its control interface.
+it), API keys, models, mapping templates (a `Mock` has a fixed one); clients' connects and messages are not throttled.
+It listens on 127.0.0.1 unless `host` is another address: any program that can connect to it may use its control
+interface.
 """
 
 import random

@@ -124,7 +124,7 @@ def test_the_readme_s_javascript_joins_and_then_publishes(stack: Running) -> Non
     if "WebSocket is not defined" in ran.stderr:
         pytest.skip("this Node has no WebSocket")
     assert ran.returncode == 0, ran.stderr
-    assert '"action": "join"' in ran.stdout
+    assert '"action":"join"' in ran.stdout
     assert "hello" in ran.stdout.splitlines()
 
 
@@ -168,6 +168,19 @@ def test_variables_of_the_routes_take_effect() -> None:
             client.send('{"action":"join","room":"lobby"}')
             codes.append(json.loads(client.recv(10)).get("code"))
         assert "rate_limited" in codes
+
+
+def test_history_and_presence_can_be_switched_on_for_all_rooms() -> None:
+    with local_stack("--history-seconds", "60", "--presence", "10") as stack, connect(stack.url) as client:
+        client.send('{"action":"join","room":"lobby","frames":2}')
+        joined = json.loads(client.recv(10))
+        client.send('{"action":"publish","room":"lobby","data":"hello"}')
+        (frame,) = (each for each in (json.loads(client.recv(10)) for _ in range(2)) if each["type"] == "messages")
+        assert [each["offset"] for each in frame["messages"]] == [joined["offset"] + 1]
+        client.send('{"action":"members","room":"lobby"}')
+        assert json.loads(client.recv(10))["users"] == []  # without an authorizer, users are not known
+        client.send('{"action":"ping","ref":1}')
+        assert json.loads(client.recv(10)) == {"type": "pong", "ref": 1}
 
 
 def test_a_port_that_is_taken_is_named_with_the_way_out() -> None:

@@ -11,7 +11,7 @@ from aws_lambda_powertools import Logger
 
 from local.gateway.authorizer import Authorizer
 from local.gateway.faults import Faults, LostDisconnect, Rule
-from local.gateway.integration import Route
+from local.gateway.integration import Mock, Route
 from local.gateway.limits import Limits
 from local.gateway.server import Gateway
 from tests.gateway_doubles import Recorder, close_code, connected, send_request, until
@@ -278,3 +278,16 @@ async def test_stop_aborts_every_connection_without_invoking_routes() -> None:
         clients = [await websockets.connect(gateway.url) for _ in range(5)]
     assert [await close_code(client) for client in clients] == [1006] * 5
     assert recorder.events_for("$disconnect") == []
+
+
+async def test_a_mock_responds_without_a_handler_and_is_no_invocation() -> None:
+    pong = Mock({"type": "pong"}, repeats=("ref",))
+    routes = {"$connect": Route(Mock({})), "ping": Route(pong, response=True), "silent": Route(pong)}
+    async with Gateway(routes) as gateway, connected(gateway) as (client, _):
+        for fields in ({}, {"ref": "a"}, {"ref": 7}, {"other": 1}):
+            expected = {"type": "pong", **{name: value for name, value in fields.items() if name == "ref"}}
+            await client.send('{"action": "silent", "ref": "never sent"}')
+            assert await send_request(client, action="ping", **fields) == expected
+        assert gateway.counters.mocks == {"$connect": 1, "ping": 4, "silent": 4}
+        assert gateway.counters.routes == {}
+        assert gateway.counters.snapshot()["mocks"] == {"$connect": 1, "ping": 4, "silent": 4}

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from gatecast.table import SETTINGS_SK, RoomSettings, SettingsItem, key, settings_pk
 from local.ministack import Ministack, interpreter
 from local.processes import Process, ProcessFailed
-from local.resources import Queues, create_queues, create_table
+from local.resources import Queues, create_queues, create_table, write_room_settings
 
 
 def test_table_has_the_keys_and_the_time_to_live_of_the_contract(dynamodb: Any, table: str) -> None:
@@ -24,6 +25,19 @@ def test_creating_resources_twice_changes_nothing(sqs: Any, dynamodb: Any, table
     assert create_table(dynamodb, table) == table
     assert create_queues(sqs, unique_name) == create_queues(sqs, unique_name)
     assert create_queues(sqs, unique_name, fifo=True) == create_queues(sqs, unique_name, fifo=True)
+
+
+def test_room_settings_are_added_to_those_that_there_are(dynamodb: Any, table: str) -> None:
+    for settings in ({"history_seconds": 60, "presence": 10}, {"presence": 20}, {"shards": 2}):
+        write_room_settings(dynamodb, table, settings)
+    write_room_settings(dynamodb, table, {"history_seconds": 0}, name="chat/*")
+    found = {
+        name: dynamodb.get_item(TableName=table, Key=key(settings_pk(name), SETTINGS_SK))["Item"]
+        for name in ("*", "chat/*")
+    }
+    assert RoomSettings.from_items(map(SettingsItem.from_item, found.values())) == RoomSettings(2, 1, 60, 20)
+    reversed_ = [found["chat/*"], found["*"]]
+    assert RoomSettings.from_items(map(SettingsItem.from_item, reversed_)) == RoomSettings(2, 1, 0, 20)
 
 
 @pytest.mark.parametrize("kind", ["queues", "fifo_queues"])

@@ -21,16 +21,18 @@ import pytest
 from aiohttp import web
 
 from gatecast import Broadcast, Publisher
+from gatecast.presence import departed_broadcast
+from gatecast.table import HEAD_SK, connection_item, joined_room_item, key, presence_item, stream_pk
 from local.ministack import Ministack
 from local.processes import Process
-from local.resources import Queues
+from local.resources import Queues, write_room_settings
 from routes import authorizer, dependencies, handlers
 from routes.environment import OPEN_ACCESS
 from routes.rejections import MAX_REJECTED
 from tests.chaos.service_proxy import ServiceProxy
 from tests.connections_endpoint import ConnectionsEndpoint
 from tests.members import connection_ids, write_members
-from tests.routes_events import CONNECTED_AT_MS, LambdaContext, event
+from tests.routes_events import CONNECTED_AT_MS, LambdaContext, event, token_context
 from tests.templates import Template
 from tests.tokens import AUDIENCE, ISSUER, SECRET, hs256
 from tests.worker_process import WorkerProcess, eventually
@@ -110,9 +112,9 @@ def check_keys(recorded: set[Key], template: Template, owner: str) -> None:
         for action in _each(statement["Action"]):
             patterns.setdefault(action, set()).update(allowed_keys)
     unused = {(action, pattern) for action, allowed in patterns.items() for pattern in allowed}
-    for action, key in recorded:
-        matching = {pattern for pattern in patterns[action] if fnmatch.fnmatchcase(key, pattern)}
-        assert matching, f"{action} of {key}: the role allows {patterns[action]}"
+    for action, used in recorded:
+        matching = {pattern for pattern in patterns[action] if fnmatch.fnmatchcase(used, pattern)}
+        assert matching, f"{action} of {used}: the role allows {patterns[action]}"
         unused -= {(action, pattern) for pattern in matching}
     assert not unused
 
@@ -199,23 +201,54 @@ def _each(value: str | list[str]) -> list[str]:
 # The routes
 
 
-def call(route: str, body: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Call a route as Lambda does, as if in a new process."""
+def call(route: str, text: str | None = None) -> dict[str, Any]:
+    """Call a route as Lambda does, as if in a new process. The connection began when the module was loaded."""
     dependencies.clear_caches()
     handler: Callable[..., dict[str, Any]] = getattr(handlers, route.removeprefix("$"))
-    text = None if body is None else json.dumps({"action": route, **body})
-    return handler(event(route, text, requested_at_ms=CONNECTED_AT_MS), LambdaContext())
+    access = token_context(NOW_MS // 1000 + 3_600, join=ROOMS, publish=ROOMS)
+    event_ = event(route, text, authorizer=access, requested_at_ms=NOW_MS + 1)
+    event_["requestContext"]["connectedAt"] = NOW_MS
+    return handler(event_, LambdaContext())
 
 
-BEFORE: dict[str, list[tuple[str, dict[str, str] | None]]] = {
+def request(action: str, **fields: Any) -> tuple[str, str]:
+    """A message: its route, and its text."""
+    return action, json.dumps({"action": action, **fields})
+
+
+NOW_MS: Final = int(time.time() * 1000)
+ROOMS: Final = "lobby second other"
+CONNECT: Final = ("$connect", None)
+JOIN: Final = request("join", room="lobby")
+PUBLISH: Final = request("publish", room="lobby", data="x")
+SINCE: Final = NOW_MS - 60_000
+"""A position before the head of each room's history."""
+
+BEFORE: dict[str, list[tuple[str, str | None]]] = {
     "$connect": [],
-    "$disconnect": [("$connect", None), ("join", {"room": "lobby"})],
+    "$disconnect": [CONNECT, JOIN],
     "$default": [],
-    "join": [("$connect", None)],
-    "leave": [("$connect", None), ("join", {"room": "lobby"})],
-    "publish": [("$connect", None), ("join", {"room": "lobby"})],
+    "join": [CONNECT],
+    "leave": [CONNECT, JOIN],
+    "publish": [CONNECT, JOIN],
+    "history": [CONNECT, JOIN],
+    "members": [CONNECT, JOIN],
+    "count": [CONNECT, JOIN],
+    "ping": [],
 }
-BODIES = {"join": {"room": "lobby"}, "leave": {"room": "lobby"}, "publish": {"room": "lobby", "data": "x"}}
+CALLS: dict[str, list[tuple[str, str | None]]] = {
+    "$connect": [CONNECT],
+    "$disconnect": [("$disconnect", None)],
+    "$default": [("$default", "no message")],
+    # one room and several have different calls; a resume needs messages
+    "join": [JOIN, request("join", rooms=[{"room": "lobby", "since": SINCE}, {"room": "second", "last": 5}])],
+    "leave": [request("leave", room="lobby")],
+    "publish": [PUBLISH],
+    "history": [request("history", room="lobby", since=SINCE)],
+    "members": [request("members", room="lobby")],
+    "count": [request("count", room="lobby")],
+    "ping": [request("ping", ref="a")],
+}
 
 
 @pytest.mark.parametrize("route", BEFORE)
@@ -223,10 +256,12 @@ async def test_a_route(
     route: str,
     recorder: Recorder,
     parameters: dict[str, str],
+    dynamodb: Any,
     table: str,
     queues: Queues,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    write_room_settings(dynamodb, table, {"history_seconds": 3_600, "presence": 100})
     variables = {
         "GATECAST_TABLE": table,
         "GATECAST_QUEUE_URL": queues.url,
@@ -234,24 +269,27 @@ async def test_a_route(
     }
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    for earlier, body in BEFORE[route]:
-        assert _succeeded(await asyncio.to_thread(call, earlier, body))
+    for earlier, text in BEFORE[route]:
+        assert _succeeded(await asyncio.to_thread(call, earlier, text))
+    if route == "history":  # as if the head had been deleted: it gets a new one
+        dynamodb.delete_item(TableName=table, Key=key(stream_pk("lobby"), HEAD_SK))
     for name, value in recorder.environment().items():
         monkeypatch.setenv(name, value)
 
     async with ConnectionsEndpoint.serving() as endpoint:
         monkeypatch.setenv("GATECAST_CONNECTIONS_ENDPOINT", endpoint.url)
-        response = await asyncio.to_thread(call, route, BODIES.get(route))
-        assert _succeeded(response) or route == "$default", response
+        for each, text in CALLS[route]:
+            response = await asyncio.to_thread(call, each, text)
+            assert _succeeded(response) or route == "$default", response
         await asyncio.to_thread(flood, route)
         if route == "join":  # a failed condition: is the connection gone, or is the limit on rooms reached?
             monkeypatch.setenv("GATECAST_ROOMS_PER_CONNECTION", "1")
-            assert "too_many_rooms" in (await asyncio.to_thread(call, route, {"room": "other"}))["body"]
+            assert "too_many_rooms" in (await asyncio.to_thread(call, *request("join", room="other")))["body"]
 
     # an API's id is not known before it exists: the template's placeholder
     stage = "arn:aws:execute-api:us-east-1:000000000000:${Api}/live"
     managed = {("execute-api:ManageConnections", f"{stage}/{method}/@connections/*") for method in endpoint.methods}
-    template = Template("api", {**parameters, "Authorizer": OPEN_ACCESS})
+    template = Template("api", {**parameters, "Authorizer": OPEN_ACCESS, "PingFunction": "yes"})
     role = f"{route.removeprefix('$').capitalize()}Role"
     assert recorder.recorded | managed == allowed(template, role)
     check_keys(recorder.keys, template, role)
@@ -263,11 +301,11 @@ def flood(route: str) -> None:
         return
     handler: Callable[..., dict[str, Any]] = getattr(handlers, route.removeprefix("$"))
     for _ in range(MAX_REJECTED):
-        handler(event(route, "no message", requested_at_ms=CONNECTED_AT_MS), LambdaContext())
+        handler(event(route, '{"ref": []}', requested_at_ms=CONNECTED_AT_MS), LambdaContext())
 
 
 def _succeeded(response: Mapping[str, Any]) -> bool:
-    return response["statusCode"] == 200 and '"type": "error"' not in response.get("body", "")
+    return response["statusCode"] == 200 and '"error"' not in response.get("body", "")
 
 
 async def test_the_authorizer(
@@ -304,15 +342,19 @@ async def test_the_worker(
     aws: dict[str, str],
     tmp_path: Path,
 ) -> None:
-    """Split rooms, gone, rejecting and slow clients, poison, lease extensions, and a stop during a broadcast."""
+    """Split rooms, gone, rejecting and slow clients, poison, lease extensions, and a stop during a broadcast.
+
+    And a room with history and presence, with a member who is gone and one whose token has expired.
+    """
     stuck = "stuck="
     gone, rejecting, healthy = connection_ids(3, "gone"), connection_ids(3, "rejecting"), connection_ids(30)
     many = connection_ids(3_000, "many")  # half a minute of posts
     write_members(dynamodb, table, "split", [*gone, *rejecting, *healthy], shards=3)
     write_members(dynamodb, table, "large", many, memberships_only=True)
+    departed, expired = write_remembering_room(dynamodb, table, "chat")
     publisher = Publisher(sqs, queues.url)
     async with ConnectionsEndpoint.serving() as endpoint:
-        statuses = dict.fromkeys([*gone, "unknown="], 410) | dict.fromkeys(rejecting, 413) | {stuck: 429}
+        statuses = dict.fromkeys([*gone, departed, "unknown="], 410) | dict.fromkeys(rejecting, 413) | {stuck: 429}
         endpoint.respond = lambda connection_id, _nth: statuses.get(connection_id, 200)
         variables = {
             **aws,
@@ -332,21 +374,38 @@ async def test_the_worker(
             publisher.publish(Broadcast(id="split", room="split", data="x"))
             publisher.publish(Broadcast(id="one", connections=(healthy[0], "unknown="), data="x"))
             publisher.publish(Broadcast(id="large", room="large", data="x"))
+            publisher.publish(Broadcast(id="chat", room="chat", data="x"))
+            publisher.publish(departed_broadcast("chat", "ann", unique="1", published_at_ms=NOW_MS))
             publisher.publish(remainder_for(stuck))
             await eventually(lambda: _metric_is(worker, 'gatecast_lease_extensions_total{outcome="extended"}', 1))
-            await eventually(lambda: _metric_is(worker, "gatecast_memberships_reaped_total", 3))
+            await eventually(lambda: _metric_is(worker, "gatecast_memberships_reaped_total", 5))
             await eventually(lambda: _metric_is(worker, 'gatecast_slow_clients_total{outcome="closed"}', 1))
-            await eventually(lambda: _metric_is(worker, 'gatecast_broadcasts_total{outcome="completed"}', 5))
+            await eventually(lambda: _metric_is(worker, 'gatecast_broadcasts_total{outcome="completed"}', 7))
+            await eventually(lambda: any(key.startswith("count#") for _, key in recorder.keys))
             worker.terminate()
             assert await worker.ended(seconds=30) == 0, worker.log_tail()
         assert set(healthy) <= set(endpoint.delivered)
         assert 0 < len(set(many) & set(endpoint.delivered)) < len(many), "the worker was stopped during the broadcast"
-        assert set(endpoint.closed) == {stuck}
+        assert set(endpoint.closed) == {stuck, expired}
 
     managed = {("execute-api:ManageConnections", f"{STAGE_ARN}/{method}/@connections/*") for method in endpoint.methods}
     template = Template("worker", parameters)
     assert recorder.recorded | managed == allowed(template, "TaskRole")
     check_keys(recorder.keys, template, "TaskRole")
+
+
+def write_remembering_room(dynamodb: Any, table: str, room: str) -> tuple[str, str]:
+    """A room with history and presence, with two members: one who is gone, and one whose token has expired."""
+    departed, expired = connection_ids(2, room)
+    write_room_settings(dynamodb, table, {"history_seconds": 3_600, "presence": 100}, name=room)
+    write_members(dynamodb, table, room, [departed])
+    write_members(dynamodb, table, room, [expired], expires_in_seconds=-60)
+    times = {"joined_at_ms": NOW_MS, "expires_at": NOW_MS // 1000 + 3_600}
+    joined = joined_room_item(departed, room, 0, expires_at=times["expires_at"], present_user="ann")
+    old = {**connection_item(expired, connected_at_ms=NOW_MS), "expires_at": {"N": str(NOW_MS // 1000 - 60)}}
+    for item in (presence_item(room, "ann", departed, **times), joined, old):
+        dynamodb.put_item(TableName=table, Item=item)
+    return departed, expired
 
 
 def remainder_for(connection_id: str) -> Broadcast:

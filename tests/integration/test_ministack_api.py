@@ -3,9 +3,9 @@
 The routes run there as Lambda functions, and a worker process with the environment from its template delivers through
 ministack's own WebSocket API. `local.gateway` is not involved.
 
-ministack 1.5.33 has no route responses (it always responds, so `Replies` may be "no"), no scaling, no metric math in
-alarms and no NAT. So the stacks network, observe and worker are not deployed here; tests/unit/test_templates.py reads
-them.
+ministack 1.5.33 has no route responses (it always responds, so `Replies` may be "no"), no integration responses (so a
+function responds to pings), no scaling, no metric math in alarms and no NAT. So the stacks network, observe and worker
+are not deployed here; tests/unit/test_templates.py reads them.
 """
 
 import asyncio
@@ -28,6 +28,7 @@ from deploy.ecs.__main__ import ORDER, Deployment
 from deploy.ecs.stacks import DeployError
 from gatecast import Broadcast, Publisher
 from local.ministack import Ministack
+from local.resources import write_room_settings
 from routes.environment import OPEN_ACCESS
 from tests.members import items_left, write_members
 from tests.templates import Template
@@ -93,7 +94,7 @@ class Deployed:
         )
 
     def connect(self, query: str = "") -> Any:
-        return websockets.connect(self.endpoint.replace("http://", "ws://") + query)
+        return websockets.connect(self.endpoint.replace("http://", "ws://") + query, open_timeout=60)  # functions start
 
     @asynccontextmanager
     async def worker(self, aws: Mapping[str, str], log: Path) -> AsyncIterator[WorkerProcess]:
@@ -146,6 +147,43 @@ async def test_clients_connect_join_publish_receive_and_disconnect(
         await stranger.close()
         await eventually(lambda: connections(dynamodb, table) == 2)
     await eventually(lambda: connections(dynamodb, table) == 0)
+
+
+async def test_a_room_with_history_and_presence_remembers_and_counts(
+    deployments: Any, ministack: Ministack, aws: dict[str, str], session: Any, dynamodb: Any, tmp_path: Path
+) -> None:
+    secret = session.client("secretsmanager").create_secret(Name="of-" + tmp_path.name, SecretString=SECRET)["ARN"]
+    deployment = deployments(TokenIssuer=ISSUER, TokenAudience=AUDIENCE, TokenSecretArn=secret, PingFunction="yes")
+    deployed = await asyncio.to_thread(Deployed, deployment, ministack)
+    write_room_settings(dynamodb, deployed.values["TableName"], {"history_seconds": 60, "presence": 10}, name="chat/*")
+    token = hs256(sub="ann", gatecast={"join": ["chat/*"], "publish": ["chat/*"]})
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(deployed.worker(aws, tmp_path / "worker.log"))
+        # ministack passes no subprotocol on, so that only `join` can tell what the client speaks
+        client = await stack.enter_async_context(deployed.connect(f"?token={token}"))
+        frames: dict[str, Any] = {}
+        for each in (
+            {"action": "join", "room": "chat/1", "frames": 2, "ref": "j"},
+            {"action": "publish", "room": "chat/1", "json": {"n": 1}, "ref": "p"},
+        ):
+            await client.send(json.dumps(each))
+            while each["ref"] not in frames:  # frames may arrive before the response to what caused them
+                frame = json.loads(await asyncio.wait_for(client.recv(), 30))
+                frames[frame.get("ref", frame["type"])] = frame
+        while not {"messages", "presence"} <= frames.keys():
+            frame = json.loads(await asyncio.wait_for(client.recv(), 30))
+            frames[frame["type"]] = frame
+        joined = frames["j"]
+        assert (joined["type"], joined["recovered"], joined["messages"]) == ("ok", True, [])
+        assert frames["presence"]["joined"] == ["ann"]
+        (message,) = frames["messages"]["messages"]
+        assert (message["offset"], message["from"], message["json"]) == (joined["offset"] + 1, "ann", {"n": 1})
+
+        history = await request(client, "history", room="chat/1", since=joined["offset"])
+        assert (history["offset"], history["recovered"], history["messages"]) == (message["offset"], True, [message])
+        assert (await request(client, "members", room="chat/1"))["users"] == [{"user": "ann", "connections": 1}]
+        assert (await request(client, "count", room="chat/1"))["members"] == 1
+        assert await request(client, "ping", ref=7) == {"type": "pong", "ref": 7}
 
 
 def connections(dynamodb: Any, table: str) -> int:

@@ -35,6 +35,8 @@ def test_the_example_parameters_are_valid_and_exist_in_the_templates() -> None:
     [
         ("MinTask = 3", "No template has a parameter MinTask; did you mean MinTasks?"),
         ('VpcId = "vpc-1"', "VpcId and SubnetIds belong together"),
+        ('RouteRates = "500,300,100,500,100,500"', "RouteRates has 6 values: expected 10 whole numbers"),
+        ('RouteRates = "1,2,3,4,5,6,7,8,9,x"', "expected 10 whole numbers"),
         ("Spot = true", "Spot must be a string or an integer"),
         ("Spot = ", "is not valid TOML"),
         (None, "copy deploy/ecs/parameters.example.toml"),

@@ -1,6 +1,8 @@
 import pytest
 
-from local.options import parse
+from gatecast import table
+from gatecast.table import SettingsItem
+from local.options import MAX_HISTORY_SECONDS, MAX_PRESENCE, parse
 from routes.environment import OPEN_ACCESS
 
 
@@ -8,6 +10,7 @@ def test_defaults_are_one_open_worker_on_a_fixed_port() -> None:
     options = parse([], {})
     assert (options.workers, options.port, options.fifo) == (1, 4510, False)
     assert (options.authorizer, options.own_issuer, options.allowed_origins) == (False, False, ())
+    assert options.room_settings == {}
 
 
 def test_options_take_effect() -> None:
@@ -15,6 +18,24 @@ def test_options_take_effect() -> None:
     options = parse(arguments, {})
     assert (options.workers, options.port, options.authorizer) == (2, 0, True)
     assert options.allowed_origins == ("http://localhost:1",)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--history-seconds", "3600", "--presence", "100"], {"history_seconds": 3_600, "presence": 100}),
+        (["--presence", "1000"], {"presence": 1_000}),
+        (["--history-seconds", "0"], {}),
+    ],
+)
+def test_history_and_presence_are_settings_of_all_rooms(arguments: list[str], expected: dict[str, int]) -> None:
+    assert parse(arguments, {}).room_settings == expected
+    settings = SettingsItem.from_item({name: {"N": str(value)} for name, value in expected.items()})
+    assert {name: value for name, value in settings._asdict().items() if value is not None} == expected
+
+
+def test_the_settings_have_the_limits_of_the_table() -> None:
+    assert (MAX_HISTORY_SECONDS, MAX_PRESENCE) == (table.MAX_HISTORY_SECONDS, table.MAX_PRESENCE)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +66,9 @@ def test_an_issuer_of_ones_own_takes_effect() -> None:
         (["--port", "-1"], {}, "--port"),
         (["--workers", "65"], {}, "'65' is not a whole number from 0 to 64"),
         (["--workers", ""], {}, "'' is not a whole number"),
+        (["--history-seconds", "604801"], {}, "'604801' is not a whole number from 0 to 604800"),
+        (["--presence", "-1"], {}, "--presence"),
+        (["--presence", "many"], {}, "'many' is not a whole number from 0 to 1000"),
         (["--authorizer", "yes"], {}, "'yes' is neither 'none' nor 'required'"),
         ([], {"GATECAST_AUTHORIZER": "yes"}, "GATECAST_AUTHORIZER: 'yes' is neither 'none' nor 'required'"),
         ([], {"GATECAST_TABLE": "mine", "GATECAST_HTTP_PORT": "1"}, "unset GATECAST_TABLE GATECAST_HTTP_PORT"),

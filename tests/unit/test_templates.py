@@ -13,8 +13,10 @@ import yaml
 
 from deploy.ecs import artifacts
 from deploy.ecs.__main__ import ORDER
+from local.gateway.integration import Mock
 from local.resources import MAX_RECEIVE_COUNT
 from local.route_table import ROUTES
+from routes import handlers
 from routes.environment import OPEN_ACCESS
 from routes.metrics import Invocation
 from tests.compose import services
@@ -169,22 +171,27 @@ def test_the_functions_have_the_variables_that_their_code_reads() -> None:
     assert given == read
 
 
-def test_each_route_has_an_existing_function_and_a_response_if_it_should() -> None:
-    api = Template("api", WITH_TOKENS)
+@pytest.mark.parametrize("ping_function", ["no", "yes"])
+def test_each_route_has_an_existing_integration_and_a_response_if_it_should(ping_function: str) -> None:
+    api = Template("api", {**WITH_TOKENS, "PingFunction": ping_function})
     functions, integrations = api.of_type("AWS::Lambda::Function"), api.of_type("AWS::ApiGatewayV2::Integration")
     with_response = {each["RouteId"] for each in api.of_type("AWS::ApiGatewayV2::RouteResponse").values()}
     routes = api.of_type("AWS::ApiGatewayV2::Route")
     assert {route["RouteKey"] for route in routes.values()} == set(ROUTES)
     for name, route in routes.items():
         integration = integrations[re.sub(r"integrations/\$\{(.*)\}", r"\1", route["Target"])]
-        (function,) = re.findall(r"functions/\$\{(\w+)\.Arn\}/invocations", integration["IntegrationUri"])
-        module, _, handler = functions[function]["Handler"].rpartition(".")
         ours = ROUTES[route["RouteKey"]]
-        assert getattr(importlib.import_module(module), handler) is ours.handler
+        is_mock = integration["IntegrationType"] == "MOCK"
+        assert is_mock == (isinstance(ours.integration, Mock) and ping_function == "no")
+        if not is_mock:
+            (function,) = re.findall(r"functions/\$\{(\w+)\.Arn\}/invocations", integration["IntegrationUri"])
+            module, _, handler = functions[function]["Handler"].rpartition(".")
+            code = handlers.ping if isinstance(ours.integration, Mock) else ours.integration
+            assert getattr(importlib.import_module(module), handler) is code
         assert (f"${{{name}}}" in with_response) == (route.get("RouteResponseSelectionExpression") == "$default")
         assert (f"${{{name}}}" in with_response) == ours.response
     allowed = {each["SourceArn"].rpartition("/")[2] for each in api.of_type("AWS::Lambda::Permission").values()}
-    assert allowed == {*ROUTES, "${TokenAuthorizer}"}
+    assert allowed == {*ROUTES, "${TokenAuthorizer}"} - ({"ping"} if ping_function == "no" else set())
     for function in functions.values():
         assert function["Runtime"] == f"python{artifacts.PYTHON}"
     authorizer = importlib.import_module("routes.authorizer")
@@ -253,16 +260,15 @@ def test_every_action_has_a_reason_and_every_resource_a_name(name: str) -> None:
     assert not re.findall(r"^ +- [a-z-]+:[A-Z][A-Za-z]+$", template.text, re.MULTILINE), "an action without a reason"
 
 
-@pytest.mark.parametrize(("slow_clients", "methods"), [("close", ["DELETE", "POST"]), ("keep", ["POST"])])
-def test_the_worker_may_close_connections_only_if_it_is_configured_to(slow_clients: str, methods: list[str]) -> None:
-    worker = Template("worker", {"StageArn": "arn:stage", "SlowClients": slow_clients})
+def test_the_worker_may_post_to_connections_and_close_them_and_nothing_else() -> None:
+    worker = Template("worker", {"StageArn": "arn:stage"})
     managed = [
         resource
         for _, statement in statements(worker)
         if "execute-api:ManageConnections" in as_list(statement["Action"])
         for resource in as_list(statement["Resource"])
     ]
-    assert sorted(managed) == [f"arn:stage/{method}/@connections/*" for method in methods]
+    assert sorted(managed) == ["arn:stage/DELETE/@connections/*", "arn:stage/POST/@connections/*"]
 
 
 def test_every_skipped_check_has_a_reason() -> None:

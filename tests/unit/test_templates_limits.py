@@ -85,13 +85,13 @@ def test_the_routes_limits_add_up_to_the_clients_share() -> None:
 
 
 def test_the_rates_of_the_routes_are_in_the_order_that_the_parameter_describes() -> None:
-    api = Template("api", {"RouteRates": "1,2,3,4,5,6"})
+    api = Template("api", {"RouteRates": "1,2,3,4,5,6,7,8,9,10"})
     description = " ".join(api.parameters["RouteRates"]["Description"].split())
     (named,) = re.findall(r"of the routes (.+?), in this order", description)
     order = re.split(", | and ", named)
     settings = api.properties("Stage")["RouteSettings"]
     assert [settings[route] for route in order] == [
-        {"ThrottlingRateLimit": str(rate), "ThrottlingBurstLimit": str(rate)} for rate in range(1, 7)
+        {"ThrottlingRateLimit": str(rate), "ThrottlingBurstLimit": str(rate)} for rate in range(1, 11)
     ]
 
 
@@ -120,7 +120,8 @@ def test_old_broadcasts_alarm_in_the_queue_and_in_progress() -> None:
 
 def leading_keys(template: Template, role: str) -> Iterator[tuple[str, str]]:
     """(action, pattern of partition keys) of a role's statements on the table; `*` where any key is allowed."""
-    for policy in template.properties(role).get("Policies", []):
+    attached = [each for each in template.of_type("AWS::IAM::Policy").values() if f"${{{role}}}" in each["Roles"]]
+    for policy in [*template.properties(role).get("Policies", []), *attached]:
         for statement in policy["PolicyDocument"]["Statement"]:
             actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
             condition = statement.get("Condition", {}).get("ForAllValues:StringLike", {})
@@ -153,7 +154,7 @@ def conditions(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def test_no_function_writes_settings_or_progress_and_publish_writes_counters_alone() -> None:
-    api = Template("api", TOKENS)
+    api = Template("api", {**TOKENS, "PingFunction": "yes"})
     writes = {"PutItem", "UpdateItem", "DeleteItem", "BatchWriteItem"}
     written = {
         role: {pattern for action, pattern in leading_keys(api, role) if action.partition(":")[2] in writes}
@@ -161,9 +162,33 @@ def test_no_function_writes_settings_or_progress_and_publish_writes_counters_alo
     }
     for key in ("settings#*", "settings#lobby", "broadcast#lobby id"):
         assert not [role for role, patterns in written.items() if any(fnmatchcase(key, each) for each in patterns)]
-    assert written["PublishRole"] == written["DefaultRole"] == {"limit#*"}
+    assert written["PublishRole"] == written["DefaultRole"] == written["PingRole"] == {"limit#*"}
+    assert written["MembersRole"] == {"limit#*"}
+    assert written["CountRole"] == {"limit#*", "count#*"}
     assert written["AuthorizeRole"] == set()
     assert not {action for role in written for action, pattern in leading_keys(api, role) if pattern == "*"}
+
+
+def test_few_functions_write_to_histories_and_presence() -> None:
+    """Keys of partitions are all that a policy can tell apart: join may write a head, so it could write a message."""
+    api = Template("api", TOKENS)
+    allowed = {
+        (action.partition(":")[2], pattern, role)
+        for role in api.of_type("AWS::IAM::Role")
+        for action, pattern in leading_keys(api, role)
+    }
+    of_streams = {(action, role) for action, pattern, role in allowed if pattern == "stream#*"}
+    assert {each for each in of_streams if each[0] not in {"GetItem", "BatchGetItem", "Query"}} == {
+        ("PutItem", "JoinRole"),
+        ("PutItem", "HistoryRole"),
+    }
+    assert {each[::2] for each in allowed if each[1] == "presence#*"} == {
+        ("PutItem", "JoinRole"),
+        ("Query", "JoinRole"),
+        ("Query", "MembersRole"),
+        ("DeleteItem", "LeaveRole"),
+        ("BatchWriteItem", "DisconnectRole"),
+    }
 
 
 def test_the_worker_writes_no_settings_and_any_key_only_with_claims() -> None:
@@ -238,9 +263,9 @@ def test_the_fixed_costs_count_the_metrics_and_alarms_of_the_templates() -> None
     metrics = scaling_policy()["CustomizedMetricSpecification"]["Metrics"]
     of_scaling = 2 * (1 + sum("MetricStat" in each for each in metrics))  # target tracking: one for out, one for in
     (named,) = (name for name in rows if name.startswith("alarms"))
-    assert named == (
-        f"alarms: {alarms.count(1)} of one metric, {alarms.count(7)} of 7 metrics, 4 of scaling ({of_scaling} metrics)"
-    )
+    one, ten = alarms.count(1), alarms.count(10)
+    assert named == f"alarms: {one} of one metric, {ten} of 10 metrics, 4 of scaling ({of_scaling} metrics)"
+    assert max(alarms) == 10, "as many as CloudWatch allows in one alarm"
     assert rows[named][0] == f"{sum(alarms) + of_scaling} × 0.10"
     collected = sum(map(series, chosen_metrics(observe)))
     assert rows["metrics of the workers in CloudWatch"][0] == f"{collected} × 0.30"

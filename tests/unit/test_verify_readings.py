@@ -17,6 +17,7 @@ from deploy.verify.wire import SILENCE, Response
 FITS, DIFFERS, UNCLEAR = Verdict.FITS, Verdict.DIFFERS, Verdict.UNCLEAR
 
 OK, GONE, LIMIT = Response(200), Response(410), Response(429)
+PONG, REFERRING = '{"type":"pong"}', r'{"type":"pong","ref":"a \"quoted\" ref"}'
 
 
 def error(status: int, kind: str = "") -> Response:
@@ -89,10 +90,14 @@ READINGS: list[tuple[Callable[[], Observation], Verdict, str]] = [
     (lambda: posts.read_delete(Response(204), 1000, GONE, None), FITS, "no .disconnect follows"),
     (lambda: posts.read_delete(Response(204), None, OK, None), DIFFERS, "stays connected"),
     (lambda: posts.read_delete(error(403), None, OK, None), DIFFERS, "stays connected"),
-    (lambda: routes.read_mock('{"type": "pong"}'), FITS, "responds without a function"),
-    (lambda: routes.read_mock(None), FITS, "does not respond"),
-    (lambda: routes.read_mock('{"message": "Internal server error"}'), UNCLEAR, "something else"),
-    (lambda: routes.read_mock("pong"), UNCLEAR, "something else"),
+    (lambda: routes.read_mock(PONG, REFERRING), FITS, "responds without a function, and repeats ref"),
+    (lambda: routes.read_mock(PONG, PONG), DIFFERS, "without ref"),
+    (lambda: routes.read_mock(None, None), DIFFERS, "does not respond"),
+    (lambda: routes.read_mock(PONG, None), UNCLEAR, "something else"),
+    (lambda: routes.read_mock(REFERRING, REFERRING), UNCLEAR, "something else"),
+    (lambda: routes.read_mock(PONG, '{"type": "pong", "ref": 7}'), UNCLEAR, "something else"),
+    (lambda: routes.read_mock('{"message": "Internal server error"}', PONG), UNCLEAR, "something else"),
+    (lambda: routes.read_mock("pong", "pong"), UNCLEAR, "something else"),
     (lambda: routes.read_quiet({"nothing": ["x"], "no body": []}), FITS, "no message if the function returns no body"),
     (lambda: routes.read_quiet({"nothing": ["x"], "no body": [""]}), FITS, "a message in every case"),
     (lambda: routes.read_sizes({8: "x" * 8, 9: "x" * 9}), FITS, "Delivered whole: 8, 9"),

@@ -1,5 +1,6 @@
 """The template, the questions and the document of `deploy.verify` agree with each other and with the code."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from deploy.verify.deployment import FOLDER, TEMPLATE
 from deploy.verify.function import handler
 from deploy.verify.masking import Masker
 from deploy.verify.questions import BY_NAME, QUESTIONS
-from tests.templates import _Loader
+from tests.templates import Template, _Loader
 
 CHECKOUT = Path(__file__).parents[2]
 TEXT = (FOLDER / f"{TEMPLATE}.yaml").read_text()
@@ -97,14 +98,20 @@ def test_the_stages_and_outputs_are_those_of_the_target() -> None:
 
 
 def test_the_emulator_has_the_routes_of_the_template_with_the_same_responses() -> None:
-    """Except the mock integration, which it does not have."""
     responding = {each["RouteId"]["Ref"] for each in of_type("AWS::ApiGatewayV2::RouteResponse").values()}
     routes = {
         each["RouteKey"]: name in responding
         for name, each in of_type("AWS::ApiGatewayV2::Route").items()
-        if each["ApiId"] == {"Ref": "Api"} and each["RouteKey"] != "ping"
+        if each["ApiId"] == {"Ref": "Api"}
     }
     assert {key: route.response for key, route in local_target._ROUTES.items()} == routes
+
+
+def test_the_ping_that_is_asked_about_is_the_one_that_is_deployed() -> None:
+    deployed = Template("api").source["Resources"]
+    for asked, ours in (("MockIntegration", "PingMock"), ("MockResponse", "PingMockResponse")):
+        text = json.dumps(RESOURCES[asked]["Properties"]).replace("MockIntegration", "PingMock")
+        assert json.loads(text) == deployed[ours]["Properties"]
 
 
 def test_what_is_not_asked_here_is_a_question() -> None:

@@ -181,6 +181,33 @@ _BROADCASTS: Final = (
         runbook="sqs-dynamodb-credentials",
     ),
     graph(
+        "Messages of rooms with history",
+        "Messages appended to rooms' histories per second. Those without their payload are missing for clients that "
+        "read them again; those that the table rejected as a whole have no offset.",
+        {"{{outcome}}": "sum by (outcome) (rate(gatecast_history_messages_total[$__rate_interval]))"},
+        unit=units.CountsPerSecond,
+        runbook="sqs-dynamodb-credentials",
+    ),
+    graph(
+        "Transactions of histories",
+        "Transactions per second, and those of them that were repeated because another worker appended to the same "
+        "room first. Many repetitions: the room's messages are spread over many workers.",
+        {
+            "transactions": "sum(rate(gatecast_history_transactions_total[$__rate_interval]))",
+            "repeated": "sum(rate(gatecast_history_conflicts_total[$__rate_interval]))",
+        },
+        unit=units.CountsPerSecond,
+        runbook="sqs-dynamodb-credentials",
+    ),
+    graph(
+        "Time to append",
+        "From when a message can get its offset until it has one, with the wait for earlier transactions of its room. "
+        "Members are read after that.",
+        quantiles("gatecast_history_append_duration_seconds"),
+        unit=units.Seconds,
+        runbook="sqs-dynamodb-credentials",
+    ),
+    graph(
         "Parked and waiting",
         "Parked: broadcasts that wait only for single connections. Waiting: received broadcasts that wait for a place "
         "because their room or kind holds its share of the places.",

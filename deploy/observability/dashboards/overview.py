@@ -192,11 +192,14 @@ _CLIENTS: Final = (
     ),
     graph(
         "Gone clients",
-        "Deliveries with status 410 and removed memberships, per second; and the number of connections that stay in "
-        "the table because nothing proves that they are gone.",
+        "Deliveries with status 410, removed memberships, and connections with an expired token that were closed, had "
+        "ended or could not be closed, per second; and the number of connections that stay in the table because "
+        "nothing proves that they are gone.",
         {
             "gone": 'sum(rate(gatecast_deliveries_total{outcome="gone"}[$__rate_interval]))',
             "memberships reaped": "sum(rate(gatecast_memberships_reaped_total[$__rate_interval]))",
+            "expired token: {{outcome}}": "sum by (outcome)"
+            " (rate(gatecast_expired_connections_total[$__rate_interval]))",
             "unproven (number)": "sum(gatecast_unproven_gone)",
         },
         unit=units.Short,

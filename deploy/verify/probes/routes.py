@@ -28,26 +28,40 @@ _EXTENSIONS: Final = "sec-websocket-extensions"
 _DEFLATE: Final = "permessage-deflate"
 _ACCEPTED: Final = 101
 _WHOLE: Final = "delivered whole"
-_PONG: Final = {"type": "pong"}
+_REF: Final = 'a "quoted" ref'
 
 
 async def mock(target: Target) -> Observation:
     async with connected(target) as client:
         await client.send("ping")
-        return read_mock(await client.receive(target.durations.settle_seconds))
+        plain = await client.receive(target.durations.settle_seconds)
+        await client.send("ping", ref=_REF)
+        return read_mock(plain, await client.receive(target.durations.settle_seconds))
 
 
-def read_mock(message: str | None) -> Observation:
-    facts = (f"the client received {message if message is None else message[:160]!r}",)
-    if message is None:
-        return Observation(Verdict.FITS, "A MOCK integration does not respond on this route", facts)
-    try:
-        is_pong = json.loads(message) == _PONG
-    except ValueError:
-        is_pong = False
-    if is_pong:
-        return Observation(Verdict.FITS, "A MOCK integration responds without a function", facts)
+def read_mock(plain: str | None, referring: str | None) -> Observation:
+    """The messages after a ping, and after one with a `ref`."""
+    facts = tuple(
+        f"after a ping {kind} ref the client received {message if message is None else message[:160]!r}"
+        for kind, message in (("without", plain), ("with", referring))
+    )
+    if plain is None and referring is None:
+        return Observation(Verdict.DIFFERS, "A MOCK integration does not respond on this route", facts)
+    match _parsed(plain), _parsed(referring):
+        case {"type": "pong", **others}, {"type": "pong", "ref": ref} if not others and ref == _REF:
+            return Observation(Verdict.FITS, "A MOCK integration responds without a function, and repeats ref", facts)
+        case {"type": "pong", **others}, {"type": "pong", **more} if not others and not more:
+            return Observation(
+                Verdict.DIFFERS, "A MOCK integration responds without a function, and without ref", facts
+            )
     return Observation(Verdict.UNCLEAR, "The client received something else than the template's text", facts)
+
+
+def _parsed(message: str | None) -> Any:
+    try:
+        return json.loads(message or "")
+    except ValueError:
+        return None
 
 
 async def quiet(target: Target) -> Observation:
