@@ -17,6 +17,8 @@ Status = int | None
 
 
 FORBIDDEN = 403
+GONE = 410
+NO_CONTENT = 204
 REFERENCE_BODY = "{}"
 """The body of reference posts."""
 
@@ -24,13 +26,15 @@ REFERENCE_BODY = "{}"
 class ConnectionsEndpoint:
     """`respond(connection_id, nth_post)` gives the status of a post; by default every post is delivered. Use `serving`.
 
-    Reference posts are recognised by their body; their response is `reference_status`. Every connection can be closed.
+    Reference posts are recognised by their body; their response is `reference_status`. `close_status` gives the status
+    of a request that closes a connection.
     `methods` holds the methods of all requests. `error` is the headers and the body of every 403.
     """
 
     def __init__(self) -> None:
         self.respond: Callable[[str, int], Status] = lambda _id, _nth: 200
         self.reference_status = 410
+        self.close_status: Callable[[str], int] = lambda _id: 204
         self.error: tuple[Mapping[str, str], str] = ({}, "")
         self.latency_seconds = 0.0
         self.posts: Counter[str] = Counter()
@@ -50,8 +54,10 @@ class ConnectionsEndpoint:
             case "POST":
                 return await self._post(request, connection_id)
             case "DELETE":
-                self.closed[connection_id] += 1
-                return web.Response(status=204)
+                status = self.close_status(connection_id)
+                if status in (GONE, NO_CONTENT):
+                    self.closed[connection_id] += 1
+                return web.Response(status=status)
             case _:
                 return web.Response(status=405)
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from gatecast import table as keys
+from gatecast.frames import V1
 
 _EXPIRES_IN_SECONDS: Final = 24 * 3600
 _AGE_MS: Final = 3_600_000
@@ -31,11 +32,14 @@ def write_members(
     memberships_only: bool = False,
     joined_at_ms: int | None = None,
     expires_in_seconds: int = _EXPIRES_IN_SECONDS,
+    tokens_expire: bool = False,
+    frames: int = V1,
+    user: str | None = None,
 ) -> None:
     """Write the connection, membership and joined-room items of these members, who joined an hour ago by default.
 
     `memberships_only` is faster, and sufficient where no member is reaped. With several `shards` the room's settings
-    are written, too.
+    are written, too. If `tokens_expire`, connections expire when memberships do. A `user` is present in the room.
     """
     if joined_at_ms is None:
         joined_at_ms = int(time.time() * 1000) - _AGE_MS
@@ -46,10 +50,15 @@ def write_members(
         items.append({**keys.key(keys.settings_pk(room), keys.SETTINGS_SK), **settings})
     for each in ids:
         shard = keys.shard_of(each, shards)
-        items.append(keys.membership_item(room, shard, each, joined_at_ms=joined_at_ms, expires_at=expires_at))
+        items.append(
+            keys.membership_item(room, shard, each, joined_at_ms=joined_at_ms, expires_at=expires_at, frames=frames)
+        )
         if not memberships_only:
-            items.append(keys.connection_item(each, connected_at_ms=joined_at_ms))
-            items.append(keys.joined_room_item(each, room, shard, expires_at=expires_at))
+            ends = {"expires_at": {"N": str(expires_at)}} if tokens_expire else {}
+            items.append({**keys.connection_item(each, connected_at_ms=joined_at_ms, frames=frames), **ends})
+            items.append(keys.joined_room_item(each, room, shard, expires_at=expires_at, present_user=user))
+        if user is not None:
+            items.append(keys.presence_item(room, user, each, joined_at_ms=joined_at_ms, expires_at=expires_at))
     for start in range(0, len(items), keys.MAX_BATCH_WRITE):
         requests = [{"PutRequest": {"Item": item}} for item in items[start : start + keys.MAX_BATCH_WRITE]]
         while requests:

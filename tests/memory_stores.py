@@ -10,9 +10,12 @@ cancelled there has no effect.
 
 import asyncio
 import itertools
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
+
+from msgspec import UNSET
 
 from gatecast import table as keys
 from gatecast.broadcast import Broadcast, utf8_length
@@ -20,16 +23,21 @@ from gatecast.table import Key, SettingsItem, lenient_number
 from worker.aws.progress_item import TTL_SECONDS
 from worker.decisions.checkpoint import Checkpoint
 from worker.decisions.claims import DUPLICATE_SECONDS, Claimant, NotClaimed, Resumption, Standing, decide
+from worker.decisions.history import MAX_SHARED, Conflict, SeenHead
 from worker.decisions.parts import MAX_BATCH, MAX_BATCH_BYTES
 from worker.ports import (
     MAX_BATCH_GET,
+    Append,
     Claim,
+    Connection,
+    Count,
     DamagedProgress,
     DependencyError,
     JoinedRoom,
     Member,
     Message,
     MessageRejected,
+    NewEntry,
     Page,
     PortError,
     StaleReceipt,
@@ -42,6 +50,7 @@ Item = Mapping[str, Any]
 
 DEDUPLICATION_SECONDS: Final = 300.0
 _LONG_POLL_SECONDS: Final = 5.0
+_MAX_TOKEN_LENGTH: Final = 36
 
 
 async def no_cost(component: str, operation: str) -> None:
@@ -226,6 +235,10 @@ class TableState:
 
     def __init__(self) -> None:
         self._items: dict[str, dict[str, Item]] = {}
+        self.transactions: dict[str, Append] = {}
+        """Those that were sent, by token."""
+        self.executed: set[str] = set()
+        """The tokens of those that were executed."""
 
     def put(self, item: Item) -> None:
         self._items.setdefault(item["pk"]["S"], {})[item["sk"]["S"]] = item
@@ -270,23 +283,29 @@ class MemoryTable:
         now = self._wall_clock()
         following = self._state.query(keys.room_pk(room, shard), after=after)
         items = following[: self._page_members]
-        members = [
-            Member(item["sk"]["S"], int(_number(item, "joined_at_ms", 0)))
-            for item in items
-            if _number(item, "expires_at", now + 1) > now
-        ]
-        return Page(members, items[-1]["sk"]["S"] if len(following) > len(items) else None)
+        members: list[Member] = []
+        expired: list[Member] = []
+        for item in items:
+            member = Member(item["sk"]["S"], int(_number(item, "joined_at_ms", 0)), keys.frames_of(item))
+            (expired if _number(item, "expires_at", now + 1) <= now else members).append(member)
+        return Page(members, items[-1]["sk"]["S"] if len(following) > len(items) else None, expired)
 
     async def settings(self, names: Sequence[str]) -> Sequence[SettingsItem | DependencyError]:
         assert len(names) <= MAX_BATCH_GET
         await self._before_call("table", "settings")
         return [SettingsItem.from_item(self._state.get(keys.settings_pk(each), keys.SETTINGS_SK)) for each in names]
 
-    async def connected_at_ms(self, connection_ids: Sequence[str]) -> dict[str, int]:
+    async def connections(self, connection_ids: Sequence[str]) -> dict[str, Connection]:
         assert len(connection_ids) <= MAX_BATCH_GET
-        await self._before_call("table", "connected_at_ms")
+        await self._before_call("table", "connections")
         items = {each: self._state.get(keys.connection_pk(each), keys.CONNECTION_SK) for each in connection_ids}
-        return {each: int(_number(item, "connected_at_ms", 0)) for each, item in items.items() if item is not None}
+        return {
+            each: Connection(
+                int(_number(item, "connected_at_ms", 0)), keys.frames_of(item), _number(item, "expires_at", math.inf)
+            )
+            for each, item in items.items()
+            if item is not None
+        }
 
     async def remove_connections(self, connection_ids: Sequence[str]) -> list[str]:
         doomed = [keys.key(keys.connection_pk(each), keys.CONNECTION_SK) for each in connection_ids]
@@ -297,7 +316,9 @@ class MemoryTable:
         await self._before_call("table", "joined_rooms")
         items = self._state.query(keys.connection_pk(connection_id), prefix=keys.JOINED_ROOM_PREFIX)
         return [
-            JoinedRoom(item["sk"]["S"].removeprefix(keys.JOINED_ROOM_PREFIX), keys.shard_of_item(item))
+            JoinedRoom(
+                item["sk"]["S"].removeprefix(keys.JOINED_ROOM_PREFIX), keys.shard_of_item(item), keys.present_user(item)
+            )
             for item in items
         ]
 
@@ -311,6 +332,29 @@ class MemoryTable:
         for key in doomed[processed_from:]:
             self._state.delete(key)
         return list(doomed[:processed_from])
+
+
+class MemoryPresence:
+    """A `PresenceStore` on a TableState. `wall_clock` gives seconds since the epoch."""
+
+    def __init__(
+        self, state: TableState, *, wall_clock: Callable[[], float], before_call: BeforeCall = no_cost
+    ) -> None:
+        self._state = state
+        self._wall_clock = wall_clock
+        self._before_call = before_call
+
+    async def is_present(self, room: str, user: str) -> bool:
+        await self._before_call("table", "is_present")
+        items = self._state.query(keys.presence_pk(room), prefix=keys.presence_sk(user, ""))
+        return any(_number(item, "expires_at", math.inf) > self._wall_clock() for item in items)
+
+    async def write_counts(self, counts: Sequence[Count]) -> None:
+        assert 1 <= len(counts) <= keys.MAX_BATCH_WRITE
+        assert len({(each.room, each.shard) for each in counts}) == len(counts), "a duplicate key fails the whole call"
+        await self._before_call("table", "write_counts")
+        for room, shard, members, counted_at_ms in counts:
+            self._state.put(keys.count_item(room, shard, members=members, counted_at_ms=counted_at_ms))
 
 
 def _number(item: Item, attribute: str, default: float) -> float:
@@ -333,6 +377,8 @@ class ProgressItem:
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     progressed_at: int | None = None
     """The receive count at which a member last had an outcome, or until which receives do not count."""
+    offset: int | None = None
+    """In the room's history."""
     unreadable_claims: int = 0
     """How many of the next claims find the item damaged."""
 
@@ -372,13 +418,14 @@ class MemoryProgress:
         item = self._items.setdefault(key, ProgressItem())
         if item.unreadable_claims:
             item.unreadable_claims -= 1
-            raise DamagedProgress(key[0])
+            raise DamagedProgress(key[0], item.offset)
         now = int(self._wall_clock())
         verdict = decide(item.standing(now), claimant, now)
         if isinstance(verdict, NotClaimed):
             return verdict
         if verdict is Resumption.FROM_START:
             item.checkpoint = Checkpoint()
+            item.offset = None
             item.completed = False
         if item.message_id not in (None, claimant.message_id):
             item.progressed_at = (
@@ -399,6 +446,7 @@ class MemoryProgress:
             claimant.receive_count,
             item.checkpoint,
             claimant.receive_count - item.progressed_at,
+            item.offset,
         )
 
     async def complete(self, claims: Sequence[Claim]) -> list[Claim]:
@@ -411,16 +459,19 @@ class MemoryProgress:
             )
         return []
 
-    async def delete(self, broadcast: Broadcast) -> None:
-        await self._before_call("progress", "delete")
+    async def reset(self, broadcast: Broadcast) -> None:
+        await self._before_call("progress", "reset")
         self._items.pop(progress_key(broadcast), None)
+        if broadcast.offset is not UNSET:
+            expires_at = int(self._wall_clock()) + TTL_SECONDS
+            self._items[progress_key(broadcast)] = ProgressItem(expires_at=expires_at, offset=broadcast.offset)
 
     async def write_checkpoint(self, claim: Claim, checkpoint: Checkpoint, *, made_progress: bool) -> bool:
         await self._before_call("progress", "write_checkpoint")
         item = self._items.get(_key(claim))
         if item is None or item.claim_id != claim.claim_id:
             return False
-        item.checkpoint = Checkpoint.decode(checkpoint.cursor, checkpoint.encode_pending())
+        item.checkpoint = Checkpoint.decode(checkpoint.cursor, checkpoint.encode_pending(), checkpoint.encode_v2())
         item.seen_at = int(self._wall_clock())
         if made_progress:
             item.progressed_at = claim.receive_count
@@ -435,6 +486,69 @@ class MemoryProgress:
         item.claim_id = ""
         item.receive_count = 0
         return True
+
+
+class MemoryStream:
+    """A `StreamStore` on a TableState and ProgressItems.
+
+    `after_call` is awaited after a call has taken effect: what it raises is as a response that is lost.
+    """
+
+    def __init__(
+        self,
+        state: TableState,
+        progress: ProgressItems,
+        *,
+        before_call: BeforeCall = no_cost,
+        after_call: BeforeCall = no_cost,
+    ) -> None:
+        self._state = state
+        self._progress = progress
+        self._before_call = before_call
+        self._after_call = after_call
+
+    async def head(self, room: str) -> SeenHead:
+        await self._before_call("stream", "head")
+        return SeenHead((self._head_item(room) or {}).get("offset"))
+
+    async def append(self, request: Append) -> Conflict | None:
+        await self._before_call("stream", "append")
+        assert 1 <= len(request.token) <= _MAX_TOKEN_LENGTH
+        assert len({_key(entry.claim) for entry in request.entries}) == len(request.entries) <= MAX_SHARED
+        assert self._state.transactions.setdefault(request.token, request) == request, "the token of another one"
+        conflict = None if request.token in self._state.executed else self._execute(request)
+        if conflict is None:
+            self._state.executed.add(request.token)
+        await self._after_call("stream", "append")
+        return conflict
+
+    def _head_item(self, room: str) -> Item | None:
+        return self._state.get(keys.stream_pk(room), keys.HEAD_SK)
+
+    def _execute(self, request: Append) -> Conflict | None:
+        head = self._head_item(request.room)
+        head_changed = (head or {}).get("offset") != request.head.stored
+        occupied = {number for number, entry in enumerate(request.entries) if self._entry(entry) is not None}
+        recorded: dict[int, int] = {}
+        taken_over = set()
+        for number, entry in enumerate(request.entries):
+            item = self._progress.get(_key(entry.claim))
+            if item is None or item.completed or item.claim_id != entry.claim.claim_id:
+                taken_over.add(number)
+            elif item.offset is not None:
+                recorded[number] = item.offset
+        if head_changed or occupied or recorded or taken_over:
+            seen = SeenHead(head.get("offset")) if head_changed and head is not None else None
+            return Conflict(seen, head_changed, frozenset(occupied), recorded, frozenset(taken_over))
+        for entry in request.entries:
+            self._state.put(entry.item)
+            self._progress[_key(entry.claim)].offset = entry.offset
+        offset = {"N": str(request.entries[-1].offset)}
+        self._state.put({**keys.key(keys.stream_pk(request.room), keys.HEAD_SK), **(head or {}), "offset": offset})
+        return None
+
+    def _entry(self, entry: NewEntry) -> Item | None:
+        return self._state.get(entry.item["pk"]["S"], entry.item["sk"]["S"])
 
 
 def _key(claim: Claim) -> tuple[str, str]:

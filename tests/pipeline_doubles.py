@@ -5,22 +5,38 @@ from collections.abc import Awaitable, Sequence
 from typing import Any, cast
 
 from gatecast import Broadcast, encode
+from gatecast.frames import V1
 from gatecast.table import SettingsItem
 from tests.simulation import EPOCH
 from worker.decisions.checkpoint import Checkpoint
 from worker.decisions.claims import Claimant, NotClaimed
+from worker.decisions.history import Conflict, SeenHead
 from worker.decisions.outcome import Outcome
 from worker.delivery.engine import DeliveryEngine
 from worker.delivery.fanout import Delivery, Fanout
 from worker.observe.health import Health
 from worker.observe.metrics import Metrics
 from worker.pipeline.capacity import Capacity, Place
+from worker.pipeline.closer import Closer
+from worker.pipeline.counts import Counts
 from worker.pipeline.dead_letters import DeadLetters
 from worker.pipeline.lease import Lease
+from worker.pipeline.presence import Announcement, Announcer
 from worker.pipeline.reaper import Reaper
 from worker.pipeline.run import Services
 from worker.pipeline.sender import Sender
-from worker.ports import Claim, DependencyError, Member, MemberTable, Message, MessageQueue, Page, PortError
+from worker.ports import (
+    Append,
+    Claim,
+    Connection,
+    DependencyError,
+    Member,
+    MemberTable,
+    Message,
+    MessageQueue,
+    Page,
+    PortError,
+)
 
 VISIBILITY_SECONDS = 30
 
@@ -49,9 +65,15 @@ def place() -> Place:
     return Capacity(1).reserve("room")
 
 
-def claim(*, start: Checkpoint | None = None, receives_without_progress: int = 1) -> Claim:
-    key = {"pk": {"S": "broadcast"}, "sk": {"S": "part"}}
-    return Claim(key, "m", "m/1", 1, start or Checkpoint(), receives_without_progress)
+def claim(
+    *,
+    start: Checkpoint | None = None,
+    receives_without_progress: int = 1,
+    offset: int | None = None,
+    name: str = "broadcast",
+) -> Claim:
+    key = {"pk": {"S": name}, "sk": {"S": "part"}}
+    return Claim(key, "m", "m/1", 1, start or Checkpoint(), receives_without_progress, offset)
 
 
 class FakeQueue:
@@ -92,13 +114,20 @@ class FakeQueue:
 
 
 class FakeTable:
-    """One room with `members`, in pages of `page_size`. Records the reads of pages and counts those of settings."""
+    """One room with `members`, in pages of `page_size`. Records the reads of pages and counts those of settings.
+
+    `frames` has the dialects of members and other connections that use v2, `expired` the members with an expired token.
+    """
 
     def __init__(self, *members: str, page_size: int = 100, shards: int = 1) -> None:
         self.members = sorted(members)
         self.page_size = page_size
         self.shards = shards
+        self.history_seconds: int | None = None
+        self.frames: dict[str, int] = {}
+        self.expired: list[str] = []
         self.pages_read: list[str] = []
+        self.connections_read: list[list[str]] = []
         self.settings_read = 0
 
     def begin_page(self, room: str, shard: int, after: str = "") -> Awaitable[Page]:
@@ -108,15 +137,18 @@ class FakeTable:
         following = [member for member in self.members if member > after]
         ids = following[: self.page_size]
         page: asyncio.Future[Page] = asyncio.get_running_loop().create_future()
-        page.set_result(Page([Member(each, 0) for each in ids], ids[-1] if len(following) > len(ids) else None))
+        members = [Member(each, 0, self.frames.get(each, V1)) for each in ids]
+        expired = [Member(each, 0) for each in self.expired]
+        page.set_result(Page(members, ids[-1] if len(following) > len(ids) else None, expired))
         return page
 
     async def settings(self, names: Sequence[str]) -> Sequence[SettingsItem | DependencyError]:
         self.settings_read += 1
-        return [SettingsItem(shards=self.shards)] * len(names)
+        return [SettingsItem(shards=self.shards, history_seconds=self.history_seconds)] * len(names)
 
-    async def connected_at_ms(self, connection_ids: Sequence[str]) -> dict[str, int]:
-        return dict.fromkeys(connection_ids, 0)
+    async def connections(self, connection_ids: Sequence[str]) -> dict[str, Connection]:
+        self.connections_read.append(list(connection_ids))
+        return {each: Connection(0, self.frames.get(each, V1)) for each in connection_ids}
 
 
 class FakeProgress:
@@ -129,7 +161,7 @@ class FakeProgress:
         self.checkpoints: list[tuple[Checkpoint, bool]] = []
         self.completed: list[Claim] = []
         self.released = 0
-        self.deleted = 0
+        self.resets = 0
 
     async def claim(self, broadcast: Broadcast, claimant: Claimant) -> Claim | NotClaimed:
         assert broadcast.id
@@ -153,9 +185,38 @@ class FakeProgress:
         self.released += 1
         return self.held
 
-    async def delete(self, broadcast: Broadcast) -> None:
+    async def reset(self, broadcast: Broadcast) -> None:
         assert broadcast.id
-        self.deleted += 1
+        self.resets += 1
+
+
+class FakeStream:
+    """A room's stream whose appends have these results, or raise them; then they succeed. Its head is `at`."""
+
+    def __init__(self, *results: Conflict | Exception | None, at: int | None = None) -> None:
+        self.results = list(results)
+        self.seen = SeenHead(None) if at is None else SeenHead.at(at)
+        self.heads_read = 0
+        self.appends: list[Append] = []
+
+    async def head(self, room: str) -> SeenHead:
+        assert room
+        self.heads_read += 1
+        await asyncio.sleep(0.001)
+        return self.seen
+
+    async def append(self, request: Append) -> Conflict | None:
+        self.appends.append(request)
+        await asyncio.sleep(0.005)
+        result = self.results.pop(0) if self.results else None
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    @property
+    def entries(self) -> list[tuple[str, int]]:
+        """Of the latest transaction: ids and offsets."""
+        return [(entry.item["id"]["S"], entry.offset) for entry in self.appends[-1].entries]
 
 
 class FakeEngine:
@@ -202,6 +263,34 @@ class FakeReaper:
         self.offered.append(connection_id)
 
 
+class FakeCloser:
+    def __init__(self) -> None:
+        self.offered: list[str] = []
+
+    def offer(self, expired: Sequence[Member], found_in: object) -> None:
+        assert found_in
+        self.offered += [member.connection_id for member in expired]
+
+
+class FakeAnnouncer:
+    """Every broadcast is delivered as `result` says."""
+
+    def __init__(self) -> None:
+        self.result: Announcement | None = Announcement()
+
+    async def announcement(self, broadcast: Broadcast) -> Announcement | None:
+        assert broadcast.id
+        return self.result
+
+
+class FakeCounts:
+    def __init__(self) -> None:
+        self.counted: list[tuple[str, int, int]] = []
+
+    def read(self, room: str, shard: int, members: int) -> None:
+        self.counted.append((room, shard, members))
+
+
 class Pipeline:
     """The fakes together, and `services` made of them. `dead_letters` is None for a worker without such a queue."""
 
@@ -219,6 +308,9 @@ class Pipeline:
         self.queue = FakeQueue(url=url)
         self.engine = FakeEngine(delivers=delivers)
         self.reaper = FakeReaper()
+        self.closer = FakeCloser()
+        self.announcer = FakeAnnouncer()
+        self.counts = FakeCounts()
         self.health = Health(clock=now)
         self.metrics = Metrics(self.health)
         self.services = Services(
@@ -228,6 +320,9 @@ class Pipeline:
             dead_letters=DeadLetters(cast("MessageQueue | None", dead_letters), self.health, self.metrics.dead_letters),
             engine=cast(DeliveryEngine, self.engine),
             reaper=cast(Reaper, self.reaper),
+            closer=cast(Closer, self.closer),
+            announcer=cast(Announcer, self.announcer),
+            counts=cast(Counts, self.counts),
             health=self.health,
             metrics=self.metrics,
             clock=now,

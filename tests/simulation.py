@@ -19,10 +19,13 @@ from urllib.parse import unquote
 
 from gatecast import table as keys
 from gatecast.broadcast import Broadcast
+from gatecast.frames import V1
 from gatecast.publisher import queue_message
 from tests.memory_stores import (
+    MemoryPresence,
     MemoryProgress,
     MemoryQueue,
+    MemoryStream,
     MemoryTable,
     ProgressItems,
     QueueState,
@@ -32,7 +35,7 @@ from tests.memory_stores import (
 from worker.delivery.engine import Exchange
 from worker.observe.health import Health
 from worker.observe.metrics import Metrics
-from worker.ports import DependencyError
+from worker.ports import DependencyError, NoResponse
 from worker.settings import Settings, SlowClients
 from worker.transport.pool import ExchangeHandler, Pool
 from worker.transport.responses import Response
@@ -50,6 +53,10 @@ _FAULTS = {
     ("queue", "send"): "send",
     ("dead_letter_queue", "send"): "dead letters",
     ("table", "begin_page"): "page",
+    ("table", "connections"): "page",
+    ("table", "delete_batch"): "deletions",
+    ("table", "is_present"): "presence",
+    ("stream", "append"): "append",
 }
 """The faults of `World.broken` that affect single operations."""
 
@@ -105,7 +112,8 @@ class World:
     """How far the workers' wall clocks are ahead, in seconds."""
     broken: set[str] = field(default_factory=set)
     """What fails now: "queue", "table", or single operations: "lease" (extensions), "delete", "send", "dead letters",
-    "page". With "letters rejected" the dead-letter queue rejects every message.
+    "page", "deletions", "presence", "append", "responses" (half of those to appends). With "letters rejected" the
+    dead-letter queue rejects every message.
     """
     named: set[str] = field(default_factory=set)
     """The connections that exist or existed: members, and those that a broadcast named."""
@@ -114,6 +122,13 @@ class World:
     received: dict[str, list[tuple[float, str]]] = field(default_factory=dict)
     """By connection: the times and payloads of its messages."""
     closed: Counter[str] = field(default_factory=Counter)
+    """How often each connection that a worker closed was closed."""
+    close_status: Callable[[str], int | None] = lambda _id: 204
+    """The status of a request that closes a connection, by its id; with any but 204 it stays open."""
+    close_latency: float | None = None
+    """Seconds until the response to a request that closes a connection, if not as for a post."""
+    ended: set[str] = field(default_factory=set)
+    """Connections that have ended otherwise."""
 
     def __post_init__(self) -> None:
         self.queue = QueueState(
@@ -158,21 +173,62 @@ class World:
     def _true_time(self) -> float:
         return EPOCH + self.now()
 
-    def add_members(self, room: str, members: Mapping[str, int] | Iterable[str], *, shard: int = 0) -> None:
-        """Connect these clients and let them join the room. The times when they joined are in a mapping's values, in
-        milliseconds since the epoch; the default is an hour before the start.
+    def add_members(
+        self, room: str, members: Mapping[str, int] | Iterable[str], *, shard: int = 0, frames: int = V1
+    ) -> None:
+        """Connect these clients, which use the dialect `frames`, and let them join the room. The times when they joined
+        are in a mapping's values, in milliseconds since the epoch; the default is an hour before the start.
         """
         joined = members if isinstance(members, Mapping) else dict.fromkeys(members, LONG_AGO_MS)
         for each, joined_at_ms in joined.items():
-            self.table.put(keys.connection_item(each, connected_at_ms=joined_at_ms))
-            self.table.put(keys.membership_item(room, shard, each, joined_at_ms=joined_at_ms, expires_at=_EXPIRES_AT))
+            self.table.put(keys.connection_item(each, connected_at_ms=joined_at_ms, frames=frames))
+            self.table.put(
+                keys.membership_item(
+                    room, shard, each, joined_at_ms=joined_at_ms, expires_at=_EXPIRES_AT, frames=frames
+                )
+            )
             self.table.put(keys.joined_room_item(each, room, shard, expires_at=_EXPIRES_AT))
         self._connected.update(joined)
         self.named.update(joined)
 
+    def enter(self, room: str, user: str, connection_id: str) -> None:
+        """Let a member be present in the room as this user."""
+        joined_room = self.table.get(keys.connection_pk(connection_id), keys.joined_room_sk(room))
+        assert joined_room is not None
+        self.table.put({**joined_room, "present": {"S": user}})
+        self.table.put(keys.presence_item(room, user, connection_id, joined_at_ms=LONG_AGO_MS, expires_at=_EXPIRES_AT))
+
+    def present(self, room: str) -> set[str]:
+        """The users who are present in the room."""
+        return {item["sk"]["S"].partition(" ")[0] for item in self.table.query(keys.presence_pk(room))}
+
+    def add_connections(self, connections: Iterable[str]) -> None:
+        """Write these clients' connection items, which expire an hour from the start."""
+        for each in connections:
+            self.table.put(keys.connection_item(each, connected_at_ms=LONG_AGO_MS))
+
+    def expire(self, members: Iterable[str], room: str = "room", *, shard: int = 0, seconds: float = 600) -> None:
+        """Let the tokens of these members have expired, this number of seconds before the start."""
+        for each in members:
+            pk = keys.connection_pk(each)
+            item_keys = ((pk, keys.CONNECTION_SK), (pk, keys.joined_room_sk(room)), (keys.room_pk(room, shard), each))
+            for item in [self.table.get(*item_key) for item_key in item_keys]:
+                assert item is not None
+                self.table.put({**item, "expires_at": {"N": str(int(EPOCH - seconds))}})
+
     def set_shards(self, room: str, shards: int) -> None:
         """From now on the room is read in this number of shards."""
-        self.table.put({**keys.key(keys.settings_pk(room), keys.SETTINGS_SK), "shards": {"N": str(shards)}})
+        self.set(room, shards=shards)
+
+    def set(self, room: str, **numbers: int) -> None:
+        """Write the room's settings item."""
+        settings = {name: {"N": str(number)} for name, number in numbers.items()}
+        self.table.put({**keys.key(keys.settings_pk(room), keys.SETTINGS_SK), **settings})
+
+    def history(self, room: str) -> dict[int, str]:
+        """The ids of the messages in the room's history, by offset."""
+        items = self.table.query(keys.stream_pk(room), prefix=keys.ENTRY_PREFIX)
+        return {int(item["sk"]["S"].removeprefix(keys.ENTRY_PREFIX)): item["id"]["S"] for item in items}
 
     def publish(self, broadcast: Broadcast) -> None:
         self.named.update(broadcast.connections or ())
@@ -248,6 +304,10 @@ class SimulatedWorker:
             ),
             table=MemoryTable(world.table, wall_clock=world.wall_clock, before_call=self._before_call),
             progress=MemoryProgress(world.progress, wall_clock=world.wall_clock, before_call=self._before_call),
+            stream=MemoryStream(
+                world.table, world.progress, before_call=self._before_call, after_call=self._lose_response
+            ),
+            presence=MemoryPresence(world.table, wall_clock=world.wall_clock, before_call=self._before_call),
             signer=signer,
             pool=lambda handler: cast(Pool[Exchange], MemoryPool(self, handler)),
             clock=world.now,
@@ -268,6 +328,13 @@ class SimulatedWorker:
         if ("queue" if component.endswith("queue") else "table") in broken:
             await self._pause(0.5)
             raise DependencyError("broken")
+
+    async def _lose_response(self, component: str, operation: str) -> None:
+        """While "responses" are broken, half of the responses to transactions are lost after these were executed."""
+        del component, operation
+        if "responses" in self.world.broken and self.world.rng.random() < 1 / 2:
+            await self._pause(0.1)
+            raise NoResponse("lost")
 
     async def _pause(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -357,9 +424,12 @@ class MemoryPool:
         connection_id = unquote(request.split(b" ", 2)[1].decode().rpartition("/")[2])
         if connection_id not in world.named:
             status = world.reference_status()
+        elif connection_id in world.ended:
+            status = 410
         elif request.startswith(b"DELETE "):
-            world.closed[connection_id] += 1
-            status = 204
+            status = 410 if connection_id in world.closed else world.close_status(connection_id)
+            if status in (204, 410):
+                world.closed[connection_id] += 1
         elif connection_id in world.closed:
             status = 410
         else:
@@ -368,7 +438,9 @@ class MemoryPool:
             if status == 200:
                 world.delivered[connection_id] += 1
                 world.received.setdefault(connection_id, []).append((now, request.rpartition(b"\r\n")[2].decode()))
-        heapq.heappush(self._responses, (now + world.latency(), next(self._sequence), now, exchange, status))
+        is_slow = request.startswith(b"DELETE ") and world.close_latency is not None
+        latency = float(world.close_latency or 0) if is_slow else world.latency()
+        heapq.heappush(self._responses, (now + latency, next(self._sequence), now, exchange, status))
 
     def poll(self, now: float) -> None:
         plain: list[Exchange] = []

@@ -3,14 +3,17 @@
 A call that fails raises DependencyError and may succeed when it is retried. Other errors are documented per call.
 """
 
+import math
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
 from gatecast.broadcast import Broadcast
-from gatecast.table import Key, SettingsItem
+from gatecast.frames import V1
+from gatecast.table import Item, Key, SettingsItem
 from worker.decisions.checkpoint import Checkpoint
 from worker.decisions.claims import Claimant, NotClaimed
+from worker.decisions.history import Conflict, SeenHead
 
 MAX_BATCH_GET: Final = 100
 
@@ -30,27 +33,41 @@ class Message:
 
 
 class Member(NamedTuple):
-    """A connection to reach. `joined_at_ms` is None if it must be looked up before a 410 is trusted."""
+    """A connection to reach. `joined_at_ms` is None if it must be looked up before a 410 is trusted.
+
+    `frames` is its dialect (`gatecast.frames.V1` or `V2`).
+    """
 
     connection_id: str
     joined_at_ms: int | None
+    frames: int = V1
+
+
+class Connection(NamedTuple):
+    """What a connection's item says. It expires at `expires_at`, in seconds since the epoch; infinity if unknown."""
+
+    connected_at_ms: int
+    frames: int = V1
+    expires_at: float = math.inf
 
 
 class Page(NamedTuple):
-    """Members of a room's shard in key order, without expired ones.
+    """Members in key order. `expired` are those among them whose membership has expired: they are not in `members`.
 
     `after` is the key that the next page starts after; None on the last page.
     """
 
     members: Sequence[Member]
     after: str | None
+    expired: Sequence[Member] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
     """This worker's claim on a broadcast.
 
-    `receives_without_progress` counts the receives since the last one that made progress, including this one.
+    `receives_without_progress` counts the receives since the last one that made progress, including this one. `offset`
+    is the broadcast's position in its room's history, if it has got one already.
     """
 
     key: Key
@@ -59,10 +76,39 @@ class Claim:
     receive_count: int
     start: Checkpoint
     receives_without_progress: int
+    offset: int | None = None
+
+
+class NewEntry(NamedTuple):
+    """A message to append to its room's history: `item` is its stream entry, `claim` that on its broadcast."""
+
+    offset: int
+    item: Item
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """A transaction that appends entries with ascending offsets to a room's history if its head is the expected one.
+
+    `token` is the same only for the same transaction: DynamoDB executes it once, even if its response is lost.
+    """
+
+    room: str
+    head: SeenHead
+    entries: Sequence[NewEntry]
+    token: str
 
 
 class DamagedProgress(Exception):
-    """The progress item cannot be read, and retrying does not help. The argument is its partition key."""
+    """The progress item cannot be read, and retrying does not help. The first argument is its partition key.
+
+    `offset` is the broadcast's offset, if the item contains one that can be read.
+    """
+
+    def __init__(self, pk: str, offset: int | None = None) -> None:
+        super().__init__(pk)
+        self.offset = offset
 
 
 class PortError(Exception):
@@ -94,11 +140,28 @@ class MessageRejected(PortError):
     """The queue rejects the message itself, so that retrying is pointless."""
 
 
+class EntryRejected(PortError):
+    """The table never accepts this transaction, so that retrying it is pointless."""
+
+
 class JoinedRoom(NamedTuple):
-    """A room that a connection has joined; `shard` is None if the table does not say which one."""
+    """A room that a connection has joined; `shard` is None if the table does not say which one.
+
+    `present` is the user of the presence item that belongs to it, if the room has presence.
+    """
 
     room: str
     shard: int | None
+    present: str | None = None
+
+
+class Count(NamedTuple):
+    """How many members a room's shard had at a time in milliseconds since the epoch."""
+
+    room: str
+    shard: int
+    members: int
+    counted_at_ms: int
 
 
 class MessageQueue(Protocol):
@@ -139,8 +202,8 @@ class MemberTable(Protocol):
     async def settings(self, names: Sequence[str]) -> Sequence[SettingsItem | DependencyError]:
         """At most 100 settings items, in order of their names; an error for each that could not be read this time."""
 
-    async def connected_at_ms(self, connection_ids: Sequence[str]) -> dict[str, int]:
-        """When these connections (at most 100) were established, by id; those without an item are omitted."""
+    async def connections(self, connection_ids: Sequence[str]) -> dict[str, Connection]:
+        """The items of these connections (at most 100) by id, read consistently; those without an item are omitted."""
 
     async def remove_connections(self, connection_ids: Sequence[str]) -> list[str]:
         """Delete these connections' items (at most 25), so that none of them can join any more.
@@ -155,6 +218,16 @@ class MemberTable(Protocol):
         """Delete the items with these keys (at most 25, all different). Returns the keys that were not processed."""
 
 
+class PresenceStore(Protocol):
+    """Who is present in a room, and how many members it has."""
+
+    async def is_present(self, room: str, user: str) -> bool:
+        """Whether any presence item of this user in the room has not expired, read consistently."""
+
+    async def write_counts(self, counts: Sequence[Count]) -> None:
+        """Write these counts (at most 25, of different shards). Some may be dropped without an error."""
+
+
 class ProgressStore(Protocol):
     """Claims, checkpoints and completions."""
 
@@ -164,8 +237,8 @@ class ProgressStore(Protocol):
     async def complete(self, claims: Sequence[Claim]) -> list[Claim]:
         """Record these broadcasts (at most 25) as completed. Returns the claims that were not processed."""
 
-    async def delete(self, broadcast: Broadcast) -> None:
-        """Delete the broadcast's progress item. Only for one that is damaged."""
+    async def reset(self, broadcast: Broadcast) -> None:
+        """Delete the broadcast's progress item, except for the broadcast's offset. Only for one that is damaged."""
 
     async def write_checkpoint(self, claim: Claim, checkpoint: Checkpoint, *, made_progress: bool) -> bool:
         """Returns False if the broadcast has been taken over: this worker must then stop working on it.
@@ -177,4 +250,18 @@ class ProgressStore(Protocol):
         """Release the claim, so that any message may claim the broadcast and resume from its checkpoint.
 
         Idempotent. Returns False if the broadcast has been taken over.
+        """
+
+
+class StreamStore(Protocol):
+    """Rooms' histories."""
+
+    async def head(self, room: str) -> SeenHead:
+        """The room's head, read consistently."""
+
+    async def append(self, request: Append) -> Conflict | None:
+        """Execute the transaction. Returns why it was not executed, or None if it was. Raises EntryRejected.
+
+        After a DependencyError it may have been executed. With the same token it is executed only once; a repetition
+        without effect returns None, or a Conflict that contains the recorded offsets.
         """

@@ -2,9 +2,10 @@
 
 It reads GATECAST_DEAD_LETTER_QUEUE_URL, sends every broadcast that the worker put there to GATECAST_QUEUE_URL, and
 deletes it from the dead-letter queue only when SQS has accepted it. It may be interrupted and repeated: a broadcast
-that is sent twice has the same id and part, so the second one is a duplicate. Poison messages, and messages that SQS
-itself moved (no `reason`), are skipped, because a person should look at these first. It prints one line per message,
-without its payload; where no publisher has set a time, the age is that of the queue message.
+that is sent twice has the same id and part, so the second one is a duplicate. Poison messages, messages that SQS itself
+moved (no `reason`), and broadcasts whose frame is too large to be posted are skipped, because a person should look at
+these first. It prints one line per message, without its payload; where no publisher has set a time, the age is that of
+the queue message.
 
 A FIFO queue that received the same broadcast within five minutes would drop it as a duplicate, and it would be lost.
 Therefore the deduplication id includes the dead letter's own message id: a dead letter that is sent twice is stored
@@ -22,16 +23,19 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gatecast.broadcast import Broadcast, InvalidBroadcast, decode
+from gatecast.frames import MAX_FRAME_BYTES
 from gatecast.printable import printable
 from gatecast.publisher import is_fifo, queue_message
 from worker.aws.errors import SDK_ERRORS, sdk_errors
 from worker.aws.session import find_session
+from worker.pipeline.dead_letters import TOO_LARGE
 from worker.ports import DependencyError, MessageRejected
 from worker.queue_check import is_same_queue
 from worker.settings import ConfigurationError
 
 REASONS: Final = ("undelivered", "rejected", "receives", "damaged")
-"""The reasons that the worker gives for broadcasts it has given up."""
+"""The reasons that the worker gives for broadcasts that may succeed when they are sent again."""
+_TOO_LARGE: Final = f"too_large: clients that use v2 would receive more than {MAX_FRAME_BYTES:,} bytes"
 _BATCH: Final = 10
 _VISIBILITY_SECONDS: Final = 600
 """How long handled messages stay invisible; those that were not sent are released at the end."""
@@ -125,7 +129,7 @@ class Redrive:
         reason = message.get("MessageAttributes", {}).get("reason", {}).get("StringValue", "no reason")
         broadcast = _broadcast(message["Body"])
         if broadcast is None or reason not in REASONS:
-            self._skip(message, reason)
+            self._skip(message, _TOO_LARGE if reason == TOO_LARGE else reason)
         elif self._dry_run:
             self._count_sent(message, reason)
         else:

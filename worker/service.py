@@ -18,9 +18,11 @@ import structlog
 from aiobotocore.session import AioSession
 
 from worker.aws.json_service import JsonService
+from worker.aws.presence import PresenceTable
 from worker.aws.progress import Progress
 from worker.aws.queue import Queue
 from worker.aws.session import AwsServices, CredentialsKeeper, find_services, session_region, tls_context
+from worker.aws.stream import Stream
 from worker.aws.table import Table
 from worker.observe.admin_server import AdminServer
 from worker.observe.damaged_items import DamagedItems
@@ -98,6 +100,8 @@ def _make_adapters(
         dead_letter_queue=Queue(services.sqs, dead_letter_url) if dead_letter_url else None,
         table=Table(services.dynamodb, settings.table, damaged=DamagedItems(metrics.damaged_items)),
         progress=Progress(services.dynamodb, settings.table),
+        stream=Stream(services.dynamodb, settings.table),
+        presence=PresenceTable(services.dynamodb, settings.table),
         signer=Signer(address, session_region(session), "execute-api"),
         pool=lambda handler: Pool(
             address,

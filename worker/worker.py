@@ -19,16 +19,21 @@ from worker.observe.health import Health
 from worker.observe.metrics import Metrics
 from worker.pipeline.broadcaster import Broadcaster
 from worker.pipeline.capacity import Capacity
+from worker.pipeline.closer import Closer
 from worker.pipeline.completions import Completions
 from worker.pipeline.consumer import Consumer
+from worker.pipeline.counts import Counts
 from worker.pipeline.dead_letters import DeadLetters
+from worker.pipeline.departures import Departures
+from worker.pipeline.history import History
 from worker.pipeline.lease import LeaseKeeper
+from worker.pipeline.presence import Announcer
 from worker.pipeline.queue_depth import poll_depth
 from worker.pipeline.reaper import Reaper
 from worker.pipeline.room_settings import RoomSettingsCache
 from worker.pipeline.run import Services
 from worker.pipeline.sender import Sender
-from worker.ports import MemberTable, MessageQueue, ProgressStore
+from worker.ports import MemberTable, MessageQueue, PresenceStore, ProgressStore, StreamStore
 from worker.resilience import retry_forever
 from worker.settings import Settings
 from worker.transport.pool import ExchangeHandler, Pool
@@ -50,6 +55,8 @@ class Adapters:
     dead_letter_queue: MessageQueue | None
     table: MemberTable
     progress: ProgressStore
+    stream: StreamStore
+    presence: PresenceStore
     signer: Signer
     pool: Callable[[ExchangeHandler[Exchange]], Pool[Exchange]]
     clock: Callable[[], float] = time.monotonic
@@ -72,9 +79,11 @@ class Worker:
             clock=clock,
             wall_clock=wall_clock,
         )
+        sender = Sender(adapters.queue, health)
         self._reaper = Reaper(
             adapters.table,
             endpoint=self.engine.endpoint,
+            departures=Departures(sender, wall_clock),
             health=health,
             metrics=metrics,
             clock=clock,
@@ -90,11 +99,8 @@ class Worker:
         self._capacity = Capacity(settings.max_broadcasts)
         damaged = DamagedItems(metrics.damaged_items)
         dead_letters = DeadLetters(adapters.dead_letter_queue, health, metrics.dead_letters, damaged)
-        services = Services(
-            sender=Sender(adapters.queue, health),
-            table=adapters.table,
-            progress=adapters.progress,
-            dead_letters=dead_letters,
+        self._closer = Closer(
+            adapters.table,
             engine=self.engine,
             reaper=self._reaper,
             health=health,
@@ -102,8 +108,28 @@ class Worker:
             clock=clock,
             wall_clock=wall_clock,
         )
+        room_settings = RoomSettingsCache(adapters.table, clock)
+        self._counts = Counts(adapters.presence, room_settings, clock=clock, wall_clock=wall_clock)
+        services = Services(
+            sender=sender,
+            table=adapters.table,
+            progress=adapters.progress,
+            dead_letters=dead_letters,
+            engine=self.engine,
+            reaper=self._reaper,
+            closer=self._closer,
+            announcer=Announcer(adapters.presence, room_settings, health, wall_clock),
+            counts=self._counts,
+            health=health,
+            metrics=metrics,
+            clock=clock,
+            wall_clock=wall_clock,
+        )
         self._completions = Completions(adapters.progress, health)
-        self._broadcaster = Broadcaster(services, RoomSettingsCache(adapters.table, clock), self._completions, damaged)
+        history = History(
+            adapters.stream, health=health, metrics=metrics, damaged=damaged, clock=clock, wall_clock=wall_clock
+        )
+        self._broadcaster = Broadcaster(services, room_settings, history, self._completions, damaged)
         self._consumer = Consumer(
             queue=adapters.queue,
             leases=self._leases,
@@ -155,6 +181,8 @@ class Worker:
             "engine": self.engine.run(),
             "leases": self._leases.run(),
             "reaper": self._reaper.run(),
+            "closer": self._closer.run(),
+            "counts": self._counts.run(),
             "broadcaster": self._broadcaster.wake_periodically(),
             "completions": self._completions.run(),
             "queue depth": poll_depth(self._queues, self._metrics),

@@ -10,8 +10,10 @@ import uvloop
 
 from bench.clients.section import Arguments, connection_ids, measured, tls
 from gatecast.broadcast import Broadcast
+from gatecast.frames import V1
 from worker.decisions.checkpoint import Checkpoint
 from worker.decisions.outcome import Outcome
+from worker.delivery.bodies import Body
 from worker.delivery.engine import DeliveryEngine, Exchange
 from worker.delivery.fanout import Delivery, Fanout
 from worker.observe.health import Health
@@ -35,6 +37,7 @@ class Members(Fanout):
             totals=dict.fromkeys(Outcome, 0),
             gone=lambda _: None,
         )
+        self.body = Body(body, V1)
         self.remaining = connection_ids(posts)
         self.remaining_posts = posts
         self.done = asyncio.Event()
@@ -44,7 +47,7 @@ class Members(Fanout):
         return bool(self.remaining)
 
     def take(self) -> Delivery | None:
-        return Delivery(self, self.remaining.pop(), 0) if self.remaining else None
+        return Delivery(self, self.remaining.pop(), 0, self.body) if self.remaining else None
 
     def delivered(self, delivery: Delivery) -> None:
         del delivery

@@ -45,7 +45,7 @@ class _Arriving(Members):
     def take(self) -> Delivery | None:
         if not self.available:
             return None
-        delivery = _Timed(self, self.remaining.pop(), 0, ready_at=self._ready_at)
+        delivery = _Timed(self, self.remaining.pop(), 0, self.body, ready_at=self._ready_at)
         self._ready_at = self._began + (self._posts - len(self.remaining)) / READY_PER_SECOND
         return delivery
 

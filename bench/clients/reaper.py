@@ -8,11 +8,14 @@ import uvloop
 
 from bench.clients.section import Arguments, connection_ids, measured
 from worker.aws.json_service import JsonService
+from worker.aws.queue import Queue
 from worker.aws.table import Table
 from worker.decisions.endpoint_health import EndpointHealth
 from worker.observe.health import Health
 from worker.observe.metrics import Metrics
+from worker.pipeline.departures import Departures
 from worker.pipeline.reaper import Reaper
+from worker.pipeline.sender import Sender
 from worker.transport.signing import Credentials
 
 
@@ -35,7 +38,10 @@ async def main() -> None:
         )
     )
     endpoint = EndpointHealth(last_success_at=time.monotonic())
-    reaper = Reaper(Table(service, "gatecast"), endpoint=endpoint, health=Health(), metrics=metrics)
+    departures = Departures(Sender(Queue(service, "unused"), Health()))  # none of the connections is in a presence list
+    reaper = Reaper(
+        Table(service, "gatecast"), endpoint=endpoint, departures=departures, health=Health(), metrics=metrics
+    )
 
     async def reap(ids: list[str]) -> None:
         """Reap the connections, each of which is in CONCURRENCY rooms of the mock server."""

@@ -120,7 +120,7 @@ async def test_poison_is_dead_lettered_and_does_not_stop_the_worker(
     sqs: Any, dynamodb: Any, table: str, queues: Queues, endpoint: ConnectionsEndpoint, launch: Launch
 ) -> None:
     write_members(dynamodb, table, "lobby", connection_ids(3))
-    poison = ["", "{", "[]", '{"v":2,"id":"x","room":"lobby","data":"x"}', '{"v":1,"id":"x","room":"lobby"}']
+    poison = ["", "{", "[]", '{"v":3,"id":"x","room":"lobby","data":"x"}', '{"v":1,"id":"x","room":"lobby"}']
     for body in poison:
         sqs.send_message(QueueUrl=queues.url, MessageBody=body or " ")
     Publisher(sqs, queues.url).publish(Broadcast(id="good", room="lobby", data="x"))

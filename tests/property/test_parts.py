@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatecast import Broadcast, queue_message
+from gatecast import Broadcast, decode, encode, queue_message
 from worker.decisions.parts import (
     MAX_BATCH,
     MAX_BATCH_BYTES,
@@ -56,6 +56,20 @@ def test_the_part_name_does_not_depend_on_the_order_of_members(ids: list[str], r
     assert len(part.part) <= 24
     assert part.connections == tuple(ids)
     assert not part.room
+
+
+@given(st.lists(IDS, min_size=1, max_size=50, unique=True), st.sets(IDS, max_size=5), st.data())
+def test_parts_of_parts_keep_the_room_the_offset_and_whom_the_broadcast_excludes(
+    ids: list[str], others: set[str], data: st.DataObject
+) -> None:
+    excluded = frozenset(data.draw(st.lists(st.sampled_from(ids)))) | others
+    broadcast = Broadcast(id="one", room="hall", data="x", shard=3, offset=7, except_=tuple(excluded))
+    part = to_connections(broadcast, ids, REMAINDER_PREFIX)
+    some = data.draw(st.lists(st.sampled_from(ids), min_size=1, unique=True))
+    for made, named in ((part, ids), (to_connections(part, some, UNDELIVERED_PREFIX), some)):
+        assert (made.origin_room, made.offset, made.connections) == ("hall", 7, tuple(named))
+        assert set(made.except_ or ()) == excluded & set(named)
+        assert decode(encode(made)) == made
 
 
 STEPS = st.sampled_from([REMAINDER_PREFIX, UNDELIVERED_PREFIX, REJECTED_PREFIX])

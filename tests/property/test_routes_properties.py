@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from gatecast import decode, encode
 from gatecast.broadcast import MIN_TIME_MS
-from routes.requests import Caller, PublishRequest, RoomRequest, parse, publisher_key, to_broadcast, unknown_action
+from routes.publishing import PublishRequest, publisher_key, to_broadcast
+from routes.requests import Caller, RoomRequest, parse, unknown_action
 from routes.responses import Code, RequestRejected
 from tests.property.strategies import names
 
@@ -47,7 +48,7 @@ def test_publishers_cannot_share_ids(one: str | None, other: str | None, its_id:
     for user, own_id in ((one, its_id), (other, others_id)):
         caller = Caller(connection_id=CALLER.connection_id, connected_at_ms=0, requested_at_ms=MIN_TIME_MS, user=user)
         own_id = own_id[: 99 - len(publisher_key(caller))]  # noqa: PLW2901 - as long as it may be
-        broadcast = to_broadcast(PublishRequest("lobby", "hello", own_id), caller, generated_id="made-up")
+        broadcast = to_broadcast(PublishRequest("lobby", "hello", id=own_id), caller, generated_id="made-up")
         assert decode(encode(broadcast)) == broadcast
         made.append((broadcast.id, (user, own_id)))
     (first, its), (second, others) = made

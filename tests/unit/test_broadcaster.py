@@ -6,18 +6,37 @@ from typing import cast
 
 import pytest
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from gatecast import Broadcast, decode
-from tests.pipeline_doubles import FakeProgress, FakeQueue, FakeTable, Pipeline, claim, ids, lease, now, place, reasons
+from gatecast.broadcast import Presence
+from gatecast.frames import V2
+from tests.pipeline_doubles import (
+    FakeProgress,
+    FakeQueue,
+    FakeStream,
+    FakeTable,
+    Pipeline,
+    claim,
+    ids,
+    lease,
+    now,
+    place,
+    reasons,
+    wall_clock,
+)
 from tests.simulation import EPOCH, run
 from worker.decisions.checkpoint import Checkpoint
-from worker.decisions.claims import NotClaimed
+from worker.decisions.claims import Claimant, NotClaimed
+from worker.decisions.history import Conflict
 from worker.observe.damaged_items import DamagedItems
 from worker.pipeline.broadcaster import MAX_RECEIVES_WITHOUT_PROGRESS, Broadcaster, Ending
 from worker.pipeline.completions import Completions
+from worker.pipeline.history import History
 from worker.pipeline.lease import Lease, LeaseState
+from worker.pipeline.presence import Announcement
 from worker.pipeline.room_settings import RoomSettingsCache
-from worker.ports import Claim, DamagedProgress, MemberTable
+from worker.ports import Append, Claim, DamagedProgress, DependencyError, EntryRejected, MemberTable
 
 TO_ROOM = Broadcast(id="one", room="room", data="x")
 EXHAUSTED = claim(receives_without_progress=MAX_RECEIVES_WITHOUT_PROGRESS + 1)
@@ -35,15 +54,22 @@ class BroadcasterFixture:
     """A broadcaster whose claims have these results; every delivery succeeds."""
 
     def __init__(
-        self, *results: Claim | NotClaimed | Exception, members: int = 3, shards: int = 1, dead_letters: bool = True
+        self,
+        *results: Claim | NotClaimed | Exception,
+        members: int = 3,
+        shards: int = 1,
+        history_seconds: int | None = None,
+        dead_letters: bool = True,
     ) -> None:
         self.dead_letters = FakeQueue(url="http://queue/dead-letters")
         self.progress = FakeProgress(*results)
         self.table = FakeTable(*ids(members), shards=shards)
+        self.table.history_seconds = history_seconds
         self.pipeline = Pipeline(
             self.table, self.progress, delivers=True, dead_letters=self.dead_letters if dead_letters else None
         )
         self.completions = FakeCompletions()
+        self.stream = FakeStream(at=7)
         self.damaged = {"progress": 0}
 
     def end(self, broadcast: Broadcast = TO_ROOM, held: Lease | None = None) -> Ending:
@@ -57,6 +83,14 @@ class BroadcasterFixture:
             broadcaster = Broadcaster(
                 self.pipeline.services,
                 RoomSettingsCache(cast(MemberTable, self.table), now),
+                History(
+                    self.stream,
+                    health=self.pipeline.health,
+                    metrics=self.pipeline.metrics,
+                    damaged=DamagedItems(self.damaged),
+                    clock=now,
+                    wall_clock=wall_clock,
+                ),
                 cast(Completions, self.completions),
                 DamagedItems(self.damaged),
             )
@@ -163,7 +197,7 @@ def test_a_progress_item_counts_as_damaged_only_after_three_reads() -> None:
     fixture = BroadcasterFixture(damaged, damaged, damaged)
     assert fixture.end() is Ending.GIVEN_UP
     assert reasons(fixture.dead_letters) == ["damaged"]
-    assert fixture.progress.deleted == 1
+    assert fixture.progress.resets == 1
     assert fixture.damaged == {"progress": 1}
 
 
@@ -171,7 +205,7 @@ def test_without_a_dead_letter_queue_a_damaged_broadcast_starts_again() -> None:
     damaged = DamagedProgress("broadcast#room one")
     fixture = BroadcasterFixture(damaged, damaged, damaged, dead_letters=False)
     assert fixture.end() is Ending.RELEASED
-    assert fixture.progress.deleted == 1
+    assert fixture.progress.resets == 1
 
 
 def test_a_broadcast_that_stops_is_released_and_one_that_loses_its_lease_is_abandoned() -> None:
@@ -218,3 +252,184 @@ def test_running_broadcasts_are_shown_with_their_counts() -> None:
     assert found[0]["in_flight"] == 2
     assert found[0]["target"] == "room"
     assert found[0]["all_read"]
+
+
+# Rooms with history
+
+
+def test_members_are_read_after_the_message_has_been_written_to_the_history() -> None:
+    fixture = BroadcasterFixture(claim(), history_seconds=60)
+    pages_read_early = []
+    append = fixture.stream.append
+
+    async def recording(request: Append) -> Conflict | None:
+        result = await append(request)
+        pages_read_early.extend(fixture.table.pages_read)
+        fixture.table.pages_read.clear()
+        return result
+
+    fixture.stream.append = recording  # type: ignore[method-assign]
+    assert fixture.end() is Ending.COMPLETED
+    assert fixture.stream.entries == [("one", 8)]
+    assert pages_read_early == [""], "read before the settings were known; its members are not used"
+    assert fixture.table.pages_read == [""]
+
+
+def test_once_a_room_is_known_to_have_history_nothing_is_read_that_is_not_used() -> None:
+    fixture = BroadcasterFixture(claim(), claim(), claim(), history_seconds=60)
+
+    async def script(broadcaster: Broadcaster) -> Ending:
+        for pause in (1, 60):  # after the longer one the settings have to be read again
+            assert await broadcaster.run(TO_ROOM, lease(), place()) is Ending.COMPLETED
+            await asyncio.sleep(pause)
+        fixture.table.pages_read.clear()
+        return await broadcaster.run(TO_ROOM, lease(), place())
+
+    assert fixture.run_script(script) is Ending.COMPLETED
+    assert fixture.table.pages_read == [""]
+    assert [request.entries[0].offset for request in fixture.stream.appends] == [8, 9, 10]
+    assert fixture.stream.heads_read == 1
+
+
+def test_a_room_whose_history_has_been_switched_off_is_as_one_without() -> None:
+    fixture = BroadcasterFixture(claim(), claim(), claim(), history_seconds=60)
+
+    async def script(broadcaster: Broadcaster) -> Ending:
+        await broadcaster.run(TO_ROOM, lease(), place())
+        fixture.table.history_seconds = 0
+        await asyncio.sleep(60)
+        await broadcaster.run(TO_ROOM, lease(), place())
+        await asyncio.sleep(60)
+        fixture.table.pages_read.clear()
+        await broadcaster.run(TO_ROOM, lease(), place())
+        return Ending.COMPLETED
+
+    fixture.run_script(script)
+    assert len(fixture.stream.appends) == 1
+    assert fixture.table.pages_read == [""]
+
+
+def test_without_history_there_is_no_call_to_the_stream() -> None:
+    fixture = BroadcasterFixture(claim())
+    assert fixture.end() is Ending.COMPLETED
+    assert not fixture.stream.appends
+    assert not fixture.stream.heads_read
+    assert fixture.table.pages_read == [""]
+
+
+def test_an_offset_that_an_earlier_worker_assigned_is_kept_and_members_are_read_after_it() -> None:
+    """Its message may have been written between the start of a read and the claim."""
+    fixture = BroadcasterFixture(claim(offset=5), history_seconds=60)
+    assert fixture.end() is Ending.COMPLETED
+    assert not fixture.stream.appends
+    assert fixture.table.pages_read == ["", ""]
+
+
+def test_a_broadcast_that_began_without_an_offset_gets_none() -> None:
+    fixture = BroadcasterFixture(claim(start=Checkpoint(cursor="c0000=")), history_seconds=60)
+    assert fixture.end() is Ending.COMPLETED
+    assert not fixture.stream.appends
+
+
+@pytest.mark.parametrize(
+    "broadcast",
+    [replace(TO_ROOM, shard=0, part="s0", offset=5), replace(TO_ROOM, offset=5), replace(TO_ROOM, shard=0, part="s0")],
+    ids=["part", "redriven", "part without an offset"],
+)
+def test_what_has_got_its_offset_already_is_not_appended(broadcast: Broadcast) -> None:
+    fixture = BroadcasterFixture(claim(), history_seconds=60)
+    assert fixture.end(broadcast) is Ending.COMPLETED
+    assert not fixture.stream.appends
+    assert fixture.table.pages_read == [""]
+
+
+@pytest.mark.parametrize("known", [None, 5])
+def test_the_parts_of_a_shared_room_carry_the_offset(known: int | None) -> None:
+    fixture = BroadcasterFixture(claim(offset=known), shards=3, history_seconds=60)
+    assert fixture.end() is Ending.SPLIT
+    parts = [decode(entry["MessageBody"]) for entry in fixture.pipeline.queue.sent]
+    assert {part.offset for part in parts} == {known or 8}
+    assert len(fixture.stream.appends) == (known is None)
+
+
+def test_a_broadcast_that_is_taken_over_before_it_gets_an_offset_is_abandoned() -> None:
+    fixture = BroadcasterFixture(claim(), history_seconds=60)
+    fixture.stream.results = [Conflict(taken_over=frozenset({0}))]
+    assert fixture.end() is Ending.ABANDONED
+    assert not fixture.pipeline.engine.in_flight
+    assert not fixture.completions.added
+
+
+def test_a_broadcast_whose_entry_is_rejected_is_delivered_without_an_offset() -> None:
+    fixture = BroadcasterFixture(claim(), history_seconds=60)
+    fixture.stream.results = [EntryRejected("ValidationException")] * 2
+    assert fixture.end() is Ending.COMPLETED
+    assert fixture.completions.added == [claim()]
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"), [(LeaseState.ENDING, Ending.RELEASED), (LeaseState.LOST, Ending.ABANDONED)]
+)
+def test_a_broadcast_that_waits_for_its_offset_stops_with_its_lease(state: LeaseState, expected: Ending) -> None:
+    fixture, held = BroadcasterFixture(claim(), history_seconds=60), lease()
+    fixture.stream.results = [DependencyError("down")] * 1_000
+
+    async def script(broadcaster: Broadcaster) -> Ending:
+        running = asyncio.create_task(broadcaster.run(TO_ROOM, held, place()))
+        await asyncio.sleep(20)
+        assert fixture.pipeline.health.problems == {"history": "down"}
+        held.transition(state)
+        async with asyncio.timeout(0.1):
+            return await running
+
+    assert fixture.run_script(script) is expected
+
+
+def test_dead_letters_of_whole_broadcasts_carry_the_offset() -> None:
+    exhausted = claim(receives_without_progress=MAX_RECEIVES_WITHOUT_PROGRESS + 1, offset=5)
+    damaged = DamagedProgress("broadcast#room one", 5)
+    for results in ([exhausted], [damaged] * 3):
+        fixture = BroadcasterFixture(*results, history_seconds=60)
+        assert fixture.end() is Ending.GIVEN_UP
+        assert decode(fixture.dead_letters.sent[0]["MessageBody"]).offset == 5
+        assert not fixture.stream.appends
+
+
+# Presence
+
+
+CHANGE = Broadcast(id="%presence/1", room="room", v=2, presence=Presence(departed=("ann",)))
+
+
+def test_with_nothing_to_announce_a_broadcast_completes_without_a_delivery() -> None:
+    fixture = BroadcasterFixture(claim(), members=3, shards=4)
+    fixture.pipeline.announcer.result = None
+    assert fixture.end(CHANGE) is Ending.COMPLETED
+    assert fixture.completions.added == [claim()]
+    assert not fixture.pipeline.queue.sent, "no parts"
+
+
+@pytest.mark.parametrize(("limit", "delivered"), [(3, 3), (2, None)])
+def test_an_announcement_is_delivered_up_to_its_limit(limit: int, delivered: int | None) -> None:
+    fixture = BroadcasterFixture(claim(), members=3)
+    fixture.table.frames = dict.fromkeys(ids(3), V2)
+    fixture.pipeline.announcer.result = Announcement(b"{}", limit)
+    with capture_logs() as logs:
+        assert fixture.end(CHANGE) is Ending.COMPLETED
+    [completed] = [each for each in logs if each["event"] == "broadcast.completed"]
+    assert completed.get("delivered") == delivered
+
+
+def test_the_dialects_of_named_connections_are_read_while_the_claim_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    fixture = BroadcasterFixture(claim())
+    claimed = fixture.progress.claim
+    read_before: list[list[str]] = []
+
+    async def slow_claim(broadcast: Broadcast, claimant: Claimant) -> Claim | NotClaimed:
+        await asyncio.sleep(0.01)
+        read_before.extend(fixture.table.connections_read)
+        return await claimed(broadcast, claimant)
+
+    monkeypatch.setattr(fixture.progress, "claim", slow_claim)
+    assert fixture.end(Broadcast(id="one", connections=("a", "b"), data="x")) is Ending.COMPLETED
+    assert read_before == fixture.table.connections_read == [["a", "b"]]

@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from typing import Any, cast
 
+import msgspec
 import pytest
+from msgspec import UNSET
 from structlog.testing import capture_logs
 
-from gatecast import Broadcast, decode
+from gatecast import Broadcast, decode, encode
+from gatecast.broadcast import MAX_BODY_BYTES
 from worker.decisions.outcome import Outcome
 from worker.observe.damaged_items import DamagedItems
 from worker.observe.health import Health
@@ -131,3 +134,42 @@ async def test_poison_messages_have_groups_of_their_own_on_a_fifo_queue() -> Non
         await letters.store_poison(Message(number, "receipt", "no broadcast", 1, 0, "group"), "poison: no JSON")
     assert [message["MessageGroupId"] for message in queue.sent] == ["one", "two"]
     assert [message["MessageDeduplicationId"] for message in queue.sent] == ["one", "two"]
+
+
+async def test_a_broadcast_whose_frame_is_too_large_is_stored_as_it_is() -> None:
+    queue, counts = FakeQueue(), {"too_large": 0}
+    broadcast = Broadcast(id="one", room="room", data="secret", shard=3, part="s3", offset=7, except_=("a=",))
+    await DeadLetters(cast("MessageQueue", queue), Health(), counts).store_too_large(broadcast)
+    assert queue.letters == [broadcast]
+    assert queue.sent[0]["MessageAttributes"]["reason"]["StringValue"] == "too_large"
+    assert counts == {"too_large": 1}
+
+
+async def test_a_broadcast_that_is_too_long_with_what_the_worker_added_is_stored_without_that() -> None:
+    queue = FakeQueue()
+    short = Broadcast(id="one", room="room", data="x", except_=("",))
+    longest = msgspec.structs.replace(short, except_=("x" * (MAX_BODY_BYTES - len(encode(short))),))
+    received = msgspec.structs.replace(longest, published_at_ms=1_700_000_000_000, offset=7)
+    await dead_letters(queue).store_broadcast(received, "receives")
+    assert queue.letters == [longest]
+
+
+async def test_missed_deliveries_keep_their_room_their_offset_and_whom_the_broadcast_excludes() -> None:
+    queue = FakeQueue()
+    broadcast = Broadcast(id="one", room="room", data="x", offset=7, except_=("a=", "other="))
+    await dead_letters(queue).store_missed(broadcast, MISSED)
+    first, second = queue.letters
+    assert [(each.origin_room, each.offset) for each in queue.letters] == [("room", 7)] * 2
+    assert (first.connections, first.except_) == (("a=", "b="), ("a=",))
+    assert (second.connections, second.except_) == (("c=",), UNSET)
+
+
+async def test_misses_of_excluded_members_are_divided_until_they_fit() -> None:
+    """An excluded member is named twice: as a connection, and in `except`."""
+    ids = ["\x01" * 100 + f"{number}" for number in range(1_000)]
+    broadcast = Broadcast(id="one", room="room", data="\x01" * 60_000, offset=7, except_=tuple(ids))
+    queue = FakeQueue()
+    await dead_letters(queue).store_missed(broadcast, {Outcome.UNDELIVERED: ids})
+    assert len(queue.letters) > 1
+    assert all(letter.except_ == letter.connections for letter in queue.letters)
+    assert sorted(each for letter in queue.letters for each in letter.connections or ()) == sorted(ids)

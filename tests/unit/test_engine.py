@@ -13,12 +13,13 @@ import pytest
 from msgspec import UNSET
 
 from gatecast import Broadcast
+from gatecast.frames import V1, V2
 from tests.pipeline_doubles import ids, now, wall_clock
 from tests.simulation import EPOCH, run
 from worker.decisions.checkpoint import Checkpoint
 from worker.decisions.outcome import Outcome
 from worker.delivery.engine import DeliveryEngine, Exchange
-from worker.delivery.errands import Errand
+from worker.delivery.errands import Closing, Errand
 from worker.delivery.fanout import Delivery, Fanout
 from worker.observe.health import Health
 from worker.observe.metrics import Metrics
@@ -28,6 +29,7 @@ from worker.transport.responses import Response
 from worker.transport.signing import Address, Credentials, Signer
 
 LATENCY_SECONDS = 0.01
+PUBLISHED_AT_MS = 1_700_000_000_000
 ADDRESS = Address.from_url("http://127.0.0.1:1/live")
 
 
@@ -40,6 +42,7 @@ class FakePool:
         self.problem: str | None = None
         self.in_flight = 0
         self.max_in_flight = 0
+        self.polls = 0
         self.posts: list[tuple[str, str]] = []
         """(connection id, payload) of each post for a delivery, in order."""
         self.handler: ExchangeHandler[Exchange] | None = None
@@ -74,6 +77,7 @@ class FakePool:
         heapq.heappush(self._responses, (at + LATENCY_SECONDS, next(self._sequence), exchange, status))
 
     def poll(self, at: float) -> None:
+        self.polls += 1
         if self.broken:
             raise OSError("broken")
         assert self.handler is not None
@@ -126,16 +130,21 @@ class EngineFixture:
         self.pool.handler = handler
         return cast(Pool[Exchange], self.pool)
 
-    def offer(self, name: str, *members: str, joined_at_ms: int | None = 0, expires_at_ms: int | None = None) -> Fanout:
-        """Offer the fan-out of a broadcast to a room; the broadcast's name is its room and its payload too."""
-        fanout = Fanout(
-            Broadcast(id=name, room=name, data=name, expires_at_ms=UNSET if expires_at_ms is None else expires_at_ms),
+    def fanout(self, broadcast: Broadcast) -> Fanout:
+        return Fanout(
+            broadcast,
             Checkpoint(),
             now,
             order=(0, 0),
             prior_rejections=None,
             totals=self.metrics.deliveries,
             gone=self._record_gone,
+        )
+
+    def offer(self, name: str, *members: str, joined_at_ms: int | None = 0, expires_at_ms: int | None = None) -> Fanout:
+        """Offer the fan-out of a broadcast to a room; the broadcast's name is its room and its payload too."""
+        fanout = self.fanout(
+            Broadcast(id=name, room=name, data=name, expires_at_ms=UNSET if expires_at_ms is None else expires_at_ms)
         )
         fanout.add_page([Member(each, joined_at_ms) for each in members], last=True)
         self.engine.offer(fanout)
@@ -174,6 +183,27 @@ def test_every_member_is_posted_to_once_with_the_payload() -> None:
     found = run_engine(script)
     assert found.pool.posts == [(connection_id, "room") for connection_id in ids(900)]
     assert found.metrics.deliveries[Outcome.DELIVERED] == 900
+
+
+def test_members_of_both_dialects_are_posted_their_bodies_and_retries_are_the_same() -> None:
+    dialects = dict(zip(ids(4), (V1, V2, V2, V1), strict=True))
+    excluded = ("c0002=", "c0003=")
+
+    async def script(fixture: EngineFixture) -> None:
+        broadcast = Broadcast(
+            id="one", room="room", data="x", offset=7, except_=excluded, published_at_ms=PUBLISHED_AT_MS
+        )
+        fanout = fixture.fanout(broadcast)
+        fanout.add_page([Member(each, 0, frames) for each, frames in dialects.items()], last=True)
+        fixture.engine.offer(fanout)
+        await asyncio.sleep(30)
+        assert fanout.settled
+
+    found = run_engine(script, lambda: EngineFixture(lambda _id, nth: 503 if nth == 1 else 200))
+    message = f'{{"id":"one","offset":7,"published_at_ms":{PUBLISHED_AT_MS},"data":"x"}}'
+    frame = f'{{"type":"messages","room":"room","messages":[{message}]}}'
+    skipping = '{"type":"messages","room":"room","messages":[],"skipped":[[7,7]]}'
+    assert sorted(found.pool.posts) == [("c0000=", "x")] * 2 + [("c0001=", frame)] * 2 + [("c0002=", skipping)] * 2
 
 
 def test_rooms_take_turns_even_if_one_of_them_is_large() -> None:
@@ -302,3 +332,35 @@ def test_an_error_in_a_tick_ends_the_engine() -> None:
             await asyncio.wait_for(fixture.engine.run(), 10)
 
     run(simulation())
+
+
+def test_connections_are_closed_at_once_by_an_idle_engine_and_beside_deliveries() -> None:
+    ended: list[tuple[str, float]] = []
+
+    async def script(fixture: EngineFixture) -> None:
+        def close(name: str, *more: str) -> None:
+            """Close one after the other, each from the end of the one before."""
+
+            def on_end(_status: int, at: float, _failure: object) -> None:
+                ended.append((name, at))
+                if more:
+                    close(*more)
+
+            fixture.engine.close(Closing(name, on_end, paced=True))
+
+        await asyncio.sleep(1)
+        began_at = now()
+        close("a=", "b=", "c=")
+        await asyncio.sleep(0.5)
+        assert [name for name, _ in ended] == ["a=", "b=", "c="]
+        assert ended[-1][1] - began_at < 0.1
+        polls = fixture.pool.polls
+        await asyncio.sleep(10)
+        assert fixture.pool.polls - polls <= 110, "an engine that is idle again ticks ten times per second"
+        fanout = fixture.offer("room", *ids(500))
+        close(*ids(20))
+        await asyncio.sleep(2)
+        assert fanout.settled
+        assert len(ended) == 23
+
+    run_engine(script)

@@ -14,7 +14,7 @@ from worker.decisions.endpoint_health import FAILURES_BEFORE_HOLDING, EndpointHe
 from worker.decisions.failure import FailedResponse
 from worker.decisions.rate import RateController
 from worker.decisions.stall import References, StalledConnection
-from worker.delivery.errands import REFERENCES_PER_SECOND, Errand, Errands
+from worker.delivery.errands import MAX_PACED_IN_FLIGHT, PACED_SHARE, REFERENCES_PER_SECOND, Closing, Errand, Errands
 from worker.delivery.fanout import Delivery
 from worker.delivery.slow_clients import SlowClients
 
@@ -73,7 +73,7 @@ class Harness:
 
     def close(self, *names: str) -> None:
         for name in names:
-            self.errands.close(StalledConnection(name, 0.0, self.slow.references))
+            self.errands.close_slow_client(StalledConnection(name, 0.0, self.slow.references))
 
 
 # References
@@ -243,3 +243,104 @@ def test_a_close_may_succeed_on_a_retry() -> None:
     statuses = iter((429, 0, 503, 204))
     assert len(harness.sent(60, lambda _: next(statuses))) == 4
     assert harness.slow.ended == [("a", True)]
+
+
+# Paced closings
+
+
+class Ended:
+    """Records how closings ended, by connection."""
+
+    def __init__(self) -> None:
+        self.statuses: list[tuple[str, int]] = []
+
+    def closing(self, name: str, farewell: bytes = b"", *, paced: bool = True) -> Closing:
+        return Closing(name, lambda status, _now, _failure: self.statuses.append((name, status)), farewell, paced)
+
+
+@pytest.mark.parametrize("limit", [10_000, 1_000, 100, 10])
+@pytest.mark.parametrize("farewell", [b"", b"bye"])
+def test_paced_closings_take_a_small_share_of_the_rate(limit: float, farewell: bytes) -> None:
+    harness, ended = Harness(), Ended()
+    harness.rate.limit = limit
+    for number in range(5_000):
+        harness.errands.close(ended.closing(f"c{number}", farewell), harness.now)
+    requests = len(harness.sent(10, lambda _: 200))
+    assert 0.5 * PACED_SHARE * limit * 10 <= requests <= PACED_SHARE * limit * 10 + 2
+    assert len(ended.statuses) == (requests // 2 if farewell else requests), "each is closed right after its farewell"
+
+
+def test_few_paced_closings_are_in_flight_if_the_endpoint_does_not_respond() -> None:
+    harness, ended = Harness(), Ended()
+    in_flight: list[Errand] = []
+    for number in range(100):
+        harness.errands.close(ended.closing(f"c{number}"), harness.now)
+    assert len(harness.sent(60, in_flight.append)) == MAX_PACED_IN_FLIGHT
+    assert harness.errands.due_at() == math.inf
+    in_flight.pop().on_end(204, harness.now, None)
+    assert len(harness.sent(60, in_flight.append)) == 1
+
+
+def test_urgent_closings_and_references_precede_paced_closings() -> None:
+    harness, ended = Harness(), Ended()
+    harness.slow.undecided = True
+    harness.errands.close(ended.closing("paced"), harness.now)
+    harness.close("urgent")
+    errands = [errand for errand in (harness.errands.next(harness.now) for _ in range(4)) if errand is not None]
+    assert [each.method for each in errands] == ["DELETE", "POST", "DELETE"]
+    assert [errands[0].connection_id, errands[2].connection_id] == ["urgent", "paced"]
+
+
+def test_a_farewell_is_posted_before_the_connection_is_closed() -> None:
+    harness, ended = Harness(), Ended()
+    sent: list[tuple[str, bytes]] = []
+
+    def respond(errand: Errand) -> int:
+        sent.append((errand.method, errand.payload))
+        return 200 if errand.method == "POST" else 204
+
+    harness.errands.close(ended.closing("a", b"bye"), harness.now)
+    harness.sent(1, respond)
+    assert sent == [("POST", b"bye"), ("DELETE", b"")]
+    assert ended.statuses == [("a", 204)]
+
+
+@pytest.mark.parametrize(("status", "requests"), [(410, 1), (404, 2), (403, 2), (413, 2), (429, 9), (500, 9), (0, 9)])
+def test_a_connection_is_closed_even_if_its_farewell_fails_but_not_if_it_is_gone(status: int, requests: int) -> None:
+    harness, ended = Harness(), Ended()
+    harness.errands.close(ended.closing("a", b"bye"), harness.now)
+    at = harness.sent(120, lambda errand: status if errand.method == "POST" else 204)
+    assert len(at) == requests
+    assert ended.statuses == [("a", 410 if status == 410 else 204)]
+
+
+@pytest.mark.parametrize("status", [429, 500, 0])
+def test_a_paced_closing_is_retried_with_backoff_and_fails_in_the_end(status: int) -> None:
+    harness, ended = Harness(), Ended()
+    harness.errands.close(ended.closing("a"), harness.now)
+    assert len(harness.sent(120, lambda _: status)) == ATTEMPTS_BEFORE_GIVING_UP
+    assert ended.statuses == [("a", status)]
+    assert harness.errands.due_at() == math.inf
+
+
+def test_a_retried_closing_waits_for_no_later_one() -> None:
+    harness, ended = Harness(), Ended()
+    harness.rate.limit = 100
+    for number in range(1_000):
+        harness.errands.close(ended.closing(f"c{number}"), harness.now + number)
+    responses = iter((500,))
+    harness.sent(60, lambda _: next(responses, 204))
+    assert "c0" in [name for name, _ in ended.statuses[:20]]
+
+
+def test_paced_closings_wait_while_the_endpoint_fails_for_all() -> None:
+    harness, ended = Harness(), Ended()
+    for _ in range(FAILURES_BEFORE_HOLDING):
+        harness.endpoint.failed("status 503", harness.now, first_attempt=True)
+    harness.errands.close(ended.closing("a"), harness.now)
+    assert harness.errands.due_at() == math.inf
+    harness.sent(60, lambda errand: 204 if errand.method == "DELETE" else 503)
+    assert ended.statuses == []
+    harness.endpoint.succeeded(harness.now)
+    harness.sent(1, lambda errand: 204 if errand.method == "DELETE" else 503)
+    assert ended.statuses == [("a", 204)]

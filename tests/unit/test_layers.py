@@ -36,6 +36,9 @@ INPUT_OUTPUT = {
 }  # fmt: skip
 SDK = {"aioboto3", "aiobotocore", "boto3", "botocore"}
 LIVE_VIEW_COMPUTING = ("samples", "figures", "view")
+CLIENT_PURE = ("errors", "events", "options", "presence", "sequence", "wire")
+CLIENT_MAY_IMPORT = ("gatecast.client", "gatecast.frames")
+"""And no more of ours: it shares only the form of a message with the server."""
 
 
 def imported_by(source: str) -> Iterator[str]:
@@ -209,10 +212,43 @@ def test_nothing_else_imports_the_live_view() -> None:
     for package in PACKAGES:
         for name, source in sources(package).items():
             if not name.startswith("cli."):
-                assert not {each for each in imported_by(source) if each.startswith("gatecast.cli")}, name
+                assert not {each for each in imported_by(source) if f"{each}.".startswith("gatecast.cli.")}, name
 
 
 @pytest.mark.parametrize("module", LIVE_VIEW_COMPUTING)
 def test_the_live_view_computes_without_input_or_output(module: str) -> None:
     source = sources("gatecast/cli/top")[module]
     assert not {each.partition(".")[0] for each in imported_by(source)} & INPUT_OUTPUT
+
+
+def test_the_client_shares_only_the_form_of_messages_with_the_server() -> None:
+    for name, source in sources("gatecast/client").items():
+        ours = {each for each in imported_by(source) if each.partition(".")[0] in PACKAGES}
+        assert all(each.startswith(CLIENT_MAY_IMPORT) for each in ours), name
+
+
+def test_one_module_of_the_client_imports_websockets() -> None:
+    """So that everything else is tested without sockets. The rest of the package works without the extra."""
+    importing = {
+        name
+        for name, source in sources("gatecast").items()
+        if "websockets" in {each.partition(".")[0] for each in imported_by(source)}
+    }
+    assert importing == {"client.transport"}
+
+
+def test_nothing_else_of_the_package_imports_the_client() -> None:
+    for name, source in sources("gatecast").items():
+        if not name.startswith("client"):
+            assert not {each for each in imported_by(source) if each.startswith("gatecast.client")}, name
+
+
+@pytest.mark.parametrize("module", CLIENT_PURE)
+def test_the_client_decides_without_input_or_output(module: str) -> None:
+    modules = sources("gatecast/client")
+    graph = {
+        name: {each.removeprefix("gatecast.client.") for each in imported_by(source)} & set(modules)
+        for name, source in modules.items()
+    }
+    for name in {module, *reachable(graph, module)}:
+        assert not {each.partition(".")[0] for each in imported_by(modules[name])} & {*INPUT_OUTPUT, "websockets"}, name

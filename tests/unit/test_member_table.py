@@ -2,17 +2,19 @@
 
 import asyncio
 import json
+import math
 from collections.abc import Iterable
 from typing import Any, cast
 
 import pytest
 from structlog.testing import capture_logs
 
+from gatecast.frames import V1, V2
 from gatecast.table import SettingsItem
 from worker.aws.json_service import JsonService
 from worker.aws.table import Table
 from worker.observe.damaged_items import DamagedItems
-from worker.ports import DependencyError, JoinedRoom, Member
+from worker.ports import Connection, DependencyError, JoinedRoom, Member
 
 NOW = 1_800_000_000.0
 INTACT = {"sk": {"S": "intact="}, "joined_at_ms": {"N": "7"}, "expires_at": {"N": "1800003600"}}
@@ -55,6 +57,9 @@ def item(**attributes: Any) -> dict[str, Any]:
         (item(joined_at_ms={"S": "yesterday"}), Member("odd=", 0)),
         (item(joined_at_ms={"L": []}, expires_at={"N": "1800003600"}), Member("odd=", 0)),
         (item(joined_at_ms={"L": []}, expires_at={"N": "1799999999"}), None),
+        (item(frames={"S": "2"}), Member("odd=", 0, V2)),
+        (item(frames={"N": "x"}, joined_at_ms={"N": "5"}), Member("odd=", 5, V1)),
+        (item(frames={"BOOL": True}), Member("odd=", 0, V1)),
         ({"sk": {"B": "eA=="}}, None),
         ({}, None),
     ],
@@ -68,6 +73,26 @@ async def test_a_damaged_membership_costs_no_other_member_its_message(odd: Any, 
     assert page.after == "intact="
     assert damaged == {"membership": 1}
     assert [(each["event"], each["pk"]) for each in logged] == [("item.damaged", "room#lobby#3")]
+
+
+async def test_dialects_are_read_and_those_of_later_versions_count_as_the_first() -> None:
+    numbers = ["1", "2", "2.0", "3", "-2", "1E125"]
+    damaged: dict[str, int] = {}
+    members, _ = table({"Items": [item(frames={"N": number}) for number in numbers]}, damaged=damaged)
+    page = await members.begin_page("lobby", 0)
+    assert [member.frames for member in page.members] == [V1, V2, V2, V1, V1, V1]
+    assert not damaged
+
+
+@pytest.mark.parametrize("damage", [{}, {"joined_at_ms": {"S": "yesterday"}}])
+async def test_expired_memberships_are_given_apart_on_intact_and_on_damaged_pages(damage: dict[str, Any]) -> None:
+    expired = {"sk": {"S": "expired="}, "joined_at_ms": {"N": "7"}, "expires_at": {"N": "1800000000"}}
+    unreadable = {"sk": {"S": "unreadable="}, "expires_at": {"S": "soon"}}
+    items = [INTACT, {**expired, "frames": {"N": "2"}, **damage}, *([unreadable] if damage else [])]
+    members, _ = table({"Items": items})
+    page = await members.begin_page("lobby", 0)
+    assert [member.connection_id for member in page.members] == ["intact=", *(["unreadable="] if damage else [])]
+    assert page.expired == [Member("expired=", 0 if damage else 7, V2)]
 
 
 async def test_numbers_of_any_size_are_read() -> None:
@@ -116,16 +141,27 @@ async def test_a_connection_without_a_timestamp_counts_as_old() -> None:
     found = [{"pk": {"S": f"connection#{each}"}, **({"connected_at_ms": time} if time else {})} for each, time in times]
     damaged: dict[str, int] = {}
     members, service = table({"Responses": {"t": found}}, damaged=damaged)
-    assert await members.connected_at_ms(["a", "b", "c", "d", "e", "a"]) == {"a": 12, "b": 0, "c": 0, "d": 0}
+    connections = await members.connections(["a", "b", "c", "d", "e", "a"])
+    assert {each: found.connected_at_ms for each, found in connections.items()} == {"a": 12, "b": 0, "c": 0, "d": 0}
+    assert {(found.frames, found.expires_at) for found in connections.values()} == {(V1, math.inf)}
     assert damaged == {"connection": 1}
     assert len(service.calls[0][1]["RequestItems"]["t"]["Keys"]) == 5, "a duplicate key fails the whole call"
+
+
+async def test_damaged_connections_have_the_least_harmful_values() -> None:
+    damage = {"frames": {"L": []}, "expires_at": {"S": "x"}, "connected_at_ms": {"N": "5"}}
+    found = [{"pk": {"S": "connection#a"}, **damage}, {"pk": {"S": "connection#b"}, "frames": {"N": "2"}}]
+    damaged: dict[str, int] = {}
+    members, _ = table({"Responses": {"t": found}}, damaged=damaged)
+    assert await members.connections(["a", "b"]) == {"a": Connection(5, V1), "b": Connection(0, V2)}
+    assert damaged == {"connection": 1}
 
 
 async def test_unprocessed_connection_keys_are_a_dependency_error() -> None:
     unprocessed = {"t": {"Keys": [{"pk": {"S": "connection#a"}}]}}
     members, _ = table({"Responses": {}, "UnprocessedKeys": unprocessed})
     with pytest.raises(DependencyError, match="UnprocessedKeys"):
-        await members.connected_at_ms(["a"])
+        await members.connections(["a"])
 
 
 async def test_joined_rooms_are_read_to_the_last_page_even_with_damaged_shards() -> None:

@@ -7,9 +7,10 @@ from typing import Any, cast
 import pytest
 
 from gatecast import Broadcast
-from worker.aws.errors import ServiceError
-from worker.aws.json_service import CONDITION_FAILED, JsonService
+from worker.aws.errors import CONDITION_FAILED, ServiceError
+from worker.aws.json_service import JsonService
 from worker.aws.progress import Progress
+from worker.decisions.checkpoint import Checkpoint
 from worker.decisions.claims import Claimant
 from worker.ports import Claim, DamagedProgress, DependencyError
 
@@ -21,11 +22,12 @@ class Service:
     """Returns the scripted responses in turn; exceptions are raised."""
 
     def __init__(self, *responses: bytes | Exception) -> None:
+        self.bodies: list[dict[str, Any]] = []
         self._responses = list(responses)
 
     async def call(self, operation: str, body: bytes) -> bytes:
         assert operation
-        assert json.loads(body)
+        self.bodies.append(json.loads(body))
         response = self._responses.pop(0)
         if isinstance(response, Exception):
             raise response
@@ -72,6 +74,19 @@ async def test_unprocessed_claims_are_returned() -> None:
     assert await store(responses[0]).complete(claims) == []
     assert await store(responses[1]).complete(claims) == [claims[1]]
     assert await store(responses[2]).complete(claims) == [claims[1]]
+
+
+async def test_a_checkpoint_without_v2_connections_costs_no_byte_more() -> None:
+    service = Service(*[b"{}"] * 3)
+    progress = Progress(cast(JsonService, service), "table")
+    claim = await progress.claim(BROADCAST, REDELIVERED)
+    assert isinstance(claim, Claim)
+    for v2 in ((), ("c1=",)):
+        assert await progress.write_checkpoint(claim, Checkpoint("c5=", (("c1=", 7),), v2), made_progress=False)
+    plain, with_v2 = (body["UpdateExpression"] for body in service.bodies[1:])
+    assert plain == "SET #cursor = :cursor, pending = :pending, renewed_at = :now"
+    assert with_v2 == f"{plain}, pending_v2 = :v2"
+    assert sorted(service.bodies[1]["ExpressionAttributeValues"]) == [":claimed_by", ":cursor", ":now", ":pending"]
 
 
 async def test_simultaneous_claims_share_a_call() -> None:

@@ -6,16 +6,24 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from msgspec import UNSET, UnsetType
+from structlog.testing import capture_logs
 
+from gatecast import decode
 from gatecast import table as keys
 from gatecast.table import Key
 from tests.memory_stores import MemoryTable, TableState
+from tests.pipeline_doubles import FakeQueue
 from tests.simulation import EPOCH, LONG_AGO_MS, run
 from worker.decisions.endpoint_health import EndpointHealth
 from worker.observe.health import Health
 from worker.observe.metrics import Metrics
+from worker.pipeline.departures import Departures
 from worker.pipeline.reaper import CONNECTIONS_PER_SECOND, YOUNG_SECONDS, Reaper
-from worker.ports import DependencyError, JoinedRoom
+from worker.pipeline.sender import Sender
+from worker.ports import DependencyError, JoinedRoom, MessageRejected, PortError
+
+EXPIRES_AT = int(EPOCH) + 3_600
 
 
 class ReaperTable(MemoryTable):
@@ -29,12 +37,18 @@ class ReaperTable(MemoryTable):
         self.querying = 0
         self.max_querying = 0
 
-    def join(self, connection_id: str, room: str, shard: int | None) -> None:
-        """Put a joined-room item, without a shard if it is None."""
-        item: dict[str, Any] = keys.joined_room_item(connection_id, room, shard or 0, expires_at=int(EPOCH) + 3_600)
+    def join(self, connection_id: str, room: str, shard: int | None, *, user: str | None = None) -> None:
+        """Put a joined-room item, without a shard if it is None, and with a presence item if there is a user."""
+        item: dict[str, Any] = keys.joined_room_item(
+            connection_id, room, shard or 0, expires_at=EXPIRES_AT, present_user=user
+        )
         if shard is None:
             del item["shard"]
         self.state.put(item)
+        if user is not None:
+            self.state.put(
+                keys.presence_item(room, user, connection_id, joined_at_ms=LONG_AGO_MS, expires_at=EXPIRES_AT)
+            )
 
     async def delete_batch(self, doomed: Sequence[Key]) -> list[Key]:
         unprocessed = await super().delete_batch(doomed)
@@ -69,20 +83,50 @@ class ReaperTable(MemoryTable):
 
 
 def _kind(key: Key) -> str:
-    if key["pk"]["S"].startswith("room#"):
-        return "memberships"
+    for prefix, kind in (("room#", "memberships"), ("presence#", "presence")):
+        if key["pk"]["S"].startswith(prefix):
+            return kind
     return "connections" if key["sk"]["S"] == keys.CONNECTION_SK else "joined rooms"
 
 
+class ReaperQueue(FakeQueue):
+    """A queue that adds each call to the calls of the table. `failures` is how many of the next calls fail."""
+
+    def __init__(self, table: ReaperTable, url: str) -> None:
+        super().__init__(url=url)
+        self.failures = 0
+        self.rejects = False
+        self.stored = asyncio.Event()
+        self._table = table
+
+    async def send(self, messages: Sequence[dict[str, Any]]) -> list[PortError | None]:
+        await asyncio.sleep(0.005)
+        if self.failures:
+            self.failures -= 1
+            raise DependencyError("broken")
+        if self.rejects:
+            raise MessageRejected("InvalidMessageContents")
+        self._table.calls.append(("departures", list(messages)))
+        self.stored.set()
+        return await super().send(messages)
+
+    def departures(self) -> list[tuple[str | UnsetType, tuple[str, ...]]]:
+        """The rooms and users of all broadcasts, in order."""
+        broadcasts = [decode(each["MessageBody"]) for each in self.sent]
+        return [(each.room, each.presence.departed) for each in broadcasts if each.presence is not UNSET]
+
+
 class ReaperHarness:
-    def __init__(self, table: ReaperTable) -> None:
+    def __init__(self, table: ReaperTable, url: str) -> None:
         self.table = table
+        self.queue = ReaperQueue(table, url)
         self.endpoint = EndpointHealth()
         self.metrics = Metrics(Health())
         clock = asyncio.get_running_loop().time
         self.reaper = Reaper(
             table,
             endpoint=self.endpoint,
+            departures=Departures(Sender(self.queue, Health(clock=clock)), lambda: EPOCH + clock()),
             health=Health(clock=clock),
             metrics=self.metrics,
             clock=clock,
@@ -91,12 +135,17 @@ class ReaperHarness:
         self.endpoint.succeeded(clock())
 
 
-def reaping(table: ReaperTable, script: Callable[[ReaperHarness], Coroutine[Any, Any, None]]) -> ReaperHarness:
+def reaping(
+    table: ReaperTable,
+    script: Callable[[ReaperHarness], Coroutine[Any, Any, None]],
+    *,
+    url: str = "http://queue/broadcasts",
+) -> ReaperHarness:
     """Runs the script beside a reaper, and then the reaper alone for ten minutes."""
     harnesses: list[ReaperHarness] = []
 
     async def simulation() -> None:
-        harnesses.append(harness := ReaperHarness(table))
+        harnesses.append(harness := ReaperHarness(table, url))
         task = asyncio.create_task(harness.reaper.run())
         await script(harness)
         await asyncio.sleep(600)
@@ -248,3 +297,126 @@ def test_without_proof_nothing_is_removed() -> None:
 
     assert table.removed() == ["last="]
     assert harness.reaper.unproven == 0
+
+
+# Presence
+
+
+@pytest.mark.parametrize(("url", "delay"), [("http://queue/broadcasts", 15), ("http://queue/broadcasts.fifo", None)])
+def test_departures_are_published_before_the_items_are_deleted_unless_the_queue_delays_no_message(
+    url: str, delay: int | None
+) -> None:
+    table = ReaperTable()
+    table.join("a=", "lobby", 0, user="ann")
+    table.join("a=", "hall", 1, user="ann")
+    table.join("a=", "@all", 2)
+    table.join("b=", "lobby", 0, user="bob")
+
+    async def script(harness: ReaperHarness) -> None:
+        for each in ("a=", "b="):
+            harness.reaper.offer(each, ("lobby", 0), LONG_AGO_MS)
+
+    harness = reaping(table, script, url=url)
+
+    middle = ["departures", "presence"] if delay else ["presence", "departures"]
+    assert table.kinds() == ["connections", "query", "query", *middle, "memberships", "joined rooms"]
+    assert harness.queue.departures() == [("hall", ("ann",)), ("lobby", ("ann", "bob"))]
+    assert [each.get("DelaySeconds") for each in harness.queue.sent] == [delay, delay]
+    assert not table.state.query(keys.presence_pk("lobby"))
+    assert not table.state.query(keys.presence_pk("hall"))
+    ids = {decode(each["MessageBody"]).id for each in harness.queue.sent}
+    assert len(ids) == 2
+    assert all(each.startswith("%presence/") for each in ids)
+
+
+def test_a_user_who_departs_with_two_connections_is_named_once() -> None:
+    table = ReaperTable()
+    for each in ("a=", "b="):
+        table.join(each, "lobby", 0, user="ann")
+
+    async def script(harness: ReaperHarness) -> None:
+        for each in ("a=", "b="):
+            harness.reaper.offer(each, ("lobby", 0), LONG_AGO_MS)
+
+    assert reaping(table, script).queue.departures() == [("lobby", ("ann",))]
+
+
+def test_without_presence_nothing_is_published() -> None:
+    table = ReaperTable()
+    table.join("a=", "lobby", 0)
+
+    async def script(harness: ReaperHarness) -> None:
+        harness.reaper.offer("a=", ("lobby", 0), LONG_AGO_MS)
+
+    assert reaping(table, script).queue.sent == []
+
+
+@pytest.mark.parametrize("url", ["http://queue/broadcasts", "http://queue/broadcasts.fifo"])
+def test_while_the_queue_fails_no_membership_is_deleted(url: str) -> None:
+    """A worker that ends meanwhile leaves the membership, so the next broadcast finds the connection again."""
+    table = ReaperTable()
+    table.join("a=", "lobby", 0, user="ann")
+
+    async def script(harness: ReaperHarness) -> None:
+        harness.queue.failures = 5
+        harness.reaper.offer("a=", ("lobby", 0), LONG_AGO_MS)
+
+    harness = reaping(table, script, url=url)
+
+    assert table.kinds().index("departures") < table.kinds().index("memberships")
+    assert harness.queue.departures() == [("lobby", ("ann",))]
+
+
+def test_a_user_whose_name_no_broadcast_can_have_is_removed_without_an_event() -> None:
+    table = ReaperTable()
+    table.join("a=", "lobby", 0, user="Zoë")
+    table.join("b=", "lobby", 0, user="bob")
+
+    async def script(harness: ReaperHarness) -> None:
+        for each in ("a=", "b="):
+            harness.reaper.offer(each, ("lobby", 0), LONG_AGO_MS)
+
+    assert reaping(table, script).queue.departures() == [("lobby", ("bob",))]
+    assert not table.state.query(keys.presence_pk("lobby"))
+
+
+def test_departures_that_the_queue_rejects_are_reported_and_stop_nothing() -> None:
+    table = ReaperTable()
+    table.join("a=", "lobby", 0, user="ann")
+
+    async def script(harness: ReaperHarness) -> None:
+        harness.queue.rejects = True
+        harness.reaper.offer("a=", ("lobby", 0), LONG_AGO_MS)
+
+    with capture_logs() as logs:
+        harness = reaping(table, script)
+    assert [(each["event"], each["code"]) for each in logs] == [("departures.rejected", "InvalidMessageContents")]
+    assert harness.metrics.memberships_reaped == 1
+    assert not table.state.query(keys.presence_pk("lobby"))
+
+
+def test_a_connection_that_is_known_to_have_ended_needs_no_other_proof() -> None:
+    table = ReaperTable()
+
+    async def script(harness: ReaperHarness) -> None:
+        await asyncio.sleep(3_600)
+        harness.reaper.offer("closed=", ("lobby", 0), proven=True)
+        harness.reaper.offer("unknown=", ("lobby", 0))
+
+    reaping(table, script)
+    assert table.removed() == ["closed="]
+
+
+@pytest.mark.parametrize(("failures", "published"), [(3, 1), (9, 2)])
+def test_departures_are_published_again_if_the_deletion_took_until_a_worker_may_have_looked(
+    failures: int, published: int
+) -> None:
+    table = ReaperTable()
+    table.join("a=", "lobby", 0, user="ann")
+
+    async def script(harness: ReaperHarness) -> None:
+        harness.reaper.offer("a=", ("lobby", 0), LONG_AGO_MS)
+        await harness.queue.stored.wait()
+        table.failures = failures
+
+    assert reaping(table, script).queue.departures() == [("lobby", ("ann",))] * published

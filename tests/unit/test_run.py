@@ -1,12 +1,15 @@
 """One broadcast in progress: pages, checkpoints, stops, missed deliveries, remainders and parking. In virtual time."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import pairwise
 
 import pytest
+from structlog.testing import capture_logs
 
 from gatecast import Broadcast, decode
+from gatecast.broadcast import MAX_DATA_BYTES
+from gatecast.frames import V1, V2
 from tests.pipeline_doubles import FakeProgress, FakeQueue, FakeTable, Pipeline, claim, ids, lease, reasons
 from tests.simulation import run
 from worker.decisions.checkpoint import RENEW_SECONDS, WINDOW, Checkpoint
@@ -14,8 +17,10 @@ from worker.decisions.outcome import Outcome
 from worker.pipeline.capacity import Capacity
 from worker.pipeline.lease import LeaseState
 from worker.pipeline.run import Run
+from worker.ports import Connection, DependencyError
 
 TO_ROOM = Broadcast(id="one", room="room", data="x")
+TOO_LARGE = Broadcast(id="one", room="room", data="x" * MAX_DATA_BYTES, published_at_ms=1_700_000_000_000)
 
 
 class RunFixture:
@@ -30,6 +35,7 @@ class RunFixture:
         page_size: int = 100,
         delivers: bool = False,
         fifo: bool = False,
+        dead_letter_queue: bool = True,
     ) -> None:
         self.dead_letters = FakeQueue(url="http://queue/dead-letters")
         self.table = FakeTable(*ids(members), page_size=page_size)
@@ -38,7 +44,7 @@ class RunFixture:
             self.table,
             self.progress,
             delivers=delivers,
-            dead_letters=self.dead_letters,
+            dead_letters=self.dead_letters if dead_letter_queue else None,
             url=f"http://queue/broadcasts{'.fifo' if fifo else ''}",
         )
         self.engine = self.pipeline.engine
@@ -279,15 +285,161 @@ def test_on_a_fifo_queue_slow_deliveries_stay(monkeypatch: pytest.MonkeyPatch) -
     assert fixture.settled is False
 
 
-def test_named_connections_are_delivered_once_each() -> None:
+def test_named_connections_are_delivered_once_each_in_their_dialects() -> None:
     broadcast = Broadcast(id="one", connections=("b", "a", "b"), data="x")
     fixture = RunFixture(0, broadcast=broadcast)
+    fixture.table.frames["a"] = V2
 
     async def script(_: Run) -> None:
-        assert list(fixture.engine.in_flight) == ["b", "a"]
+        in_flight = fixture.engine.in_flight
+        assert [(each, in_flight[each].body.frames) for each in in_flight] == [("b", V1), ("a", V2)]
+        assert [each.joined_at_ms for each in in_flight.values()] == [None, None]
         assert not fixture.table.pages_read
+        assert fixture.table.connections_read == [["b", "a"]]
         for each in ("b", "a"):
             fixture.engine.deliver(each)
 
     fixture.play(script)
     assert fixture.settled
+
+
+def test_the_dialects_of_many_named_connections_are_read_a_hundred_at_a_time() -> None:
+    named = ids(250)
+    fixture = RunFixture(0, broadcast=Broadcast(id="one", connections=tuple(named), data="x"), delivers=True)
+    fixture.play(wait)
+    assert fixture.settled
+    assert fixture.table.connections_read == [named[:100], named[100:200], named[200:]]
+
+
+def test_a_resumed_broadcast_to_connections_reads_only_those_that_were_not_read() -> None:
+    named = ids(150)
+    start = Checkpoint("120", (("c0001=", None), ("c0002=", None)), ("c0002=",))
+    fixture = RunFixture(0, broadcast=Broadcast(id="one", connections=tuple(named), data="x"), start=start)
+
+    async def script(run_: Run) -> None:
+        in_flight = fixture.engine.in_flight
+        assert list(in_flight) == ["c0001=", "c0002=", *named[120:]]
+        assert {each for each, delivery in in_flight.items() if delivery.body.frames == V2} == {"c0002="}
+        assert run_.fanout.checkpoint().cursor == "150"
+        for each in list(in_flight):
+            fixture.engine.deliver(each)
+
+    fixture.play(script)
+    assert fixture.settled
+    assert fixture.table.connections_read == [named[120:]]
+
+
+def test_dialects_are_read_again_until_they_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    fixture = RunFixture(0, broadcast=Broadcast(id="one", connections=("a",), data="x"), delivers=True)
+    read = fixture.table.connections
+    failures = [DependencyError("broken")] * 3
+
+    async def connections(connection_ids: Sequence[str]) -> dict[str, Connection]:
+        if failures:
+            raise failures.pop()
+        return await read(connection_ids)
+
+    monkeypatch.setattr(fixture.table, "connections", connections)
+
+    async def script(_: Run) -> None:
+        assert fixture.pipeline.health.problems
+        await asyncio.sleep(30)
+        assert not fixture.pipeline.health.problems
+
+    fixture.play(script)
+    assert fixture.settled
+
+
+def too_large_for_frames(members: int, *, configured: bool = True) -> RunFixture:
+    """A run of a broadcast whose payload fits and whose frame does not. Every second member uses v2."""
+    fixture = RunFixture(members, broadcast=TOO_LARGE, page_size=300, delivers=True, dead_letter_queue=configured)
+    fixture.table.frames.update(dict.fromkeys(ids(members)[1::2], V2))
+    return fixture
+
+
+def test_a_frame_that_is_too_large_is_one_dead_letter_and_v1_members_receive_the_payload() -> None:
+    fixture = too_large_for_frames(3_000)
+
+    async def script(run_: Run) -> None:
+        await asyncio.sleep(60)
+        assert run_.fanout.counts[Outcome.DELIVERED] == run_.fanout.counts[Outcome.REJECTED] == 1_500
+
+    fixture.play(script)
+    assert fixture.settled
+    assert reasons(fixture.dead_letters) == ["too_large"]
+    assert decode(fixture.dead_letters.sent[0]["MessageBody"]) == TOO_LARGE
+    assert fixture.pipeline.metrics.dead_letters["too_large"] == 1
+
+
+def test_members_who_miss_a_frame_that_is_too_large_are_pending_until_its_dead_letter_is_stored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fixture = too_large_for_frames(4)
+    stored = asyncio.Event()
+
+    async def send(_messages: object) -> list[None]:
+        await stored.wait()
+        return [None]
+
+    monkeypatch.setattr(fixture.dead_letters, "send", send)
+
+    async def script(run_: Run) -> None:
+        await asyncio.sleep(2)
+        checkpoint = run_.fanout.checkpoint()
+        assert checkpoint == Checkpoint("c0003=", (("c0001=", 0),), ("c0001=",))
+        assert fixture.last_checkpoint == checkpoint
+        stored.set()
+
+    fixture.play(script)
+    assert fixture.settled
+
+
+def test_without_a_dead_letter_queue_a_frame_that_is_too_large_is_logged_once() -> None:
+    fixture = too_large_for_frames(3_000, configured=False)
+
+    async def script(_: Run) -> None:
+        await asyncio.sleep(60)
+
+    with capture_logs() as logged:
+        fixture.play(script)
+    assert fixture.settled
+    assert [(each["event"], each["id"]) for each in logged if each["log_level"] == "error"] == [
+        ("broadcast.too_large", "one")
+    ]
+    assert fixture.pipeline.metrics.dead_letters["too_large"] == 1
+
+
+def test_a_remainder_names_the_room_the_offset_and_whom_the_broadcast_excludes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.pipeline.capacity.MAX_PARKED", 0)
+    fixture = RunFixture(
+        3, broadcast=Broadcast(id="one", room="room", data="x", offset=7, except_=("c0000=", "c0001="))
+    )
+    fixture.table.frames.update({"c0001=": V2, "c0002=": V2})
+
+    async def script(_: Run) -> None:
+        for each in ("c0001=", "c0002="):
+            fixture.engine.fail(each, 2)
+
+    fixture.play(script)
+    assert fixture.settled
+    [entry] = fixture.pipeline.queue.sent
+    remainder = decode(entry["MessageBody"])
+    assert (remainder.origin_room, remainder.offset) == ("room", 7)
+    assert (remainder.connections, remainder.except_) == (("c0001=", "c0002="), ("c0001=",))
+
+
+def test_a_remainder_that_is_too_long_for_a_message_leaves_as_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other programs may write memberships with ids that take six bytes per character in JSON."""
+    monkeypatch.setattr("worker.pipeline.capacity.MAX_PARKED", 0)
+    named = tuple(f"\x01{number:03d}".ljust(120, "\x01") for number in range(400))
+    fixture = RunFixture(0, broadcast=Broadcast(id="one", connections=named, data="\x01" * MAX_DATA_BYTES))
+
+    async def script(_: Run) -> None:
+        for each in named:
+            fixture.engine.fail(each, 2)
+
+    fixture.play(script)
+    assert fixture.settled
+    remainders = [decode(entry["MessageBody"]).connections or () for entry in fixture.pipeline.queue.sent]
+    assert len(remainders) == fixture.pipeline.metrics.remainders == 2
+    assert sorted(each for remainder in remainders for each in remainder) == sorted(named)

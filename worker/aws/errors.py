@@ -46,6 +46,10 @@ SDK_ERRORS: Final = (
 """What the SDK raises if a service, the network or the credentials fail."""
 
 
+CONDITION_FAILED: Final = "ConditionalCheckFailedException"
+TRANSACTION_CANCELLED: Final = "TransactionCanceledException"
+_PROVOKED_REASONS: Final = (b'"ConditionalCheckFailed"', b'"TransactionConflict"')
+
 _REJECTED_REQUESTS: Final = frozenset({
     "AccessDeniedException", "ExpiredTokenException", "IncompleteSignatureException", "InvalidClientTokenId",
     "InvalidSignatureException", "MissingAuthenticationTokenException", "RequestExpired", "SignatureDoesNotMatch",
@@ -66,6 +70,13 @@ class ServiceError(DependencyError):
     def reason(self) -> str:
         sentence = first_sentence(self.detail) if self.code in _REJECTED_REQUESTS else ""
         return f"{self.code}: {sentence}" if sentence else self.code
+
+    @property
+    def is_provoked(self) -> bool:
+        """Whether callers provoke it on purpose, with a condition: then it does not count as a failed call."""
+        if self.code == TRANSACTION_CANCELLED:
+            return any(reason in self.detail for reason in _PROVOKED_REASONS)
+        return self.code == CONDITION_FAILED
 
 
 def to_error(operation: str, code: str) -> PortError:

@@ -25,8 +25,6 @@ from worker.transport.signing import Address, Credentials, Signer
 _SWEEP_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 0.002
 _OK: Final = 200
-CONDITION_FAILED: Final = "ConditionalCheckFailedException"
-"""An error that callers provoke on purpose; it does not count as a failed call."""
 
 
 class _Call:
@@ -155,7 +153,7 @@ class JsonService:
             self._service,
             exchange.operation,
             seconds,
-            error=error is not None and error.code != CONDITION_FAILED,
+            error=error is not None and not error.is_provoked,
         )
         if exchange.future.done():
             return

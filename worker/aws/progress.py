@@ -14,13 +14,23 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET
 
 from gatecast import table as keys
 from gatecast.broadcast import Broadcast
 from gatecast.table import Key
-from worker.aws.errors import ServiceError, reading_response
-from worker.aws.json_service import CONDITION_FAILED, JsonService
-from worker.aws.progress_item import TTL_SECONDS, CompletedKey, ProgressItem, UnreadableItem, completed_item, parse_item
+from worker.aws.errors import CONDITION_FAILED, ServiceError, reading_response
+from worker.aws.json_service import JsonService
+from worker.aws.progress_item import (
+    TTL_SECONDS,
+    CompletedKey,
+    ProgressItem,
+    UnreadableItem,
+    completed_item,
+    judging,
+    parse_item,
+    reset_item,
+)
 from worker.batcher import Batcher
 from worker.decisions.checkpoint import Checkpoint
 from worker.decisions.claims import Claimant, NotClaimed, Resumption, decide
@@ -36,7 +46,7 @@ _IS_CLAIMED: Final = "claimed_by = :claimed_by"
 _VERSION_ATTRIBUTES: Final = ("message_id", "claimed_by", "renewed_at", "completed_at")
 """If these are unchanged, the item is unchanged since it was read."""
 _KEEP_CHECKPOINT: Final = "REMOVE renewed_at"
-_REMOVE_CHECKPOINT: Final = "REMOVE renewed_at, completed_at, #cursor, pending"
+_REMOVE_CHECKPOINT: Final = "REMOVE renewed_at, completed_at, #cursor, pending, pending_v2, #offset"
 _CLAIM_ATTRIBUTES: Final = (
     "pk",
     "sk",
@@ -119,7 +129,7 @@ class Progress:
         try:
             return await self._take_over(broadcast, keys.key(pk, sk), claimant, now)
         except UnreadableItem as error:
-            raise DamagedProgress(pk) from error
+            raise DamagedProgress(pk, error.offset) from error
 
     async def _insert_claims(self, rows: Sequence[list[dict[str, str]]]) -> list[str | None]:
         first = {(row[0]["S"], row[1]["S"]): row for row in reversed(rows)}  # a call may contain each key only once
@@ -138,20 +148,25 @@ class Progress:
         try:
             before = await self._write_claim(key, claimant, now, condition=_TAKE_OVER, waited=claimant.waited)
         except _ConditionNotMet as held:
-            item = held.item
-        else:
+            return await self._claim_another(broadcast, key, claimant, now, held.item)
+        with judging(before):
             progressed_at = before.progressed_at()
-            return _claim(
-                key, claimant, before.start(broadcast), claimant.waited if progressed_at is None else progressed_at
-            )
-        standing = item.standing(now)
-        verdict = decide(standing, claimant, now)
-        if isinstance(verdict, NotClaimed):
-            return verdict
-        if standing.message_id in (None, claimant.message_id):
-            return NotClaimed.HELD  # the item has changed since the condition failed
-        from_start = verdict is Resumption.FROM_START
-        start = Checkpoint() if from_start else item.start(broadcast)
+            waited = claimant.waited if progressed_at is None else progressed_at
+            return _claim(key, claimant, before.start(broadcast), waited, before.valid_offset())
+
+    async def _claim_another(
+        self, broadcast: Broadcast, key: Key, claimant: Claimant, now: int, item: ProgressItem
+    ) -> Claim | NotClaimed:
+        """Claim an item that another message holds, if it may be claimed and has not changed since it was read."""
+        with judging(item):
+            standing = item.standing(now)
+            verdict = decide(standing, claimant, now)
+            if isinstance(verdict, NotClaimed):
+                return verdict
+            if standing.message_id in (None, claimant.message_id):
+                return NotClaimed.HELD  # the item has changed since the condition failed
+            from_start = verdict is Resumption.FROM_START
+            start = Checkpoint() if from_start else item.start(broadcast)
         waited = claimant.receive_count - 1  # earlier receives only waited for the other message's claim
         seen = {
             name: msgspec.to_builtins(value)
@@ -159,7 +174,7 @@ class Progress:
             if (value := getattr(item, name)) is not None
         }
         try:
-            await self._write_claim(
+            before = await self._write_claim(
                 key,
                 claimant,
                 now,
@@ -173,7 +188,9 @@ class Progress:
             )
         except _ConditionNotMet:
             return NotClaimed.HELD
-        return _claim(key, claimant, start, waited)
+        # Its earlier worker, if it still runs, may have assigned an offset since the item was read.
+        with judging(before):
+            return _claim(key, claimant, start, waited, None if from_start else before.valid_offset())
 
     async def _write_claim(
         self,
@@ -214,7 +231,7 @@ class Progress:
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
         if from_start:
-            body["ExpressionAttributeNames"] = {"#cursor": "cursor"}
+            body["ExpressionAttributeNames"] = {"#cursor": "cursor", "#offset": "offset"}
         try:
             response_body = await self._service.call("UpdateItem", msgspec.json.encode(body))
         except ServiceError as error:
@@ -236,10 +253,13 @@ class Progress:
         unprocessed_keys = {request.put.item.key for request in unprocessed if request.put}
         return [claim for key, claim in by_key.items() if key in unprocessed_keys]
 
-    async def delete(self, broadcast: Broadcast) -> None:
-        """Delete the progress item. Only for one that is damaged."""
+    async def reset(self, broadcast: Broadcast) -> None:
+        """Delete the progress item, or all of it that is not the broadcast's offset. Only for one that is damaged."""
         key = keys.key(keys.progress_pk(broadcast.room or "", broadcast.id), keys.progress_sk(broadcast.part))
-        if await self._batch_write([{"DeleteRequest": {"Key": key}}]):
+        request: dict[str, Any] = {"DeleteRequest": {"Key": key}}
+        if broadcast.offset is not UNSET:
+            request = {"PutRequest": {"Item": reset_item(key, broadcast.offset, int(self._wall_clock()))}}
+        if await self._batch_write([request]):
             raise DependencyError("UnprocessedItems")
 
     async def _batch_write(self, requests: list[dict[str, Any]]) -> list[_Request]:
@@ -258,6 +278,9 @@ class Progress:
             ":cursor": {"S": checkpoint.cursor},
             ":pending": {"B": checkpoint.encode_pending()},
         }
+        if (v2 := checkpoint.encode_v2()) is not None:
+            update += ", pending_v2 = :v2"
+            values[":v2"] = {"B": v2}
         if made_progress:
             update += ", progressed_at_receive = :receives"
             values[":receives"] = {"N": str(claim.receive_count)}
@@ -299,7 +322,7 @@ class Progress:
         return True
 
 
-def _claim(key: Key, claimant: Claimant, start: Checkpoint, progressed_at: int) -> Claim:
+def _claim(key: Key, claimant: Claimant, start: Checkpoint, progressed_at: int, offset: int | None = None) -> Claim:
     return Claim(
         key,
         claimant.message_id,
@@ -307,4 +330,5 @@ def _claim(key: Key, claimant: Claimant, start: Checkpoint, progressed_at: int) 
         claimant.receive_count,
         start,
         claimant.receive_count - progressed_at,
+        offset,
     )

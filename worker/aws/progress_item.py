@@ -2,15 +2,18 @@
 
 Besides its keys it has `message_id`, `receives`, `claimed_by`, `claimed_at` (the claim: which message, at which receive
 count, under which claim id, when), `renewed_at` (when the broadcast was last known to be in progress), `cursor`,
-`pending` (the checkpoint), `progressed_at_receive` and `expires_at`. A completed one has only the claim's message and
-times, and `completed_at`. Pure.
+`pending`, `pending_v2` (the checkpoint), `progressed_at_receive`, `offset` (in its room's history) and `expires_at`. A
+completed one has only the claim's message and times, and `completed_at`. Pure.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import msgspec
 
-from gatecast.broadcast import Broadcast, utf8_length
+from gatecast.broadcast import LARGEST_OFFSET, Broadcast, utf8_length
+from gatecast.table import Key
 from worker.decisions.checkpoint import Checkpoint
 from worker.decisions.claims import DUPLICATE_SECONDS, Standing
 from worker.ports import Claim
@@ -21,7 +24,12 @@ _MAX_SORT_KEY_BYTES: Final = 1024
 
 
 class UnreadableItem(Exception):
-    """An item does not have the form that workers write; the argument says what is wrong."""
+    """An item does not have the form that workers write; the argument says what is wrong.
+
+    `offset` is the broadcast's offset, if it can be read nevertheless.
+    """
+
+    offset: int | None = None
 
 
 class _S(msgspec.Struct):
@@ -36,6 +44,10 @@ class _B(msgspec.Struct):
     B: bytes
 
 
+class _Offset(msgspec.Struct):
+    offset: _N | None = None
+
+
 class ProgressItem(msgspec.Struct):
     """If all attributes are absent, there is no item."""
 
@@ -47,8 +59,19 @@ class ProgressItem(msgspec.Struct):
     completed_at: _N | None = None
     cursor: _S | None = None
     pending: _B | None = None
+    pending_v2: _B | None = None
     progressed_at_receive: _N | None = None
     expires_at: _N | None = None
+    offset: _N | None = None
+
+    def valid_offset(self) -> int | None:
+        """The broadcast's offset in its room's history, if it has one. Raises UnreadableItem."""
+        if self.offset is None:
+            return None
+        offset = _integer(self.offset)
+        if not 1 <= offset <= LARGEST_OFFSET:
+            raise UnreadableItem(f"`offset` is not a number from 1 to {LARGEST_OFFSET}")
+        return offset
 
     def standing(self, now: float) -> Standing:
         """The state of the broadcast's claim. Raises UnreadableItem.
@@ -83,9 +106,9 @@ class ProgressItem(msgspec.Struct):
         if self.cursor is None or self.pending is None:
             return Checkpoint()
         try:
-            start = Checkpoint.decode(self.cursor.S, self.pending.B)
+            start = Checkpoint.decode(self.cursor.S, self.pending.B, self.pending_v2.B if self.pending_v2 else None)
         except msgspec.MsgspecError as error:
-            raise UnreadableItem(f"`pending`: {error}") from None
+            raise UnreadableItem(f"`pending` or `pending_v2`: {error}") from None
         if broadcast.connections:
             count = len(set(broadcast.connections))
             if start.cursor and not (start.cursor.isascii() and start.cursor.isdecimal() and _up_to(start, count)):
@@ -104,7 +127,21 @@ def parse_item(item: msgspec.Raw) -> ProgressItem:
     try:
         return msgspec.json.decode(item, type=ProgressItem)
     except msgspec.ValidationError as error:
-        raise UnreadableItem(str(error)) from None
+        unreadable = UnreadableItem(str(error))
+        with suppress(msgspec.ValidationError, UnreadableItem):
+            unreadable.offset = ProgressItem(offset=msgspec.json.decode(item, type=_Offset).offset).valid_offset()
+        raise unreadable from None
+
+
+@contextmanager
+def judging(item: ProgressItem) -> Iterator[None]:
+    """Add the item's offset, if it can be read, to an UnreadableItem that is raised meanwhile."""
+    try:
+        yield
+    except UnreadableItem as error:
+        with suppress(UnreadableItem):
+            error.offset = item.valid_offset()
+        raise
 
 
 class CompletedKey(msgspec.Struct):
@@ -127,6 +164,11 @@ def completed_item(claim: Claim, now: int) -> dict[str, Any]:
         "completed_at": {"N": str(now)},
         "expires_at": {"N": str(now + TTL_SECONDS)},
     }
+
+
+def reset_item(key: Key, offset: int, now: int) -> dict[str, Any]:
+    """An item of which only the broadcast's offset is known, in DynamoDB's JSON: any message may claim it."""
+    return {**key, "offset": {"N": str(offset)}, "expires_at": {"N": str(now + TTL_SECONDS)}}
 
 
 def _integer(number: _N | None) -> int:

@@ -1,4 +1,4 @@
-"""DynamoDB: members by page, room settings, ages of connections, and the removal of gone ones.
+"""DynamoDB: members by page, room settings, connections' ages and dialects, and the removal of gone ones.
 
 All calls go through `JsonService`, and pages are decoded directly into typed members. No item makes a call fail,
 whatever other programs have written into the table: an unreadable value is replaced by the least harmful one, and
@@ -6,6 +6,7 @@ reported.
 """
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,11 +15,12 @@ from typing import Any, Final
 import msgspec
 
 from gatecast import table as keys
+from gatecast.frames import V1, V2
 from gatecast.table import Key, SettingsItem, lenient_number
 from worker.aws.errors import reading_response
 from worker.aws.json_service import JsonService
 from worker.observe.damaged_items import DamagedItems
-from worker.ports import DependencyError, JoinedRoom, Member, Page
+from worker.ports import Connection, DependencyError, JoinedRoom, Member, Page
 
 _PAGE_MEMBERS: Final = 4_000
 """Bounds the memory and decoding time of a page; DynamoDB's own limit is 1 MB."""
@@ -40,6 +42,7 @@ class _MemberItem(msgspec.Struct, gc=False):
     sk: _S
     joined_at_ms: _N | None = None
     expires_at: _N | None = None
+    frames: _N | None = None
 
 
 class _LastKey(msgspec.Struct):
@@ -105,7 +108,7 @@ class Table:
             "TableName": self._name,
             "KeyConditionExpression": "pk = :pk",
             "ExpressionAttributeValues": {":pk": {"S": pk}},
-            "ProjectionExpression": "sk, joined_at_ms, expires_at",
+            "ProjectionExpression": "sk, joined_at_ms, expires_at, frames",
             "ConsistentRead": True,
             "Limit": _PAGE_MEMBERS,
         }
@@ -133,29 +136,33 @@ class Table:
         now = self._wall_clock()
         try:
             page = _query_decoder.decode(body)
-            members = [
-                Member(item.sk.S, _milliseconds(float(item.joined_at_ms.N)) if item.joined_at_ms else 0)
-                for item in page.items
-                if item.expires_at is None or float(item.expires_at.N) > now
-            ]
+            members: list[Member] = []
+            expired: list[Member] = []
+            for item in page.items:
+                joined_at_ms = _milliseconds(float(item.joined_at_ms.N)) if item.joined_at_ms else 0
+                frames = V2 if item.frames is not None and float(item.frames.N) == V2 else V1
+                has_expired = item.expires_at is not None and float(item.expires_at.N) <= now
+                (expired if has_expired else members).append(Member(item.sk.S, joined_at_ms, frames))
         except (msgspec.ValidationError, ValueError):
             return self._lenient_page(pk, body, now)
-        return Page(members, page.last_key.sk.S if page.last_key else None)
+        return Page(members, page.last_key.sk.S if page.last_key else None, expired)
 
     def _lenient_page(self, pk: str, body: bytes, now: float) -> Page:
         """The page, decoded leniently after fast decoding failed: an unreadable item must not affect other members."""
         with reading_response():
             page = _lenient_query_decoder.decode(body)
-        members = []
+        members: list[Member] = []
+        expired: list[Member] = []
         damaged = 0
         for item in page.items:
-            member, intact = _lenient_member(item, now)
+            member, has_expired, intact = _lenient_member(item, now)
             damaged += not intact
             if member is not None:
-                members.append(member)
+                (expired if has_expired else members).append(member)
         if damaged:
-            self._damaged.report("membership", pk, "joined_at_ms or expires_at is not a number", items=damaged)
-        return Page(members, page.last_key.sk.S if page.last_key else None)
+            why = "joined_at_ms, expires_at or frames is not a number"
+            self._damaged.report("membership", pk, why, items=damaged)
+        return Page(members, page.last_key.sk.S if page.last_key else None, expired)
 
     async def settings(self, names: Sequence[str]) -> list[SettingsItem | DependencyError]:
         """At most 100 settings items, in order of their names; an error for each that could not be read this time.
@@ -177,21 +184,30 @@ class Table:
             self._damaged.report("settings", pk, f"{' and '.join(damaged)}: not a whole number in the documented range")
         return settings
 
-    async def connected_at_ms(self, connection_ids: Sequence[str]) -> dict[str, int]:
-        """When these connections (at most 100) were established, by id; those without an item are omitted."""
+    async def connections(self, connection_ids: Sequence[str]) -> dict[str, Connection]:
+        """The items of these connections (at most 100) by id, read consistently; those without an item are omitted.
+
+        Of unreadable values, `connected_at_ms` counts as long ago, `expires_at` as never, and `frames` as v1.
+        """
         wanted = [keys.key(keys.connection_pk(each), keys.CONNECTION_SK) for each in dict.fromkeys(connection_ids)]
-        projection = {"ProjectionExpression": "pk, connected_at_ms", "ConsistentRead": True}
+        projection = {"ProjectionExpression": "pk, connected_at_ms, frames, expires_at", "ConsistentRead": True}
         found, unprocessed = await self._get({"Keys": wanted, **projection})
         if unprocessed:
             raise DependencyError("UnprocessedKeys")
-        return {pk.removeprefix(keys.connection_pk("")): self._connected_at_ms(pk, item) for pk, item in found.items()}
+        return {pk.removeprefix(keys.connection_pk("")): self._connection(pk, item) for pk, item in found.items()}
 
-    def _connected_at_ms(self, pk: str, item: dict[str, Any]) -> int:
-        value = item.get("connected_at_ms")
-        number = lenient_number(value)
-        if number is None and value is not None:
-            self._damaged.report("connection", pk, "connected_at_ms is not a number")
-        return _milliseconds(number or 0)
+    def _connection(self, pk: str, item: dict[str, Any]) -> Connection:
+        names = ("connected_at_ms", "frames", "expires_at")
+        damaged = [name for name in names if name in item and lenient_number(item[name]) is None]
+        if damaged:
+            self._damaged.report("connection", pk, f"{' and '.join(damaged)}: not a number")
+        connected_at_ms, expires_at = (
+            lenient_number(item.get("connected_at_ms")),
+            lenient_number(item.get("expires_at")),
+        )
+        return Connection(
+            _milliseconds(connected_at_ms or 0), keys.frames_of(item), math.inf if expires_at is None else expires_at
+        )
 
     async def _get(self, request: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], set[str]]:
         """BatchGetItem. Returns the items found by `pk`, and the `pk` of each key that was not processed."""
@@ -218,7 +234,7 @@ class Table:
             "TableName": self._name,
             "KeyConditionExpression": "pk = :pk AND begins_with(sk, :prefix)",
             "ExpressionAttributeValues": {":pk": {"S": pk}, ":prefix": {"S": keys.JOINED_ROOM_PREFIX}},
-            "ProjectionExpression": "sk, #shard",
+            "ProjectionExpression": "sk, #shard, present",
             "ExpressionAttributeNames": {"#shard": "shard"},  # a reserved word
             "ConsistentRead": True,
         }
@@ -236,7 +252,7 @@ class Table:
         shard = keys.shard_of_item(item)
         if shard is None:
             self._damaged.report("joined_room", pk, "shard is not a whole number")
-        return JoinedRoom(item["sk"]["S"].removeprefix(keys.JOINED_ROOM_PREFIX), shard)
+        return JoinedRoom(item["sk"]["S"].removeprefix(keys.JOINED_ROOM_PREFIX), shard, keys.present_user(item))
 
     async def delete_batch(self, doomed: Sequence[Key]) -> list[Key]:
         """Delete the items with these keys (at most 25, all different). Returns the keys that were not processed."""
@@ -248,8 +264,8 @@ class Table:
         return [request.deletion.key for request in response.unprocessed.get(self._name, ())]
 
 
-def _lenient_member(item: dict[str, Any], now: float) -> tuple[Member | None, bool]:
-    """The member, or None if it has expired or names no connection; and whether the item was intact.
+def _lenient_member(item: dict[str, Any], now: float) -> tuple[Member | None, bool, bool]:
+    """The member, or None if it names no connection; whether it has expired; and whether the item was intact.
 
     Unreadable times count as absent: one message too many is better than one that is not delivered.
     """
@@ -257,13 +273,13 @@ def _lenient_member(item: dict[str, Any], now: float) -> tuple[Member | None, bo
         case {"S": str(connection_id)} if connection_id:
             pass
         case _:
-            return None, False
-    times = {name: lenient_number(item[name]) for name in ("joined_at_ms", "expires_at") if name in item}
-    intact = all(number is not None and "N" in item[name] for name, number in times.items())
-    expires_at = times.get("expires_at")
-    if expires_at is not None and expires_at <= now:
-        return None, intact
-    return Member(connection_id, _milliseconds(times.get("joined_at_ms") or 0)), intact
+            return None, False, False
+    numbers = {name: lenient_number(item[name]) for name in ("joined_at_ms", "expires_at", "frames") if name in item}
+    intact = all(number is not None and "N" in item[name] for name, number in numbers.items())
+    expires_at = numbers.get("expires_at")
+    has_expired = expires_at is not None and expires_at <= now
+    member = Member(connection_id, _milliseconds(numbers.get("joined_at_ms") or 0), keys.frames_of(item))
+    return member, has_expired, intact
 
 
 def _milliseconds(number: float) -> int:

@@ -2,7 +2,8 @@
 
 A checkpoint is a cursor (the last member that was read, in the order of the table's keys) and the members up to it that
 have no outcome yet. All other members before the cursor are settled; all after it are untouched. A worker that resumes
-retries the pending members and reads on after the cursor.
+retries the pending members and reads on after the cursor. Which of them use the dialect v2 is stored apart from them,
+so that a worker of an earlier version can resume as well.
 """
 
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
     cursor: str = ""
     pending: tuple[tuple[str, int | None], ...] = ()
     """Connection ids with the time they joined (milliseconds since the epoch; None if unknown)."""
+    v2: tuple[str, ...] = ()
+    """Those of the pending connections that use the dialect v2."""
 
     @property
     def is_start(self) -> bool:
@@ -34,14 +37,30 @@ class Checkpoint(msgspec.Struct, frozen=True):
     def encode_pending(self) -> bytes:
         return msgspec.msgpack.encode(self.pending)
 
+    def encode_v2(self) -> bytes | None:
+        """None if no pending connection uses v2."""
+        return msgspec.msgpack.encode(self.v2) if self.v2 else None
+
     @classmethod
-    def decode(cls, cursor: str, pending: bytes) -> "Checkpoint":
-        """Raises msgspec.MsgspecError for anything that `encode_pending` does not write."""
+    def decode(cls, cursor: str, pending: bytes, v2: bytes | None = None) -> "Checkpoint":
+        """Raises msgspec.MsgspecError for anything that `encode_pending` and `encode_v2` do not write.
+
+        `v2` may be older than `pending`: it is not written when no pending connection uses v2, or by workers of an
+        earlier version. A connection's dialect does not change, so what it says of pending connections is still right.
+        """
         found = msgspec.msgpack.decode(pending, type=tuple[tuple[str, int | None], ...])
-        ids = {connection_id for connection_id, _ in found}
-        if len(ids) < len(found) or len(found) > WINDOW or "" in ids:
-            raise msgspec.ValidationError(f"not at most {WINDOW:,} different connection ids")
-        return cls(cursor, found)
+        ids = _checked([connection_id for connection_id, _ in found])
+        if v2 is None:
+            return cls(cursor, found)
+        with_frames = _checked(msgspec.msgpack.decode(v2, type=list[str])) & ids
+        return cls(cursor, found, tuple(each for each, _ in found if each in with_frames))
+
+
+def _checked(ids: list[str]) -> set[str]:
+    different = set(ids)
+    if len(different) < len(ids) or len(ids) > WINDOW or "" in different:
+        raise msgspec.ValidationError(f"not at most {WINDOW:,} different connection ids")
+    return different
 
 
 @dataclass(slots=True)

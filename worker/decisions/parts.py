@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from gatecast.broadcast import MAX_CONNECTION_ID_BYTES, Broadcast, utf8_length
+from gatecast.broadcast import MAX_CONNECTION_ID_BYTES, Broadcast, InvalidBroadcast, encode, utf8_length
 
 REMAINDER_PREFIX: Final = "r-"
 UNDELIVERED_PREFIX: Final = "u-"
@@ -33,11 +33,41 @@ def to_connections(
     prefix: str,
     tried: tuple[int, int, float] | UnsetType = UNSET,
 ) -> Broadcast:
-    """The same broadcast to these connections only, as a part with a name derived from its contents."""
-    part = _part_name(prefix, broadcast.room or "", broadcast.part, *sorted(connection_ids))
+    """The same broadcast to these connections only, as a part with a name derived from its contents.
+
+    Those that it excludes are still excluded: they receive its offset without the message.
+    """
+    excluded = frozenset(broadcast.except_ or ())
     return msgspec.structs.replace(
-        broadcast, room=UNSET, shard=UNSET, except_=UNSET, connections=tuple(connection_ids), part=part, tried=tried
+        broadcast,
+        room=UNSET,
+        origin_room=broadcast.room or broadcast.origin_room,
+        shard=UNSET,
+        except_=tuple(each for each in connection_ids if each in excluded) or UNSET,
+        connections=tuple(connection_ids),
+        part=_part_name(prefix, broadcast.room or "", broadcast.part, *sorted(connection_ids)),
+        tried=tried,
     )
+
+
+def fitting(
+    broadcast: Broadcast, connection_ids: list[str], prefix: str, tried: tuple[int, int, float] | UnsetType = UNSET
+) -> Iterator[Broadcast]:
+    """`to_connections`: normally one, several if it would exceed the maximum message size, none for no connections."""
+    if not connection_ids:
+        return
+    part = to_connections(broadcast, connection_ids, prefix, tried)
+    try:
+        encode(part)
+    except InvalidBroadcast:
+        ordered = sorted(connection_ids)  # so that a repetition after a crash makes the same parts
+        half = len(ordered) // 2
+        if not half:
+            raise
+        yield from fitting(broadcast, ordered[:half], prefix, tried)
+        yield from fitting(broadcast, ordered[half:], prefix, tried)
+    else:
+        yield part
 
 
 def can_name(connection_id: str) -> bool:

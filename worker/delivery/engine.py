@@ -37,7 +37,8 @@ from worker.decisions.outcome import History, Outcome, StatusClass, classify, de
 from worker.decisions.rate import RateController
 from worker.decisions.round_robin import RoundRobin
 from worker.decisions.token_bucket import TokenBucket
-from worker.delivery.errands import Errand, Errands
+from worker.delivery.bodies import Body
+from worker.delivery.errands import Closing, Errand, Errands
 from worker.delivery.fanout import Delivery, Fanout
 from worker.delivery.slow_clients import SlowClients
 from worker.transport.pool import WARM_CONNECTIONS, ExchangeHandler, Pool
@@ -99,7 +100,7 @@ class DeliveryEngine:
         self._slow = SlowClients(
             self.rate,
             metrics,
-            close=self._errands.close if close_slow_clients else None,
+            close=self._errands.close_slow_client if close_slow_clients else None,
             requeue=self._due.append,
         )
         self._errands.slow = self._slow
@@ -148,9 +149,12 @@ class DeliveryEngine:
     def offer(self, fanout: Fanout) -> None:
         """Take deliveries from this fan-out: it has, or may have, some."""
         self._round_robin.add(fanout)
-        if self._idle and self._timer is not None:
-            self._timer.cancel()
-            self._schedule(0)
+        self._wake()
+
+    def close(self, closing: Closing) -> None:
+        """Close a connection. `closing.on_end` is called when that has succeeded or failed."""
+        self._errands.close(closing, self._clock())
+        self._wake()
 
     def decide_gone(self, delivery: Delivery) -> None:
         """Decide what a 410 means, now that the age of the delivery's connection is known."""
@@ -177,11 +181,17 @@ class DeliveryEngine:
                 self._timer.cancel()
             self._pool.close()
 
+    def _wake(self) -> None:
+        if self._idle and self._timer is not None:
+            self._timer.cancel()
+            self._schedule(0)
+
     def _schedule(self, seconds: float) -> None:
         self._timer = asyncio.get_running_loop().call_later(seconds, self._tick)
 
     def _tick(self) -> None:
         assert self._failure is not None  # noqa: S101 - set by `run`
+        self._idle = False
         try:
             now = self._clock()
             self._pool.poll(now)
@@ -199,7 +209,6 @@ class DeliveryEngine:
                 self._failure.set_exception(error)
 
     def _seconds_to_next_tick(self, now: float) -> float:
-        self._idle = False
         if self._pool.busy:
             return max(0.0, now + _TICK_SECONDS - self._clock())
         if self._due or self._round_robin or min(self._slow.due_at(), self._errands.due_at()) <= now:
@@ -241,15 +250,15 @@ class DeliveryEngine:
                 and self._slow.hold_back(delivery, now)
             ):
                 continue
-            prepared = fanout.prepared
-            if prepared is None or fanout.prepared_for != for_second:
-                fanout.prepared_for = for_second
-                prepared = fanout.prepared = self._prepare(fanout, for_second[0])
+            body = delivery.body
+            if body.prepared_for != for_second:
+                body.prepared_for = for_second
+                body.prepared = self._prepare(body, for_second[0])
             if not delivery.attempts:
                 delivery.first_attempt_at = now
             delivery.attempts += 1
             fanout.in_flight += 1
-            pool.send(delivery, prepared.request(delivery.connection_id), now)
+            pool.send(delivery, body.prepared.request(delivery.connection_id), now)
             started += 1
         if started == idle and (self._due or self._round_robin):
             pool.request_connections(permits - started, now)
@@ -271,8 +280,8 @@ class DeliveryEngine:
         prepared = self._signer.prepare(path, {}, errand.payload, second, method=errand.method)
         return prepared.request(errand.connection_id)
 
-    def _prepare(self, fanout: Fanout, second: int) -> Prepared:
-        return self._signer.prepare(f"{self._signer.address.path}/@connections/", {}, fanout.payload, second)
+    def _prepare(self, body: Body, second: int) -> Prepared:
+        return self._signer.prepare(f"{self._signer.address.path}/@connections/", {}, body.payload, second)
 
     def _next(self, now: float) -> Delivery | None:
         """The next delivery: due and fresh ones alternate, so that neither blocks the other."""
@@ -387,7 +396,7 @@ class DeliveryEngine:
         second = int(self._wall_clock())
         if isinstance(exchange, Errand):
             return self._errand_request(exchange, second)
-        return self._prepare(exchange.fanout, second).request(exchange.connection_id)
+        return self._prepare(exchange.body, second).request(exchange.connection_id)
 
     def _record(self, delivery: Delivery, status: int, failure: object, now: float) -> None:
         match classify(status):

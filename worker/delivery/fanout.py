@@ -5,7 +5,8 @@ set, writes checkpoints and dead-letters missed deliveries. Nothing in this modu
 
 Always:
 - every member that was taken is in `unsettled` until its outcome is final, and a missed one until it is safe on the
-  dead-letter queue, so that a checkpoint taken at any moment omits no member;
+  dead-letter queue, so that a checkpoint taken at any moment omits no member. Members to whom nothing is posted
+  (`bodies`) are passed over: they have no delivery and no outcome;
 - `unsettled` holds at most `WINDOW` members.
 """
 
@@ -13,24 +14,28 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
+from operator import itemgetter
 from typing import Final
 
 import msgspec
 
 from gatecast.broadcast import Broadcast
+from gatecast.frames import V1, V2
 from worker.decisions.checkpoint import SNAPSHOT_AFTER, WINDOW, Checkpoint, CheckpointSchedule
 from worker.decisions.outcome import Outcome
 from worker.decisions.parts import REMAINDER_PREFIX
 from worker.decisions.stall import PriorRejections, StalledConnection
+from worker.delivery.bodies import EXCLUDED, TOO_LARGE, Bodies, Body
 from worker.ports import Member
-from worker.transport.signing import Prepared
 
 _DELIVERED: Final = Outcome.DELIVERED  # bound once: looking up an enum member costs a call
 REMAINDERS: Final = ""
 """The group of all remainders. No room or broadcast has this name."""
 PAGES_LOW: Final = 1_000
 """The next page is needed when fewer members than this are read ahead."""
+_PAGE_NEEDED: Final = PAGES_LOW - 1
 _DELIVERY_BYTES: Final = 300
+_CONNECTION_ID: Final = itemgetter(0)
 MAX_WAITING: Final = 500
 """Deliveries of the window that may wait: from this number on, the oldest slow ones leave as a remainder."""
 MAX_HELD_UP: Final = 700
@@ -43,6 +48,7 @@ class Delivery(msgspec.Struct, eq=False):
     fanout: "Fanout"
     connection_id: str
     joined_at_ms: int | None
+    body: Body
     attempts: int = 0
     """All posts for it."""
     counted_attempts: int = 0
@@ -65,6 +71,7 @@ class Fanout:
 
     `order` is its place among the broadcasts of its group: when it was published, then when it began here.
     `prior_rejections`, of a remainder, is a lower bound of what each of its connections has rejected so far.
+    `presence_frame` is the frame of a change of presence, if it is not the broadcast as it is.
     """
 
     def __init__(
@@ -77,16 +84,15 @@ class Fanout:
         prior_rejections: PriorRejections | None,
         totals: dict[Outcome, int],
         gone: Callable[[Delivery], None],
+        presence_frame: bytes | None = None,
     ) -> None:
         self.broadcast = broadcast
         self.order = order
         self.prior_rejections = prior_rejections
         self.group = broadcast.room or (REMAINDERS if broadcast.part.startswith(REMAINDER_PREFIX) else broadcast.id)
-        self.payload = broadcast.data.encode() if isinstance(broadcast.data, str) else bytes(broadcast.json or b"")
         self.expires_at_ms = broadcast.expires_at_ms if isinstance(broadcast.expires_at_ms, int) else float("inf")
         self.changed = asyncio.Event()
         self.counts = dict.fromkeys(Outcome, 0)
-        self.cursor = start.cursor
         self.exhausted = False
         self.in_flight = 0
         self.in_round_robin = False
@@ -95,36 +101,54 @@ class Fanout:
         self.checkpoint_schedule = CheckpointSchedule(clock())
         self.page_needed = asyncio.Event()
         self.read_to = start.cursor
-        self.prepared: Prepared | None = None
-        self.prepared_for = (0, 0)
         self.started_at = clock()
         self.stopped = False
         self.stopped_at = float("inf")
         self.unknown_age: list[Delivery] = []
         self.unsettled: dict[str, Delivery] = {}
         self.waiting = 0
+        self._bodies = Bodies(broadcast, presence_frame)
+        self._ready = self._bodies.ready
         self._except = frozenset(broadcast.except_ or ())
         self._clock = clock
         self._gone = gone
         self._handed_off = False
+        self._is_too_large = False
         self._totals = totals
         self._members: deque[Member] = deque()
+        """Members that were read and not yet taken, each with its variant (`bodies`) in place of its dialect."""
         self._numbered = not broadcast.room
+        self._last_taken = start.cursor
+        self._read = int(start.cursor or "0") if self._numbered else 0
         self._resumed: deque[Delivery] = deque()
+        v2 = frozenset(start.v2)
         for connection_id, joined_at_ms in start.pending:
-            delivery = Delivery(self, connection_id, joined_at_ms)
-            self.unsettled[connection_id] = delivery
-            self._resumed.append(delivery)
+            variant = (V2 if connection_id in v2 else V1) + EXCLUDED * (connection_id in self._except)
+            if (body := self._body(connection_id, joined_at_ms, variant)) is not None:
+                delivery = Delivery(self, connection_id, joined_at_ms, body)
+                self.unsettled[connection_id] = delivery
+                self._resumed.append(delivery)
 
     def add_page(self, members: Sequence[Member], *, last: bool, read_to: str = "") -> None:
         """Add members, in the order of their keys, all after the cursor and after those that were added before."""
         if self.expired:
             return
+        self._read += len(members)
+        if self._except and not self._except.isdisjoint(map(_CONNECTION_ID, members)):
+            members = [
+                Member(each, joined_at_ms, dialect + EXCLUDED * (each in self._except))
+                for each, joined_at_ms, dialect in members
+            ]
         self._members.extend(members)
         self.read_to = read_to
         self.exhausted = last
         if self.finished:
             self.changed.set()
+
+    @property
+    def cursor(self) -> str:
+        """The key of the last member that was taken; for `connections` the number of them. Empty at the start."""
+        return str(self._read - len(self._members) or "") if self._numbered else self._last_taken
 
     @property
     def read_ahead(self) -> int:
@@ -158,7 +182,7 @@ class Fanout:
     @property
     def held_bytes(self) -> int:
         """An estimate of the memory, in bytes, that it occupies while it is parked."""
-        return len(self.payload) + _DELIVERY_BYTES * len(self.unsettled)
+        return self._bodies.held_bytes + _DELIVERY_BYTES * len(self.unsettled)
 
     @property
     def held_up(self) -> bool:
@@ -187,18 +211,44 @@ class Fanout:
             return None
         members = self._members
         while members:
-            connection_id, joined_at_ms = members.popleft()
-            self.cursor = str(int(self.cursor or "0") + 1) if self._numbered else connection_id
-            if len(members) == PAGES_LOW - 1:
+            connection_id, joined_at_ms, variant = members.popleft()
+            self._last_taken = connection_id
+            if len(members) == _PAGE_NEEDED:
                 self.page_needed.set()
-            if self._except and connection_id in self._except:
-                continue
-            delivery = Delivery(self, connection_id, joined_at_ms)
+            body = self._ready[variant]
+            if body is None:
+                body = self._body(connection_id, joined_at_ms, variant)
+                if body is None:
+                    if len(self.unsettled) >= WINDOW:  # with a delivery that cannot be posted
+                        return None
+                    continue
+            delivery = Delivery(self, connection_id, joined_at_ms, body)
             self.unsettled[connection_id] = delivery
             return delivery
         self.page_needed.set()
         if self.finished:
             self.changed.set()
+        return None
+
+    def _body(self, connection_id: str, joined_at_ms: int | None, variant: int) -> Body | None:
+        """What this member is posted; None if nothing is.
+
+        If its frame is too large, it has missed the broadcast. The first such delivery stays unsettled until all others
+        have ended and the broadcast is safe as a dead letter, which is then one for all; the rest are only counted.
+        """
+        if self._bodies.skips(variant):
+            return None
+        body = self._bodies.body(variant)
+        if body is not TOO_LARGE:
+            return body
+        if self._is_too_large:
+            self.counts[Outcome.REJECTED] += 1
+            self._totals[Outcome.REJECTED] += 1
+            return None
+        self._is_too_large = True
+        delivery = Delivery(self, connection_id, joined_at_ms, body)
+        self.unsettled[connection_id] = delivery
+        self.settle(delivery, Outcome.REJECTED)
         return None
 
     def delivered(self, delivery: Delivery) -> None:
@@ -269,19 +319,27 @@ class Fanout:
         self.unknown_age.append(delivery)
         self.changed.set()
 
+    def missed_to_store(self) -> list[tuple[Delivery, Outcome]]:
+        """What should be stored now of the missed deliveries, so that `confirm_missed` may settle it."""
+        if self.finished:
+            return self.missed.copy()
+        if not (self.held_up or self.stopped):
+            return []
+        return [(delivery, outcome) for delivery, outcome in self.missed if delivery.body is not TOO_LARGE]
+
     def confirm_missed(self, missed: Sequence[tuple[Delivery, Outcome]]) -> None:
-        """Settle the first of `missed`, which are on the dead-letter queue or in the log now."""
-        del self.missed[: len(missed)]
+        """Settle missed deliveries, which are on the dead-letter queue or in the log now."""
         for delivery, outcome in missed:
             del self.unsettled[delivery.connection_id]
             self._count(outcome)
+        self.missed = [each for each in self.missed if each[0].connection_id in self.unsettled]
 
     def expire(self) -> None:
         """Settle all deliveries that are not in flight as expired, and read no further pages."""
         if self.expired or self.stopped:
             return
         self.expired = True
-        self._count(Outcome.EXPIRED, sum(member.connection_id not in self._except for member in self._members))
+        self._count(Outcome.EXPIRED, sum(not self._bodies.skips(variant) for _, _, variant in self._members))
         self._members.clear()
         self.exhausted = True
         while self._resumed:
@@ -308,7 +366,9 @@ class Fanout:
         self.changed.set()
 
     def checkpoint(self) -> Checkpoint:
+        pending = self.unsettled.values()
         return Checkpoint(
             self.cursor,
-            tuple((delivery.connection_id, delivery.joined_at_ms) for delivery in self.unsettled.values()),
+            tuple((delivery.connection_id, delivery.joined_at_ms) for delivery in pending),
+            tuple(each.connection_id for each in pending if each.body.frames == V2) if self._bodies.has_frames else (),
         )

@@ -12,7 +12,7 @@ import structlog
 
 log = structlog.get_logger()
 
-Kind = Literal["settings", "membership", "connection", "joined_room", "progress"]
+Kind = Literal["settings", "membership", "connection", "joined_room", "progress", "stream"]
 _MAX_REMEMBERED: Final = 1_000
 
 

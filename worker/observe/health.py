@@ -22,6 +22,7 @@ Component = Literal[
     "claim",
     "checkpoint",
     "settings",
+    "history",
     "ages",
     "reaper",
     "credentials",

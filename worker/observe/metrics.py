@@ -23,9 +23,11 @@ L = TypeVar("L", bound=str)
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 BROADCAST_OUTCOMES: Final = ("completed", "split", "expired", "duplicate", "poison", "released", "given_up")
+HISTORY_OUTCOMES: Final = ("appended", "without_payload", "rejected")
 LEASE_OUTCOMES: Final = ("extended", "lost", "failed")
 SLOW_CLIENT_OUTCOMES: Final = ("closed", "kept", "failed")
-DEAD_LETTER_REASONS: Final = ("poison", "receives", "undelivered", "rejected", "damaged")
+EXPIRED_CONNECTION_OUTCOMES: Final = ("closed", "gone", "failed")
+DEAD_LETTER_REASONS: Final = ("poison", "receives", "undelivered", "rejected", "damaged", "too_large")
 DAMAGED_ITEMS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 _CALL_BUCKETS: Final = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -124,9 +126,14 @@ class Metrics(Collector):
         self.broadcasts = dict.fromkeys(BROADCAST_OUTCOMES, 0)
         self.references: Callable[[], int] = int
         self.slow_clients = dict.fromkeys(SLOW_CLIENT_OUTCOMES, 0)
+        self.expired_connections: dict[str, int] = dict.fromkeys(EXPIRED_CONNECTION_OUTCOMES, 0)
         self.dead_letters = dict.fromkeys(DEAD_LETTER_REASONS, 0)
         self.deferred = 0
         self.damaged_items: dict[str, int] = dict.fromkeys(DAMAGED_ITEMS, 0)
+        self.history_messages = dict.fromkeys(HISTORY_OUTCOMES, 0)
+        self.history_transactions = 0
+        self.history_conflicts = 0
+        self.history_append_duration = Histogram(_CALL_BUCKETS)
         self.remainders = 0
         self.checkpoints = 0
         self.lease_extensions = dict.fromkeys(LEASE_OUTCOMES, 0)
@@ -177,6 +184,7 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from self._posts_and_deliveries()
         yield from self._broadcasts_and_queue()
+        yield from self._history()
         yield from self._dependencies()
         for name, value in self._gauges.items():
             if (number := value()) is not None:
@@ -208,6 +216,12 @@ class Metrics(Collector):
             "Connections given up because they do not read, by what was done.",
             "outcome",
             self.slow_clients,
+        )
+        yield _counter(
+            "gatecast_expired_connections",
+            "Connections whose token has expired, by what became of them.",
+            "outcome",
+            self.expired_connections,
         )
         yield CounterMetricFamily(
             "gatecast_reference_posts",
@@ -248,6 +262,29 @@ class Metrics(Collector):
         for labels, count in self.queue_messages.items():
             messages.add_metric(labels, count)
         yield messages
+
+    def _history(self) -> Iterator[Metric]:
+        yield _counter(
+            "gatecast_history_messages",
+            "Messages of rooms with history, by what was written.",
+            "outcome",
+            self.history_messages,
+        )
+        yield CounterMetricFamily(
+            "gatecast_history_transactions",
+            "Transactions that append to rooms' histories.",
+            value=self.history_transactions,
+        )
+        yield CounterMetricFamily(
+            "gatecast_history_conflicts",
+            "Transactions that were repeated because another worker was faster.",
+            value=self.history_conflicts,
+        )
+        yield _histogram(
+            "gatecast_history_append_duration_seconds",
+            "Time until a message has its offset, from when it could get one.",
+            self.history_append_duration,
+        )
 
     def _dependencies(self) -> Iterator[Metric]:
         problems = self._health.problems

@@ -1,16 +1,16 @@
 """The way of one broadcast: claim it, then split it, give it up, or deliver it with a run.
 
-    expired? → claim → duplicate? → give up | split | `run`: page members → deliver → checkpoint … → acknowledge
+    expired? → claim → duplicate? → give up | offset → split | `run`: page members → deliver → checkpoint → acknowledge
 
 What if we die at an await? Before the claim: nothing has happened. After it: the same message comes back, with a higher
-receive count, and takes over the claim and its last checkpoint. Between sending parts (or dead letters) and deleting
-the message: they are sent again under the same part names, so the second ones are duplicates. A message is deleted only
-after an ending that leaves nothing to do.
+receive count, and takes over the claim, the offset and the last checkpoint. Between sending parts (or dead letters) and
+deleting the message: they are sent again under the same part names, so the second ones are duplicates. A message is
+deleted only after an ending that leaves nothing to do.
 """
 
 import asyncio
 import itertools
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from enum import Enum, auto
 from heapq import nsmallest
 from typing import Final, assert_never
@@ -25,11 +25,16 @@ from gatecast.broadcast import Broadcast
 from gatecast.publisher import is_fifo, queue_message
 from gatecast.table import RoomSettings
 from worker.decisions.claims import Claimant, NotClaimed
+from worker.decisions.history import NotAppended, may_append
+from worker.decisions.outcome import Outcome
 from worker.decisions.parts import to_shards
 from worker.observe.damaged_items import DamagedItems
 from worker.pipeline.capacity import Place
 from worker.pipeline.completions import Completions
+from worker.pipeline.history import History
 from worker.pipeline.lease import Lease, LeaseState
+from worker.pipeline.pages import begin_page
+from worker.pipeline.presence import Announcement, delay_seconds
 from worker.pipeline.room_settings import RoomSettingsCache
 from worker.pipeline.run import Run, Services
 from worker.ports import Claim, DamagedProgress, MessageRejected, Page
@@ -69,10 +74,16 @@ class Broadcaster:
     """Runs broadcasts concurrently."""
 
     def __init__(
-        self, services: Services, room_settings: RoomSettingsCache, completions: Completions, damaged: DamagedItems
+        self,
+        services: Services,
+        room_settings: RoomSettingsCache,
+        history: History,
+        completions: Completions,
+        damaged: DamagedItems,
     ) -> None:
         self._services = services
         self._room_settings = room_settings
+        self._history = history
         self._completions = completions
         self._damaged = damaged
         self._fifo = is_fifo(services.sender.url)
@@ -126,23 +137,30 @@ class Broadcaster:
             return Ending.EXPIRED
         if broadcast.published_at_ms is UNSET:
             broadcast = msgspec.structs.replace(broadcast, published_at_ms=lease.message.sent_at_ms)
-        # The room's settings and the first page are read while the claim is written; only posts must wait for it.
-        if broadcast.room and broadcast.shard is UNSET:
-            self._room_settings.begin(broadcast.room)
-        first_page = self._begin_first_page(broadcast, lease)
+        order = next(self._order)
+        first_page = self._begin_reading(broadcast, lease)
         claimed_at = self._services.clock()
         try:
             with tracing.span("claim"):
                 claim = await self._claim(broadcast, lease)
         except DamagedProgress as damaged:
-            return await self._give_up_damaged(broadcast, str(damaged))
+            return await self._give_up_damaged(_with_offset(broadcast, damaged.offset), str(damaged))
         if isinstance(claim, NotClaimed):
             return _ending_without_claim(claim)
-        if self._makes_no_progress(claim):
-            return await self._give_up(broadcast, claim, "receives")
-        shards = await self._shards_to_split(broadcast, claim)
-        if shards > 1:
-            return await self._split(broadcast, claim, shards)
+        received, broadcast = broadcast, _with_offset(broadcast, claim.offset)
+        announcement = await self._prepare(broadcast, claim)
+        if isinstance(announcement, Ending):
+            return announcement
+        settings = await self._settings_to_start(broadcast)
+        appended = await self._append(broadcast, claim, lease, order, settings.history_seconds)
+        if isinstance(appended, Ending):
+            return appended
+        broadcast = appended
+        # A broadcast that began when there was one shard finds all its members there: it resumes and is not split.
+        if settings.shards > 1 and claim.start.is_start:
+            return await self._split(broadcast, claim, settings.shards)
+        if not claim.start.is_start or broadcast.offset != received.offset:
+            first_page = None  # members are read after the message has been written to the room's history
         with tracing.span("deliver"):
             run = Run(
                 self._services,
@@ -151,24 +169,56 @@ class Broadcaster:
                 claim=claim,
                 claimed_at=claimed_at,
                 place=place,
-                order=next(self._order),
-                first_page=first_page if claim.start.is_start else None,
+                order=order,
+                first_page=first_page,
+                presence_frame=announcement.frame,
+                max_members=announcement.max_members,
             )
             return await self._deliver(run, lease, claim)
 
-    def _begin_first_page(self, broadcast: Broadcast, lease: Lease) -> Awaitable[Page] | None:
-        """Start reading the first page, unless a split or a checkpoint is known to make it useless."""
-        if not broadcast.room or lease.message.receive_count > 1:
-            return None
-        if isinstance(broadcast.shard, int):
-            return self._services.table.begin_page(broadcast.room, broadcast.shard)
-        known = self._room_settings.cached(broadcast.room)
-        if known is not None and known.shards > 1:
-            return None
-        return self._services.table.begin_page(broadcast.room, 0)
+    def _begin_reading(self, broadcast: Broadcast, lease: Lease) -> Awaitable[Page] | None:
+        """Start reading, while the claim is written, what is needed after it: settings, head, or the first page.
 
-    async def _get_room_settings(self, room: str) -> RoomSettings:
-        return await retry_forever("settings", self._services.health, lambda: self._room_settings.get(room))
+        Returns the page. It is not read if a split, a checkpoint or an offset is known to make it useless.
+        """
+        may_begin = lease.message.receive_count == 1
+        room = broadcast.room
+        if room and broadcast.shard is UNSET:
+            known = self._room_settings.cached(room)
+            self._room_settings.begin(room)
+            history_seconds = known.history_seconds if known is not None else int(self._history.remembers(room))
+            if may_append(broadcast, is_start=True, history_seconds=history_seconds):
+                self._history.begin(room)
+                return None
+            may_begin = may_begin and (known is None or known.shards == 1)
+        return begin_page(self._services.table, broadcast) if may_begin else None
+
+    async def _prepare(self, broadcast: Broadcast, claim: Claim) -> Announcement | Ending:
+        """How the broadcast is delivered; or how it ends without a delivery."""
+        if self._makes_no_progress(claim):
+            return await self._give_up(broadcast, claim, "receives")
+        announcement = await self._services.announcer.announcement(broadcast)
+        return announcement if announcement is not None else await self._complete(broadcast, claim, {})
+
+    async def _append(
+        self, broadcast: Broadcast, claim: Claim, lease: Lease, order: int, history_seconds: int
+    ) -> Broadcast | Ending:
+        """The broadcast, with its offset if the room has history; or how it ends without one."""
+        if not may_append(broadcast, is_start=claim.start.is_start, history_seconds=history_seconds):
+            return broadcast
+        with tracing.span("append"):
+            result = await self._history.append(broadcast, claim, lease, order=order, history_seconds=history_seconds)
+        match result:
+            case int(offset):
+                return _with_offset(broadcast, offset)
+            case NotAppended.TAKEN_OVER:
+                return Ending.ABANDONED
+            case NotAppended.STOPPED:
+                return _unfinished(lease)
+            case NotAppended.REJECTED:
+                return broadcast
+            case _:
+                assert_never(result)
 
     async def _claim(self, broadcast: Broadcast, lease: Lease) -> Claim | NotClaimed:
         """Claim the broadcast. Raises DamagedProgress if the progress item was damaged in every read."""
@@ -197,11 +247,12 @@ class Broadcaster:
     async def _give_up_damaged(self, broadcast: Broadcast, pk: str) -> Ending:
         """Dead-letter a broadcast whose position cannot be read. A redrive starts it from the beginning.
 
-        Without a dead-letter queue it is released, and so starts from the beginning at once.
+        Without a dead-letter queue it is released, and so starts from the beginning at once. Its offset is kept in both
+        cases, if it can be read: no message is appended twice.
         """
         services = self._services
         self._damaged.report("progress", pk, "no claim or checkpoint of a worker")
-        await retry_forever("claim", services.health, lambda: services.progress.delete(broadcast))
+        await retry_forever("claim", services.health, lambda: services.progress.reset(broadcast))
         if not services.dead_letters.configured:
             return Ending.RELEASED
         await services.dead_letters.store_broadcast(broadcast, "damaged")
@@ -214,16 +265,19 @@ class Broadcaster:
             claim.receives_without_progress > MAX_RECEIVES_WITHOUT_PROGRESS and self._services.dead_letters.configured
         )
 
-    async def _shards_to_split(self, broadcast: Broadcast, claim: Claim) -> int:
-        """How many parts to split the broadcast into; 1 if it should not be split."""
-        if not broadcast.room or broadcast.shard is not UNSET:
-            return 1
-        settings = await self._get_room_settings(broadcast.room)
-        # A broadcast that began when there was one shard finds all its members there: it resumes and is not split.
-        return settings.shards if claim.start.is_start else 1
+    async def _settings_to_start(self, broadcast: Broadcast) -> RoomSettings:
+        """The room's settings; those of a room without any for a part, and for a broadcast to connections."""
+        room = broadcast.room
+        if not room or broadcast.shard is not UNSET:
+            return RoomSettings()
+        settings = await retry_forever("settings", self._services.health, lambda: self._room_settings.get(room))
+        if not settings.history_seconds:
+            self._history.forget(room)
+        return settings
 
     def _age_seconds(self, broadcast: Broadcast) -> float:
-        return max(0.0, self._services.wall_clock() - int(broadcast.published_at_ms or 0) / 1000)
+        due_at = int(broadcast.published_at_ms or 0) / 1000 + delay_seconds(broadcast, fifo=self._fifo)
+        return max(0.0, self._services.wall_clock() - due_at)
 
     def _has_expired(self, broadcast: Broadcast) -> bool:
         expires_at_ms = broadcast.expires_at_ms
@@ -260,20 +314,26 @@ class Broadcaster:
             self._runs.discard(run)
         if not settled:
             return _unfinished(lease)
-        await self._completions.add(claim)
-        self._record_completed(run)
-        return Ending.COMPLETED
+        return await self._complete(run.fanout.broadcast, claim, run.fanout.counts)
 
-    def _record_completed(self, run: Run) -> None:
-        broadcast = run.fanout.broadcast
+    async def _complete(self, broadcast: Broadcast, claim: Claim, counts: Mapping[Outcome, int]) -> Ending:
+        await self._completions.add(claim)
         seconds = self._age_seconds(broadcast)
         self._services.metrics.broadcast_duration.observe(seconds)
         log.info(
             "broadcast.completed",
             part=broadcast.part,
             seconds=round(seconds, 3),
-            **{str(outcome): count for outcome, count in run.fanout.counts.items() if count},
+            **{str(outcome): count for outcome, count in counts.items() if count},
         )
+        return Ending.COMPLETED
+
+
+def _with_offset(broadcast: Broadcast, offset: int | None) -> Broadcast:
+    """The broadcast with its offset, if it is known and not in the broadcast already."""
+    if offset is None or broadcast.offset is not UNSET:
+        return broadcast
+    return msgspec.structs.replace(broadcast, offset=offset)
 
 
 def _ending_without_claim(reason: NotClaimed) -> Ending:

@@ -33,7 +33,8 @@ from worker.pipeline.broadcaster import Broadcaster, Ending
 from worker.pipeline.capacity import Capacity, Place, kind_of
 from worker.pipeline.dead_letters import DeadLetters
 from worker.pipeline.lease import Lease, LeaseKeeper, LeaseState
-from worker.ports import DependencyError, MessageQueue, MessageRejected, PortError, StaleReceipt
+from worker.pipeline.presence import delay_seconds
+from worker.ports import DependencyError, Message, MessageQueue, MessageRejected, PortError, StaleReceipt
 from worker.resilience import retry_forever
 
 log = structlog.get_logger()
@@ -281,13 +282,20 @@ class Consumer:
         for received in messages:
             self._leases.drop(received.lease)
 
+    def _lag_seconds(self, message: Message, broadcast: Broadcast | InvalidBroadcast) -> float:
+        """For how long the message could have been received before, and its broadcast started."""
+        due_at = message.sent_at_ms / 1000
+        if isinstance(broadcast, Broadcast) and not broadcast.part:
+            due_at += delay_seconds(broadcast, fifo=is_fifo(self._queue.url))
+        return max(0.0, self._wall_clock() - due_at)
+
     async def _handle(self, received: Received, place: Place) -> Disposition:
         """Run one message's broadcast."""
         lease, broadcast = received.lease, received.broadcast
         message = lease.message
         broadcast_id.set("")  # clear the previous message's, on a FIFO queue
         try:
-            self._metrics.queue_lag.observe(max(0.0, self._wall_clock() - message.sent_at_ms / 1000))
+            self._metrics.queue_lag.observe(self._lag_seconds(message, broadcast))
             if isinstance(broadcast, InvalidBroadcast):
                 return await self._handle_poison(lease, str(broadcast))
             tracing.set_attributes(gatecast_id=broadcast.id, gatecast_part=broadcast.part)

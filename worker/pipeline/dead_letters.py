@@ -1,26 +1,28 @@
 """Store what could not be delivered as dead letters, so that a person can inspect and redrive it.
 
-With a dead-letter queue, missed deliveries go there as broadcasts to exactly the connections that missed, and messages
-that are not valid broadcasts go there unchanged; a `reason` attribute says why. Without one they are logged with their
-ids, and so are ids that no broadcast can name. Calls are retried forever: a broadcast does not end before its missed
-deliveries are stored.
+With a dead-letter queue, missed deliveries go there as broadcasts to exactly the connections that missed, a broadcast
+that no v2 connection can receive goes there as it is, and messages that are not valid broadcasts go there unchanged; a
+`reason` attribute says why. Without one they are logged with their ids, and so are ids that no broadcast can name.
+Calls are retried forever: a broadcast does not end before its missed deliveries are stored.
 
 A FIFO queue drops a message whose deduplication id it received within the last five minutes, even if the first one has
 since been redriven and deleted. So each dead letter has a deduplication id of its own, which only its retries share.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from uuid import uuid4
 
+import msgspec
 import structlog
+from msgspec import UNSET
 
 from gatecast import table as keys
-from gatecast.broadcast import Broadcast, InvalidBroadcast, encode
+from gatecast.broadcast import Broadcast, InvalidBroadcast
 from gatecast.printable import printable
 from gatecast.publisher import is_fifo, queue_message
 from worker.decisions.outcome import Outcome
-from worker.decisions.parts import REJECTED_PREFIX, UNDELIVERED_PREFIX, can_name, to_connections
+from worker.decisions.parts import REJECTED_PREFIX, UNDELIVERED_PREFIX, can_name, fitting
 from worker.observe.damaged_items import DamagedItems
 from worker.observe.health import Health
 from worker.ports import Message, MessageQueue
@@ -28,6 +30,8 @@ from worker.resilience import retry_forever
 
 log = structlog.get_logger()
 
+TOO_LARGE: Final = "too_large"
+"""The reason of a broadcast whose frame is longer than API Gateway accepts, so that v2 connections missed it."""
 _MAX_REASON_CHARACTERS: Final = 250
 
 
@@ -63,7 +67,7 @@ class DeadLetters:
         unnameable: dict[str, list[str]] = {}
         for reason, ids in connection_ids.items():
             prefix = REJECTED_PREFIX if reason is Outcome.REJECTED else UNDELIVERED_PREFIX
-            for part_broadcast in _fitting(broadcast, [each for each in ids if can_name(each)], prefix):
+            for part_broadcast in fitting(broadcast, [each for each in ids if can_name(each)], prefix):
                 await self.store_broadcast(part_broadcast, reason)
             if unnamed := [each for each in ids if not can_name(each)]:
                 unnameable[str(reason)] = unnamed
@@ -73,10 +77,24 @@ class DeadLetters:
             items = sum(map(len, unnameable.values()))
             self._damaged.report("membership", where, "connection ids that no connection can have", items=items)
 
+    async def store_too_large(self, broadcast: Broadcast) -> None:
+        """Store, once for all members concerned, a broadcast whose frame cannot be posted. Raises MessageRejected."""
+        if self._queue is None:
+            log.error("broadcast.too_large", id=broadcast.id, part=broadcast.part)
+            self._counts[TOO_LARGE] += 1
+        else:
+            await self.store_broadcast(broadcast, TOO_LARGE)
+
     async def store_broadcast(self, broadcast: Broadcast, reason: str) -> None:
         """Store a whole broadcast. Returns when it is stored. Requires `configured`. Raises MessageRejected."""
         assert self._queue is not None  # noqa: S101 - the caller has checked
-        await self._send(queue_message(broadcast, fifo=is_fifo(self._queue.url), sending=uuid4().hex), reason)
+        fifo, sending = is_fifo(self._queue.url), uuid4().hex
+        try:
+            message = queue_message(broadcast, fifo=fifo, sending=sending)
+        except InvalidBroadcast:  # it is too long with what the worker has added, and can add again after a redrive
+            published = msgspec.structs.replace(broadcast, published_at_ms=UNSET, offset=UNSET)
+            message = queue_message(published, fifo=fifo, sending=sending)
+        await self._send(message, reason)
         self._counts[reason] += 1
 
     async def store_poison(self, message: Message, reason: str) -> None:
@@ -105,21 +123,3 @@ class DeadLetters:
                 raise error
 
         await retry_forever("dead_letters", self._health, send)
-
-
-def _fitting(broadcast: Broadcast, connection_ids: list[str], prefix: str) -> Iterator[Broadcast]:
-    """The broadcast to these connections: normally one, several if it would exceed the maximum message size."""
-    if not connection_ids:
-        return
-    part = to_connections(broadcast, connection_ids, prefix)
-    try:
-        encode(part)
-    except InvalidBroadcast:
-        ordered = sorted(connection_ids)  # so that a repetition after a crash makes the same parts
-        half = len(ordered) // 2
-        if not half:
-            raise
-        yield from _fitting(broadcast, ordered[:half], prefix)
-        yield from _fitting(broadcast, ordered[half:], prefix)
-    else:
-        yield part

@@ -7,9 +7,8 @@ once for all rooms, and a room without settings costs one key per lookup.
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from functools import partial
-from typing import Final, cast
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from gatecast.table import RoomSettings, SettingsItem, settings_names
 from worker.batcher import Batcher
@@ -28,11 +27,12 @@ class RoomSettingsCache:
     """Reads settings items from `table`, many per call, and caches them for `CACHE_SECONDS`."""
 
     def __init__(self, table: MemberTable, clock: Callable[[], float] = time.monotonic) -> None:
+        self._table = table
         self._clock = clock
         self._cache: OrderedDict[str, tuple[float, SettingsItem]] = OrderedDict()
         self._reading: dict[str, Lookup] = {}
         self._lookups: Batcher[str, SettingsItem | DependencyError] = Batcher(
-            table.settings, max_items=MAX_BATCH_GET, wait_seconds=_GATHER_SECONDS, urgent=True
+            self._read, max_items=MAX_BATCH_GET, wait_seconds=_GATHER_SECONDS, urgent=True
         )
 
     def cached(self, room: str) -> RoomSettings | None:
@@ -65,17 +65,20 @@ class RoomSettingsCache:
         lookup = self._reading.get(name)
         if lookup is None:
             lookup = self._reading[name] = self._lookups.begin(name)
-            lookup.add_done_callback(partial(self._end_item, name, self._clock()))
+            lookup.add_done_callback(lambda _: self._reading.pop(name))
         return lookup
 
-    def _end_item(self, name: str, started_at: float, lookup: Lookup) -> None:
-        del self._reading[name]
-        if lookup.cancelled() or lookup.exception() is not None or isinstance(lookup.result(), DependencyError):
-            return
-        self._cache[name] = (started_at, cast(SettingsItem, lookup.result()))
-        self._cache.move_to_end(name)
-        if len(self._cache) > _MAX_ITEMS:
+    async def _read(self, names: Sequence[str]) -> Sequence[SettingsItem | DependencyError]:
+        """The items, which are cached before any caller receives its item."""
+        started_at = self._clock()
+        items = await self._table.settings(names)
+        for name, item in zip(names, items, strict=True):
+            if not isinstance(item, DependencyError):
+                self._cache[name] = (started_at, item)
+                self._cache.move_to_end(name)
+        while len(self._cache) > _MAX_ITEMS:
             self._cache.popitem(last=False)
+        return items
 
     def _cached_item(self, name: str) -> SettingsItem | None:
         entry = self._cache.get(name)

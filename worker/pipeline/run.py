@@ -13,6 +13,7 @@ over resumes from the latest checkpoint, which contains every member that is not
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
@@ -26,18 +27,23 @@ from gatecast.broadcast import Broadcast
 from gatecast.publisher import is_fifo, queue_message
 from worker.decisions.checkpoint import RENEW_SECONDS
 from worker.decisions.outcome import Outcome
-from worker.decisions.parts import REMAINDER_PREFIX, can_name, to_connections
+from worker.decisions.parts import REMAINDER_PREFIX, can_name, fitting
 from worker.decisions.stall import PriorRejections
+from worker.delivery.bodies import TOO_LARGE
 from worker.delivery.engine import DeliveryEngine
 from worker.delivery.fanout import MAX_WAITING, Delivery, Fanout
 from worker.observe.health import Health
 from worker.observe.metrics import Metrics
 from worker.pipeline.capacity import Place
+from worker.pipeline.closer import Closer
+from worker.pipeline.counts import Counts
 from worker.pipeline.dead_letters import DeadLetters
 from worker.pipeline.lease import Lease, LeaseState
+from worker.pipeline.pages import begin_page
+from worker.pipeline.presence import Announcer
 from worker.pipeline.reaper import Reaper
 from worker.pipeline.sender import Sender
-from worker.ports import MAX_BATCH_GET, Claim, Member, MemberTable, MessageRejected, Page, ProgressStore
+from worker.ports import MAX_BATCH_GET, Claim, MemberTable, MessageRejected, Page, ProgressStore
 from worker.resilience import retry_forever
 from worker.transport.pool import RESPONSE_TIMEOUT_SECONDS
 
@@ -60,6 +66,9 @@ class Services:
     dead_letters: DeadLetters
     engine: DeliveryEngine
     reaper: Reaper
+    closer: Closer
+    announcer: Announcer
+    counts: Counts
     health: Health
     metrics: Metrics
     clock: Callable[[], float] = time.monotonic
@@ -70,6 +79,8 @@ class Run:
     """The delivery of `broadcast`, which this worker holds under `lease` and, since `claimed_at`, under `claim`.
 
     `order` is the number of the run. `first_page` is the first page of members if its query has already been sent.
+    `presence_frame` is the frame of a change of presence, if it is not the broadcast as it is. Once the pages show more
+    than `max_members`, nothing more is delivered.
     """
 
     def __init__(
@@ -83,6 +94,8 @@ class Run:
         place: Place,
         order: int,
         first_page: Awaitable[Page] | None = None,
+        presence_frame: bytes | None = None,
+        max_members: float = math.inf,
     ) -> None:
         self._services = services
         self._lease = lease
@@ -94,7 +107,9 @@ class Run:
         self._remainders = not is_fifo(services.sender.url)
         self._cut_short = False
         self._first_page = first_page
-        found_in = (broadcast.room, int(broadcast.shard or 0)) if broadcast.room else None
+        self._max_members = max_members
+        self._members_read = 0
+        self._found_in = found_in = (broadcast.room, int(broadcast.shard or 0)) if broadcast.room else None
         self.fanout = Fanout(
             broadcast,
             claim.start,
@@ -103,6 +118,7 @@ class Run:
             prior_rejections=self._prior_rejections(broadcast),
             totals=services.metrics.deliveries,
             gone=lambda delivery: services.reaper.offer(delivery.connection_id, found_in, delivery.joined_at_ms),
+            presence_frame=presence_frame,
         )
 
     def cut_short(self) -> None:
@@ -159,21 +175,28 @@ class Run:
 
     async def _add_page(self, after: str) -> bool:
         """Read and add the page after the key `after`. Returns whether it was the last one."""
-        fanout, broadcast = self.fanout, self.fanout.broadcast
-        if broadcast.connections:
-            ids = list(dict.fromkeys(broadcast.connections))[int(after or "0") :]
-            fanout.add_page([Member(connection_id, None) for connection_id in ids], last=True)
-        else:
-            room, shard = str(broadcast.room), int(broadcast.shard or 0)
-            with tracing.span("page"):
-                page = await retry_forever("table", self._services.health, lambda: self._page(room, shard, after))
-                tracing.set_attributes(gatecast_members=len(page.members))
-            fanout.add_page(page.members, last=page.after is None, read_to=page.after or "")
+        fanout = self.fanout
+        with tracing.span("page"):
+            page = await retry_forever("table", self._services.health, lambda: self._page(after))
+            tracing.set_attributes(gatecast_members=len(page.members))
+        page = self._looked_through(page)
+        fanout.add_page(page.members, last=page.after is None, read_to=page.after or "")
         return fanout.exhausted
 
-    async def _page(self, room: str, shard: int, after: str) -> Page:
+    def _looked_through(self, page: Page) -> Page:
+        """The page, or an empty last one if there are too many members. Members are counted, expired ones passed on."""
+        self._members_read += len(page.members)
+        if self._found_in is not None:
+            self._services.closer.offer(page.expired, self._found_in)
+            if page.after is None and self._claim.start.is_start:
+                self._services.counts.read(*self._found_in, self._members_read)
+        return page if self._members_read <= self._max_members else Page([], None)
+
+    async def _page(self, after: str) -> Page:
         begun, self._first_page = self._first_page, None
-        return await (begun if begun is not None and not after else self._services.table.begin_page(room, shard, after))
+        if begun is not None and not after:
+            return await begun
+        return await begin_page(self._services.table, self.fanout.broadcast, after)
 
     async def _read_ahead(self) -> None:
         """Read pages ahead of the deliveries, whenever few members are left to deliver."""
@@ -239,8 +262,8 @@ class Run:
         fanout = self.fanout
         if fanout.unknown_age and not fanout.stopped:
             return self._look_up_ages()
-        if fanout.missed and (fanout.held_up or fanout.finished or fanout.stopped):
-            return self._dead_letter_missed()
+        if fanout.missed and (missed := fanout.missed_to_store()):
+            return self._dead_letter_missed(missed)
         slow = self._remainder_candidates()
         return self._hand_off_remainder(slow) if slow else None
 
@@ -271,14 +294,17 @@ class Run:
 
     # Side tasks
 
-    async def _dead_letter_missed(self) -> None:
+    async def _dead_letter_missed(self, missed: list[tuple[Delivery, Outcome]]) -> None:
         fanout = self.fanout
-        missed = fanout.missed.copy()
         by_reason: dict[Outcome, list[str]] = {}
         for delivery, reason in missed:
-            by_reason.setdefault(reason, []).append(delivery.connection_id)
+            if delivery.body is not TOO_LARGE:
+                by_reason.setdefault(reason, []).append(delivery.connection_id)
         with tracing.span("settle", gatecast_missed=len(missed)):
-            await self._services.dead_letters.store_missed(fanout.broadcast, by_reason)
+            if by_reason:
+                await self._services.dead_letters.store_missed(fanout.broadcast, by_reason)
+            if any(delivery.body is TOO_LARGE for delivery, _ in missed):
+                await self._services.dead_letters.store_too_large(fanout.broadcast)
         fanout.confirm_missed(missed)
 
     async def _hand_off_remainder(self, slow: list[Delivery]) -> None:
@@ -287,21 +313,19 @@ class Run:
         tried = self._retry_history(slow)
         for delivery in slow:  # the engine ignores them from here on, but checkpoints still contain them
             fanout.stop_waiting(delivery)
-        remainder = to_connections(
-            fanout.broadcast, [delivery.connection_id for delivery in slow], REMAINDER_PREFIX, tried
-        )
         seconds = services.wall_clock() - tried[1] / 1000
         delay = round(min(max(seconds, _MIN_REMAINDER_SECONDS), _MAX_REMAINDER_SECONDS))
+        waiting = {delivery.connection_id: delivery for delivery in slow}
         try:
-            await services.sender.send(queue_message(remainder, fifo=False), delay_seconds=delay)
+            for remainder in fitting(fanout.broadcast, list(waiting), REMAINDER_PREFIX, tried):
+                await services.sender.send(queue_message(remainder, fifo=False), delay_seconds=delay)
+                fanout.hand_off([waiting.pop(each) for each in remainder.connections or ()])
+                services.metrics.remainders += 1
         except MessageRejected as rejected:
             log.error("remainder.rejected", id=fanout.broadcast.id, code=rejected.code)  # noqa: TRY400
             self._remainders = False
-            for delivery in slow:
+            for delivery in waiting.values():
                 services.engine.retry_later(delivery)
-            return
-        fanout.hand_off(slow)
-        services.metrics.remainders += 1
 
     def _retry_history(self, slow: list[Delivery]) -> tuple[int, int, float]:
         """What holds for all of them: rejected probes, since when (milliseconds since the epoch), and the evidence."""
@@ -330,7 +354,8 @@ class Run:
         fanout, services = self.fanout, self._services
         batch, fanout.unknown_age = fanout.unknown_age[:MAX_BATCH_GET], fanout.unknown_age[MAX_BATCH_GET:]
         ids = [delivery.connection_id for delivery in batch]
-        connected = await retry_forever("ages", services.health, lambda: services.table.connected_at_ms(ids))
+        connected = await retry_forever("ages", services.health, lambda: services.table.connections(ids))
         for delivery in batch:
-            delivery.joined_at_ms = connected.get(delivery.connection_id, 0)
+            found = connected.get(delivery.connection_id)
+            delivery.joined_at_ms = found.connected_at_ms if found is not None else 0
             services.engine.decide_gone(delivery)
