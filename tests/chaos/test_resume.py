@@ -1,4 +1,4 @@
-"""Clients of rooms with history are cut off, and workers killed, again and again: nothing is missed or repeated.
+"""Clients of rooms with history are cut off, and workers killed, repeatedly: nothing is missed or repeated.
 
 Everything is real: the gateway with the routes, worker processes, and the reference client. Each client must see every
 message of its room exactly once and in the order of its offsets, or be informed that some may be missing. No fault of

@@ -43,11 +43,14 @@ async def claimed(progress: Progress, message: str, receive_count: int) -> Claim
         ("receives", {"S": "2"}),
         ("cursor", {"S": "c" * 1_025}),
         ("pending", {"B": TWICE}),
+        ("pending_v2", {"B": b"\xff\xff"}),
+        ("pending_v2", {"S": "c1="}),
+        ("pending_v2", {"B": msgspec.msgpack.encode(["c1=", "c1="])}),
         ("completed_at", {"S": "never"}),
         ("message_id", {"N": "5"}),
     ],
 )
-async def test_an_item_damaged_in_any_attribute_is_reported_until_it_is_deleted(
+async def test_an_item_damaged_in_any_attribute_is_reported_until_it_is_reset(
     progress: Progress, dynamodb: Any, table: str, name: str, value: Any
 ) -> None:
     assert await progress.write_checkpoint(await claimed(progress, "m", 1), HALFWAY, made_progress=True)
@@ -62,7 +65,7 @@ async def test_an_item_damaged_in_any_attribute_is_reported_until_it_is_deleted(
     for receive_count in (2, 3):
         with pytest.raises(DamagedProgress, match="broadcast#room one"):
             await progress.claim(BROADCAST, Claimant(message, receive_count, f"{message}/{receive_count}", 0))
-    await progress.delete(BROADCAST)
+    await progress.reset(BROADCAST)
     assert (await claimed(progress, message, 4)).start == Checkpoint()
 
 
@@ -114,3 +117,13 @@ async def test_times_of_members_need_not_be_whole_numbers(
         )
     page = await Table(dynamodb_service, table, wall_clock=lambda: NOW).begin_page("room", 0)
     assert page.members == [Member("a=", 1234), Member("c=", 1000)]
+
+
+async def test_dialects_of_an_earlier_checkpoint_do_no_harm(progress: Progress, dynamodb: Any, table: str) -> None:
+    """They remain while no pending connection uses v2, and after a checkpoint of a worker of an earlier version."""
+    claim = await claimed(progress, "m", 1)
+    with_v2 = Checkpoint("c5=", (("c1=", 7), ("c2=", None)), ("c1=",))
+    assert await progress.write_checkpoint(claim, with_v2, made_progress=True)
+    assert await progress.write_checkpoint(claim, Checkpoint("c9=", (("c8=", 7),)), made_progress=True)
+    assert "pending_v2" in dynamodb.get_item(TableName=table, Key=KEY)["Item"]
+    assert (await claimed(progress, "m", 2)).start == Checkpoint("c9=", (("c8=", 7),))

@@ -57,14 +57,16 @@ def test_broadcasts_are_resent_and_other_messages_are_skipped(sqs: Any, queues: 
     put(sqs, queues.dead_letter_url, "not a broadcast", "poison: body: not valid JSON \x9b2J")
     put(sqs, queues.dead_letter_url, "{}", "undelivered")
     put(sqs, queues.dead_letter_url, encode(letter(99)), None)
+    put(sqs, queues.dead_letter_url, encode(letter(98, "")), "too_large")
 
     dry = run(queues, "--dry-run")
     assert (dry.returncode, dry.stderr) == (0, "")
     assert dry.stdout.splitlines()[-2:] == [
         "25 would be resent (receives: 8, rejected: 8, undelivered: 9)",
-        "3 skipped (no reason: 1, poison: 1, undelivered: 1)",
+        "4 skipped (no reason: 1, poison: 1, too_large: 1, undelivered: 1)",
     ]
     listed = dry.stdout.splitlines()[:-2]
+    why = "clients that use v2 would receive more than 131,072 bytes"
     assert {re.sub(r"(?<=message )\S+|\d+(?= min old)", "…", line) for line in listed} == {
         *(
             f"would be resent: {('undelivered', 'rejected', 'receives')[number % 3]}, 1 connection, "
@@ -74,8 +76,9 @@ def test_broadcasts_are_resent_and_other_messages_are_skipped(sqs: Any, queues: 
         "skipped: poison: body: not valid JSON \\x9b2J, … min old, message …",
         "skipped: undelivered, … min old, message …",
         "skipped: no reason, 1 connection, id b99, part u-1, … min old, message …",
+        f"skipped: too_large: {why}, 1 connection, id b98, … min old, message …",
     }
-    assert len(listed) == 28
+    assert len(listed) == 29
     assert not received(sqs, queues.url)
 
     done = run(queues)
@@ -87,9 +90,12 @@ def test_broadcasts_are_resent_and_other_messages_are_skipped(sqs: Any, queues: 
     assert {message["Attributes"]["MessageGroupId"] for message in messages} == {f"b{n}" for n in range(25)}
 
     repeated = run(queues)
-    assert repeated.stdout.splitlines()[-2:] == ["0 resent", "3 skipped (no reason: 1, poison: 1, undelivered: 1)"]
+    assert repeated.stdout.splitlines()[-2:] == [
+        "0 resent",
+        "4 skipped (no reason: 1, poison: 1, too_large: 1, undelivered: 1)",
+    ]
     assert sorted(message["Body"] for message in received(sqs, queues.dead_letter_url)) == sorted(
-        ["not a broadcast", "{}", encode(letter(99))]
+        ["not a broadcast", "{}", encode(letter(99)), encode(letter(98, ""))]
     )
 
 

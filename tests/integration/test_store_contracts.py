@@ -4,6 +4,7 @@ Time passes by the stores' clock. Only visibility timeouts and delays of minista
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import product
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import pytest
 
 from gatecast import Broadcast, queue_message
 from gatecast import table as keys
+from gatecast.frames import V1, V2
 from gatecast.table import SettingsItem
 from tests.memory_stores import (
     DEDUPLICATION_SECONDS,
@@ -41,6 +43,7 @@ from worker.decisions.claims import (
 from worker.decisions.parts import MAX_BATCH, MAX_BATCH_BYTES
 from worker.ports import (
     Claim,
+    Connection,
     DamagedProgress,
     JoinedRoom,
     Member,
@@ -310,9 +313,17 @@ JOINED_AT_MS = 1_700_000_000_000
 
 
 def membership(
-    room: str, connection_id: str, *, shard: int = 0, joined_at_ms: int = JOINED_AT_MS, expires_at: float = 2e9
+    room: str,
+    connection_id: str,
+    *,
+    shard: int = 0,
+    joined_at_ms: int = JOINED_AT_MS,
+    expires_at: float = 2e9,
+    frames: int = V1,
 ) -> Any:
-    return keys.membership_item(room, shard, connection_id, joined_at_ms=joined_at_ms, expires_at=int(expires_at))
+    return keys.membership_item(
+        room, shard, connection_id, joined_at_ms=joined_at_ms, expires_at=int(expires_at), frames=frames
+    )
 
 
 async def read_all(table: MemberTable, room: str, shard: int = 0) -> list[list[str]]:
@@ -346,12 +357,23 @@ async def test_a_page_gives_the_times_when_members_joined(members: MemberTable, 
     assert page.members == [Member("a=", 1_799_999_999_999), Member("b=", 0)]
 
 
-async def test_expired_members_are_left_out_and_do_not_end_the_paging(
+async def test_a_page_gives_the_dialects_of_members(members: MemberTable, put: Put) -> None:
+    put(membership("room", "a=", frames=V2))
+    put(membership("room", "b="))
+    put({**membership("room", "c="), "frames": {"N": "7"}})
+    page = await members.begin_page("room", 0)
+    assert [(each.connection_id, each.frames) for each in page.members] == [("a=", V2), ("b=", V1), ("c=", V1)]
+
+
+async def test_expired_members_are_given_apart_and_do_not_end_the_paging(
     members: MemberTable, put: Put, clock: Clock
 ) -> None:
     for number in range(2 * PAGE_MEMBERS):
-        put(membership("room", f"a{number}=", expires_at=clock.now - number))
+        put(membership("room", f"a{number}=", expires_at=clock.now - number, frames=V2 if number else V1))
     put(membership("room", "b=", expires_at=clock.now + 1))
+    first = await members.begin_page("room", 0)
+    assert first.expired == [Member("a0=", JOINED_AT_MS), *(Member(f"a{n}=", JOINED_AT_MS, V2) for n in (1, 2))]
+    assert not first.members
     assert [each for page in await read_all(members, "room") for each in page] == ["b="]
     clock.now += 1
     assert not any(await read_all(members, "room"))
@@ -376,11 +398,16 @@ async def test_room_settings_have_defaults(members: MemberTable, put: Put) -> No
     assert settings == [SettingsItem(4, 2), SettingsItem(), SettingsItem(join_shards=3), SettingsItem(4, 2)]
 
 
-async def test_connection_times_are_read_by_id(members: MemberTable, put: Put) -> None:
-    put(keys.connection_item("a=", connected_at_ms=1_799_999_999_999))
+async def test_connections_are_read_by_id(members: MemberTable, put: Put) -> None:
+    put(keys.connection_item("a=", connected_at_ms=1_799_999_999_999, frames=V2))
     put(keys.connection_item("b=", connected_at_ms=JOINED_AT_MS))
-    times = await members.connected_at_ms(["a=", "missing=", "b=", "a="])
-    assert times == {"a=": 1_799_999_999_999, "b=": JOINED_AT_MS}
+    put(keys.key(keys.connection_pk("c="), keys.CONNECTION_SK))
+    found = await members.connections(["a=", "missing=", "b=", "a=", "c="])
+    assert found == {
+        "a=": Connection(1_799_999_999_999, V2, keys.expires_at(1_799_999_999_999)),
+        "b=": Connection(JOINED_AT_MS, V1, keys.expires_at(JOINED_AT_MS)),
+        "c=": Connection(0, V1, math.inf),
+    }
 
 
 async def test_a_removed_connection_still_has_its_rooms(members: MemberTable, put: Put) -> None:
@@ -388,7 +415,7 @@ async def test_a_removed_connection_still_has_its_rooms(members: MemberTable, pu
     put(keys.connection_item("b=", connected_at_ms=JOINED_AT_MS + 1))
     put(keys.joined_room_item("a=", "lobby", 0, expires_at=2_000_000_000))
     assert await members.remove_connections(["a=", "missing="]) == []
-    assert await members.connected_at_ms(["a=", "b="]) == {"b=": JOINED_AT_MS + 1}
+    assert list(await members.connections(["a=", "b="])) == ["b="]
     assert await members.joined_rooms("a=") == [JoinedRoom("lobby", 0)]
 
 
@@ -421,7 +448,7 @@ async def test_a_batch_deletes_exactly_its_keys(members: MemberTable, put: Put) 
 # Progress
 
 BROADCAST = Broadcast(id="one", room="room", data="x")
-HALFWAY = Checkpoint("c5=", (("c1=", 7), ("c2=", None)))
+HALFWAY = Checkpoint("c5=", (("c1=", 7), ("c2=", None)), ("c2=",))
 CLAIMANT = Claimant("m", 2, "m/2", 0)
 
 
@@ -471,7 +498,11 @@ def progress_in_dynamodb(store: Progress, dynamodb: Any, table: str, clock: Cloc
         if standing.message_id is not None:
             item["message_id"] = {"S": standing.message_id}
             item |= {"receives": {"N": str(standing.receive_count)}, "claimed_by": {"S": standing.claim_id}}
-        checkpoint = {"cursor": {"S": HALFWAY.cursor}, "pending": {"B": HALFWAY.encode_pending()}}
+        checkpoint = {
+            "cursor": {"S": HALFWAY.cursor},
+            "pending": {"B": HALFWAY.encode_pending()},
+            "pending_v2": {"B": HALFWAY.encode_v2()},
+        }
         dynamodb.put_item(TableName=table, Item={**key, **item, **checkpoint})
 
     def damage() -> None:
@@ -639,10 +670,10 @@ async def test_a_release_may_be_repeated_and_any_message_resumes(progress: Progr
 
 async def test_without_an_item_nothing_can_be_written(progress: ProgressStore) -> None:
     claim = await claimed(progress, "m", 1)
-    await progress.delete(BROADCAST)
+    await progress.reset(BROADCAST)
     assert not await progress.release(claim)
     assert not await progress.write_checkpoint(claim, HALFWAY, made_progress=True)
-    await progress.delete(BROADCAST)
+    await progress.reset(BROADCAST)
     assert (await claimed(progress, "other", 1)).start == Checkpoint()
 
 
@@ -655,12 +686,12 @@ async def test_many_broadcasts_are_completed_in_one_call(progress: ProgressStore
         assert again is (NotClaimed.COMPLETED if number < 24 else NotClaimed.HELD)
 
 
-async def test_a_damaged_item_is_reported_until_it_is_deleted(stored_progress: StoredProgress) -> None:
+async def test_a_damaged_item_is_reported_until_it_is_reset(stored_progress: StoredProgress) -> None:
     progress = stored_progress.store
     assert await progress.write_checkpoint(await claimed(progress, "m", 1), HALFWAY, made_progress=True)
     stored_progress.damage()
     for receive_count in (2, 3):
         with pytest.raises(DamagedProgress, match="broadcast#room one"):
             await progress.claim(BROADCAST, Claimant("m", receive_count, f"m/{receive_count}", 0))
-    await progress.delete(BROADCAST)
+    await progress.reset(BROADCAST)
     assert (await claimed(progress, "m", 4)).start == Checkpoint()

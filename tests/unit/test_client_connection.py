@@ -391,6 +391,73 @@ async def test_a_rejected_publish_raises_the_servers_error() -> None:
 
 
 @virtual
+async def test_a_token_that_has_expired_is_replaced_and_the_request_repeated() -> None:
+    server = Server()
+    made, token = tokens()
+    server.script("publish", fails("token_expired"))
+    async with client_of(server, token) as client:
+        await client.join("lobby")
+        await client.publish("lobby", data="1")
+    assert len(made) == 2
+    assert [each["action"] for each in server.connections[1].requests] == ["join", "publish"]
+
+
+@virtual
+async def test_publishing_in_a_room_whose_membership_is_lost_joins_it_again() -> None:
+    server = Server()
+    async with client_of(server) as client:
+        await client.join("lobby")
+        server.room("lobby").members.clear()
+        await client.publish("lobby", data="1")
+    assert [each["action"] for each in server.requests] == ["join", "publish", "join", "publish"]
+
+
+@virtual
+async def test_a_join_that_is_limited_is_repeated_no_sooner_than_the_server_says() -> None:
+    server = Server()
+    async with client_of(server) as client:
+        room = await client.join("lobby")
+        server.script("join", *[fails("rate_limited", retry_after_seconds=20)] * 3)
+        server.cut(server.open)
+        began = now()
+        assert shown(await read(room, 1)) == [False]
+        assert now() - began >= 60
+    assert len(server.requests) == 5
+
+
+@virtual
+async def test_the_history_is_read_only_as_fast_as_the_program_reads() -> None:
+    server = Server()
+    server.keep_history("lobby")
+    async with client_of(server, max_buffered=PAGE) as client:
+        room = await client.join("lobby")
+        server.cut(server.open)
+        for number in range(20 * PAGE):
+            server.publish("lobby", str(number))
+        await asyncio.sleep(600)
+        assert len(room._buffer) < 3 * PAGE
+        texts = [str(number) for number in range(20 * PAGE)]
+        assert shown(await read(room, 20 * PAGE + 1)) == [True, *texts]
+
+
+@virtual
+async def test_leaving_ends_the_reading_of_the_history() -> None:
+    server = Server()
+    server.keep_history("lobby")
+    server.script("history", *[fails("rate_limited", retry_after_seconds=10)] * 99)
+    async with client_of(server) as client:
+        room = await client.join("lobby")
+        server.cut(server.open)
+        for number in range(2 * PAGE):
+            server.publish("lobby", str(number))
+        await asyncio.sleep(60)
+        await room.leave()
+        before = len(server.requests)
+        await asyncio.sleep(60)
+        assert len(server.requests) == before
+
+
+@virtual
 async def test_a_request_that_ends_every_connection_fails_in_the_end() -> None:
     server = Server()
     server.script("publish", *[lambda connection, _request: server.cut([connection])] * 99)
