@@ -18,16 +18,12 @@ An item whose `expires_at` (seconds since the epoch) has passed counts as absent
 """
 
 import math
-import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
 
-import msgspec
-from msgspec import UNSET
-
-from gatecast.broadcast import MIN_TIME_MS, InvalidBroadcast, check_is_json
-from gatecast.frames import V1, V2, Message
+from gatecast.broadcast import MIN_TIME_MS
+from gatecast.frames import V1, V2
 
 Item = dict[str, dict[str, str]]
 Key = dict[str, dict[str, str]]
@@ -36,16 +32,12 @@ CONNECTION_TTL_SECONDS: Final = 2 * 3600 + 600
 """API Gateway closes a connection after two hours; its items outlive it by ten minutes."""
 MAX_BATCH_WRITE: Final = 25
 _MAX_ITEMS_PER_ROOM: Final = 3
-MAX_SHARDS: Final = 1_000
 CONNECTION_SK: Final = "connection"
 JOINED_ROOM_PREFIX: Final = "room#"
 SETTINGS_SK: Final = "room"
 HEAD_SK: Final = "head"
 ENTRY_PREFIX: Final = "m#"
-MAX_HISTORY_SECONDS: Final = 7 * 24 * 3600
-MAX_PRESENCE: Final = 1_000
 _COUNT_TTL_SECONDS: Final = 24 * 3600
-_OFFSET: Final = re.compile(rf"{ENTRY_PREFIX}[0-9]{{16}}")
 
 
 def room_pk(room: str, shard: int) -> str:
@@ -62,12 +54,6 @@ def joined_room_sk(room: str) -> str:
 
 def settings_pk(room: str) -> str:
     return f"settings#{room}"
-
-
-def settings_names(room: str) -> tuple[str, ...]:
-    """The names, as in `settings_pk`, of the items that determine a room's settings; each precedes those behind it."""
-    prefix, slash, _ = room.partition("/")
-    return (room, f"{prefix}/*", "*") if slash else (room, "*")
 
 
 def stream_pk(room: str) -> str:
@@ -115,7 +101,7 @@ def connection_item(connection_id: str, *, connected_at_ms: int, user: str | Non
     """Raises ValueError for a time in another unit, as the functions below do: the connection would count as absent."""
     return {
         **key(connection_pk(connection_id), CONNECTION_SK),
-        "connected_at_ms": _milliseconds("connected_at_ms", connected_at_ms),
+        "connected_at_ms": milliseconds("connected_at_ms", connected_at_ms),
         "expires_at": {"N": str(expires_at(connected_at_ms))},
         **_user(user),
         **_frames(frames),
@@ -134,8 +120,8 @@ def membership_item(
 ) -> Item:
     return {
         **key(room_pk(room, shard), connection_id),
-        "joined_at_ms": _milliseconds("joined_at_ms", joined_at_ms),
-        "expires_at": _seconds("expires_at", expires_at),
+        "joined_at_ms": milliseconds("joined_at_ms", joined_at_ms),
+        "expires_at": seconds("expires_at", expires_at),
         **_user(user),
         **_frames(frames),
     }
@@ -148,7 +134,7 @@ def joined_room_item(
     return {
         **key(connection_pk(connection_id), joined_room_sk(room)),
         "shard": {"N": str(shard)},
-        "expires_at": _seconds("expires_at", expires_at),
+        "expires_at": seconds("expires_at", expires_at),
         **({"present": {"S": present_user}} if present_user else {}),
     }
 
@@ -156,8 +142,8 @@ def joined_room_item(
 def presence_item(room: str, user: str, connection_id: str, *, joined_at_ms: int, expires_at: int) -> Item:
     return {
         **key(presence_pk(room), presence_sk(user, connection_id)),
-        "joined_at_ms": _milliseconds("joined_at_ms", joined_at_ms),
-        "expires_at": _seconds("expires_at", expires_at),
+        "joined_at_ms": milliseconds("joined_at_ms", joined_at_ms),
+        "expires_at": seconds("expires_at", expires_at),
     }
 
 
@@ -166,70 +152,12 @@ def count_item(room: str, shard: int, *, members: int, counted_at_ms: int) -> It
     return {
         **key(count_pk(room), str(shard)),
         "members": {"N": str(members)},
-        "counted_at_ms": _milliseconds("counted_at_ms", counted_at_ms),
+        "counted_at_ms": milliseconds("counted_at_ms", counted_at_ms),
         "expires_at": {"N": str(counted_at_ms // 1000 + _COUNT_TTL_SECONDS)},
     }
 
 
-def entry_item(room: str, message: Message, *, expires_at: int, message_expires_at_ms: int | None = None) -> Item:
-    """A stream entry: `message`, which must have an offset.
-
-    `expires_at` is when the room's history ends for it, `message_expires_at_ms` when nobody shall receive it any more.
-    """
-    item: Item = {
-        **key(stream_pk(room), entry_sk(int(message.offset or 0))),
-        "id": {"S": message.id},
-        "published_at_ms": _milliseconds("published_at_ms", message.published_at_ms),
-        "expires_at": _seconds("expires_at", expires_at),
-    }
-    if message.data is not UNSET:
-        item["data"] = {"S": message.data}
-    if message.json is not UNSET:
-        item["json"] = {"S": bytes(message.json).decode()}
-    if message.from_ is not UNSET:
-        item["from"] = {"S": message.from_}
-    if message_expires_at_ms is not None:
-        item["expires_at_ms"] = _milliseconds("expires_at_ms", message_expires_at_ms)
-    return item
-
-
-class Entry(NamedTuple):
-    """A stream entry that was read. Times are those of `entry_item`."""
-
-    message: Message
-    expires_at: float
-    message_expires_at_ms: float | None
-
-    @classmethod
-    def from_item(cls, item: Mapping[str, Any]) -> "Entry | None":
-        """The entry in an item; None if it has no valid offset, id or payload, so that it cannot be delivered."""
-        match item:
-            case {"sk": {"S": str(sk)}, "id": {"S": str(id_)}} if _OFFSET.fullmatch(sk):
-                pass
-            case _:
-                return None
-        data, json, from_ = (_text(item.get(name)) for name in ("data", "json", "from"))
-        if (data is None) == (json is None):
-            return None
-        raw = UNSET if json is None else msgspec.Raw(json.encode())
-        if isinstance(raw, msgspec.Raw):
-            try:
-                check_is_json(raw)
-            except InvalidBroadcast:
-                return None
-        expires_at, expires_at_ms = lenient_number(item.get("expires_at")), lenient_number(item.get("expires_at_ms"))
-        message = Message(
-            id=id_,
-            from_=UNSET if from_ is None else from_,
-            offset=int(sk.removeprefix(ENTRY_PREFIX)),
-            published_at_ms=int(lenient_number(item.get("published_at_ms")) or 0),
-            data=UNSET if data is None else data,
-            json=raw,
-        )
-        return cls(message, math.inf if expires_at is None else expires_at, expires_at_ms)
-
-
-def _text(value: object) -> str | None:
+def text_of(value: object) -> str | None:
     match value:
         case {"S": str(text)}:
             return text
@@ -242,13 +170,13 @@ def offset_of_head(head: Mapping[str, Any] | None) -> int | None:
     return int(number) if number is not None and number >= 0 else None
 
 
-def _milliseconds(name: str, value: int) -> dict[str, str]:
+def milliseconds(name: str, value: int) -> dict[str, str]:
     if value < MIN_TIME_MS:
         raise ValueError(f"{name}: {value} is not a time in milliseconds since the epoch: expected 2001 or later")
     return {"N": str(value)}
 
 
-def _seconds(name: str, value: int) -> dict[str, str]:
+def seconds(name: str, value: int) -> dict[str, str]:
     if value >= MIN_TIME_MS:
         raise ValueError(f"{name}: {value} is not a time in seconds since the epoch: this looks like milliseconds")
     return {"N": str(value)}
@@ -265,81 +193,6 @@ def _frames(frames: int) -> Item:
 def expires_at(connected_at_ms: int) -> int:
     """When a connection's items expire, in seconds since the epoch."""
     return connected_at_ms // 1000 + CONNECTION_TTL_SECONDS
-
-
-class SettingsItem(NamedTuple):
-    """What one settings item says; None for each attribute that it does not have."""
-
-    shards: int | None = None
-    join_shards: int | None = None
-    history_seconds: int | None = None
-    presence: int | None = None
-
-    @classmethod
-    def from_item(
-        cls, item: Mapping[str, Any] | None, on_damage: Callable[[str], object] = lambda _attribute: None
-    ) -> "SettingsItem":
-        """The settings in an item. Never raises: the name of each invalid attribute is passed to `on_damage`.
-
-        An invalid number of shards is rounded down and clamped to 1–MAX_SHARDS, so that no member is missed; anything
-        else that is invalid counts as the attribute's default.
-        """
-        if not item:
-            return cls()
-        return cls(
-            _shard_count(item, "shards", on_damage),
-            _shard_count(item, "join_shards", on_damage),
-            _limited(item, "history_seconds", MAX_HISTORY_SECONDS, on_damage),
-            _limited(item, "presence", MAX_PRESENCE, on_damage),
-        )
-
-
-class RoomSettings(NamedTuple):
-    """A room's settings: those of its own item, over those of its namespace's item, over those of the item `*`.
-
-    The numbers of shards that are read, and joined, may grow, never shrink: first `shards`, then `join_shards`.
-    """
-
-    shards: int = 1
-    join_shards: int = 1
-    history_seconds: int = 0
-    """How long messages can be read again; 0 if the room has no history."""
-    presence: int = 0
-    """Up to how many members joins and departures are announced; 0 if members cannot be listed."""
-
-    @classmethod
-    def from_items(cls, items: Iterable[SettingsItem]) -> "RoomSettings":
-        """The settings of a room with these items, in the order of `settings_names`.
-
-        They cover every shard that a member may have joined, even if the numbers are inconsistent.
-        """
-        found = list(items)
-        first = [next((value for value in values if value is not None), None) for values in zip(*found, strict=True)]
-        shards, join_shards, history_seconds, presence = first or (None,) * len(SettingsItem._fields)
-        join_shards = join_shards or 1
-        return cls(max(join_shards, shards or 1), join_shards, history_seconds or 0, presence or 0)
-
-
-def _shard_count(item: Mapping[str, Any], attribute: str, on_damage: Callable[[str], object]) -> int | None:
-    value = item.get(attribute)
-    if value is None:
-        return None
-    number = lenient_number(value)
-    count = 1 if number is None else int(min(max(number, 1), MAX_SHARDS))
-    if not isinstance(value, Mapping) or "N" not in value or count != number:
-        on_damage(attribute)
-    return count
-
-
-def _limited(item: Mapping[str, Any], attribute: str, maximum: int, on_damage: Callable[[str], object]) -> int | None:
-    value = item.get(attribute)
-    if value is None:
-        return None
-    number = lenient_number(value)
-    if number is None or "N" not in value or not 0 <= number <= maximum or number != int(number):
-        on_damage(attribute)
-        return 0
-    return int(number)
 
 
 def lenient_number(value: object) -> float | None:
@@ -367,7 +220,7 @@ def frames_of(item: Mapping[str, Any]) -> int:
 
 def present_user(joined_room: Mapping[str, Any]) -> str | None:
     """The user whose presence item belongs to a joined-room item, if the room has presence."""
-    return _text(joined_room.get("present"))
+    return text_of(joined_room.get("present"))
 
 
 def removal_batches(connection_id: str, joined_rooms: Iterable[Mapping[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -12,7 +12,7 @@ DEFAULT_PORT: Final = 4510
 MAX_WORKERS: Final = 64
 MAX_HISTORY_SECONDS: Final = 604_800
 MAX_PRESENCE: Final = 1_000
-"""As in `gatecast.table`, which needs more than the standard library."""
+"""As in `gatecast.room_settings`, which needs more than the standard library."""
 REQUIRED: Final = "required"
 _NONE: Final = "none"
 _AUTHORIZERS: Final = {"": _NONE, _NONE: _NONE, "none, anyone may connect": _NONE, REQUIRED: REQUIRED}

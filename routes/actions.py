@@ -6,7 +6,8 @@ Always: a membership, its joined-room item and its presence item are created and
 from typing import Any, Final
 
 from gatecast import table
-from gatecast.table import Item, RoomSettings
+from gatecast.room_settings import RoomSettings
+from gatecast.table import Item
 from routes.requests import Caller
 
 Action = dict[str, Any]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 from gatecast import table
-from gatecast.table import RoomSettings, SettingsItem
+from gatecast.room_settings import RoomSettings, SettingsItem, settings_names
 from routes.backoff import Backoff, busy
 from routes.log import logger
 from routes.metrics import record_damaged_settings
@@ -45,12 +45,12 @@ class RoomSettingsCache:
 
         The SDK's errors pass through; raises RequestRejected (unavailable) if DynamoDB leaves keys unprocessed.
         """
-        names = list(dict.fromkeys(name for room in rooms for name in table.settings_names(room)))
+        names = list(dict.fromkeys(name for room in rooms for name in settings_names(room)))
         items = self._from_cache(names)
         missing = [name for name in names if name not in items]
         for start in range(0, len(missing), MAX_BATCH_GET):
             items |= self._read(missing[start : start + MAX_BATCH_GET])
-        return {room: RoomSettings.from_items(map(items.__getitem__, table.settings_names(room))) for room in rooms}
+        return {room: RoomSettings.from_items(map(items.__getitem__, settings_names(room))) for room in rooms}
 
     def _from_cache(self, names: Sequence[str]) -> dict[str, SettingsItem]:
         oldest = self._backoff.clock() - CACHE_SECONDS

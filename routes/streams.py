@@ -11,8 +11,8 @@ from typing import Any, Final, NamedTuple, Protocol
 from botocore.exceptions import ClientError
 
 from gatecast import table
+from gatecast.entries import Entry
 from gatecast.frames import MAX_FRAME_BYTES
-from gatecast.table import Entry
 from routes.backoff import Backoff, busy
 from routes.entry_cache import StoredEntry
 from routes.log import logger

@@ -19,7 +19,8 @@ from msgspec import UNSET
 
 from gatecast import table as keys
 from gatecast.broadcast import Broadcast, utf8_length
-from gatecast.table import Key, SettingsItem, lenient_number
+from gatecast.room_settings import SettingsItem
+from gatecast.table import Key, lenient_number
 from worker.aws.progress_item import TTL_SECONDS
 from worker.decisions.checkpoint import Checkpoint
 from worker.decisions.claims import DUPLICATE_SECONDS, Claimant, NotClaimed, Resumption, Standing, decide

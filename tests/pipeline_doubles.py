@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from gatecast import Broadcast, encode
 from gatecast.frames import V1
-from gatecast.table import SettingsItem
+from gatecast.room_settings import SettingsItem
 from tests.simulation import EPOCH
 from worker.decisions.checkpoint import Checkpoint
 from worker.decisions.claims import Claimant, NotClaimed

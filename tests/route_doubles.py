@@ -8,7 +8,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from gatecast import Broadcast, Publisher, decode
-from gatecast.table import RoomSettings
+from gatecast.room_settings import RoomSettings
 from routes import dependencies
 from routes.counts import Count
 from routes.environment import OPEN_ACCESS

@@ -9,6 +9,7 @@ from botocore.exceptions import ClientError
 from msgspec import UNSET
 
 from gatecast import table
+from gatecast.entries import entry_item
 from gatecast.frames import Message
 
 MAX_PAGE_BYTES = 1_000_000
@@ -59,7 +60,7 @@ class StreamTable:
             from_=from_ or UNSET,
         )
         expires_at = int(self.now + seconds)
-        item: Item = table.entry_item(room, message, expires_at=expires_at, message_expires_at_ms=expires_at_ms)
+        item: Item = entry_item(room, message, expires_at=expires_at, message_expires_at_ms=expires_at_ms)
         self.items[table.stream_pk(room), table.entry_sk(offset)] = item
         self.set_head(room, {"N": str(offset)})
         return offset

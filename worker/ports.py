@@ -10,7 +10,8 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from gatecast.broadcast import Broadcast
 from gatecast.frames import V1
-from gatecast.table import Item, Key, SettingsItem
+from gatecast.room_settings import SettingsItem
+from gatecast.table import Item, Key
 from worker.decisions.checkpoint import Checkpoint
 from worker.decisions.claims import Claimant, NotClaimed
 from worker.decisions.history import Conflict, SeenHead

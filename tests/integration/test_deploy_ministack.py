@@ -9,6 +9,7 @@ import pytest
 from deploy.ecs.__main__ import Deployment
 from deploy.ecs.stacks import DeployError
 from gatecast import table
+from gatecast.room_settings import SettingsItem
 from local.ministack import Ministack
 
 
@@ -58,15 +59,13 @@ def test_a_queue_type_can_be_changed_back_once_the_kept_queues_are_gone(deployme
 def test_settings_of_all_are_written_once(deployment: Deployment, dynamodb: Any) -> None:
     key = table.key(table.settings_pk("@all"), table.SETTINGS_SK)
 
-    def settings() -> table.SettingsItem:
-        return table.SettingsItem.from_item(
-            dynamodb.get_item(TableName=deployment.values["TableName"], Key=key)["Item"]
-        )
+    def settings() -> SettingsItem:
+        return SettingsItem.from_item(dynamodb.get_item(TableName=deployment.values["TableName"], Key=key)["Item"])
 
     deployment.deploy_one("data")
-    assert settings() == table.SettingsItem(shards=16, join_shards=16)
+    assert settings() == SettingsItem(shards=16, join_shards=16)
     dynamodb.put_item(
         TableName=deployment.values["TableName"], Item={**key, "shards": {"N": "40"}, "join_shards": {"N": "40"}}
     )
     deployment.deploy_one("data")
-    assert settings() == table.SettingsItem(shards=40, join_shards=40)
+    assert settings() == SettingsItem(shards=40, join_shards=40)

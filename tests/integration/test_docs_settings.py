@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from gatecast.table import RoomSettings, SettingsItem, settings_names, settings_pk
+from gatecast.room_settings import RoomSettings, SettingsItem, settings_names
+from gatecast.table import settings_pk
 
 REFERENCE = (Path(__file__).parents[2] / "docs" / "reference-operators.md").read_text()
 COMMANDS = {

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from gatecast.table import SETTINGS_SK, RoomSettings, SettingsItem, key, settings_pk
+from gatecast.room_settings import RoomSettings, SettingsItem
+from gatecast.table import SETTINGS_SK, key, settings_pk
 from local.ministack import Ministack, interpreter
 from local.processes import Process, ProcessFailed
 from local.resources import Queues, create_queues, create_table, write_room_settings

@@ -9,6 +9,7 @@ import pytest
 from msgspec import UNSET
 
 from gatecast import table as keys
+from gatecast.entries import entry_item
 from gatecast.frames import Message
 from local.resources import Queues
 from routes import dependencies, handlers
@@ -61,7 +62,7 @@ def append(dynamodb: Any, table: str, room: str, first: int, count: int, **field
     payload = {"data": "hello", **fields}
     for offset in offsets:
         message = Message(id=f"id-{offset}", offset=offset, published_at_ms=FIRST, from_="alice", **payload)
-        item = keys.entry_item(room, message, expires_at=4_000_000_000)
+        item = entry_item(room, message, expires_at=4_000_000_000)
         dynamodb.put_item(TableName=table, Item=item)
     head = keys.key(keys.stream_pk(room), keys.HEAD_SK)
     dynamodb.put_item(TableName=table, Item={**head, "offset": {"N": str(offsets[-1])}})

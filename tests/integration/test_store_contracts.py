@@ -14,7 +14,7 @@ import pytest
 from gatecast import Broadcast, queue_message
 from gatecast import table as keys
 from gatecast.frames import V1, V2
-from gatecast.table import SettingsItem
+from gatecast.room_settings import SettingsItem
 from tests.memory_stores import (
     DEDUPLICATION_SECONDS,
     MemoryProgress,

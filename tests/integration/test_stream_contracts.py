@@ -9,6 +9,7 @@ import pytest
 
 from gatecast import Broadcast
 from gatecast import table as keys
+from gatecast.entries import entry_item
 from gatecast.frames import Message
 from tests.memory_stores import MemoryProgress, MemoryStream, ProgressItems, TableState
 from worker.aws.progress import Progress
@@ -68,7 +69,7 @@ async def claimed(stores: Stores, name: str = "one", receive_count: int = 1, *, 
 
 def item(name: str, offset: int) -> keys.Item:
     message = Message(id=name, offset=offset, published_at_ms=FIRST, data=f"data of {name}")
-    return keys.entry_item("room", message, expires_at=1_900_000_000)
+    return entry_item("room", message, expires_at=1_900_000_000)
 
 
 def append(head: SeenHead, first: int, *claims: Claim) -> Append:

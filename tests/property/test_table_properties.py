@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatecast import table
+from gatecast.room_settings import MAX_SHARDS, RoomSettings, SettingsItem, settings_names
 from tests.property.strategies import connection_ids, names
 
 shards = st.integers(0, 10_000)
@@ -52,7 +53,7 @@ def test_a_members_shard_is_among_the_shards_that_are_read(connection_id: str, j
 def test_settings_never_hide_a_member(shards: int | None, join_shards: int | None) -> None:
     counts = {"shards": shards, "join_shards": join_shards}
     item = {name: {"N": str(count)} for name, count in counts.items() if count is not None}
-    settings = table.RoomSettings.from_items([table.SettingsItem.from_item(item or None)])
+    settings = RoomSettings.from_items([SettingsItem.from_item(item or None)])
     assert 1 <= settings.join_shards <= settings.shards
     assert settings.join_shards == max(1, join_shards if join_shards is not None else 1)
     assert settings.shards == max(settings.join_shards, shards if shards is not None else 1)
@@ -68,20 +69,20 @@ hostile_values: st.SearchStrategy[object] = st.sampled_from([
 @given(st.dictionaries(st.sampled_from(["shards", "join_shards", "history_seconds", "presence"]), hostile_values))
 def test_any_settings_item_is_read_and_damage_is_reported(item: dict[str, object]) -> None:
     damaged: list[str] = []
-    settings = table.RoomSettings.from_items([table.SettingsItem.from_item(item, damaged.append)])
-    assert 1 <= settings.join_shards <= settings.shards <= table.MAX_SHARDS
+    settings = RoomSettings.from_items([SettingsItem.from_item(item, damaged.append)])
+    assert 1 <= settings.join_shards <= settings.shards <= MAX_SHARDS
     assert settings.history_seconds == settings.presence == 0
     zeros = {name for name in ("history_seconds", "presence") if item.get(name) == {"N": "0"}}
     assert set(damaged) == {name for name, value in item.items() if value is not None} - zeros
 
 
 whole_numbers = st.none() | st.integers(0, 1_000)
-layers = st.lists(st.builds(table.SettingsItem, whole_numbers, whole_numbers, whole_numbers, whole_numbers), max_size=3)
+layers = st.lists(st.builds(SettingsItem, whole_numbers, whole_numbers, whole_numbers, whole_numbers), max_size=3)
 
 
 @given(layers)
-def test_the_first_item_that_has_an_attribute_determines_it(items: list[table.SettingsItem]) -> None:
-    settings = table.RoomSettings.from_items(items)
+def test_the_first_item_that_has_an_attribute_determines_it(items: list[SettingsItem]) -> None:
+    settings = RoomSettings.from_items(items)
     assert settings.history_seconds == next(
         (each.history_seconds for each in items if each.history_seconds is not None), 0
     )
@@ -99,14 +100,14 @@ def test_the_first_item_that_has_an_attribute_determines_it(items: list[table.Se
     ],
 )
 def test_the_items_of_a_rooms_settings(room: str, expected: tuple[str, ...]) -> None:
-    assert table.settings_names(room) == expected
+    assert settings_names(room) == expected
 
 
 @pytest.mark.parametrize(("attribute", "maximum"), [("history_seconds", 604_800), ("presence", 1_000)])
 def test_limited_settings_outside_their_range_count_as_their_default(attribute: str, maximum: int) -> None:
     damaged: list[str] = []
     for value, expected in ((0, 0), (maximum, maximum), (maximum + 1, 0), (-1, 0)):
-        item = table.SettingsItem.from_item({attribute: {"N": str(value)}}, damaged.append)
+        item = SettingsItem.from_item({attribute: {"N": str(value)}}, damaged.append)
         assert getattr(item, attribute) == expected
     assert damaged == [attribute] * 2
 
@@ -127,7 +128,7 @@ def test_limited_settings_outside_their_range_count_as_their_default(attribute: 
 )
 def test_damaged_settings_are_read_as_far_as_possible(value: dict[str, object], count: int) -> None:
     damaged: list[str] = []
-    assert table.SettingsItem.from_item({"shards": value}, damaged.append) == table.SettingsItem(count)
+    assert SettingsItem.from_item({"shards": value}, damaged.append) == SettingsItem(count)
     assert damaged == ["shards"]
 
 
@@ -154,7 +155,7 @@ def test_items_are_made_only_with_times_in_their_units(name: str, make: Callable
 def test_settings_within_the_range_are_not_damaged(count: int) -> None:
     damaged: list[str] = []
     item = {"shards": {"N": str(count)}, "join_shards": {"N": str(count)}, "others": {"S": "x"}}
-    assert table.SettingsItem.from_item(item, damaged.append) == table.SettingsItem(count, count)
+    assert SettingsItem.from_item(item, damaged.append) == SettingsItem(count, count)
     assert not damaged
 
 

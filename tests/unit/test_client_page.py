@@ -13,7 +13,7 @@ from msgspec import UNSET
 
 from gatecast import frames
 from gatecast.frames import Message
-from gatecast.table import RoomSettings
+from gatecast.room_settings import RoomSettings
 from routes import handlers
 from routes.presence import User
 from routes.requests import ACTIONS

@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, cast
 
 from gatecast import table as keys
-from gatecast.table import SettingsItem
+from gatecast.room_settings import SettingsItem
 from tests.memory_stores import MemoryPresence, TableState
 from tests.simulation import EPOCH, run
 from worker.pipeline.counts import INTERVAL_SECONDS, Counts

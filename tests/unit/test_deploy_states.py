@@ -13,7 +13,8 @@ from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeou
 from deploy.ecs import __main__ as script
 from deploy.ecs.stacks import TEMPLATES, DeployError, Stacks
 from deploy.ecs.states import STATUSES, Action, Status, action, way_out
-from gatecast.table import SETTINGS_SK, SettingsItem, key, settings_pk
+from gatecast.room_settings import SettingsItem
+from gatecast.table import SETTINGS_SK, key, settings_pk
 from local import resources
 from tests.templates import Template
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 
 from gatecast import Broadcast, frames, table
+from gatecast.entries import Entry, entry_item
 from gatecast.frames import Message
 from tests.property.strategies import broadcasts, payloads, text
 
@@ -78,8 +79,8 @@ def test_a_stream_entry_is_read_as_it_was_written(
     payload: dict[str, Any], offset: int, from_: str | None, expires_at_ms: int | None
 ) -> None:
     message = Message(id="1", offset=offset, published_at_ms=AT_MS, from_=UNSET if from_ is None else from_, **payload)
-    item = table.entry_item("lobby", message, expires_at=AT, message_expires_at_ms=expires_at_ms)
-    assert table.Entry.from_item(item) == (message, AT, expires_at_ms)
+    item = entry_item("lobby", message, expires_at=AT, message_expires_at_ms=expires_at_ms)
+    assert Entry.from_item(item) == (message, AT, expires_at_ms)
     assert item["sk"]["S"] == f"m#{offset:016d}"
 
 
@@ -100,9 +101,9 @@ def test_a_stream_entry_is_read_as_it_was_written(
 )
 def test_an_entry_that_cannot_be_delivered_is_none(changes: dict[str, Any]) -> None:
     message = Message(id="1", offset=7, published_at_ms=AT_MS, data="x")
-    item: dict[str, Any] = table.entry_item("lobby", message, expires_at=AT)
-    assert table.Entry.from_item(item) is not None
-    assert table.Entry.from_item({**item, **changes}) is None
+    item: dict[str, Any] = entry_item("lobby", message, expires_at=AT)
+    assert Entry.from_item(item) is not None
+    assert Entry.from_item({**item, **changes}) is None
 
 
 @pytest.mark.parametrize(

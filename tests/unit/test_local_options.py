@@ -1,7 +1,7 @@
 import pytest
 
-from gatecast import table
-from gatecast.table import SettingsItem
+from gatecast import room_settings
+from gatecast.room_settings import SettingsItem
 from local.options import MAX_HISTORY_SECONDS, MAX_PRESENCE, parse
 from routes.environment import OPEN_ACCESS
 
@@ -35,7 +35,7 @@ def test_history_and_presence_are_settings_of_all_rooms(arguments: list[str], ex
 
 
 def test_the_settings_have_the_limits_of_the_table() -> None:
-    assert (MAX_HISTORY_SECONDS, MAX_PRESENCE) == (table.MAX_HISTORY_SECONDS, table.MAX_PRESENCE)
+    assert (MAX_HISTORY_SECONDS, MAX_PRESENCE) == (room_settings.MAX_HISTORY_SECONDS, room_settings.MAX_PRESENCE)
 
 
 @pytest.mark.parametrize(

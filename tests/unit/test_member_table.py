@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gatecast.frames import V1, V2
-from gatecast.table import SettingsItem
+from gatecast.room_settings import SettingsItem
 from worker.aws.json_service import JsonService
 from worker.aws.table import Table
 from worker.observe.damaged_items import DamagedItems

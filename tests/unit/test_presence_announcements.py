@@ -11,7 +11,7 @@ import pytest
 from gatecast import Broadcast
 from gatecast import table as keys
 from gatecast.broadcast import Presence
-from gatecast.table import MAX_PRESENCE, MAX_SHARDS, RoomSettings
+from gatecast.room_settings import MAX_PRESENCE, MAX_SHARDS, RoomSettings
 from tests.memory_stores import MemoryPresence, MemoryTable, TableState
 from tests.simulation import EPOCH, run
 from worker.observe.health import Health

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from gatecast.table import RoomSettings, SettingsItem
+from gatecast.room_settings import RoomSettings, SettingsItem
 from tests.pipeline_doubles import now
 from tests.simulation import run
 from worker.pipeline.room_settings import CACHE_SECONDS, RoomSettingsCache

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gatecast.table import RoomSettings
+from gatecast.room_settings import RoomSettings
 from routes import handlers
 from routes.presence import User
 from routes.responses import Code, RequestRejected

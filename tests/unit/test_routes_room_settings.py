@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from gatecast import table
-from gatecast.table import Item, RoomSettings
+from gatecast.room_settings import RoomSettings
+from gatecast.table import Item
 from routes.backoff import Backoff
 from routes.responses import Code, RequestRejected
 from routes.room_settings import CACHE_SECONDS, RoomSettingsCache

@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 
 from gatecast import table as keys
+from gatecast.entries import entry_item
 from gatecast.frames import Message
 from worker.aws.errors import ServiceError
 from worker.aws.json_service import JsonService
@@ -39,7 +40,7 @@ def request(*names: str, head: SeenHead | None = None) -> Append:
     entries = []
     for offset, name in enumerate(names, start=8):
         message = Message(id=name, offset=offset, published_at_ms=1_800_000_000_000, data="x")
-        item = keys.entry_item("room", message, expires_at=1_900_000_000)
+        item = entry_item("room", message, expires_at=1_900_000_000)
         claim = Claim(keys.key(f"broadcast#room {name}", "part#"), "m", "m/1", 1, Checkpoint(), 1)
         entries.append(NewEntry(offset, item, claim))
     return Append("room", head or SeenHead.at(7), entries, "token")

@@ -16,7 +16,8 @@ import msgspec
 
 from gatecast import table as keys
 from gatecast.frames import V1, V2
-from gatecast.table import Key, SettingsItem, lenient_number
+from gatecast.room_settings import SettingsItem
+from gatecast.table import Key, lenient_number
 from worker.aws.errors import reading_response
 from worker.aws.json_service import JsonService
 from worker.observe.damaged_items import DamagedItems

@@ -23,7 +23,7 @@ from msgspec import UNSET
 from gatecast import tracing
 from gatecast.broadcast import Broadcast
 from gatecast.publisher import is_fifo, queue_message
-from gatecast.table import RoomSettings
+from gatecast.room_settings import RoomSettings
 from worker.decisions.claims import Claimant, NotClaimed
 from worker.decisions.history import NotAppended, may_append
 from worker.decisions.outcome import Outcome

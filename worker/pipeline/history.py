@@ -24,7 +24,8 @@ from msgspec import UNSET
 
 from gatecast import frames
 from gatecast.broadcast import Broadcast
-from gatecast.table import entry_item, stream_pk
+from gatecast.entries import entry_item
+from gatecast.table import stream_pk
 from worker.decisions.history import MAX_HEAD, Known, NotAppended, SeenHead, outcome, share, size_of
 from worker.observe.damaged_items import DamagedItems
 from worker.observe.health import Health

@@ -28,7 +28,7 @@ from msgspec import UNSET
 from gatecast import frames
 from gatecast.broadcast import Broadcast
 from gatecast.presence import DEPARTURE_DELAY_SECONDS, departed_users, is_announced
-from gatecast.table import RoomSettings
+from gatecast.room_settings import RoomSettings
 from worker.observe.health import Health
 from worker.pipeline.room_settings import RoomSettingsCache
 from worker.ports import PresenceStore

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from gatecast.table import RoomSettings, SettingsItem, settings_names
+from gatecast.room_settings import RoomSettings, SettingsItem, settings_names
 from worker.batcher import Batcher
 from worker.ports import MAX_BATCH_GET, DependencyError, MemberTable
 
