@@ -35,6 +35,8 @@ DEPARTURE_DELAY_SECONDS: Final = 15
 EXPIRY_MARGIN_SECONDS: Final = 60
 """A joining connection disregards older items that expire so soon: the worker's clock may be ahead, and regard them as
 expired. One announcement too many does no harm."""
+REPEAT_SECONDS: Final = 120
+"""For how long after a join its repetition is announced: longer than clients retry one that was not confirmed."""
 _ID_PREFIX: Final = "%presence/"
 """No client can make such an id: publishers' keys begin with `@`, a connection id or a digest's prefix."""
 
@@ -87,14 +89,18 @@ def announces_join(
 ) -> bool:
     """Whether this connection's join is announced. `items` are its user's, read consistently after its own was written.
 
-    `joined_at_ms` is the time in the item that this join wrote; None if the connection was a member already: then an
-    earlier join may have ended before its announcement, so it is announced unless the user is absent by now.
+    `joined_at_ms` is the time in the item that this join wrote; None if the connection was a member already. Then an
+    earlier join may have ended before its announcement, so it is announced as that one would have been, but only for
+    REPEAT_SECONDS: a member that repeats its join later announces nothing.
     """
     if not is_present(items, now_seconds):
         return False  # the connection has left in the meantime; its departure may have been announced already
-    if joined_at_ms is None:
-        return True
-    own = (joined_at_ms, connection_id)
+    own_ms: float | None = joined_at_ms
+    if own_ms is None:
+        own_ms = next((item.joined_at_ms for item in items if item.connection_id == connection_id), None)
+        if own_ms is None or not now_seconds - REPEAT_SECONDS < own_ms / 1000 < math.inf:
+            return False
+    own = (own_ms, connection_id)
     return not any(
         (item.joined_at_ms, item.connection_id) < own
         for item in items

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from gatecast.presence import PresenceItem, announces_join, departed_users, is_present
 
 USER = "alice"
-NOW_SECONDS = 2_000.0
+NOW_SECONDS = 2.0
 EXPIRES_AT = 1_000_000.0
 
 Announces = Callable[[Collection[PresenceItem], str, int | None, float], bool]

@@ -1,6 +1,7 @@
 """Events that wait for the program. A full buffer stops the reading of sockets."""
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 from gatecast.client.signal import Gate, Signal
@@ -21,6 +22,10 @@ class Buffer(Generic[Event]):
 
     def __len__(self) -> int:
         return len(self._events)
+
+    def __iter__(self) -> Iterator[Event]:
+        """The events that wait, the next one first."""
+        return iter(self._events)
 
     @property
     def is_full(self) -> bool:

@@ -53,7 +53,6 @@ class Room(Events):
         self._client = client
         self._joined = joined
         self._requests = requests
-        self._read: int | None = None
 
     @property
     def name(self) -> str:
@@ -61,16 +60,9 @@ class Room(Events):
 
     @property
     def offset(self) -> int | None:
-        """Where the program is: `since` for a later join. None without history."""
-        return self._read if self._joined.buffer else self._joined.sequence.position
-
-    async def __anext__(self) -> RoomEvent:
-        event = await super().__anext__()
-        if isinstance(event, Message) and event.offset is not None:
-            self._read = event.offset
-        elif isinstance(event, Recovered) and event.after is not None and not event.recovered:
-            self._read = event.after
-        return event
+        """Where the program is, before the next event that it reads: `since` for a later join. None without history."""
+        positions = map(_position_before, self._joined.buffer)
+        return next((each for each in positions if each is not None), self._joined.sequence.position)
 
     async def publish(
         self,
@@ -114,3 +106,13 @@ class Room(Events):
         if page is None:
             raise RequestFailed("bad_request", "the room has no history")
         return History(messages=tuple(page.messages), offset=page.offset, recovered=page.recovered, more=page.more)
+
+
+def _position_before(event: RoomEvent) -> int | None:
+    """The position of a program that reads this event next; None if the event does not tell."""
+    match event:
+        case Message(offset=int(offset)):
+            return offset - 1
+        case Recovered(after=after):
+            return after
+    return None

@@ -216,7 +216,8 @@ class RoomSequence:
             return []  # asked for before the room began at another position
         if page.offset < since:  # the head is consistent: only a history of another beginning ends before the position
             return self._restarted(page)
-        self._more = page.more and page.offset >= position
+        if page.offset >= position:  # otherwise what it says of later messages is out of date
+            self._more = page.more
         run_begins = since + 1 if page.recovered else page.run_begins
         is_missing = run_begins > position + 1
         for each in page.messages:

@@ -19,7 +19,7 @@ import msgspec
 import pytest
 import websockets
 
-from gatecast import Broadcast, decode
+from gatecast import Broadcast, Publisher, decode
 from local.gateway.integration import Route
 from local.gateway.limits import Limits
 from local.gateway.server import Gateway
@@ -219,8 +219,9 @@ DRIVER = """
 const room = stayInRoom({
   url: process.argv[1],
   room: "lobby",
-  onJoined: () => console.log("joined"),
-  onMessage: (data) => console.log(`message ${data}`),
+  onMessage: ({ json }) => console.log(`message ${json}`),
+  onGap: () => console.log("gap"),
+  onStop: ({ code }) => console.log(`stopped ${code}`),
 });
 require("node:readline").createInterface({ input: process.stdin }).on("line", (line) =>
   room.publish(line).catch((error) => console.log(`error ${error.code}`)));
@@ -253,51 +254,95 @@ async def browser(url: str, **constants: int) -> AsyncIterator[Browser]:
         await process.wait()
 
 
-async def test_the_client_publishes_in_order_and_joins_again_after_a_lost_connection() -> None:
+async def test_the_client_publishes_in_order_and_resumes_after_a_lost_connection() -> None:
     numbers = [str(number) for number in range(10)]
-    async with Stack.running(fifo=True) as stack, browser(stack.gateway.url) as client:
-        assert await client.line() == "joined"
+    history = {"history_seconds": 3600}
+    async with Stack.running(fifo=True, room_settings=history) as stack, browser(stack.gateway.url) as client:
         await client.publish(*numbers)  # without waiting: the client itself waits for each response
         assert [await client.line() for _ in numbers] == [f"message {number}" for number in numbers]
         for connection_id in list(stack.gateway.connections):
             stack.gateway.drop(connection_id)
-        assert await client.line() == "joined"
+        with stack.backend.client("sqs") as sqs:
+            missed = Broadcast(id="missed", room="lobby", json=msgspec.Raw(b'"missed"'))
+            await asyncio.to_thread(Publisher(sqs, stack.backend.queues.url).publish, missed)
         await client.publish("after")
-        assert await client.line() == "message after"
+        assert [await client.line() for _ in range(2)] == ["message missed", "message after"]
+
+
+def connect(_event: Any, _context: Any) -> Any:
+    return {"statusCode": 200, "headers": {"Sec-WebSocket-Protocol": "gatecast.v2"}}
+
+
+def ok(event: Any, **fields: Any) -> Any:
+    """The response to a request in a room with history; by default it holds no messages."""
+    request = json.loads(event["body"])
+    page = {"offset": 10, "recovered": True, "messages": [], "more": False}
+    body = {"type": "ok", "action": request["action"], "ref": request["ref"], "room": "lobby", **page, **fields}
+    return {"statusCode": 200, "body": json.dumps(body)}
+
+
+def message(offset: int) -> dict[str, Any]:
+    return {"id": f"id-{offset}", "offset": offset, "published_at_ms": 1_700_000_000_000, "json": offset}
+
+
+async def test_the_client_reads_from_the_history_what_stays_out() -> None:
+    asked: list[int] = []
+
+    def publish(_event: Any, _context: Any) -> Any:
+        frame = {"type": "messages", "room": "lobby", "messages": [message(12)]}
+        return {"statusCode": 200, "body": json.dumps(frame)}
+
+    def history(event: Any, _context: Any) -> Any:
+        asked.append(json.loads(event["body"])["since"])
+        if len(asked) == 1:
+            return ok(event, offset=12, messages=[message(11), message(12)], more=True)
+        return ok(event, offset=20, messages=[message(20)], recovered=False)
+
+    routes = {"$connect": connect, "join": lambda event, _: ok(event), "publish": publish, "history": history}
+    async with (
+        Gateway({name: Route(handler, response=True) for name, handler in routes.items()}) as gateway,
+        browser(gateway.url, GAP_MS=100) as client,
+    ):
+        await client.publish("anything")
+        lines = [await client.line() for _ in range(4)]
+        assert lines == ["message 11", "message 12", "gap", "message 20"]
+        assert asked == [10, 12]
 
 
 async def test_the_client_is_never_idle_for_as_long_as_api_gateway_allows() -> None:
     received: list[str] = []
 
-    def join(event: Any, _context: Any) -> Any:
+    def ping(event: Any, _context: Any) -> Any:
         received.append(event["requestContext"]["connectionId"])
-        return {"statusCode": 200, "body": json.dumps({"type": "ok", "action": "join", "room": "lobby"})}
+        return {"statusCode": 200, "body": json.dumps({"type": "pong", "ref": json.loads(event["body"])["ref"]})}
 
     limits = Limits(idle_seconds=3.0)
+    routes = {"$connect": connect, "join": lambda event, _: ok(event), "ping": ping}
     async with (
-        Gateway({"join": Route(join, response=True)}, limits=limits) as gateway,
-        browser(gateway.url, KEEP_ALIVE_MS=300),
+        Gateway({name: Route(handler, response=True) for name, handler in routes.items()}, limits=limits) as gateway,
+        browser(gateway.url, PING_MS=300),
     ):
         await eventually(lambda: len(received) >= 15)  # after 4 seconds; without these messages it is closed after 3
         assert len(set(received)) == 1
 
 
-async def test_the_client_replaces_its_connection_before_two_hours_and_after_an_error() -> None:
+async def test_the_client_replaces_a_connection_that_does_not_join_and_stops_where_it_may_not() -> None:
     received: list[str] = []
 
     def join(event: Any, _context: Any) -> Any:
         received.append(event["requestContext"]["connectionId"])
-        kind = "error" if len(received) == 2 else "ok"
-        return {"statusCode": 200, "body": json.dumps({"type": kind, "action": "join", "code": "token_expired"})}
+        code = {1: "token_expired", 2: "unavailable", 4: "forbidden_room"}.get(len(received))
+        return ok(event, **({"type": "error", "code": code} if code else {}))
 
     async with (
-        Gateway({"join": Route(join, response=True)}) as gateway,
-        browser(gateway.url, LIFETIME_MS=500, MAX_DELAY_MS=50) as client,
+        Gateway({"$connect": Route(connect), "join": Route(join, response=True)}) as gateway,
+        browser(gateway.url, MAX_DELAY_MS=50) as client,
     ):
-        for _ in range(3):
-            assert await client.line() == "joined"
-        assert len(set(received)) == len(received) >= 4
-        await eventually(lambda: len(gateway.connections) == 1)
+        await eventually(lambda: len(received) == 3 and len(gateway.connections) == 1)
+        gateway.drop(received[-1])
+        assert await client.line() == "stopped forbidden_room"
+        assert len(set(received)) == 4
+        await eventually(lambda: not gateway.connections)
 
 
 def test_the_intervals_of_the_client_are_those_of_api_gateway() -> None:
@@ -305,8 +350,7 @@ def test_the_intervals_of_the_client_are_those_of_api_gateway() -> None:
     found = dict(re.findall(r"^const ([A-Z_]+_MS) = ([\d_ *]+);", program, re.MULTILINE))
     value = {name: eval(text) / 1000 for name, text in found.items()}  # noqa: S307 - numbers and stars
     limits = Limits()
-    assert value["KEEP_ALIVE_MS"] == 0.9 * limits.idle_seconds
-    assert value["LIFETIME_MS"] == limits.lifetime_seconds
+    assert value["PING_MS"] == 0.9 * limits.idle_seconds
     assert limits.integration_timeout_seconds < value["RESPONSE_MS"] < 2 * limits.integration_timeout_seconds
 
 

@@ -1098,3 +1098,18 @@ async def test_a_client_is_used_once_and_only_in_its_block() -> None:
         await client.__aenter__()
     with pytest.raises(ConnectionClosed):
         await client.join("lobby")
+
+
+@virtual
+async def test_the_offset_of_a_room_is_that_of_the_next_event_that_the_program_reads() -> None:
+    server = Server()
+    server.keep_history("lobby")
+    for data in ("1", "2", "3"):
+        server.publish("lobby", data)
+    async with client_of(server) as client:
+        room = await client.join("lobby", since=FIRST_OFFSET)
+        assert room.offset == FIRST_OFFSET
+        assert shown(await read(room, 2)) == [True, "1"]
+        assert room.offset == FIRST_OFFSET + 1
+        assert shown(await read(room, 2)) == ["2", "3"]
+        assert room.offset == FIRST_OFFSET + 3

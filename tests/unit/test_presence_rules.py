@@ -1,5 +1,6 @@
 """The rules of presence, case by case. `test_presence_schedules.py` shows that they lose no event."""
 
+import math
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from gatecast import decode, queue_message
 from gatecast.presence import (
     EXPIRY_MARGIN_SECONDS,
+    REPEAT_SECONDS,
     PresenceItem,
     announces_join,
     departed_broadcast,
@@ -66,10 +68,22 @@ def test_a_connection_that_has_rejoined_counts_with_its_first_join() -> None:
     assert not announces_join(rejoined, "a", 7, NOW)
 
 
-def test_a_repeated_join_is_announced_while_the_user_is_present() -> None:
-    assert announces_join([item("a", 5), item("b", 6)], "b", None, NOW)
-    assert announces_join([item("a", 5)], "b", None, NOW)
-    assert not announces_join([], "b", None, NOW)
+def test_a_repeated_join_is_announced_as_the_first_one_would_have_been() -> None:
+    joined_at_ms = NOW * 1000
+    both = [item("a", joined_at_ms), item("b", joined_at_ms + 1)]
+    soon = NOW + REPEAT_SECONDS - 1
+    assert announces_join(both, "a", None, soon)
+    assert not announces_join(both, "b", None, soon)
+    assert announces_join(both[1:], "b", None, soon)
+    assert not announces_join(both, "c", None, soon)
+    assert not announces_join([], "a", None, soon)
+
+
+def test_a_member_that_repeats_its_join_later_announces_nothing() -> None:
+    joined = [item("a", NOW * 1000)]
+    assert not announces_join(joined, "a", None, NOW + REPEAT_SECONDS)
+    unreadable = [PresenceItem("alice", "a", math.inf, LATER)]
+    assert not announces_join(unreadable, "a", None, NOW)
 
 
 def test_items_that_expire_soon_keep_no_join_from_being_announced() -> None:

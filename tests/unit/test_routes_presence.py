@@ -9,7 +9,7 @@ from botocore.exceptions import EndpointConnectionError
 
 from gatecast import Publisher, decode, table
 from gatecast.broadcast import Broadcast
-from gatecast.presence import DEPARTURE_DELAY_SECONDS
+from gatecast.presence import DEPARTURE_DELAY_SECONDS, REPEAT_SECONDS
 from gatecast.table import Item
 from routes.backoff import Backoff
 from routes.counts import Counts
@@ -212,9 +212,18 @@ def test_the_time_of_the_event_is_taken_before_the_query() -> None:
 
 def test_a_retried_join_is_announced_although_its_membership_is_there() -> None:
     routes = Routes(transact_write_items=[cancelled("None", "None", FAILED, "None")])
-    routes.present.append(present("older=", joined_at_ms=REQUESTED_AT_MS - 1))
+    routes.present[:] = [present(CONNECTION_ID, joined_at_ms=REQUESTED_AT_MS - 1_000)]
     assert routes.memberships.join(ALICE, ["p"]) == {}
     assert routes.queue.changes == [("p", ("alice",), ())]
+
+
+@pytest.mark.parametrize("age_ms", [3_600_000, REPEAT_SECONDS * 1_000])
+def test_a_member_that_repeats_its_join_later_announces_nothing(age_ms: int) -> None:
+    """Otherwise a member could have 25 rooms notified by each request."""
+    routes = Routes(transact_write_items=[cancelled("None", "None", FAILED, "None")])
+    routes.present[:] = [present(CONNECTION_ID, joined_at_ms=REQUESTED_AT_MS - age_ms)]
+    assert routes.memberships.join(ALICE, ["p"]) == {}
+    assert routes.queue.sent == []
 
 
 @pytest.mark.parametrize(("members", "events"), [(100, 1), (101, 0), (None, 1)])
