@@ -13,6 +13,7 @@ from gatecast.broadcast import (
     LARGEST_OFFSET,
     MAX_DATA_BYTES,
     MAX_NAME_LENGTH,
+    for_sqs,
     json_problem,
     utf8_length,
 )
@@ -43,6 +44,8 @@ class PublishRequest(msgspec.Struct, frozen=True):
 def to_broadcast(request: PublishRequest, caller: Caller, *, generated_id: str) -> Broadcast:
     """The broadcast that a member's request publishes. Raises RequestRejected (bad_request, too_large)."""
     room = validate_client_room(request.room)
+    if isinstance(request.json, msgspec.Raw):  # as the queue will hold it, so that its length is the one that counts
+        request = msgspec.structs.replace(request, json=msgspec.Raw(for_sqs(bytes(request.json))))
     _check_payload(request)
     publisher = publisher_key(caller)
     own_id = generated_id if isinstance(request.id, UnsetType) else request.id

@@ -220,6 +220,18 @@ def test_data_that_cannot_be_posted_to_a_client(data: str, code: Code) -> None:
     assert rejection.value.code is code
 
 
+def test_json_counts_with_the_length_that_it_has_on_the_queue() -> None:
+    """SQS rejects U+FFFF, so it is escaped, and grows from three bytes to six."""
+    for characters, fits in ((21_700, True), (21_843, False), (40_000, False)):
+        request = PublishRequest("lobby", json=msgspec.Raw(('"' + "\uffff" * characters + '"').encode()))
+        if fits:
+            assert len(encode(to_broadcast(request, caller(), generated_id=GENERATED_ID))) > 6 * characters
+            continue
+        with pytest.raises(RequestRejected) as rejection:
+            to_broadcast(request, caller(), generated_id=GENERATED_ID)
+        assert rejection.value.code is Code.TOO_LARGE
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
