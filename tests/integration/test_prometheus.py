@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from local.demo.system import EmbeddedSystem, running
+from local.resources import write_room_settings
 from local.worker_process import WorkerProcess
 from tests.observability import CHECKOUT, RULE_TESTS, queries, rules
 from tests.prometheus import Prometheus, Sample
@@ -47,6 +48,7 @@ def has_data(samples: list[Sample]) -> bool:
 
 async def test_every_panel_and_every_rule_has_data(tmp_path: Path) -> None:
     with running() as system, Prometheus.serving(tmp_path / "prometheus") as prometheus:
+        write_room_settings(system.dynamodb, system.table, {"history_seconds": 3_600})
         second = WorkerProcess.start(system.backend, system.gateway.endpoint, log=system.directory / "second.log")
         with second.process:
             second.wait_until_ready()
