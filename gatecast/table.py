@@ -37,6 +37,9 @@ JOINED_ROOM_PREFIX: Final = "room#"
 SETTINGS_SK: Final = "room"
 HEAD_SK: Final = "head"
 ENTRY_PREFIX: Final = "m#"
+MAX_HEAD: Final = 9_000_000_000_000_000
+"""A head beyond this is damaged: no room gets there by counting. All smaller numbers are exact in JSON, and as floats.
+"""
 _COUNT_TTL_SECONDS: Final = 24 * 3600
 
 
@@ -165,9 +168,9 @@ def text_of(value: object) -> str | None:
 
 
 def offset_of_head(head: Mapping[str, Any] | None) -> int | None:
-    """The offset of the room's latest message; None if there is no head, or none that can be read."""
+    """The offset of the room's latest message; None if there is no head, or none from which offsets can continue."""
     number = lenient_number(head.get("offset")) if head else None
-    return int(number) if number is not None and number >= 0 else None
+    return int(number) if number is not None and 0 <= number <= MAX_HEAD else None
 
 
 def milliseconds(name: str, value: int) -> dict[str, str]:

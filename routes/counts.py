@@ -87,7 +87,7 @@ class Counts:
         if _stale(known, shards, now_ms):  # another request, or a worker, may have counted since
             known = self._read(room)
         stale = _stale(known, shards, now_ms)
-        if stale and (self._takes_lock(room, now_ms) or stale[0] not in known):
+        if stale and self._takes_lock(room, now_ms):
             known = {**known, **self._count_shards(room, stale)}
             self._remember(room, known, self._clock())
         found = _sum(known, shards)

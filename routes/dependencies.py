@@ -121,7 +121,14 @@ def _counts() -> Counts:
 @cache
 def _presence() -> Presence:
     table_name = environment.required("GATECAST_TABLE")
-    return Presence(_dynamodb(), table_name, _settings(), _counts(), publisher)
+    return Presence(
+        _dynamodb(),
+        table_name,
+        _settings(),
+        _counts(),
+        publisher,
+        limit=lambda caller: limits().count("announce", caller),
+    )
 
 
 @cache
@@ -145,7 +152,7 @@ def _publisher() -> Publisher:
 def _limits() -> Limits:
     joins = environment.integer("GATECAST_JOINS_PER_SECOND", MAX_PER_SECOND, default=DEFAULT_PER_SECOND)
     publishes = environment.integer("GATECAST_PUBLISHES_PER_SECOND", MAX_PER_SECOND, default=DEFAULT_PER_SECOND)
-    per_second = {"join": joins, "leave": joins, "read": joins, "publish": publishes}
+    per_second = {"join": joins, "leave": joins, "read": joins, "announce": joins, "publish": publishes}
     table_name = environment.required("GATECAST_TABLE")
     return Limits(environment.client("dynamodb", _COUNTER_CONFIG), table_name, per_second)
 

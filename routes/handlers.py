@@ -188,7 +188,7 @@ def members(caller: Caller, body: str | None) -> Fields:
     """`{"action": "members", "room": "lobby", "after": "optional"}`: a page of the users who are in the room."""
     request = parse(body, MembersRequest)
     room = _readable_room(caller, request.room)
-    if not dependencies.settings().get([room])[room].presence:
+    if room.startswith("@") or not dependencies.settings().get([room])[room].presence:
         raise RequestRejected(Code.BAD_REQUEST, "room: its members cannot be listed, because it has no presence")
     users, after = dependencies.presence().members(room, request.after or None)
     return {"room": room, "users": [user._asdict() for user in users], "after": after}

@@ -99,11 +99,12 @@ class History:
     def check(self, positions: Mapping[str, Position]) -> dict[str, RequestRejected]:
         """The rooms whose `since` is beyond their head, which a join must reject before it writes anything.
 
-        Reads the heads of rooms that are not known to have got that far, with one call.
+        Reads the heads of rooms that are not known to have got that far, with one call. It writes nothing: a room
+        without a head would begin at the clock.
         """
         since = {room: each.since for room, each in positions.items() if isinstance(each.since, int)}
         unknown = [room for room, offset in since.items() if offset > self._cache.head(room)]
-        heads = self._heads(unknown)
+        heads = self._streams.heads(unknown, create=False) if unknown else {}
         beyond = [room for room in unknown if since[room] > heads[room]]
         return {room: RequestRejected(Code.BAD_REQUEST, _BEYOND_HEAD) for room in beyond}
 

@@ -46,7 +46,8 @@ class User(NamedTuple):
 class Presence:
     """The table and the queue, through boto3 clients. Thread-safe. `wall_clock` gives seconds since the epoch.
 
-    `publisher` is called when the first event is published: only rooms with presence need a queue.
+    `publisher` is called when the first event is published: only rooms with presence need a queue. `limit` counts an
+    announced join, and raises RequestRejected if its caller has too many announced: one request may join many rooms.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Presence:
         counts: Counts,
         publisher: Callable[[], Publisher],
         *,
+        limit: Callable[[Caller], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -65,6 +67,7 @@ class Presence:
         self._settings = settings
         self._counts = counts
         self._publisher = publisher
+        self._limit = limit
         self.clock = clock
         self._wall_clock = wall_clock
 
@@ -95,16 +98,19 @@ class Presence:
         `ends_at_seconds` on it begins no further one, nor after a failure: the client retries.
         """
         left = list(joins)
+        rejection = RequestRejected(Code.UNAVAILABLE, "not announced yet: retry")
         while left and self.clock() < ends_at_seconds:
             try:
                 self._announce_join(caller, left[0], joins[left[0]])
             except FAILURES as error:
+                if isinstance(error, RequestRejected):  # too many, or a dependency that is busy
+                    rejection = error
                 log_failure("presence.not_announced", error)
                 break
             del left[0]
         if left:
             record_unannounced_presence(len(left))
-        return {room: RequestRejected(Code.UNAVAILABLE, "not announced yet: retry") for room in left}
+        return dict.fromkeys(left, rejection)
 
     @property
     def is_fifo(self) -> bool:
@@ -130,6 +136,7 @@ class Presence:
         items = [item for item in map(PresenceItem.from_item, found) if item is not None]
         now_seconds = caller.requested_at_ms / 1000
         if presence.announces_join(items, caller.connection_id, joined_at_ms, now_seconds):
+            self._limit(caller)
             unique = uuid.uuid4().hex
             self._publisher().publish(presence.joined_broadcast(room, user, unique=unique, published_at_ms=at_ms))
 

@@ -57,16 +57,19 @@ class Streams:
         self._backoff = backoff or Backoff()
         self._clock = clock
 
-    def heads(self, rooms: Sequence[str]) -> dict[str, int]:
+    def heads(self, rooms: Sequence[str], *, create: bool = True) -> dict[str, int]:
         """The offset of each room's latest message, with one call.
 
         A room without a head gets one, the clock in milliseconds, so that its next message does not look like a gap.
+        Without `create` it gets none, and the clock is returned.
         """
         items = self._one_head(rooms[0]) if len(rooms) == 1 else self._many_heads(rooms)
         heads: dict[str, int] = {}
         for room in rooms:
             offset = table.offset_of_head(items.get(room))
-            heads[room] = self._create_head(room, items.get(room)) if offset is None else offset
+            if offset is None:
+                offset = self._create_head(room, items.get(room)) if create else int(self._clock() * 1000)
+            heads[room] = offset
         return heads
 
     def read(self, room: str, first: int, last: int, limit: int) -> Page:

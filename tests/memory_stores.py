@@ -523,6 +523,14 @@ class MemoryStream:
         await self._after_call("stream", "append")
         return conflict
 
+    async def skip(self, room: str) -> None:
+        await self._before_call("stream", "skip")
+        item = self._head_item(room)
+        offset = (item or {}).get("offset", {}).get("N")
+        if item is not None and offset is not None:
+            self._state.put({**item, "offset": {"N": str(int(offset) + 1)}})
+        await self._after_call("stream", "skip")
+
     def _head_item(self, room: str) -> Item | None:
         return self._state.get(keys.stream_pk(room), keys.HEAD_SK)
 

@@ -198,6 +198,12 @@ class FakeStream:
         self.seen = SeenHead(None) if at is None else SeenHead.at(at)
         self.heads_read = 0
         self.appends: list[Append] = []
+        self.skips = 0
+
+    async def skip(self, room: str) -> None:
+        assert room
+        self.skips += 1
+        self.seen = SeenHead(None) if self.seen.offset is None else SeenHead.at(self.seen.offset + 1)
 
     async def head(self, room: str) -> SeenHead:
         assert room

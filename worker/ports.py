@@ -266,3 +266,9 @@ class StreamStore(Protocol):
         After a DependencyError it may have been executed. With the same token it is executed only once; a repetition
         without effect returns None, or a Conflict that contains the recorded offsets.
         """
+
+    async def skip(self, room: str) -> None:
+        """Advance the room's head by one offset that has no entry. Without a head, or with a damaged one, do nothing.
+
+        After a DependencyError it may have been advanced; repeating it only skips another offset.
+        """

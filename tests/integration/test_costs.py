@@ -186,7 +186,10 @@ async def test_requests_cost_what_the_document_says(
 def events() -> Iterator[tuple[str, Broadcast]]:
     yield "a message to a room", Broadcast(id="plain", room="plain", data="x")
     yield "a message to a room with history", Broadcast(id="h", room="h", data="x")
-    yield "the announcement of a join", joined_broadcast("p", "ann", unique="1", published_at_ms=NOW_MS)
+    yield (
+        "the announcement of a join",
+        joined_broadcast("p", "ann", unique="1", published_at_ms=int(time.time() * 1000)),
+    )
     yield "the announcement of a departure", departed_broadcast("p", "ann", unique="2", published_at_ms=NOW_MS)
 
 

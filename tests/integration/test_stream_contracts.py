@@ -269,3 +269,20 @@ async def test_two_writers_at_once_leave_dense_offsets(stores: Stores) -> None:
     found = [entry(stores, offset) for offset in range(7, 48)]
     assert sorted(filter(None, found)) == [f"b{number:02}" for number in range(40)]
     assert found[40] is None
+
+
+async def test_an_offset_is_skipped_only_where_there_is_a_head_that_counts(stores: Stores) -> None:
+    await stores.stream.skip("room")
+    assert await stores.stream.head("room") == SeenHead(None)
+    assert await stores.stream.append(append(SeenHead(None), 7, await claimed(stores))) is None
+    await stores.stream.skip("room")
+    assert await stores.stream.head("room") == SeenHead.at(8)
+    conflict = await stores.stream.append(append(SeenHead.at(7), 8, await claimed(stores, "two")))
+    assert conflict == Conflict(SeenHead.at(8), head_changed=True)
+    assert entry(stores, 8) is None
+
+
+async def test_a_damaged_head_is_left_as_it_is(stores: Stores) -> None:
+    stores.put({**keys.key(keys.stream_pk("room"), keys.HEAD_SK), "offset": {"S": "many"}})
+    await stores.stream.skip("room")
+    assert await stores.stream.head("room") == SeenHead({"S": "many"})

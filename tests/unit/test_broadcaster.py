@@ -306,6 +306,7 @@ def test_a_room_whose_history_has_been_switched_off_is_as_one_without() -> None:
 
     fixture.run_script(script)
     assert len(fixture.stream.appends) == 1
+    assert fixture.stream.skips == 1, "the first message without an offset leaves a hole"
     assert fixture.table.pages_read == [""]
 
 
@@ -314,6 +315,7 @@ def test_without_history_there_is_no_call_to_the_stream() -> None:
     assert fixture.end() is Ending.COMPLETED
     assert not fixture.stream.appends
     assert not fixture.stream.heads_read
+    assert not fixture.stream.skips
     assert fixture.table.pages_read == [""]
 
 
@@ -329,6 +331,7 @@ def test_a_broadcast_that_began_without_an_offset_gets_none() -> None:
     fixture = BroadcasterFixture(claim(start=Checkpoint(cursor="c0000=")), history_seconds=60)
     assert fixture.end() is Ending.COMPLETED
     assert not fixture.stream.appends
+    assert fixture.stream.skips == 1
 
 
 @pytest.mark.parametrize(
@@ -340,6 +343,7 @@ def test_what_has_got_its_offset_already_is_not_appended(broadcast: Broadcast) -
     fixture = BroadcasterFixture(claim(), history_seconds=60)
     assert fixture.end(broadcast) is Ending.COMPLETED
     assert not fixture.stream.appends
+    assert not fixture.stream.skips
     assert fixture.table.pages_read == [""]
 
 
@@ -364,6 +368,7 @@ def test_a_broadcast_whose_entry_is_rejected_is_delivered_without_an_offset() ->
     fixture = BroadcasterFixture(claim(), history_seconds=60)
     fixture.stream.results = [EntryRejected("ValidationException")] * 2
     assert fixture.end() is Ending.COMPLETED
+    assert fixture.stream.skips == 1
     assert fixture.completions.added == [claim()]
 
 

@@ -327,9 +327,41 @@ def test_memory_does_not_grow_with_the_number_of_rooms(monkeypatch: pytest.Monke
     async def script(fixture: HistoryFixture) -> list[bool]:
         for number in range(30):
             await fixture.begin(broadcast=replace(TO_ROOM, room=f"room{number}"))
-        fixture.history.forget("room29")
         return [fixture.history.remembers(f"room{number}") for number in range(30)]
 
-    assert sum(fixture.run(script)) == 9
+    assert sum(fixture.run(script)) == 10
     assert not fixture.history._queues
     assert not fixture.history._reads
+
+
+def test_a_message_that_is_delivered_without_an_offset_leaves_a_hole_while_clients_may_have_positions() -> None:
+    """Otherwise a client that was cut off before it, and resumes when the history is on again, misses it in silence."""
+    fixture = HistoryFixture()
+
+    async def script(fixture: HistoryFixture) -> list[int]:
+        skips = []
+        await fixture.history.omit("room", has_history=False)
+        skips.append(fixture.stream.skips)
+        assert await fixture.begin("one") == 8
+        fixture.stream.seen = SeenHead.at(8)
+        await asyncio.sleep(3_600)
+        for seconds in (0, 59, 2, 1_000):
+            await asyncio.sleep(seconds)
+            await fixture.history.omit("room", has_history=False)
+            skips.append(fixture.stream.skips)
+        return skips
+
+    assert fixture.run(script) == [0, 1, 2, 2, 2]
+    assert not fixture.history.remembers("room")
+
+
+def test_after_a_hole_the_next_message_follows_it() -> None:
+    fixture = HistoryFixture()
+
+    async def script(fixture: HistoryFixture) -> int | NotAppended:
+        await fixture.begin("one")
+        fixture.stream.seen = SeenHead.at(8)
+        await fixture.history.omit("room", has_history=True)
+        return await fixture.begin("two")
+
+    assert fixture.run(script) == 10

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatecast.broadcast import LARGEST_OFFSET, Broadcast, Presence
+from gatecast.table import MAX_HEAD
 from worker.decisions.history import (
-    MAX_HEAD,
     MAX_SHARED,
     MAX_SHARED_BYTES,
     Conflict,

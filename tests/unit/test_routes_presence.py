@@ -80,10 +80,22 @@ class Routes:
         times = {"clock": self.clock, "wall_clock": self.clock}
         self.publisher: Callable[[], Publisher] = lambda: publisher
         counts = Counts(self.dynamodb, "gatecast", settings, **times)
-        self.presence = Presence(self.dynamodb, "gatecast", settings, counts, self._publisher, **times)
+        self.limit: Callable[[Caller], None] = lambda _: None
+        self.presence = Presence(
+            self.dynamodb,
+            "gatecast",
+            settings,
+            counts,
+            self._publisher,
+            limit=self._limit,
+            **times,
+        )
         self.memberships = Memberships(
             self.dynamodb, "gatecast", max_rooms=50, backoff=backoff, settings=settings, presence=self.presence
         )
+
+    def _limit(self, caller: Caller) -> None:
+        self.limit(caller)
 
     def _publisher(self) -> Publisher:
         return self.publisher()
@@ -215,6 +227,22 @@ def test_a_retried_join_is_announced_although_its_membership_is_there() -> None:
     routes.present[:] = [present(CONNECTION_ID, joined_at_ms=REQUESTED_AT_MS - 1_000)]
     assert routes.memberships.join(ALICE, ["p"]) == {}
     assert routes.queue.changes == [("p", ("alice",), ())]
+
+
+def test_announced_joins_are_limited_each_and_not_by_request() -> None:
+    """One request joins up to 25 rooms, and a client may leave and join them again."""
+    routes = Routes()
+    allowed = iter(range(2))
+
+    def limit(caller: Caller) -> None:
+        assert caller is ALICE
+        if next(allowed, None) is None:
+            raise RequestRejected(Code.RATE_LIMITED, "at most 2 in 10 s", retry_after_seconds=3)
+
+    routes.limit = limit
+    rejected = routes.memberships.join(ALICE, ["p1", "p2", "p3", "p4", "other"])
+    assert [each[0] for each in routes.queue.changes] == ["p1", "p2"]
+    assert {room: each.code for room, each in rejected.items()} == dict.fromkeys(["p3", "p4"], Code.RATE_LIMITED)
 
 
 @pytest.mark.parametrize("age_ms", [3_600_000, REPEAT_SECONDS * 1_000])

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from gatecast import table as keys
-from worker.aws.errors import TRANSACTION_CANCELLED, ServiceError, reading_response
+from worker.aws.errors import CONDITION_FAILED, TRANSACTION_CANCELLED, ServiceError, reading_response
 from worker.aws.json_service import JsonService
 from worker.decisions.history import Attribute, Conflict, SeenHead
 from worker.ports import Append, DependencyError, EntryRejected, NewEntry
@@ -73,6 +73,22 @@ class Stream:
                 return Conflict()
             raise
         return None
+
+    async def skip(self, room: str) -> None:
+        """Advance the room's head by one offset that has no entry; do nothing if there is no head, or a damaged one."""
+        body = {
+            "TableName": self._table,
+            "Key": keys.key(keys.stream_pk(room), keys.HEAD_SK),
+            "UpdateExpression": "SET #offset = #offset + :one",
+            "ConditionExpression": "attribute_exists(#offset)",
+            "ExpressionAttributeNames": _NAMES,
+            "ExpressionAttributeValues": {":one": {"N": "1"}},
+        }
+        try:
+            await self._service.call("UpdateItem", msgspec.json.encode(body))
+        except ServiceError as error:
+            if error.code not in {CONDITION_FAILED, "ValidationException"}:  # the latter: the offset is no number
+                raise
 
     def _actions(self, request: Append) -> Iterator[dict[str, Any]]:
         """First the head's, then for each entry its own and that of its broadcast's progress item."""

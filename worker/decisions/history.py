@@ -30,8 +30,6 @@ MAX_SHARED_BYTES: Final = 400_000
 write units per second, and a transaction uses two of them per KB."""
 _ITEM_BYTES: Final = 1_000
 """More than an entry has besides its payload."""
-MAX_HEAD: Final = 9_000_000_000_000_000
-"""A head beyond this is damaged: no room gets there by counting. Smaller numbers are exact in JSON and as floats."""
 _MAX_DOUBLINGS: Final = 53
 
 Attribute = Mapping[str, Any]
@@ -57,8 +55,7 @@ class SeenHead(NamedTuple):
     @property
     def offset(self) -> int | None:
         """None if there is none from which offsets can continue."""
-        offset = offset_of_head({"offset": self.stored}) if self.stored is not None else None
-        return offset if offset is not None and offset <= MAX_HEAD else None
+        return offset_of_head({"offset": self.stored}) if self.stored is not None else None
 
     @property
     def is_damaged(self) -> bool:
@@ -132,13 +129,12 @@ def may_append(broadcast: Broadcast, *, is_start: bool, history_seconds: int) ->
 
     One that has begun without an offset, when the room had no history, gets none.
     """
-    return (
-        history_seconds > 0
-        and is_start
-        and bool(broadcast.room)
-        and broadcast.presence is UNSET
-        and broadcast.shard is broadcast.offset is UNSET
-    )
+    return history_seconds > 0 and is_start and lacks_offset(broadcast)
+
+
+def lacks_offset(broadcast: Broadcast) -> bool:
+    """Whether it is a message of a room that is to be delivered without an offset, unless it is appended."""
+    return bool(broadcast.room) and broadcast.presence is UNSET and broadcast.shard is broadcast.offset is UNSET
 
 
 def outcome(number: int, conflict: Conflict) -> int | NotAppended | None:

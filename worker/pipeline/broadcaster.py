@@ -25,7 +25,7 @@ from gatecast.broadcast import Broadcast
 from gatecast.publisher import is_fifo, queue_message
 from gatecast.room_settings import RoomSettings
 from worker.decisions.claims import Claimant, NotClaimed
-from worker.decisions.history import NotAppended, may_append
+from worker.decisions.history import NotAppended, lacks_offset, may_append
 from worker.decisions.outcome import Outcome
 from worker.decisions.parts import to_shards
 from worker.observe.damaged_items import DamagedItems
@@ -205,6 +205,8 @@ class Broadcaster:
     ) -> Broadcast | Ending:
         """The broadcast, with its offset if the room has history; or how it ends without one."""
         if not may_append(broadcast, is_start=claim.start.is_start, history_seconds=history_seconds):
+            if broadcast.room and lacks_offset(broadcast):
+                await self._history.omit(broadcast.room, has_history=history_seconds > 0)
             return broadcast
         with tracing.span("append"):
             result = await self._history.append(broadcast, claim, lease, order=order, history_seconds=history_seconds)
@@ -216,6 +218,7 @@ class Broadcaster:
             case NotAppended.STOPPED:
                 return _unfinished(lease)
             case NotAppended.REJECTED:
+                await self._history.omit(str(broadcast.room), has_history=True)
                 return broadcast
             case _:
                 assert_never(result)
@@ -270,10 +273,7 @@ class Broadcaster:
         room = broadcast.room
         if not room or broadcast.shard is not UNSET:
             return RoomSettings()
-        settings = await retry_forever("settings", self._services.health, lambda: self._room_settings.get(room))
-        if not settings.history_seconds:
-            self._history.forget(room)
-        return settings
+        return await retry_forever("settings", self._services.health, lambda: self._room_settings.get(room))
 
     def _age_seconds(self, broadcast: Broadcast) -> float:
         due_at = int(broadcast.published_at_ms or 0) / 1000 + delay_seconds(broadcast, fifo=self._fifo)

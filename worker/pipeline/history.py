@@ -25,12 +25,13 @@ from msgspec import UNSET
 from gatecast import frames
 from gatecast.broadcast import Broadcast
 from gatecast.entries import entry_item
-from gatecast.table import stream_pk
-from worker.decisions.history import MAX_HEAD, Known, NotAppended, SeenHead, outcome, share, size_of
+from gatecast.table import MAX_HEAD, stream_pk
+from worker.decisions.history import Known, NotAppended, SeenHead, outcome, share, size_of
 from worker.observe.damaged_items import DamagedItems
 from worker.observe.health import Health
 from worker.observe.metrics import Metrics
 from worker.pipeline.lease import Lease, LeaseState
+from worker.pipeline.room_settings import CACHE_SECONDS
 from worker.ports import Append, Claim, DependencyError, EntryRejected, NewEntry, StreamStore
 from worker.resilience import retry_forever
 
@@ -39,6 +40,7 @@ log = structlog.get_logger()
 _MAX_ROOMS: Final = 10_000
 _CONTENDED_SECONDS: Final = 5.0
 """For how long after a lost race the head is read before it is needed: another worker probably changes it, too."""
+_OFF_SECONDS: Final = 2 * CACHE_SECONDS
 _JITTER_SECONDS: Final = 0.004
 """Up to this long after a lost race the transaction is repeated. A longer wait would only make the known head older, so
 it grows, by up to `_MAX_DOUBLINGS`, only after `_PROMPT_RACES` lost races in a row."""
@@ -87,11 +89,13 @@ class _Waiting:
 class _Room:
     """What this worker has seen of a room's stream, and when it last lost a race for it (in monotonic seconds)."""
 
-    __slots__ = ("known", "raced_at")
+    __slots__ = ("known", "off_since", "raced_at")
 
     def __init__(self) -> None:
         self.known = Known()
         self.raced_at = float("-inf")
+        self.off_since: float | None = None
+        """When this worker first delivered a message without an offset after the room's history was switched off."""
 
 
 class History:
@@ -123,9 +127,23 @@ class History:
         """Whether the room had a history recently."""
         return room in self._rooms
 
-    def forget(self, room: str) -> None:
-        """The room has no history."""
-        self._rooms.pop(room, None)
+    async def omit(self, room: str, *, has_history: bool) -> None:
+        """Skip an offset, because a message of the room is about to be delivered without one.
+
+        Then a client that misses the message misses the offset, too, and is notified. In a room without history nothing
+        is done, unless it had one: for `_OFF_SECONDS` other workers may still append, and clients have positions.
+        """
+        seen = self._room(room) if has_history else self._rooms.get(room)
+        if seen is None:
+            return
+        if not has_history:
+            now = self._clock()
+            seen.off_since = now if seen.off_since is None else seen.off_since
+            if now - seen.off_since >= _OFF_SECONDS:
+                del self._rooms[room]
+                return
+        seen.known = seen.known._replace(head=None)
+        await retry_forever("history", self._health, partial(self._stream.skip, room))
 
     def begin(self, room: str) -> None:
         """Start reading the room's head, if it is not known or has probably changed, for `append` to use."""
@@ -155,6 +173,7 @@ class History:
         if lease.state is not LeaseState.HELD:
             return NotAppended.STOPPED
         started_at = self._clock()
+        self._room(str(broadcast.room)).off_since = None
         waiting = _Waiting(broadcast, claim, order, history_seconds)
         self._enqueue(str(broadcast.room), waiting)
         lease.on_change = lambda: waiting.resolve(NotAppended.STOPPED)

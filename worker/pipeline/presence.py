@@ -77,8 +77,10 @@ class Announcer:
             return None
         joined, departed = change.joined, change.departed
         at_ms = int(broadcast.published_at_ms or 0)
-        if departed:
-            at_ms = int(self._wall_clock() * 1000)
+        now_ms = int(self._wall_clock() * 1000)  # before the read
+        if departed or now_ms - at_ms > DEPARTURE_DELAY_SECONDS * 1000:
+            # A late event may reach a member who has joined since, and who has no later one to compare it with.
+            at_ms = now_ms if departed else at_ms
             present = await self._present(room, {*joined, *departed})
             joined = tuple(user for user in joined if user in present)
             departed = departed_users(departed, present)
