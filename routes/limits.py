@@ -8,7 +8,8 @@ counter, so opening more gains nothing; and as each connection is within its use
 Requests for history, members and counts share one counter, `read`: so what a user's requests may cost does not depend
 on their mix. It is not that of joins, so that a client that catches up with a long history can still join other rooms.
 A join that is announced to the members of a room with presence is counted beside the request (`announce`), because one
-request joins up to 25 rooms. Pings are not counted: a response costs less than a counter, and API Gateway limits each route for all clients together.
+request joins up to 25 rooms. Pings are not counted: a response costs less than a counter, and API Gateway limits each
+route for all clients together.
 
 A counter costs one conditional write per request, in addition to the transaction of a join or leave, or the publish's
 read and message. A token bucket would be smoother, but needs a second write whenever a client changes between idle and

@@ -88,7 +88,7 @@ def test_each_room_is_joined_or_exceeds_the_limit(
     before: list[str], wanted: list[str], limit: int, draws: list[tuple[str, str]]
 ) -> None:
     limit = max(limit, len(before))
-    table = Table(set(before), draws)
+    table = Table(set(before), list(draws))
     free_before = limit - len(before)
     rejected = join(table, wanted, limit)
     assert table.memberships == table.joined_rooms

@@ -82,6 +82,8 @@ def make_world(members: Members, *, shards: int, seed: int, fifo: bool) -> World
     world = World({}, respond=members.respond, rng=random.Random(seed), fifo=fifo)
     for each, dialect in members.frames.items():
         world.add_members("room", {each: LONG_AGO_MS}, shard=keys.shard_of(each, shards), frames=dialect)
+    # workers look whether a user is still present whose join was announced long ago
+    world.table.put(keys.presence_item("room", "ann", "ann=", joined_at_ms=LONG_AGO_MS, expires_at=2 * int(EPOCH)))
     room_settings = {"shards": {"N": str(shards)}, "presence": {"N": "1000"}}
     world.table.put({**keys.key(keys.settings_pk("room"), keys.SETTINGS_SK), **room_settings})
     return world

@@ -11,6 +11,7 @@ import pytest
 from gatecast import Broadcast
 from gatecast import table as keys
 from gatecast.broadcast import Presence
+from gatecast.presence import DEPARTURE_DELAY_SECONDS
 from gatecast.room_settings import MAX_PRESENCE, MAX_SHARDS, RoomSettings
 from tests.memory_stores import MemoryPresence, MemoryTable, TableState
 from tests.simulation import EPOCH, run
@@ -91,6 +92,19 @@ def test_a_join_is_announced_as_it_is_without_a_read() -> None:
         assert frame == {"type": "presence", "room": "lobby", "joined": ["ann"], "departed": [], "at_ms": NOW_MS - 7}
 
     assert announcing(script).reads == 0
+
+
+def test_a_late_join_is_announced_with_its_own_time_and_only_if_the_user_is_still_present() -> None:
+    """A member that has joined since has no later event of this user to compare it with."""
+
+    async def script(harness: AnnouncerHarness) -> None:
+        await asyncio.sleep(DEPARTURE_DELAY_SECONDS + 1)
+        assert await harness.announced(change(joined=("ann",))) is None
+        harness.enter("ann")
+        frame = await harness.announced(change(joined=("ann", "bob")))
+        assert frame == {"type": "presence", "room": "lobby", "joined": ["ann"], "departed": [], "at_ms": NOW_MS - 7}
+
+    assert announcing(script).reads == 3
 
 
 def test_only_users_who_are_absent_are_announced_as_departed_at_a_time_before_the_read() -> None:
