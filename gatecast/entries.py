@@ -12,6 +12,8 @@ from gatecast.broadcast import InvalidBroadcast, check_is_json
 from gatecast.frames import Message
 from gatecast.table import ENTRY_PREFIX, Item, entry_sk, key, lenient_number, milliseconds, seconds, stream_pk, text_of
 
+_MAX_NUMBER: Final = 2**53
+"""From here on, JSON numbers are not exact everywhere."""
 _OFFSET: Final = re.compile(rf"{ENTRY_PREFIX}[0-9]{{16}}")
 
 
@@ -46,12 +48,16 @@ class Entry(NamedTuple):
 
     @classmethod
     def from_item(cls, item: Mapping[str, Any]) -> "Entry | None":
-        """The entry in an item; None if it has no valid offset, id or payload, so that it cannot be delivered."""
+        """The entry in an item; None if its offset, time, id or payload is invalid, so that it cannot be delivered."""
         match item:
             case {"sk": {"S": str(sk)}, "id": {"S": str(id_)}} if _OFFSET.fullmatch(sk):
                 pass
             case _:
                 return None
+        offset = int(sk.removeprefix(ENTRY_PREFIX))
+        published_at_ms = int(lenient_number(item.get("published_at_ms")) or 0)
+        if max(offset, abs(published_at_ms)) >= _MAX_NUMBER:
+            return None
         data, json, from_ = (text_of(item.get(name)) for name in ("data", "json", "from"))
         if (data is None) == (json is None):
             return None
@@ -65,8 +71,8 @@ class Entry(NamedTuple):
         message = Message(
             id=id_,
             from_=UNSET if from_ is None else from_,
-            offset=int(sk.removeprefix(ENTRY_PREFIX)),
-            published_at_ms=int(lenient_number(item.get("published_at_ms")) or 0),
+            offset=offset,
+            published_at_ms=published_at_ms,
             data=UNSET if data is None else data,
             json=raw,
         )

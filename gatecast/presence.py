@@ -89,8 +89,8 @@ def announces_join(
 ) -> bool:
     """Whether this connection's join is announced. `items` are its user's, read consistently after its own was written.
 
-    `joined_at_ms` is the time in the item that this join wrote; None if the connection was a member already. Then an
-    earlier join may have ended before its announcement, so it is announced as that one would have been, but only for
+    `joined_at_ms` is the time in the item that this join wrote; None if an earlier join had written it. That one may
+    have ended before its announcement, so this one is announced as that one would have been, but only for
     REPEAT_SECONDS: a member that repeats its join later announces nothing.
     """
     if not is_present(items, now_seconds):

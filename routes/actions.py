@@ -1,6 +1,7 @@
 """The actions of the routes' transactions: which items they write, under which conditions. Pure.
 
-Always: a membership, its joined-room item and its presence item are created and deleted together.
+Always: a membership, its joined-room item and its presence item are deleted together, and created together, unless the
+room has presence only since its member joined: then a later join adds the presence item (`enter`).
 """
 
 from typing import Any, Final
@@ -50,16 +51,36 @@ class Actions:
     def join(self, caller: Caller, room: str, settings: RoomSettings, present_user: str | None) -> list[Action]:
         """Puts a room's items, with a presence item if there is a `present_user`.
 
-        Its action JOINED_ROOM fails if the connection is a member.
+        Its action JOINED_ROOM fails if the connection is a member; the reason has the joined-room item.
         """
         membership, joined_room, *others = _items(caller, room, settings, present_user)
-        condition = "attribute_not_exists(pk) OR expires_at <= :now"
-        values = {":now": {"N": seconds(caller)}}
-        return [
-            self._put(membership),
-            self._put(joined_room, ConditionExpression=condition, ExpressionAttributeValues=values),
-            *map(self._put, others),
-        ]
+        condition = {
+            "ConditionExpression": "attribute_not_exists(pk) OR expires_at <= :now",
+            "ExpressionAttributeValues": {":now": {"N": seconds(caller)}},
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
+        return [self._put(membership), self._put(joined_room, **condition), *map(self._put, others)]
+
+    def connected(self, caller: Caller) -> Action:
+        """Changes nothing; fails if the connection is not connected."""
+        return self._update(
+            caller,
+            UpdateExpression="ADD rooms :zero",
+            ConditionExpression="attribute_exists(pk) AND expires_at > :now",
+            ExpressionAttributeValues={":zero": {"N": "0"}, ":now": {"N": seconds(caller)}},
+        )
+
+    def enter(self, caller: Caller, room: str, user: str) -> list[Action]:
+        """Adds the presence item of a member. The first action fails if there is one, or if it is no member."""
+        joined_room = {
+            "TableName": self._table,
+            "Key": joined_room_key(caller, room),
+            "UpdateExpression": "SET #present = :user",
+            "ConditionExpression": "attribute_exists(pk) AND attribute_not_exists(#present)",
+            "ExpressionAttributeNames": {"#present": "present"},
+            "ExpressionAttributeValues": {":user": {"S": user}},
+        }
+        return [{"Update": joined_room}, self._put(_presence_item(caller, room, user))]
 
     def leave(self, caller: Caller, room: str, joined_room: Item) -> list[Action]:
         """Deletes a room's items; the last action fails unless the joined-room item is as it was read."""
@@ -117,5 +138,11 @@ def _items(caller: Caller, room: str, settings: RoomSettings, present_user: str 
     times = {"joined_at_ms": joined_at_ms, "expires_at": expires_at}
     membership = table.membership_item(room, shard, connection_id, user=caller.user, frames=caller.frames, **times)
     joined_room = table.joined_room_item(connection_id, room, shard, expires_at=expires_at, present_user=present_user)
-    presence = [table.presence_item(room, present_user, connection_id, **times)] if present_user else []
+    presence = [_presence_item(caller, room, present_user)] if present_user else []
     return [membership, joined_room, *presence]
+
+
+def _presence_item(caller: Caller, room: str, user: str) -> Item:
+    return table.presence_item(
+        room, user, caller.connection_id, joined_at_ms=caller.requested_at_ms, expires_at=caller.expires_at
+    )

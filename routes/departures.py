@@ -5,18 +5,25 @@ loses nothing; on a FIFO queue, which delays no single message, after it. What h
 
 - *Leaving* on a standard queue is rejected as unavailable before anything is deleted, and the client retries. On a FIFO
   queue the items are gone by then, and a retry would find nothing to do: it is logged and counted.
-- *`$disconnect`* is not retried by API Gateway and must remove the items: it is logged and counted, and the queue is
-  not called again.
+- *`$disconnect`* is not retried by API Gateway. It is logged and counted, the queue is not called again, and the items
+  of rooms with presence that remain are left, memberships included: the next broadcast to such a room finds the
+  connection gone, and the worker announces the departure and removes them. Until then, or until they expire, the user
+  is among the `members`, and so it is for those who follow the events. On a FIFO queue this holds for all but the batch
+  that has just been deleted.
 
-A user whose departure was not announced is not among the `members`, and the next departure of this user is announced.
+Where the items are gone without an announcement, the user is not among the `members`, and the next departure of this
+user is announced.
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Final
 
 from gatecast import table
+from gatecast.broadcast import InvalidBroadcast
 from gatecast.presence import DEPARTURE_DELAY_SECONDS
 from gatecast.table import Item
+from routes.environment import ConfigurationError
 from routes.log import log_failure, logger
 from routes.metrics import record_unannounced_presence
 from routes.presence import FAILURES, Presence
@@ -59,49 +66,71 @@ class Disconnecting:
         self._presence = presence
         self._ends_at = presence.clock() + DISCONNECTING_SECONDS
         self._batch: list[tuple[str, str]] = []
+        """Rooms and users. Their departures are announced already, or on a FIFO queue once the batch is deleted."""
         self._batch_began_at = 0.0
         self._failed = False
 
-    def watching(self, joined_rooms: Iterable[Item]) -> Iterator[Item]:
-        """The same items; the departures among those that have been taken are those of the next batch."""
+    def deletable(self, joined_rooms: Iterable[Item]) -> Iterator[Item]:
+        """Those of the items that are to be deleted. `deleted` must be called before the next batch of them is taken.
+
+        On a standard queue an item's departure is announced when the item is taken.
+        """
+        left = 0
         for item in joined_rooms:
-            if user := table.present_user(item):
-                self._batch.append((item["sk"]["S"].removeprefix(table.JOINED_ROOM_PREFIX), user))
-            yield item
+            user = table.present_user(item)
+            if not user or self._may_delete(item["sk"]["S"].removeprefix(table.JOINED_ROOM_PREFIX), user):
+                yield item
+            else:
+                left += 1
+        _not_announced(left)
 
-    def before_deletion(self) -> None:
-        """A batch of the items is about to be deleted."""
-        self._batch_began_at = self._presence.clock()
-        self._announce(if_fifo=False)
+    def deleted(self) -> None:
+        """The items that have been taken are deleted."""
+        batch, self._batch = self._batch, []
+        if not batch:
+            return
+        if self._is_fifo:
+            _not_announced(sum(self._is_over or not self._announce(*departure) for departure in batch))
+        elif _may_have_been_read(self._batch_began_at, self._presence.clock()):
+            _not_announced(len(batch))  # too late for another call
 
-    def after_deletion(self) -> None:
-        """The batch is deleted."""
-        if _may_have_been_read(self._batch_began_at, self._presence.clock()):
-            self._not_announced(len(self._batch))  # too late for another call
-        else:
-            self._announce(if_fifo=True)
-        self._batch.clear()
+    def _may_delete(self, room: str, user: str) -> bool:
+        if self._is_over:
+            return False
+        if not self._batch:
+            self._batch_began_at = self._presence.clock()
+        if not (self._is_fifo or self._announce(room, user)):
+            return False
+        self._batch.append((room, user))
+        return True
 
-    def _announce(self, *, if_fifo: bool) -> None:
-        """Announces the departures of the batch on one kind of queue."""
-        announced = 0
+    def _announce(self, room: str, user: str) -> bool:
+        """Whether nothing is left to be announced."""
         try:
-            if self._batch and self._presence.is_fifo == if_fifo:
-                for departure in self._batch:
-                    if self._failed or self._presence.clock() >= self._ends_at:
-                        break
-                    self._presence.announce_departure(*departure)
-                    announced += 1
-                self._not_announced(len(self._batch) - announced)
+            self._presence.announce_departure(room, user)
+        except InvalidBroadcast as error:  # nor can the worker announce it
+            log_failure("presence.not_announced", error)
+            _not_announced(1)
         except FAILURES as error:
             log_failure("presence.not_announced", error)
             self._failed = True
-            self._not_announced(len(self._batch) - announced)
+        return not self._failed
 
-    def _not_announced(self, events: int) -> None:
-        if events:
-            logger.warning("presence.departures_not_announced", extra={"events": events})
-            record_unannounced_presence(events)
+    @property
+    def _is_over(self) -> bool:
+        return self._failed or self._presence.clock() >= self._ends_at
+
+    @property
+    def _is_fifo(self) -> bool:
+        with suppress(ConfigurationError):
+            return self._presence.is_fifo
+        return False
+
+
+def _not_announced(departures: int) -> None:
+    if departures:
+        logger.warning("presence.departures_not_announced", extra={"events": departures})
+        record_unannounced_presence(departures)
 
 
 def _may_have_been_read(began_at: float, now: float) -> bool:

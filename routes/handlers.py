@@ -130,7 +130,7 @@ def join(caller: Caller, body: str | None) -> Fields:
     In a room with history it also receives what it missed. Up to 25 rooms are joined with `rooms` in place of `room`.
     """
     request = parse_join(body, caller)
-    caller = msgspec.structs.replace(caller, frames=max(caller.frames, request.frames))
+    caller = msgspec.structs.replace(caller, frames=request.frames)
     dependencies.limits().count("join", caller)
     results = join_results.join(caller, request)
     about = {"connection": caller.connection_id, "expires_at_ms": caller.ends_at_ms}
@@ -190,8 +190,9 @@ def members(caller: Caller, body: str | None) -> Fields:
     room = _readable_room(caller, request.room)
     if room.startswith("@") or not dependencies.settings().get([room])[room].presence:
         raise RequestRejected(Code.BAD_REQUEST, "room: its members cannot be listed, because it has no presence")
-    users, after = dependencies.presence().members(room, request.after or None)
-    return {"room": room, "users": [user._asdict() for user in users], "after": after}
+    page = dependencies.presence().members(room, request.after or None)
+    users = [user._asdict() for user in page.users]
+    return {"room": room, "users": users, "after": page.after, "at_ms": page.at_ms}
 
 
 @_message_route("count")

@@ -27,8 +27,8 @@ from gatecast.frames import MAX_FRAME_BYTES
 from routes.entry_cache import EntryCache, StoredEntry
 from routes.joins import Position
 from routes.requests import MAX_LIMIT
-from routes.responses import Code, RequestRejected
-from routes.streams import RESPONSE_BYTES, ROOM_BYTES, Streams
+from routes.responses import RESPONSE_BYTES, ROOM_BYTES, Code, RequestRejected
+from routes.streams import Streams
 
 MAX_RESPONSE_BYTES: Final = 100_000
 """Of a whole response. Only a single message that is longer makes it longer."""
@@ -61,7 +61,11 @@ class Recovery(NamedTuple):
 
 
 class Allowance:
-    """What a response may still hold, and how much may still be read for it. The rooms of one join share it."""
+    """What a response may still hold, and how much may still be read for it. The rooms of one join share it.
+
+    For one room it holds any message of up to MAX_MESSAGE_BYTES. Longer ones than fit into a response for several rooms
+    are left to `more`: the client asks for them with `history`.
+    """
 
     def __init__(self, rooms: int = 1, entries: int = MAX_LIMIT) -> None:
         others = RESPONSE_BYTES + ROOM_BYTES * rooms

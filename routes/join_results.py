@@ -9,7 +9,7 @@ from routes.joins import JoinRequest
 from routes.log import logger
 from routes.metrics import record_recoveries
 from routes.requests import Caller
-from routes.responses import Code, RequestRejected, error_fields
+from routes.responses import Code, RequestRejected, echoed, error_fields
 
 Result = Recovery | RequestRejected | None
 """What became of one room: None if it was joined and has no history."""
@@ -41,7 +41,7 @@ def join(caller: Caller, request: JoinRequest) -> dict[str, Result]:
 def fields(room: str, result: Result) -> dict[str, Any]:
     """The room's part of the response."""
     if isinstance(result, RequestRejected):
-        return {"room": room, "error": error_fields(result)}
+        return {"room": echoed(room), "error": error_fields(result)}
     return {"room": room, **(result.fields() if result else {})}
 
 

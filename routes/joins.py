@@ -33,7 +33,7 @@ class JoinRequest(NamedTuple):
     is_list: bool
     """Whether the client sent `rooms`: then each room has a result of its own."""
     frames: int
-    """The dialect that the client names, V1 if it names none."""
+    """The dialect of the memberships."""
 
     @property
     def positions(self) -> dict[str, Position]:
@@ -65,7 +65,7 @@ def parse_join(body: str | None, caller: Caller) -> JoinRequest:
     if isinstance(found.room, str):
         position = _position((body or "").encode())
         _check(caller, found.room)
-        return JoinRequest({found.room: position}, is_list=False, frames=found.frames)
+        return JoinRequest({found.room: position}, is_list=False, frames=_dialect(caller, found.frames))
     if found.since is not UNSET or found.last is not UNSET:
         raise RequestRejected(Code.BAD_REQUEST, "rooms: `since` and `last` belong into its objects")
     check_not_expired(caller)
@@ -75,7 +75,12 @@ def parse_join(body: str | None, caller: Caller) -> JoinRequest:
         if room in rooms:
             raise RequestRejected(Code.BAD_REQUEST, f"rooms[{number}].room: the same room twice")
         rooms[room] = _checked(caller, room, bytes(encoded))
-    return JoinRequest(rooms, is_list=True, frames=found.frames)
+    return JoinRequest(rooms, is_list=True, frames=_dialect(caller, found.frames))
+
+
+def _dialect(caller: Caller, named: int) -> int:
+    """The caller's dialect. Gatecast's own authorizer knows it; another one may not, and then the client names it."""
+    return caller.frames if caller.access else max(caller.frames, named)
 
 
 def _name(number: int, encoded: bytes) -> str:

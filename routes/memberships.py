@@ -1,7 +1,8 @@
 """Connections and memberships: the routes' writes to the table.
 
 Always: a membership and its joined-room item are created and deleted together, and created only while the connection
-item exists, so a join that loses the race with `$disconnect` leaves nothing behind. Every operation is idempotent.
+item exists, as is a presence item, so a join that loses the race with `$disconnect` leaves nothing behind. Every
+operation is idempotent.
 All items of a connection expire at the same time, with its token if it has one: from then on workers do not post to it.
 The SDK's errors pass through. If contention persists, the request is rejected as unavailable.
 """
@@ -21,7 +22,7 @@ from routes.presence import Presence
 from routes.requests import Caller
 from routes.responses import Code, RequestRejected
 from routes.room_settings import RoomSettingsCache
-from routes.rooms_to_join import CONDITION_FAILED, MAX_ROOMS_PER_TRANSACTION, RoomsToJoin
+from routes.rooms_to_join import CONDITION_FAILED, MAX_ROOMS_PER_TRANSACTION, Reason, RoomsToJoin
 
 JOIN_SECONDS: Final = 15.0
 """After this `join` begins no further announcement."""
@@ -81,6 +82,7 @@ class Memberships:
     def join(self, caller: Caller, rooms: Sequence[str]) -> dict[str, RequestRejected]:
         """Makes the connection a member of up to 33 rooms, in one transaction. Keeps existing memberships.
 
+        An existing member of a room that has presence only since then becomes present, in another transaction.
         Returns a rejection for each room that it has not joined (too_many_rooms), or that it has joined without the
         room's having been notified (unavailable): a retry completes it. Raises RequestRejected (not_connected,
         unavailable): then nothing is written. The connection counts its rooms in the same transaction.
@@ -90,9 +92,10 @@ class Memberships:
         ends_at_seconds = self._backoff.clock() + JOIN_SECONDS
         attempts = self._backoff.start()
         settings = self._settings.get(rooms)
-        users = {room: caller.user if self._presence and settings[room].presence else None for room in settings}
+        user = caller.user if self._presence else None
+        users = {room: user for room in settings if user and settings[room].presence}
         joining = RoomsToJoin(
-            {room: self._actions.join(caller, room, settings[room], users[room]) for room in settings}
+            {room: self._actions.join(caller, room, settings[room], users.get(room)) for room in settings}
         )
         for _ in attempts:
             if self._write(caller, joining):
@@ -105,25 +108,57 @@ class Memberships:
     def _write(self, caller: Caller, joining: RoomsToJoin) -> bool:
         """Writes what is left of a join. Whether nothing is left; False after contention. Raises RequestRejected."""
         while rooms := joining.next_rooms:
-            codes = self._transact([self._actions.count(caller, len(rooms)), *joining.next_actions])
-            if not codes:
+            reasons = self._transact([self._actions.count(caller, len(rooms)), *joining.next_actions])
+            if not reasons:
                 joining.succeeded()
                 return True
-            free_rooms = self._free_rooms(caller) if codes[0] == CONDITION_FAILED else None
-            if not joining.cancelled(codes[1:], free_rooms):
+            free_rooms = self._free_rooms(caller) if reasons[0].code == CONDITION_FAILED else None
+            if not joining.cancelled(reasons[1:], free_rooms):
                 return False
         return True
 
     def _announce(
-        self, caller: Caller, joining: RoomsToJoin, users: Mapping[str, str | None], ends_at_seconds: float
+        self, caller: Caller, joining: RoomsToJoin, users: Mapping[str, str], ends_at_seconds: float
     ) -> dict[str, RequestRejected]:
-        """Announces the joins of rooms with presence, also where an earlier join has written the membership."""
-        joins: dict[str, int | None] = dict.fromkeys(joining.members_already)
-        joins |= dict.fromkeys(joining.joined, caller.requested_at_ms)
-        announced = {room: at_ms for room, at_ms in joins.items() if users[room]}
-        if not (announced and self._presence):
+        """Announces the joins of rooms with presence, also where an earlier join has written the membership.
+
+        `users` has the user by room. Returns a rejection for each room that has to be joined again.
+        """
+        members = {room: item for room, item in joining.members_already.items() if room in users}
+        joins: dict[str, int | None] = dict.fromkeys(members)
+        joins |= {room: caller.requested_at_ms for room in joining.joined if room in users}
+        if not (joins and self._presence):
             return {}
-        return self._presence.announce_joins(caller, announced, ends_at_seconds)
+        absent = {room: users[room] for room, item in members.items() if item and not table.present_user(item)}
+        rejected: dict[str, RequestRejected] = {}
+        if absent:
+            try:
+                entered = self._enter(caller, absent, ends_at_seconds)
+            except RequestRejected as rejection:
+                rejected = dict.fromkeys(absent, rejection)
+            else:
+                joins |= dict.fromkeys(entered, caller.requested_at_ms)
+        announced = {room: at_ms for room, at_ms in joins.items() if room not in rejected}
+        return rejected | self._presence.announce_joins(caller, announced, ends_at_seconds)
+
+    def _enter(self, caller: Caller, users: Mapping[str, str], ends_at_seconds: float) -> list[str]:
+        """Writes the presence items of a member that has none, in those of these rooms in which it still is one.
+
+        Returns these. Raises RequestRejected (unavailable).
+        """
+        rooms = list(users)
+        for _ in self._backoff.start(ends_at_seconds):
+            entering = [action for room in rooms for action in self._actions.enter(caller, room, users[room])]
+            reasons = self._transact([self._actions.connected(caller), *entering])
+            if not reasons:
+                return rooms
+            if reasons[0].code == CONDITION_FAILED:
+                return []  # the connection is closing
+            of_members = reasons[1::2]
+            rooms = [room for room, each in zip(rooms, of_members, strict=True) if each.code != CONDITION_FAILED]
+            if not rooms:
+                return []
+        raise busy()
 
     def leave(self, caller: Caller, room: str) -> None:
         """Removes the membership, if there is one. Raises RequestRejected: then it is still there."""
@@ -136,10 +171,10 @@ class Memberships:
             if user and self._presence and leaving is None:
                 leaving = Leaving(self._presence, room, user)
             actions = self._actions.leave(caller, room, joined_room)
-            codes = self._transact([*actions, self._actions.uncount(caller)])
-            if codes[-1:] == [CONDITION_FAILED]:  # the connection is gone, or a program joined it without counting
-                codes = self._transact(actions)
-            if not codes:
+            reasons = self._transact([*actions, self._actions.uncount(caller)])
+            if reasons and reasons[-1].code == CONDITION_FAILED:  # it is gone, or a program joined it without counting
+                reasons = self._transact(actions)
+            if not reasons:
                 if leaving:
                     leaving.deleted()
                 return
@@ -153,8 +188,8 @@ class Memberships:
     def disconnect(self, connection_id: str) -> None:
         """Removes the connection and its memberships. The connection item goes first: after that no join succeeds.
 
-        Ends after DISCONNECT_SECONDS, even if memberships remain: they expire, and the worker removes them at the first
-        post that finds the connection gone.
+        Memberships remain where a departure cannot be announced now, and after DISCONNECT_SECONDS: they expire, and the
+        worker removes them at the first post that finds the connection gone.
         """
         ends_at_seconds = self._backoff.clock() + DISCONNECT_SECONDS
         self._retry_contention(
@@ -163,25 +198,24 @@ class Memberships:
         )
         departures = Disconnecting(self._presence) if self._presence else None
         items = self._joined_rooms(connection_id)
-        for requests in table.removal_batches(connection_id, departures.watching(items) if departures else items):
+        for requests in table.removal_batches(connection_id, departures.deletable(items) if departures else items):
             if self._backoff.clock() >= ends_at_seconds:
                 logger.warning("disconnect.incomplete", extra={"seconds": DISCONNECT_SECONDS})
                 return
-            if departures:
-                departures.before_deletion()
             self._write_batch(requests, ends_at_seconds)
             if departures:
-                departures.after_deletion()
+                departures.deleted()
 
-    def _transact(self, actions: Sequence[dict[str, Any]]) -> list[str]:
-        """Returns [] on success, else one code per action: a failed condition, a conflict, or "None"."""
+    def _transact(self, actions: Sequence[dict[str, Any]]) -> list[Reason]:
+        """Returns [] on success, else one reason per action."""
         try:
             self._dynamodb.transact_write_items(TransactItems=actions)
         except ClientError as error:
-            codes = [reason.get("Code", "None") for reason in error.response.get("CancellationReasons", [])]
-            if not set(codes) & {CONDITION_FAILED, *_CONTENDED}:
+            found = error.response.get("CancellationReasons", [])
+            reasons = [Reason(each.get("Code", "None"), each.get("Item")) for each in found]
+            if not {each.code for each in reasons} & {CONDITION_FAILED, *_CONTENDED}:
                 raise
-            return codes
+            return reasons
         return []
 
     def _free_rooms(self, caller: Caller) -> int:

@@ -28,6 +28,8 @@ from routes.room_settings import RoomSettingsCache
 
 MAX_USERS: Final = 500
 """Per page of `members`."""
+MAX_QUERIES: Final = 5
+"""Per page of `members`: a user may have any number of connections."""
 FAILURES: Final = (BotoCoreError, ClientError, ConfigurationError, InvalidBroadcast, RequestRejected)
 """Why an event may not be announced. InvalidBroadcast: another program has written the user's item."""
 
@@ -41,6 +43,16 @@ class User(NamedTuple):
 
     user: str
     connections: int
+
+
+class Members(NamedTuple):
+    """A page of users, in order."""
+
+    users: list[User]
+    after: str | None
+    """The user after whom the next page begins; None if there is none."""
+    at_ms: int
+    """A time before the page was read: events of an earlier time say nothing new about its users."""
 
 
 class Presence:
@@ -71,23 +83,34 @@ class Presence:
         self.clock = clock
         self._wall_clock = wall_clock
 
-    def members(self, room: str, after: str | None = None) -> tuple[list[User], str | None]:
-        """The users of the page after the user `after`, in order; and the last one, if there may be others behind it.
+    def members(self, room: str, after: str | None = None) -> Members:
+        """The page of users after the user `after`.
 
-        At most MAX_USERS. Read consistently, so that nobody is missing whose join was announced before. Raises
+        At most MAX_USERS, and as many as MAX_QUERIES find with all their connections, or else one of whose connections
+        not all are counted. Read consistently, so that nobody is missing whose join was announced before. Raises
         RequestRejected (bad_request); the SDK's errors pass through.
         """
         if after is not None and not NAME.fullmatch(after):
             raise RequestRejected(Code.BAD_REQUEST, f"after: must be 1 to {MAX_NAME_LENGTH} characters from ! to ~")
         now_seconds = self._wall_clock()
+        at_ms = int(now_seconds * 1000)
         connections: dict[str, int] = {}
-        for item in self._items(room, after or ""):
-            if item.expires_at <= now_seconds:
-                continue
-            if len(connections) == MAX_USERS and item.user not in connections:
-                return _users(connections), list(connections)[-1]
-            connections[item.user] = connections.get(item.user, 0) + 1
-        return _users(connections), None
+        complete: str | None = None
+        last: str | None = None
+        for number, (items, has_more) in enumerate(self._pages(room, after or ""), start=1):
+            for item in items:
+                if item.user != last:
+                    complete, last = last, item.user
+                if item.expires_at <= now_seconds:
+                    continue
+                if len(connections) == MAX_USERS and item.user not in connections:
+                    return Members(_users(connections), complete, at_ms)
+                connections[item.user] = connections.get(item.user, 0) + 1
+            if has_more and last is not None and number >= MAX_QUERIES:
+                if complete is not None:
+                    connections.pop(last, None)
+                return Members(_users(connections), complete or last, at_ms)
+        return Members(_users(connections), None, at_ms)
 
     def announce_joins(
         self, caller: Caller, joins: Mapping[str, int | None], ends_at_seconds: float
@@ -146,8 +169,11 @@ class Presence:
             return False
         return presence.is_announced(self._counts.members(room, settings.shards), settings.presence)
 
-    def _items(self, room: str, after: str) -> Iterator[PresenceItem]:
-        """The room's presence items behind those of the user `after`, in the order of users."""
+    def _pages(self, room: str, after: str) -> Iterator[tuple[list[PresenceItem], bool]]:
+        """The room's presence items behind those of the user `after`, in the order of users, page by page.
+
+        Each with whether another one follows.
+        """
         query: dict[str, Any] = {
             "TableName": self._table,
             "ConsistentRead": True,
@@ -158,7 +184,8 @@ class Presence:
         }
         while True:
             page = self._dynamodb.query(**query)
-            yield from (item for item in map(PresenceItem.from_item, page["Items"]) if item is not None)
+            items = [item for item in map(PresenceItem.from_item, page["Items"]) if item is not None]
+            yield items, "LastEvaluatedKey" in page
             if "LastEvaluatedKey" not in page:
                 return
             query["ExclusiveStartKey"] = page["LastEvaluatedKey"]

@@ -17,10 +17,10 @@ from gatecast.broadcast import (
     json_problem,
     utf8_length,
 )
-from gatecast.frames import MAX_FRAME_BYTES, broadcast_frame
+from gatecast.frames import Message
 from routes.access import NAME
 from routes.requests import Caller, validate_client_room
-from routes.responses import Code, RequestRejected
+from routes.responses import MAX_MESSAGE_BYTES, Code, RequestRejected
 
 MAX_PUBLISHER_LENGTH: Final = 60
 """Longer keys are replaced by a digest, so that at least 39 characters remain for a client's own id."""
@@ -62,7 +62,7 @@ def to_broadcast(request: PublishRequest, caller: Caller, *, generated_id: str) 
         except_=UNSET if request.echo else (caller.connection_id,),
         published_at_ms=caller.requested_at_ms,
     )
-    _check_frame(broadcast)
+    _check_length(broadcast)
     return broadcast
 
 
@@ -81,14 +81,18 @@ def _check_payload(request: PublishRequest) -> None:
         raise RequestRejected(code, f"json: {problem}")
 
 
-def _check_frame(broadcast: Broadcast) -> None:
-    """Raises RequestRejected (too_large) if v2 members could not be posted to, whatever offset it is given."""
-    length = len(broadcast_frame(msgspec.structs.replace(broadcast, offset=LARGEST_OFFSET)))
-    if length > MAX_FRAME_BYTES:
+def _check_length(broadcast: Broadcast) -> None:
+    """Raises RequestRejected (too_large) if no response could hold the message, whatever offset it is given.
+
+    Frames, which have less around it, can hold somewhat more; but who resumes would miss it.
+    """
+    message = Message.from_broadcast(msgspec.structs.replace(broadcast, offset=LARGEST_OFFSET))
+    excess = len(bytes(message.encode())) - MAX_MESSAGE_BYTES
+    if excess > 0:
         field = "data" if broadcast.data is not UNSET else "json"
-        excess = length - MAX_FRAME_BYTES
         raise RequestRejected(
-            Code.TOO_LARGE, f"{field}: {excess:,} bytes too long: with its frame, at most {MAX_FRAME_BYTES:,} bytes"
+            Code.TOO_LARGE,
+            f"{field}: {excess:,} bytes too long: with its id and other fields, at most {MAX_MESSAGE_BYTES:,} bytes",
         )
 
 

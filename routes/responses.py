@@ -9,10 +9,21 @@ upgraded, and its body is discarded.
 from collections.abc import Mapping
 from enum import StrEnum
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, UnsetType
+
+from gatecast.frames import MAX_FRAME_BYTES
+
+MAX_ECHOED: Final = 100
+"""Characters: as many as the longest valid name has."""
+RESPONSE_BYTES: Final = 1_024
+"""More than a response has besides its rooms: the longest `ref`, `connection` and others."""
+ROOM_BYTES: Final = 768
+"""More than a response has for a room besides its messages: what the client sent as its name, escaped, and an error."""
+MAX_MESSAGE_BYTES: Final = MAX_FRAME_BYTES - RESPONSE_BYTES - ROOM_BYTES - 1
+"""The longest message, with its id and other fields, that a response about one room can hold, followed by a comma."""
 
 Response = dict[str, Any]
 Ref = str | int | UnsetType
@@ -73,6 +84,11 @@ def error_fields(rejection: RequestRejected) -> dict[str, str | int]:
     """Code and message, as in the response to a request, or as one room's error in a response for several rooms."""
     hint = {"retry_after_seconds": rejection.retry_after_seconds} if rejection.retry_after_seconds else {}
     return {"code": rejection.code.value, "message": rejection.message, **hint}
+
+
+def echoed(text: str) -> str:
+    """A client's text that was not validated, as a response repeats it: at most its first MAX_ECHOED characters."""
+    return text[:MAX_ECHOED]
 
 
 def status(code: HTTPStatus, headers: Mapping[str, str] | None = None) -> Response:

@@ -12,17 +12,11 @@ from botocore.exceptions import ClientError
 
 from gatecast import table
 from gatecast.entries import Entry
-from gatecast.frames import MAX_FRAME_BYTES
 from routes.backoff import Backoff, busy
 from routes.entry_cache import StoredEntry
 from routes.log import logger
+from routes.responses import MAX_MESSAGE_BYTES
 
-RESPONSE_BYTES: Final = 1_024
-"""More than a response has besides its rooms: the longest `ref`, `connection` and others."""
-ROOM_BYTES: Final = 512
-"""More than a response has for a room besides its messages: its name, or an error."""
-MAX_MESSAGE_BYTES: Final = MAX_FRAME_BYTES - RESPONSE_BYTES - ROOM_BYTES
-"""A message that is not shorter fits into no response."""
 _CONTENDED: Final = frozenset({"TransactionConflictException"})
 
 
@@ -163,8 +157,8 @@ def _offset(item: Mapping[str, Any]) -> int | None:
 def _stored(item: Mapping[str, Any]) -> StoredEntry:
     entry = Entry.from_item(item)
     if entry is None:
-        logger.warning("stream.damaged", extra={"reason": "an entry has no valid id or payload: it counts as missing"})
+        logger.warning("stream.damaged", extra={"reason": "an entry has an invalid field: it counts as missing"})
         return StoredEntry(None, float("inf"), None)
     encoded = bytes(entry.message.encode())
-    fits = len(encoded) < MAX_MESSAGE_BYTES
+    fits = len(encoded) <= MAX_MESSAGE_BYTES
     return StoredEntry(encoded if fits else None, entry.expires_at, entry.message_expires_at_ms)

@@ -65,7 +65,9 @@ class Message(NamedTuple):
 
 class State(NamedTuple):
     items: frozenset[tuple[str, int]]
-    """Connections with an item, and the time in it. A joined-room item exists exactly where it does."""
+    """Connections with an item, and the time in it. A joined-room item exists where it does, and for `members`."""
+    members: frozenset[str]
+    """Connections that have been members since before the room had presence, and have no item."""
     connected: frozenset[str]
     requests: frozenset[Request]
     queue: tuple[Message, ...]
@@ -78,15 +80,22 @@ class State(NamedTuple):
 
 
 def explore(
-    requests: Collection[Request], *, present: Collection[str] = (), variant: Variant, crashes: int = 0
+    requests: Collection[Request],
+    *,
+    present: Collection[str] = (),
+    members: Collection[str] = (),
+    variant: Variant,
+    crashes: int = 0,
 ) -> Counter[str]:
     """All schedules of these requests, from a state in which the connections of `present` are members.
 
-    Returns how many states were visited, and how many ends are right and wrong.
+    `members` are connections that joined before the room had presence. Returns how many states were visited, and how
+    many ends are right and wrong.
     """
     start = State(
         items=frozenset((connection, number) for number, connection in enumerate(present, start=1)),
-        connected=frozenset({*present, *(request.connection for request in requests)}),
+        members=frozenset(members),
+        connected=frozenset({*present, *members, *(request.connection for request in requests)}),
         requests=frozenset(requests),
         queue=(),
         posts=(),
@@ -127,11 +136,8 @@ def _join(state: State, request: Request, variant: Variant) -> Iterator[State]:
     match request.step:
         case "start" if request.connection not in state.connected:
             yield state  # not_connected
-        case "start":
-            is_member = any(connection == request.connection for connection, _ in state.items)
-            written_at_ms = None if is_member else request.joined_at_ms
-            items = state.items if is_member else state.items | {(request.connection, request.joined_at_ms)}
-            yield _add(state._replace(items=items), request._replace(step="written", written_at_ms=written_at_ms))
+        case "start" | "enter":
+            yield _write(state, request)
         case "written" if variant.time_before_query:
             yield _add(state, request._replace(step="query", at_ms=now))
         case "written" | "query":
@@ -148,7 +154,23 @@ def _join(state: State, request: Request, variant: Variant) -> Iterator[State]:
         yield _add(state._replace(crashes=state.crashes - 1), retry)
 
 
+def _write(state: State, request: Request) -> State:
+    """One of a join's two transactions: the second adds the item of a member."""
+    if request.step == "start" and request.connection in state.members:
+        return _add(state, request._replace(step="enter"))
+    if request.step == "enter" and request.connection not in state.connected & state.members:
+        return _add(state, request._replace(step="written"))  # it has left, or another join has written the item
+    is_present = any(connection == request.connection for connection, _ in state.items)
+    written_at_ms = None if is_present else request.joined_at_ms
+    items = state.items if is_present else state.items | {(request.connection, request.joined_at_ms)}
+    written = state._replace(items=items, members=state.members - {request.connection})
+    return _add(written, request._replace(step="written", written_at_ms=written_at_ms))
+
+
 def _leave(state: State, request: Request, variant: Variant) -> Iterator[State]:
+    if request.step == "remove" or (request.step == "start" and request.connection in state.members):
+        yield _remove(state, request)
+        return
     item = next((each for each in state.items if each[0] == request.connection), None)
     first = variant.fifo_announces_first if variant.fifo else True
     is_delayed = variant.delayed and not variant.fifo and request.kind == "leave"
@@ -171,6 +193,15 @@ def _leave(state: State, request: Request, variant: Variant) -> Iterator[State]:
     if request.step == "delete" and state.crashes:
         retry = Request(request.number, request.kind, request.connection)
         yield _add(state._replace(crashes=state.crashes - 1, queue=_released(state.queue, request)), retry)
+
+
+def _remove(state: State, request: Request) -> State:
+    """A member without an item leaves: it is read, and then deleted unless a join has written the item meanwhile."""
+    if request.step == "start":
+        return _add(state, request._replace(step="remove"))
+    if any(connection == request.connection for connection, _ in state.items):
+        return _add(state, request._replace(step="start"))
+    return state._replace(members=state.members - {request.connection})
 
 
 def _disconnect(state: State, request: Request, variant: Variant) -> Iterator[State]:

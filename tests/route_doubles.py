@@ -14,7 +14,7 @@ from routes.counts import Count
 from routes.environment import OPEN_ACCESS
 from routes.history import History
 from routes.limits import Limits
-from routes.presence import User
+from routes.presence import Members
 from routes.requests import Caller
 from routes.responses import RequestRejected
 from routes.streams import Streams
@@ -98,10 +98,10 @@ class FakeSettings(dict[str, RoomSettings]):
 
 class FakePresence:
     def __init__(self) -> None:
-        self.pages: dict[tuple[str, str | None], tuple[list[User], str | None]] = {}
+        self.pages: dict[tuple[str, str | None], Members] = {}
 
-    def members(self, room: str, after: str | None = None) -> tuple[list[User], str | None]:
-        return self.pages.get((room, after), ([], None))
+    def members(self, room: str, after: str | None = None) -> Members:
+        return self.pages.get((room, after), Members([], None, int(NOW * 1000)))
 
 
 class FakeCounts:

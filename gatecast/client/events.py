@@ -22,9 +22,11 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def json(self) -> Any:
-        """The JSON value, parsed at each access; whole numbers of any size are exact. For text it is `data`, parsed.
+        """The JSON value, parsed at each access. For text it is `data`, parsed. Whole numbers are exact.
 
-        Raises ValueError if `data` is not JSON, or if there is neither.
+        It is parsed by `json.loads`, whose limits hold: a whole number of more than 4,300 digits
+        (`sys.set_int_max_str_digits`) raises ValueError. The text as it was published is in `raw`, or in `data`. Raises
+        ValueError also if `data` is not JSON, or if there is neither.
         """
         if self.raw is not None:
             return json.loads(self.raw)
@@ -87,6 +89,21 @@ class Member(msgspec.Struct, frozen=True):
 
     user: str
     connections: int
+
+
+class Members(msgspec.Struct, frozen=True):
+    """The users who were present in a room, in the order of their names.
+
+    `at_ms` is the server's time just before it read the first of them; 0 if the server gives none. A `Presence` with
+    an earlier `at_ms` is older than the list: ignore it. Apply all others to the list, also those that arrived before
+    it. A change that the list does not contain has a later time, or the same one, so after a user's last change the
+    result is right, in whatever order list and events arrive. This is certain only as far as the server's clocks agree:
+    lists and joins have the time of a route, departures that of a worker. What a difference between them makes wrong,
+    the user's next change or the next list corrects.
+    """
+
+    users: tuple[Member, ...]
+    at_ms: int
 
 
 class Count(msgspec.Struct, frozen=True):

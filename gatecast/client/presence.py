@@ -13,7 +13,8 @@ MAX_USERS: Final = 10_000
 class PresenceChanges:
     """Lets each change of a user pass that is later than those before it.
 
-    At the same millisecond joining wins: if the user has left since, another departure follows.
+    At the same millisecond joining wins: if the user has left since, another departure follows. Lists of members are
+    not considered here: their `at_ms` lets the program compare them with events.
     """
 
     def __init__(self, room: str, max_users: int = MAX_USERS) -> None:

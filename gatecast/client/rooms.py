@@ -6,7 +6,7 @@ from msgspec import UNSET
 
 from gatecast.client.buffer import Buffer
 from gatecast.client.errors import RequestFailed
-from gatecast.client.events import Count, History, Member, Message, Recovered, RoomEvent
+from gatecast.client.events import Count, History, Member, Members, Message, Recovered, RoomEvent
 from gatecast.client.requesting import Requests
 from gatecast.client.room import JoinedRoom
 
@@ -79,15 +79,20 @@ class Room(Events):
         """As `Client.leave`."""
         await self._client.leave(self.name)
 
-    async def members(self) -> list[Member]:
-        """The users who are in the room now, in a room with presence. Raises RequestFailed."""
+    async def members(self) -> Members:
+        """The users who are in the room now, in a room with presence. Raises RequestFailed.
+
+        The events of this room are independent of it: `Members` says which of them are older.
+        """
         found: list[Member] = []
+        times: list[int] = []
         fields: dict[str, Any] = {"action": "members", "room": self.name}
         while True:
             page = await self._requests.send(fields)
             found += [Member(each.user, each.connections) for each in page.users]
+            times.append(page.at_ms or 0)
             if not page.after:
-                return found
+                return Members(tuple(found), min(times))
             fields["after"] = page.after
 
     async def count(self) -> Count:

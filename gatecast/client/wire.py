@@ -39,7 +39,7 @@ class PresenceFrame(msgspec.Struct, frozen=True):
 
 
 class Reconnect(msgspec.Struct, frozen=True):
-    """The connection will be cut within this time."""
+    """The connection will be cut within this time. Reserved: servers of this version send none."""
 
     within_ms: int
 
@@ -100,6 +100,7 @@ class Ok(RoomResult, frozen=True):
     id: str | None = None
     users: tuple[User, ...] = ()
     after: Any = None
+    at_ms: int | None = None
     members: int | None = None
     counted_at_ms: int | None = None
 
@@ -156,9 +157,10 @@ def to_message(message: MessageOnWire, room: str | None) -> Message:
 
 
 def json_value(value: Any) -> msgspec.Raw:
-    """A value as JSON; `msgspec.Raw` is that already. Whole numbers of any size are exact.
+    """A value as JSON; `msgspec.Raw` is that already. Whole numbers are exact.
 
-    Raises RequestFailed (`bad_request`) for what has no JSON, as NaN or an object.
+    Raises RequestFailed (`bad_request`) for what has no JSON, as NaN or an object, and for what exceeds the limits of
+    `json.dumps`, as a whole number of more than 4,300 digits: `msgspec.Raw` passes even that.
     """
     if isinstance(value, msgspec.Raw):
         return value

@@ -174,7 +174,7 @@ async def test_tokens_are_renewed_before_they_expire(ministack: Ministack, uniqu
         client_of(stack.gateway.url, fresh, Options(min_lifetime_seconds=1)) as connected,
     ):
         room = await connected.join("lobby")
-        assert [each.user for each in await room.members()] == ["alice"]
+        assert [each.user for each in (await room.members()).users] == ["alice"]
         number = 0
         while len(made) < 3:
             await room.publish(data=str(number))

@@ -93,8 +93,9 @@ class Deployed:
             f"{ministack.url}/_aws/execute-api/{self.values['ApiId']}/{self.values.get('StageName', 'live')}"
         )
 
-    def connect(self, query: str = "") -> Any:
-        return websockets.connect(self.endpoint.replace("http://", "ws://") + query, open_timeout=60)  # functions start
+    def connect(self, query: str = "", **headers: str) -> Any:
+        url = self.endpoint.replace("http://", "ws://") + query
+        return websockets.connect(url, open_timeout=60, additional_headers=headers)  # functions start
 
     @asynccontextmanager
     async def worker(self, aws: Mapping[str, str], log: Path) -> AsyncIterator[WorkerProcess]:
@@ -159,11 +160,12 @@ async def test_a_room_with_history_and_presence_remembers_and_counts(
     token = hs256(sub="ann", gatecast={"join": ["chat/*"], "publish": ["chat/*"]})
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(deployed.worker(aws, tmp_path / "worker.log"))
-        # ministack passes no subprotocol on, so that only `join` can tell what the client speaks
-        client = await stack.enter_async_context(deployed.connect(f"?token={token}"))
+        # as a header alone, because ministack does not return the chosen subprotocol
+        offer = {"Sec-WebSocket-Protocol": "gatecast.v2"}
+        client = await stack.enter_async_context(deployed.connect(f"?token={token}", **offer))
         frames: dict[str, Any] = {}
         for each in (
-            {"action": "join", "room": "chat/1", "frames": 2, "ref": "j"},
+            {"action": "join", "room": "chat/1", "ref": "j"},
             {"action": "publish", "room": "chat/1", "json": {"n": 1}, "ref": "p"},
         ):
             await client.send(json.dumps(each))

@@ -129,14 +129,42 @@ def test_the_items_of_a_member_in_a_room_with_presence(stack: Stack) -> None:
         ("room#lobby#0", "tab1="),
     }
     assert stack.items() == joined
-    assert stack.routes.presence.members("p/1") == ([("alice", 1)], None)
+    assert stack.routes.presence.members("p/1").users == [("alice", 1)]
     stack.routes.memberships.leave(who, "p/1")
     assert stack.items() == joined - {
         ("connection#tab1=", "room#p/1"), ("room#p/1#0", "tab1="), ("presence#p/1", "alice tab1="),
     }  # fmt: skip
-    assert stack.routes.presence.members("p/1") == ([], None)
+    assert stack.routes.presence.members("p/1").users == []
     assert stack.routes.memberships.join(who, ["p/1"]) == {}
     stack.routes.memberships.disconnect("tab1=")
+    assert stack.items() == set()
+
+
+def test_a_member_since_before_the_room_had_presence_becomes_present_by_joining_again(stack: Stack) -> None:
+    who = connected(stack)
+    rooms = ["later/1", "lobby", "later/2"]
+    assert stack.routes.memberships.join(who, rooms) == {}
+    stack.setting("later/*", presence={"N": "100"})
+    without = stack.items()
+    announced = {"transact_write_items": 2, "query": 2, "send_message": 2}
+    routes = stack.new_process()
+    routes.settings.get(rooms)
+    routes.counts.members("later/1", 1)
+    routes.counts.members("later/2", 1)
+    stack.meter.take()
+    assert routes.memberships.join(who, rooms) == {}
+    entering = stack.meter.take()
+    assert entering.calls == announced
+    assert stack.items() == without | {("presence#later/1", "alice tab1="), ("presence#later/2", "alice tab1=")}
+    assert routes.presence.members("later/1").users == [("alice", 1)]
+    assert {broadcast.room for broadcast in stack.broadcasts(2)} == {"later/1", "later/2"}
+    assert routes.memberships.join(who, rooms) == {}
+    assert stack.meter.take().calls == {**announced, "transact_write_items": 1, "query": 3}, "one lists the members"
+    routes.memberships.leave(who, "later/1")
+    assert stack.items() == {pair for pair in without if "later/1" not in "".join(pair)} | {
+        ("presence#later/2", "alice tab1=")
+    }
+    routes.memberships.disconnect("tab1=")
     assert stack.items() == set()
 
 
@@ -188,7 +216,7 @@ def test_a_users_second_tab_is_not_announced_and_the_departure_is_looked_at_late
     assert change_of(joined).joined == ("alice",)
     assert before_ms <= int(joined.published_at_ms or 0) <= int(time.time() * 1000)
     assert stack.waiting() == 0
-    assert stack.routes.presence.members("p/1") == ([("alice", 2)], None)
+    assert stack.routes.presence.members("p/1").users == [("alice", 2)]
     stack.routes.memberships.leave(first, "p/1")
     stack.routes.memberships.disconnect("tab2=")
     assert stack.waiting() == 2
@@ -217,7 +245,7 @@ def test_a_room_above_its_limit_is_silent_once_it_has_been_counted(stack: Stack)
     stack.new_process().memberships.join(connected(stack, "c9=", "u9"), ["p/full"])
     stack.new_process().memberships.leave(caller("c0=", "u0"), "p/full")
     assert stack.waiting() == 0
-    assert [user.user for user in stack.routes.presence.members("p/full")[0]] == ["u1", "u2", "u9"]
+    assert [user.user for user in stack.routes.presence.members("p/full").users] == ["u1", "u2", "u9"]
 
 
 # Races
@@ -292,6 +320,43 @@ def test_a_rejoin_between_the_steps_of_a_leave_leaves_no_presence_behind(stack: 
     assert {pk for pk, _ in stack.items()} == {"connection#tab1=", "room#@all#0"}
 
 
+@pytest.mark.parametrize("before_call", range(4))
+def test_a_disconnect_between_the_steps_of_a_member_becoming_present(stack: Stack, before_call: int) -> None:
+    who = connected(stack)
+    stack.routes.memberships.join(who, ["later"])
+    stack.setting("later", presence={"N": "5"})
+    interrupted = Interrupted(stack.dynamodb, before_call, lambda: stack.routes.memberships.disconnect("tab1="))
+    join_unless_closing(stack.new_process(dynamodb=interrupted), who, ["later"])
+    assert interrupted.was_interrupted
+    assert stack.items() == set()
+
+
+@pytest.mark.parametrize("before_call", range(3))
+def test_a_member_becoming_present_between_the_steps_of_a_disconnect(stack: Stack, before_call: int) -> None:
+    who = connected(stack)
+    stack.routes.memberships.join(who, ["later"])
+    stack.setting("later", presence={"N": "5"})
+
+    def rejoin() -> None:
+        join_unless_closing(stack.new_process(), who, ["later"])
+
+    interrupted = Interrupted(stack.dynamodb, before_call, rejoin)
+    stack.new_process(dynamodb=interrupted).memberships.disconnect("tab1=")
+    assert interrupted.was_interrupted
+    assert stack.items() == set()
+
+
+@pytest.mark.parametrize("before_call", range(3))
+def test_a_member_becoming_present_between_the_steps_of_its_leave(stack: Stack, before_call: int) -> None:
+    who = connected(stack)
+    stack.routes.memberships.join(who, ["later"])
+    stack.setting("later", presence={"N": "5"})
+    interrupted = Interrupted(stack.dynamodb, before_call, lambda: stack.new_process().memberships.join(who, ["later"]))
+    stack.new_process(dynamodb=interrupted).memberships.leave(who, "later")
+    stack.new_process().memberships.leave(who, "later")
+    assert {pk for pk, _ in stack.items()} == {"connection#tab1=", "room#@all#0"}
+
+
 def test_bulk_joins_leaves_and_a_disconnect_on_threads_of_their_own(stack: Stack) -> None:
     errors: list[Exception] = []
 
@@ -349,6 +414,22 @@ def test_of_many_who_ask_at_once_one_counts(stack: Stack) -> None:
     assert set(found) <= {0, 7}
     assert found.count(0) >= 1
     assert stack.meter.take().calls["query"] <= 8 + 1, "one of them has read the members"
+
+
+@pytest.mark.parametrize("ends_in_ms", [-1, 0, 1, 10_000])
+def test_a_lock_that_has_expired_is_taken_over_and_another_is_not(stack: Stack, ends_in_ms: int) -> None:
+    """Its item may still be there: TTL deletes lag."""
+    now_ms = int(time.time() * 1000)
+    lock = {**keys.key("count#p/1", "lock"), "locked_until_ms": {"N": str(now_ms + ends_in_ms)}}
+    older = keys.count_item("p/1", 0, members=7, counted_at_ms=now_ms - 30_000)
+    for item in (lock, older):
+        stack.dynamodb.put_item(TableName=stack.name, Item=item)
+    counts = Counts(stack.dynamodb, stack.name, stack.routes.settings, wall_clock=lambda: now_ms / 1000)
+    counted = (0, now_ms) if ends_in_ms <= 0 else (7, now_ms - 30_000)
+    assert counts.count("p/1") == counted
+    key = keys.key("count#p/1", "lock")
+    left = stack.dynamodb.get_item(TableName=stack.name, Key=key, ConsistentRead=True)["Item"]["locked_until_ms"]
+    assert int(left["N"]) == now_ms + (10_000 if ends_in_ms <= 0 else ends_in_ms)
 
 
 # Costs. The table stands in the reference; change both.

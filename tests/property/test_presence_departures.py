@@ -191,6 +191,28 @@ def test_a_departure_is_not_lost_at_whatever_moment_the_worker_ends(*, fifo: boo
         assert announced(world, {"ann"}) == set(), kill_at
 
 
+@pytest.mark.parametrize("fifo", [False, True])
+def test_items_that_the_route_of_a_disconnect_has_left_lead_to_the_departure(*, fifo: bool) -> None:
+    """It deletes the connection, and leaves what belongs to a room if the queue does not take the departure."""
+    world = make_world(random.Random(9), fifo=fifo)
+    world.add_members("room", ["ann="], frames=V2)
+    world.enter("room", "ann", "ann=")
+    world.ended.add("ann=")
+    world.table.delete(keys.key(keys.connection_pk("ann="), keys.CONNECTION_SK))
+
+    async def simulation() -> None:
+        worker = SimulatedWorker(world)
+        world.publish(Broadcast(id="one", room="room", data="x"))
+        await asyncio.sleep(60)
+        await worker.terminate()
+
+    run(simulation())
+    assert [frame["departed"] for _, frame in events(world)] == [["ann"]]
+    assert not world.present("room")
+    assert world.current_members("room") == {OBSERVER}
+    assert not world.table.query(keys.connection_pk("ann="))
+
+
 def kill_and_resume(world: World, kill_at: float) -> None:
     """Publish to the room, kill the worker at that time, and publish again with another one."""
 

@@ -63,6 +63,30 @@ def test_the_announced_state_is_the_true_one(scene: Scene, fifo: bool) -> None:
     assert not found["wrong"], found
 
 
+BEFORE_PRESENCE: dict[str, Scene] = {
+    "a member joins again": ((*joins(("a", 5)),), ()),
+    "a member joins again twice": ((*joins(("a", 5), ("a", 6)),), ()),
+    "a member joins again while another tab opens": ((*joins(("a", 5), ("b", 5)),), ()),
+    "a member joins again and leaves": ((*joins(("a", 5)), *leaves("a")), ()),
+    "a member joins again and closes": ((*joins(("a", 5)), *disconnects("a")), ()),
+    "a member joins again beside a tab that leaves": ((*joins(("a", 5)), *leaves("b")), ("b",)),
+    "a member joins again, leaves and closes beside another": (
+        (*joins(("a", 5)), *leaves("a"), *disconnects("b")),
+        ("b",),
+    ),
+    "a member that is not present leaves beside a tab that opens": ((*joins(("b", 5)), *leaves("a")), ()),
+}
+
+
+@pytest.mark.parametrize(("fifo", "crashes"), [(False, 0), (False, 1), (True, 0)])
+@pytest.mark.parametrize("scene", BEFORE_PRESENCE.values(), ids=BEFORE_PRESENCE)
+def test_members_since_before_the_room_had_presence(scene: Scene, fifo: bool, crashes: int) -> None:
+    requests, present = scene
+    found = explore(requests, present=present, members=("a",), variant=Variant(fifo=fifo), crashes=crashes)
+    assert found["right"]
+    assert not found["wrong"], found
+
+
 OF_CRASHES = [
     "two tabs open",
     "two tabs open at the same time",

@@ -13,7 +13,7 @@ from gatecast.broadcast import LARGEST_OFFSET, MAX_NESTING
 from gatecast.frames import MAX_FRAME_BYTES, Message, broadcast_frame
 from routes.publishing import PublishRequest, to_broadcast
 from routes.requests import MAX_BODY_BYTES, Caller, parse
-from routes.responses import Code, RequestRejected, ok
+from routes.responses import MAX_MESSAGE_BYTES, Code, RequestRejected, ok
 
 CALLER = Caller(
     connection_id="L0SM9cOFvHcCIhw=", connected_at_ms=0, requested_at_ms=1_700_000_000_000, user="alice", frames=2
@@ -76,12 +76,12 @@ def test_json_that_is_nested_too_deep_is_rejected(opening: str, closing: str, de
     assert rejection.value.code in {Code.BAD_REQUEST, Code.TOO_LARGE}
 
 
-lengths = st.integers(130_000, 131_072) | st.integers(20_000, 66_000)
+lengths = st.integers(128_000, 131_072) | st.integers(20_000, 66_000)
 
 
 @settings(max_examples=60, deadline=None)
 @given(lengths, st.sampled_from(["x", "é", "\x00", '"', "\n"]), st.booleans())
-def test_what_fits_with_its_frame_is_accepted_and_nothing_else(length: int, filler: str, is_json: bool) -> None:
+def test_what_fits_into_a_response_is_accepted_and_nothing_else(length: int, filler: str, is_json: bool) -> None:
     text = filler * (length // len(filler.encode()))
     payload: dict[str, Any] = {"json": msgspec.Raw(msgspec.json.encode(text))} if is_json else {"data": text}
     request = PublishRequest("lobby", id="1", **payload)
@@ -90,20 +90,22 @@ def test_what_fits_with_its_frame_is_accepted_and_nothing_else(length: int, fill
     except RequestRejected as rejection:
         assert rejection.code is Code.TOO_LARGE  # noqa: PT017 - either outcome is right
         encoded = len(msgspec.json.encode(text))
-        assert encoded + 100 > MAX_FRAME_BYTES - 200
+        assert encoded + 200 > MAX_MESSAGE_BYTES
         return
     longest = msgspec.structs.replace(broadcast, offset=LARGEST_OFFSET)
+    assert len(bytes(Message.from_broadcast(longest).encode())) <= MAX_MESSAGE_BYTES
     assert len(broadcast_frame(longest)) <= MAX_FRAME_BYTES
     assert decode(encode(broadcast)) == broadcast
 
 
 def test_the_longest_payload_that_fits_is_exact() -> None:
-    def frame(length: int) -> int:
+    def message(length: int) -> int:
         broadcast = to_broadcast(PublishRequest("lobby", data="x" * length, id="1"), CALLER, generated_id="-")
-        return len(broadcast_frame(msgspec.structs.replace(broadcast, offset=LARGEST_OFFSET)))
+        longest = msgspec.structs.replace(broadcast, offset=LARGEST_OFFSET)
+        return len(bytes(Message.from_broadcast(longest).encode()))
 
-    longest = MAX_FRAME_BYTES - frame(1) + 1
-    assert frame(longest) == MAX_FRAME_BYTES
+    longest = MAX_MESSAGE_BYTES - message(1) + 1
+    assert message(longest) == MAX_MESSAGE_BYTES
     with pytest.raises(RequestRejected, match=r"^data: 1 bytes too long") as rejection:
-        frame(longest + 1)
+        message(longest + 1)
     assert rejection.value.code is Code.TOO_LARGE

@@ -15,7 +15,9 @@ from routes.backoff import Backoff
 from routes.entry_cache import EntryCache
 from routes.history import MAX_RESPONSE_BYTES, History, Recovery
 from routes.joins import Position
-from routes.streams import MAX_MESSAGE_BYTES, Streams
+from routes.responses import MAX_MESSAGE_BYTES, ROOM_BYTES
+from routes.streams import Streams
+from tests.examples import examples
 from tests.stream_table import StreamTable
 
 NOW = 1_700_000_000.0
@@ -85,7 +87,9 @@ def subject(room: Room, max_bytes: int) -> History:
 def covered(room: Room, recovery: Recovery) -> list[int]:
     """The offsets of a response, in order, each with or without a message as it must be."""
     body = msgspec.json.encode(recovery.fields())
-    assert len(body) < MAX_RESPONSE_BYTES or (len(recovery.messages) == 1 and len(body) < MAX_MESSAGE_BYTES + 512)
+    assert len(body) < MAX_RESPONSE_BYTES or (
+        len(recovery.messages) == 1 and len(body) < MAX_MESSAGE_BYTES + ROOM_BYTES
+    )
     messages = [json.loads(bytes(each)) for each in recovery.messages]
     for message in messages:
         size, _, _ = room.sent[message["offset"]]
@@ -112,7 +116,7 @@ def check(room: Room, since: int, head: int, recovery: Recovery) -> None:
         assert not recovery.messages or run[0] > gap[0]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     before=st.lists(steps, max_size=25),
     behind=st.integers(0, 25),
@@ -180,7 +184,7 @@ def test_nothing_is_missed_silently(
     assert not recovery.more
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.lists(steps, max_size=25), st.integers(0, 100), st.sampled_from([0, 5_000, 16_000_000]))
 def test_the_last_messages_are_the_latest_run(before: list[Any], last: int, max_bytes: int) -> None:
     room = Room()
@@ -199,7 +203,7 @@ def test_the_last_messages_are_the_latest_run(before: list[Any], last: int, max_
         assert size + room.sent[following][0] > MAX_RESPONSE_BYTES - 5_000, "only a full response is shorter"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 9), st.lists(st.sampled_from(SIZES[:-1]), max_size=4)), max_size=25),
     st.sampled_from([0, 16_000_000]),

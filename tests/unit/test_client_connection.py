@@ -16,6 +16,8 @@ from gatecast.client import (
     ConnectionFailed,
     ConnectionRejected,
     Disconnected,
+    Member,
+    Members,
     Message,
     Presence,
     Recovered,
@@ -502,7 +504,9 @@ async def test_members_count_and_history_are_read() -> None:
         for other in others:
             await other.__aenter__()
             await other.join("lobby")
-        assert [each.user for each in await room.members()] == ["alice", *(f"user{n}" for n in range(PAGE))]
+        members = await room.members()
+        assert [each.user for each in members.users] == ["alice", *(f"user{n}" for n in range(PAGE))]
+        assert members.at_ms == 0, "this server gives no time"
         assert (await room.count()).members == PAGE + 1
         for number in range(PAGE + 1):
             server.publish("lobby", str(number))
@@ -535,6 +539,86 @@ async def test_presence_shows_the_latest_change_of_each_user() -> None:
             Presence(room="lobby", departed=("bob", "carol"), at_ms=6),
             Presence(room="lobby", joined=("carol",), at_ms=6),
         ]
+
+
+@virtual
+async def test_a_list_of_members_has_the_time_of_its_first_page() -> None:
+    server = Server()
+
+    def page(at_ms: int, *users: str, after: str | None = None) -> Callable[[Any, Any], dict[str, Any]]:
+        listed = [{"user": user, "connections": 1} for user in users]
+        return lambda _connection, _request: {"type": "ok", "users": listed, "after": after, "at_ms": at_ms}
+
+    server.script("members", page(20, "alice", "bob", after="bob"), page(30, "carol"))
+    async with client_of(server) as client:
+        room = await client.join("lobby")
+        assert await room.members() == Members(
+            users=(Member("alice", 1), Member("bob", 1), Member("carol", 1)), at_ms=20
+        )
+
+
+@virtual
+async def test_presence_that_is_older_than_a_list_can_be_told_from_later_presence() -> None:
+    server = Server()
+    async with client_of(server) as client:
+        room = await client.join("lobby")
+        [connection] = server.open
+
+        def respond(_connection: Any, _request: Any) -> dict[str, Any]:
+            for at_ms, changes in (
+                (19, {"departed": ["alice"]}),
+                (20, {"joined": ["bob"]}),
+                (25, {"joined": ["carol"]}),
+            ):
+                server.send(connection, type="presence", room="lobby", at_ms=at_ms, **changes)
+            return {"type": "ok", "users": [{"user": "alice", "connections": 1}], "after": None, "at_ms": 20}
+
+        server.script("members", respond)
+        members = await room.members()
+        present = {each.user for each in members.users}
+        for event in await read(room, 3):
+            assert isinstance(event, Presence)
+            if event.at_ms >= members.at_ms:
+                present = (present | {*event.joined}) - {*event.departed}
+        assert present == {"alice", "bob", "carol"}
+
+
+@virtual
+async def test_a_number_that_is_too_long_for_python_does_not_stop_reading() -> None:
+    """Neither in the response of a join, nor live, nor in the history that fills a gap."""
+    server = Server()
+    server.keep_history("lobby")
+    first, second, third, fourth = range(FIRST_OFFSET + 1, FIRST_OFFSET + 5)
+    value = f'{{"a":{"7" * 5_000}}}'
+
+    def encoded(offset: int) -> str:
+        return f'{{"id":"i{offset}","offset":{offset},"published_at_ms":1,"json":{value}}}'
+
+    def respond_with(offset: int) -> Callable[[Any, Any], None]:
+        def respond(connection: Any, request: Any) -> None:
+            page = f'"offset":{offset},"recovered":true,"messages":[{encoded(offset)}],"more":false'
+            connection.texts.put_nowait(f'{{"type":"ok","ref":{request["ref"]},"room":"lobby",{page}}}')
+
+        return respond
+
+    server.script("join", respond_with(first))
+    server.script("history", respond_with(second))
+    async with client_of(server) as client:
+        room = await client.join("lobby", since=FIRST_OFFSET)
+        [connection] = server.open
+        connection.texts.put_nowait(f'{{"type":"messages","room":"lobby","messages":[{encoded(third)}]}}')
+        server.room("lobby").head = third
+        server.room("lobby").members.add(connection)
+        server.publish("lobby", "short")
+        _, *messages = await read(room, 5)
+        assert shown(messages) == [None, None, None, "short"]
+        for offset, message in zip((first, second, third), messages, strict=False):
+            assert isinstance(message, Message)
+            assert (message.offset, message.raw) == (offset, value.encode())
+            with pytest.raises(ValueError, match="4300 digits"):
+                _ = message.json
+        assert room.offset == fourth
+    assert server.connections == [connection]
 
 
 @virtual

@@ -15,7 +15,7 @@ from gatecast import frames
 from gatecast.frames import Message
 from gatecast.room_settings import RoomSettings
 from routes import handlers
-from routes.presence import User
+from routes.presence import Members, User
 from routes.requests import ACTIONS
 from routes.responses import Code
 from tests.route_doubles import NOW, Doubles
@@ -58,8 +58,8 @@ def doubles(monkeypatch: pytest.MonkeyPatch) -> Doubles:
     doubles.with_history("news")
     doubles.settings["team"] = RoomSettings(presence=10)
     doubles.memberships.rooms[CONNECTION_ID] = {"lobby", "news", "team"}
-    doubles.presence.pages["team", None] = ([User("alice", 1), User("bob", 1)], "bob")
-    doubles.presence.pages["team", "bob"] = ([User("carol", 2)], None)
+    doubles.presence.pages["team", None] = Members([User("alice", 1), User("bob", 1)], "bob", 1_700_000_000_200)
+    doubles.presence.pages["team", "bob"] = Members([User("carol", 2)], None, 1_700_000_000_300)
     doubles.stream.set_head("news", {"N": "1700000000000"})
     doubles.stream.append("news", from_="alice")
     doubles.stream.append("news", expires_at_ms=int(NOW * 1000))

@@ -44,6 +44,23 @@ def test_json_is_parsed_exactly_when_it_is_read(fields: dict[str, str | bytes], 
     assert msgspec.structs.replace(message, **fields).json == value
 
 
+def test_a_number_with_more_digits_than_python_parses_is_passed_on_as_its_text() -> None:
+    number = "7" * 5_000
+    on_wire = f'{{"id":"i","published_at_ms":5,"json":{{"a":{number}}}}}'
+    frame = wire.parse(f'{{"type":"messages","room":"r","messages":[{on_wire}],"unknown":{number}}}')
+    response = wire.parse(f'{{"type":"ok","ref":1,"offset":9,"messages":[{on_wire}]}}')
+    assert isinstance(frame, wire.Messages)
+    assert isinstance(response, wire.Ok)
+    for each in (*frame.messages, *response.messages):
+        message = wire.to_message(each, "r")
+        assert message.raw == f'{{"a":{number}}}'.encode()
+        with pytest.raises(ValueError, match="4300 digits"):
+            _ = message.json
+    assert bytes(wire.json_value(msgspec.Raw(number.encode()))) == number.encode()
+    with pytest.raises(RequestFailed, match=r"bad_request.*4300 digits"):
+        wire.json_value(10**5_000)
+
+
 @pytest.mark.parametrize("data", ["not JSON", None])
 def test_what_is_no_json_is_an_error(data: str | None) -> None:
     with pytest.raises(ValueError, match=r"."):
@@ -61,6 +78,8 @@ def test_what_is_no_json_is_an_error(data: str | None) -> None:
         '{"type":7}',
         '{"type":"messages","messages":7}',
         '{"type":"closed"}',
+        f'{{"type":"ok","offset":{"7" * 5_000}}}',
+        f'{{"type":"ok","after":{"7" * 5_000}}}',
         "[" * 5_000,
         "{}",
     ],

@@ -74,7 +74,7 @@ def test_every_broadcast_has_a_frame_from_which_its_message_can_be_read(broadcas
         assert bytes(broadcast.json or b"") in frames.broadcast_frame(broadcast)
 
 
-@given(payloads, st.integers(1, 10**16 - 1), st.none() | text(20, 1), st.none() | st.integers(AT_MS, AT_MS * 2))
+@given(payloads, st.integers(1, 2**53 - 1), st.none() | text(20, 1), st.none() | st.integers(AT_MS, AT_MS * 2))
 def test_a_stream_entry_is_read_as_it_was_written(
     payload: dict[str, Any], offset: int, from_: str | None, expires_at_ms: int | None
 ) -> None:
@@ -96,8 +96,11 @@ def test_a_stream_entry_is_read_as_it_was_written(
         {"data": {"N": "1"}},
         {"json": {"S": "1"}},
         {"data": None, "json": {"S": "{"}},
+        {"sk": {"S": f"m#{2**53}"}},
+        {"published_at_ms": {"N": str(2**53)}},
+        {"published_at_ms": {"N": "-1e300"}},
     ],
-    ids=range(9),
+    ids=range(12),
 )
 def test_an_entry_that_cannot_be_delivered_is_none(changes: dict[str, Any]) -> None:
     message = Message(id="1", offset=7, published_at_ms=AT_MS, data="x")

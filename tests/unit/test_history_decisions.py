@@ -1,11 +1,17 @@
 """Which offsets messages get, and what a transaction that was not executed means."""
 
+import re
+from math import ceil
+from pathlib import Path
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gatecast.broadcast import LARGEST_OFFSET, Broadcast, Presence
+from gatecast.entries import entry_item
+from gatecast.frames import Message
 from gatecast.table import MAX_HEAD
 from worker.decisions.history import (
     MAX_SHARED,
@@ -167,3 +173,29 @@ def test_what_shares_a_transaction_fits_and_keeps_its_order(waiting: list[tuple[
 def test_a_broadcast_that_was_received_twice_waits_for_the_next_transaction() -> None:
     once, twice = ("broadcast one", "part#"), ("broadcast two", "part#")
     assert list(share([(once, 1), (once, 1), (twice, 1), (once, 1)])) == [0, 2]
+
+
+def per_second(payload_bytes: int, *, sharing: bool) -> float:
+    """How many messages of one room its partition takes: 1,000 write units, two per KB in a transaction."""
+    data = "x" * payload_bytes
+    broadcast = Broadcast(id="@alice/0123456789abcdef", room="lobby", data=data, published_at_ms=CLOCK_MS)
+    message = msgspec.structs.replace(Message.from_broadcast(broadcast), offset=CLOCK_MS)
+    item = entry_item("lobby", message, expires_at=CLOCK_MS // 1000)
+    item_bytes = sum(len(name) + len(text) for name, value in item.items() for text in value.values())
+    waiting = [(("pk", str(number)), size_of(broadcast)) for number in range(100)]
+    messages = len(list(share(waiting))) if sharing else 1
+    return 1_000 * messages / (2 + 2 * ceil(item_bytes / 1_024) * messages)
+
+
+def test_the_documented_rates_of_one_room_are_those_of_its_partition() -> None:
+    assert [per_second(850, sharing=sharing) for sharing in (False, True)] == [250, 490]
+    assert [round(per_second(100 * 1_024, sharing=sharing)) for sharing in (False, True)] == [5, 5]
+    documents = Path(__file__).parents[2] / "docs"
+    for name, phrase in (
+        ("reference-operators.md", "1,000 write units"),
+        ("deploy.md", "A room's history has no shards"),
+    ):
+        [row] = [line for line in (documents / name).read_text().splitlines() if phrase in line]
+        assert "250" in row
+        assert "up to 490 where" in row
+        assert re.search(r"\b5 (per second )?of 100 KB", row)

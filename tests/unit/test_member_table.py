@@ -95,6 +95,17 @@ async def test_expired_memberships_are_given_apart_on_intact_and_on_damaged_page
     assert page.expired == [Member("expired=", 0 if damage else 7, V2)]
 
 
+async def test_pages_of_members_and_connections_are_read_consistently() -> None:
+    """A client whose join has been confirmed receives what is published after that; a new connection has an item."""
+    members, service = table({"Items": []}, {"Items": []}, {"Responses": {}})
+    await members.begin_page("lobby", 0)
+    await members.begin_page("lobby", 0, after="a=")
+    await members.connections(["a="])
+    first, next_, connections = (request for _, request in service.calls)
+    assert first["ConsistentRead"] is next_["ConsistentRead"] is True
+    assert connections["RequestItems"]["t"]["ConsistentRead"] is True
+
+
 async def test_numbers_of_any_size_are_read() -> None:
     odd = [item(joined_at_ms={"N": number}) for number in ("1E125", "-1E125", "9007199254740992")]
     members, _ = table({"Items": odd})

@@ -7,6 +7,7 @@ import pytest
 
 from gatecast import decode, queue_message
 from gatecast.presence import (
+    DEPARTURE_DELAY_SECONDS,
     EXPIRY_MARGIN_SECONDS,
     REPEAT_SECONDS,
     PresenceItem,
@@ -54,6 +55,11 @@ def test_only_the_oldest_connection_of_a_user_is_announced() -> None:
     same_time = [item("a", 5), item("b", 5)]
     assert announces_join(same_time, "a", 5, NOW)
     assert not announces_join(same_time, "b", 5, NOW)
+
+
+def test_a_departure_is_delayed_by_15_seconds() -> None:
+    """Programs that count on it: workers and routes of other versions, and alerts on the queue's lag."""
+    assert DEPARTURE_DELAY_SECONDS == 15
 
 
 def test_a_connection_that_has_left_is_announced_for_those_that_relied_on_it_and_not_if_there_are_none() -> None:

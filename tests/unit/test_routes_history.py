@@ -1,18 +1,23 @@
 """What a client that resumes receives, and what it costs: calls are counted."""
 
+from bisect import bisect
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import pytest
 
-from gatecast.frames import MAX_FRAME_BYTES
+from gatecast import Broadcast, table
+from gatecast.entries import entry_item
+from gatecast.frames import MAX_FRAME_BYTES, Message
 from routes.backoff import Backoff
 from routes.entry_cache import EntryCache
 from routes.history import MAX_RESPONSE_BYTES, History, Recovery
 from routes.joins import Position
-from routes.responses import Code, RequestRejected
-from routes.streams import MAX_MESSAGE_BYTES, Streams
+from routes.publishing import PublishRequest, to_broadcast
+from routes.requests import MAX_REF_LENGTH, Caller
+from routes.responses import MAX_MESSAGE_BYTES, Code, RequestRejected, ok
+from routes.streams import Streams
 from tests.routes_events import captured_log
 from tests.stream_table import StreamTable
 
@@ -111,11 +116,13 @@ def test_a_message_that_expired_by_itself_is_skipped(stream: StreamTable, subjec
     assert resumed(subject, last=100).skipped == recovery.skipped
 
 
-def test_an_unreadable_entry_counts_as_missing(stream: StreamTable, subject: History) -> None:
+@pytest.mark.parametrize(("field", "value"), [("data", "7"), ("published_at_ms", str(2**53 + 1))])
+def test_an_unreadable_entry_counts_as_missing(field: str, value: str, stream: StreamTable, subject: History) -> None:
+    """So does one with a number that is not exact in JavaScript."""
     first, second, third = appended(stream, 3)
     item = stream.entry("a", second)
     assert item
-    item["data"] = {"N": "7"}
+    item[field] = {"N": value}
     recovery = resumed(subject, first)
     assert (recovery.recovered, offsets(recovery)) == (False, [third])
     assert resumed(subject, second).recovered
@@ -228,6 +235,49 @@ def test_a_message_above_the_limit_goes_alone(stream: StreamTable, subject: Hist
         pages.append(subject.read("a", pages[-1].offset, 1_000))
     assert [offsets(page) for page in pages] == [[small], [large], [after]]
     assert len(bytes(pages[1].messages[0])) < MAX_MESSAGE_BYTES
+
+
+def longest_published(kind: str) -> Broadcast:
+    """The longest message that `publish` accepts, with the longest id and the longest name of its user."""
+    publisher = Caller(connection_id="a=", connected_at_ms=0, requested_at_ms=int(NOW * 1000), user='"' * 94)
+
+    def published(length: int) -> Broadcast | None:
+        text = "x" * length
+        payload: dict[str, Any] = {"data": text} if kind == "data" else {"json": msgspec.Raw(f'"{text}"'.encode())}
+        request = PublishRequest("a", id='"' * 51, **payload)
+        try:
+            return to_broadcast(request, publisher, generated_id="-")
+        except RequestRejected as rejection:
+            assert rejection.code is Code.TOO_LARGE  # noqa: PT017 - either outcome is right
+            return None
+
+    longest = published(bisect(range(131_073), False, key=lambda length: published(length or 1) is None) - 1)
+    assert longest
+    assert len(longest.id) == 100
+    return longest
+
+
+@pytest.mark.parametrize("kind", ["data", "json"])
+def test_the_longest_message_that_is_accepted_can_be_read_again(
+    kind: str, stream: StreamTable, subject: History
+) -> None:
+    """Also if it is left out of the response to a join of several rooms."""
+    since, offset = table.MAX_HEAD - 1, table.MAX_HEAD
+    message = Message.from_broadcast(msgspec.structs.replace(longest_published(kind), offset=offset))
+    item: Any = entry_item("a", message, expires_at=int(NOW + 60))
+    stream.items[table.stream_pk("a"), table.entry_sk(offset)] = item
+    stream.set_head("a", {"N": str(offset)})
+    assert len(bytes(message.encode())) == MAX_MESSAGE_BYTES
+    everything = Recovery(offset, recovered=True, messages=(message.encode(),))
+    assert subject.read("a", since, 1_000) == everything
+    assert resumed(subject, since) == everything
+    longest = {"room": '"' * 100, **everything.fields(), "connection": "c" * 128, "expires_at_ms": 2**53}
+    assert len(ok("history", longest, "\x00" * MAX_REF_LENGTH)["body"].encode()) <= MAX_FRAME_BYTES
+    others = {f"r{number}": NOTHING for number in range(24)}
+    assert subject.resume({**others, "a": Position(since=since)}, 25)["a"] == Recovery(since, recovered=True, more=True)
+    behind_a_gap = subject.resume({**others, "a": Position(since=since - 1)}, 25)["a"]
+    assert behind_a_gap == Recovery(since - 1, recovered=False, more=True)
+    assert subject.read("a", since - 1, 1_000) == everything._replace(recovered=False)
 
 
 def test_a_message_that_can_never_be_sent_counts_as_missing(stream: StreamTable, subject: History) -> None:

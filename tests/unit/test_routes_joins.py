@@ -30,6 +30,9 @@ def codes(request: JoinRequest) -> dict[str, str]:
 def test_one_room() -> None:
     assert parsed({"room": "a"}) == JoinRequest({"a": Position()}, is_list=False, frames=1)
     assert parsed({"room": "a", "since": 7, "frames": 2}) == JoinRequest({"a": Position(since=7)}, False, 2)
+    assert parsed({"room": "a", "frames": 2}, caller("a")).frames == 1, "Gatecast's authorizer would have told"
+    assert parsed({"rooms": [{"room": "a"}], "frames": 2}, caller("a")).frames == 1
+    assert parsed({"rooms": [{"room": "a"}], "frames": 2}).frames == 2
     assert parsed({"room": "a", "last": 100}).positions == {"a": Position(last=100)}
     assert parsed({"room": "a", "since": 0, "frames": 1}).positions == {"a": Position(since=0)}
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from botocore.exceptions import EndpointConnectionError
+from botocore.exceptions import ClientError, EndpointConnectionError
 
 from gatecast import Publisher, decode, table
 from gatecast.broadcast import Broadcast
@@ -16,7 +16,7 @@ from routes.counts import Counts
 from routes.departures import DISCONNECTING_SECONDS
 from routes.environment import ConfigurationError
 from routes.memberships import JOIN_SECONDS, Memberships
-from routes.presence import MAX_USERS, Presence
+from routes.presence import MAX_QUERIES, MAX_USERS, Members, Presence
 from routes.requests import Caller
 from routes.responses import Code, RequestRejected
 from routes.room_settings import RoomSettingsCache
@@ -254,6 +254,64 @@ def test_a_member_that_repeats_its_join_later_announces_nothing(age_ms: int) -> 
     assert routes.queue.sent == []
 
 
+def member_without_presence(*rooms: str) -> ClientError:
+    """A transaction that finds the connection a member of these rooms, which had no presence when it joined."""
+    found = cancelled("None", *("None", FAILED, "None") * len(rooms))
+    for room, reason in zip(rooms, found.response["CancellationReasons"][2::3], strict=True):
+        reason["Item"] = joined(room, None)
+    return found
+
+
+def test_a_member_since_before_the_room_had_presence_becomes_present_when_it_repeats_its_join() -> None:
+    routes = Routes(transact_write_items=[member_without_presence("p"), {}])
+    assert routes.memberships.join(ALICE, ["p"]) == {}
+    assert written(routes) == [
+        ("Update", f"connection#{CONNECTION_ID}", "connection"),
+        ("Update", f"connection#{CONNECTION_ID}", "room#p"),
+        ("Put", "presence#p", f"alice {CONNECTION_ID}"),
+    ]
+    entering = routes.dynamodb.arguments("transact_write_items")[1]["TransactItems"]
+    assert [each["Update"]["ConditionExpression"] for each in entering[:2]] == [
+        "attribute_exists(pk) AND expires_at > :now",
+        "attribute_exists(pk) AND attribute_not_exists(#present)",
+    ]
+    assert entering[2]["Put"]["Item"] == present(CONNECTION_ID)
+    assert routes.queue.changes == [("p", ("alice",), ())], "as a first join"
+
+
+def test_in_a_room_above_its_limit_such_a_member_becomes_present_as_well() -> None:
+    routes = Routes(members=101, transact_write_items=[member_without_presence("p"), {}])
+    assert routes.memberships.join(ALICE, ["p"]) == {}
+    assert ("Put", "presence#p", f"alice {CONNECTION_ID}") in written(routes)
+    assert routes.queue.sent == []
+
+
+def test_such_a_member_of_several_rooms_becomes_present_with_one_transaction() -> None:
+    routes = Routes(
+        transact_write_items=[member_without_presence("p1", "p2"), cancelled("None", FAILED, *["None"] * 3), {}]
+    )
+    assert routes.memberships.join(ALICE, ["p1", "p2"]) == {}
+    assert [room for _, room, _ in written(routes)[2:]] == ["presence#p2"], "it has left p1, or entered it, meanwhile"
+    assert routes.dynamodb.count("transact_write_items") == 3
+
+
+@pytest.mark.parametrize("reasons", [(FAILED, "None", "None"), ("None", FAILED, "None")], ids=["closing", "left"])
+def test_who_is_no_member_any_more_does_not_become_present(reasons: tuple[str, ...]) -> None:
+    routes = Routes(transact_write_items=[member_without_presence("p"), cancelled(*reasons)])
+    routes.present.clear()
+    assert routes.memberships.join(ALICE, ["p"]) == {}
+    assert routes.dynamodb.count("transact_write_items") == 2
+    assert routes.queue.sent == []
+
+
+def test_a_presence_item_that_cannot_be_added_makes_its_room_alone_unavailable() -> None:
+    contended = [cancelled("None", "TransactionConflict", "None")] * 3
+    routes = Routes(transact_write_items=[member_without_presence("p"), *contended])
+    rejected = routes.memberships.join(ALICE, ["p"])
+    assert {room: each.code for room, each in rejected.items()} == {"p": Code.UNAVAILABLE}
+    assert routes.queue.sent == []
+
+
 @pytest.mark.parametrize(("members", "events"), [(100, 1), (101, 0), (None, 1)])
 def test_a_room_above_its_limit_has_no_events(members: int | None, events: int) -> None:
     routes = Routes(members=members, get_item=[{"Item": joined("p")}])
@@ -420,26 +478,53 @@ def test_disconnecting_without_presence_costs_what_it_did() -> None:
     assert routes.operations() == ["delete_item", "query connection", "batch_write_item"]
 
 
-@pytest.mark.parametrize("fifo", [False, True])
-def test_a_failing_queue_keeps_nothing_from_being_deleted(fifo: bool, metrics: Callable[[], int]) -> None:
-    routes = Routes(fifo=fifo, joined=[[joined(f"p{number}") for number in range(20)]])
+FIRST_BATCH = 8
+"""Rooms with presence whose items are deleted together."""
+
+
+@pytest.mark.parametrize(("fifo", "deleted"), [(False, 2), (True, FIRST_BATCH)])
+def test_items_whose_departure_the_queue_does_not_take_are_left(
+    fifo: bool, deleted: int, metrics: Callable[[], int]
+) -> None:
+    """With their memberships: the next broadcast to such a room finds the connection gone, and the worker announces."""
+    rooms = [item for number in range(20) for item in (joined(f"p{number:02d}"), joined(f"r{number:02d}", None))]
+    routes = Routes(fifo=fifo, joined=[sorted(rooms, key=lambda item: item["sk"]["S"])])
     routes.queue.works = 2
     with captured_log() as log:
         routes.memberships.disconnect(CONNECTION_ID)
-    assert len(doomed(routes)) == 3 * 20
+    assert [pk for pk in doomed(routes) if pk.startswith("presence#")] == [
+        f"presence#p{number:02d}" for number in range(deleted)
+    ]
+    assert len(doomed(routes)) == 3 * deleted + 2 * 20, "rooms without presence are left in any case"
     assert routes.queue.calls == 3, "it is not called again"
     assert metrics() == 18
     assert log.getvalue().count("presence.not_announced") == 1
 
 
-@pytest.mark.parametrize("fifo", [False, True])
-def test_a_slow_queue_leaves_time_for_the_deletion(fifo: bool, metrics: Callable[[], int]) -> None:
+@pytest.mark.parametrize(("fifo", "deleted"), [(False, DISCONNECTING_SECONDS), (True, FIRST_BATCH)])
+def test_a_slow_queue_leaves_time_for_the_deletion(fifo: bool, deleted: int, metrics: Callable[[], int]) -> None:
     routes = Routes(fifo=fifo, joined=[[joined(f"p{number}") for number in range(20)]])
     routes.queue.seconds = 1.0
     routes.memberships.disconnect(CONNECTION_ID)
-    assert len(doomed(routes)) == 3 * 20
+    assert len(doomed(routes)) == 3 * deleted
     assert len(routes.queue.sent) == DISCONNECTING_SECONDS
     assert metrics() == 20 - DISCONNECTING_SECONDS
+
+
+@pytest.mark.parametrize("fifo", [False, True])
+def test_departures_that_need_no_announcement_are_no_reason_to_leave_anything(fifo: bool) -> None:
+    routes = Routes(fifo=fifo, members=101, joined=[[joined("p1"), joined("p2")]])
+    routes.queue.works = 0
+    routes.memberships.disconnect(CONNECTION_ID)
+    assert len(doomed(routes)) == 2 * 3
+
+
+def test_without_a_queue_only_what_has_presence_is_left(metrics: Callable[[], int]) -> None:
+    routes = Routes(joined=[[joined("a", None), joined("p")]])
+    routes.publisher = lambda: (_ for _ in ()).throw(ConfigurationError("GATECAST_QUEUE_URL is not set"))
+    routes.memberships.disconnect(CONNECTION_ID)
+    assert doomed(routes) == ["room#a#0", f"connection#{CONNECTION_ID}"]
+    assert metrics() == 1
 
 
 def test_a_batch_that_takes_longer_to_delete_than_the_delay_is_counted(metrics: Callable[[], int]) -> None:
@@ -450,18 +535,21 @@ def test_a_batch_that_takes_longer_to_delete_than_the_delay_is_counted(metrics: 
     assert metrics() == 2
 
 
-def test_an_item_that_makes_no_event_keeps_nothing_from_being_deleted(metrics: Callable[[], int]) -> None:
-    routes = Routes(joined=[[joined("p", "two words"), joined("p" * 101)]])
+@pytest.mark.parametrize("fifo", [False, True])
+def test_an_item_that_makes_no_event_is_deleted_and_keeps_no_other(fifo: bool, metrics: Callable[[], int]) -> None:
+    routes = Routes(fifo=fifo, joined=[[joined("p", "two words"), joined("p" * 101), joined("p1")]])
     routes.memberships.disconnect(CONNECTION_ID)
-    assert len(doomed(routes)) == 2 * 3
+    assert len(doomed(routes)) == 3 * 3
+    assert routes.queue.changes == [("p1", (), ("alice",))]
     assert metrics() == 2
 
 
-def test_settings_that_cannot_be_read_keep_nothing_from_being_deleted(metrics: Callable[[], int]) -> None:
+def test_while_settings_cannot_be_read_items_are_left(metrics: Callable[[], int]) -> None:
+    """Whether the departure has to be announced is not known."""
     routes = Routes(joined=[[joined("p")]])
     routes.dynamodb.batch_get_item = lambda **_: (_ for _ in ()).throw(error("ThrottlingException"))  # type: ignore[method-assign]
     routes.memberships.disconnect(CONNECTION_ID)
-    assert len(doomed(routes)) == 3
+    assert doomed(routes) == []
     assert metrics() == 1
 
 
@@ -471,7 +559,8 @@ def test_settings_that_cannot_be_read_keep_nothing_from_being_deleted(metrics: C
 class Pages:
     """The presence items of a room in pages, as DynamoDB returns them for this query."""
 
-    def __init__(self, items: list[Item]) -> None:
+    def __init__(self, items: list[Item], clock: Clock) -> None:
+        self.clock = clock
         self.items = sorted(items, key=lambda item: item["sk"]["S"].encode())
         self.calls: list[dict[str, Any]] = []
 
@@ -485,7 +574,8 @@ class Pages:
 
 
 def listing(items: list[Item]) -> tuple[Pages, Presence]:
-    pages, routes = Pages(items), Routes()
+    routes = Routes()
+    pages = Pages(items, routes.clock)
     return pages, Presence(
         pages, "gatecast", routes.presence._settings, routes.presence._counts, routes.publisher, wall_clock=routes.clock
     )
@@ -495,7 +585,20 @@ def test_users_are_listed_once_with_the_number_of_their_connections() -> None:
     items = [present(c, user=user) for user, c in [("al", "1"), ("al!", "1"), ("bob", "1"), ("al", "2"), ("bob", "3")]]
     expired = {**present("9", user="carol"), "expires_at": {"N": str(int(NOW))}}
     _, presence = listing([*items, expired])
-    assert presence.members("p") == ([("al", 2), ("al!", 1), ("bob", 2)], None)
+    assert presence.members("p") == ([("al", 2), ("al!", 1), ("bob", 2)], None, REQUESTED_AT_MS)
+
+
+def test_the_time_of_a_page_is_taken_before_its_query() -> None:
+    """An event that is later holds: what it announces may have happened after the query."""
+    pages, presence = listing([present("1")])
+    original = pages.query
+
+    def slow(**arguments: Any) -> Any:
+        pages.clock.now += 2.0
+        return original(**arguments)
+
+    pages.query = slow  # type: ignore[method-assign]
+    assert presence.members("p").at_ms == REQUESTED_AT_MS
 
 
 @pytest.mark.parametrize("users", [MAX_USERS - 1, MAX_USERS, MAX_USERS + 1, 2 * MAX_USERS, 1_234])
@@ -507,7 +610,7 @@ def test_pages_have_at_most_500_users_and_no_user_is_on_two(users: int) -> None:
     found: list[tuple[str, int]] = []
     after: str | None = None
     while True:
-        page, after = presence.members("p", after)
+        page, after, _ = presence.members("p", after)
         assert len(page) <= MAX_USERS
         found += page
         if after is None:
@@ -517,10 +620,61 @@ def test_pages_have_at_most_500_users_and_no_user_is_on_two(users: int) -> None:
     assert all(call["ConsistentRead"] for call in pages.calls)
 
 
+def test_a_room_with_501_users_has_a_page_of_500_and_one_of_1() -> None:
+    """Exactly: the contract with clients, whatever the code calls it."""
+    _, presence = listing([present("a", user=f"u{number:03}") for number in range(501)])
+    first = presence.members("p")
+    assert (len(first.users), first.after) == (500, "u499")
+    assert presence.members("p", first.after).users == [("u500", 1)]
+
+
 def test_a_page_that_begins_after_a_user_has_no_other_connection_of_this_user() -> None:
     _, presence = listing([present(c, user=user) for user in ("al", "al!", "am") for c in ("!", "~", "é")])
-    assert presence.members("p", "al") == ([("al!", 3), ("am", 3)], None)
-    assert presence.members("p", "am") == ([], None)
+    assert presence.members("p", "al") == ([("al!", 3), ("am", 3)], None, REQUESTED_AT_MS)
+    assert presence.members("p", "am") == ([], None, REQUESTED_AT_MS)
+
+
+def read_all(pages: Pages, presence: Presence) -> list[Members]:
+    found: list[Members] = []
+    while not found or found[-1].after is not None:
+        pages.calls.clear()
+        found.append(presence.members("p", found[-1].after if found else None))
+        assert len(pages.calls) <= MAX_QUERIES
+    return found
+
+
+READ = (MAX_USERS + 1) * MAX_QUERIES
+"""Presence items that are read for one page at most."""
+
+
+def test_a_page_ends_before_the_first_user_who_does_not_fit_into_its_queries() -> None:
+    counts = {"u1": 2_000, "u2": 500, "u3": 6, "u4": 2_500, "u5": 1}
+    pages, presence = listing(
+        [present(f"{number:04d}", user=user) for user, count in counts.items() for number in range(count)]
+    )
+    found = read_all(pages, presence)
+    assert [page.users for page in found] == [[("u1", 2_000), ("u2", 500)], [("u3", 6)], [("u4", 2_500), ("u5", 1)]]
+    assert [page.after for page in found] == ["u2", "u3", None]
+
+
+def test_a_user_with_more_connections_than_are_read_is_listed_with_those() -> None:
+    counts = {"u1": 1, "u2": READ + 1, "u3": READ, "u4": 2}
+    pages, presence = listing(
+        [present(f"{number:04d}", user=user) for user, count in counts.items() for number in range(count)]
+    )
+    found = read_all(pages, presence)
+    assert [page.users for page in found] == [[("u1", 1)], [("u2", READ)], [("u3", READ)], [("u4", 2)]]
+    assert [page.after for page in found] == ["u1", "u2", "u3", None]
+
+
+def test_a_page_of_expired_items_alone_leads_on() -> None:
+    expired = {"expires_at": {"N": str(int(NOW))}}
+    old = [{**present("1", user=f"u{number:04d}"), **expired} for number in range(READ + 1)]
+    unreadable = [{**each, "sk": {"S": f"!{number:04d}"}} for number, each in enumerate(old)]
+    pages, presence = listing([*old, present("1", user="zoe")])
+    assert [page.users for page in read_all(pages, presence)] == [[], [("zoe", 1)]]
+    pages, presence = listing([*unreadable, present("1", user="zoe")])
+    assert presence.members("p").users == [("zoe", 1)]
 
 
 @pytest.mark.parametrize("after", ["", "two words", "é", "x" * 101])

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from gatecast.frames import MAX_FRAME_BYTES
 from gatecast.room_settings import RoomSettings
 from routes import handlers
-from routes.presence import User
-from routes.responses import Code, RequestRejected
+from routes.presence import Members, User
+from routes.requests import MAX_BODY_BYTES, MAX_REF_LENGTH
+from routes.responses import MAX_ECHOED, Code, RequestRejected
 from tests.route_doubles import NOW, Doubles
 from tests.routes_events import CONNECTED_AT_MS, CONNECTION_ID, LambdaContext, captured_log, event, token_context
 
@@ -179,6 +181,8 @@ def test_the_dialect_comes_from_connecting_or_from_the_join(doubles: Doubles) ->
         ({"user": "alice", "frames": "2"}, {}, 2),
         ({"user": "alice", "frames": "2"}, {"frames": 1}, 2),
         ({"user": "alice"}, {"frames": 2}, 2),
+        (token_context(join="a"), {"frames": 2}, 1),
+        ({**token_context(join="a"), "frames": "2"}, {"frames": 1}, 2),
     ):
         assert invoked(handlers.join, context, room="a", **fields)["type"] == "ok"
         assert doubles.memberships.dialects.pop() == frames
@@ -300,8 +304,8 @@ def test_bad_requests_for_history(fields: dict[str, Any], code: str, message: st
 def test_users_are_listed_in_pages(doubles: Doubles) -> None:
     doubles.settings["a"] = RoomSettings(presence=10)
     joined(doubles, "a")
-    doubles.presence.pages["a", None] = ([User("alice", 2), User("bob", 1)], "bob")
-    doubles.presence.pages["a", "bob"] = ([User("carol", 1)], None)
+    doubles.presence.pages["a", None] = Members([User("alice", 2), User("bob", 1)], "bob", 1_700_000_000_000)
+    doubles.presence.pages["a", "bob"] = Members([User("carol", 1)], None, 1_700_000_000_001)
     first = invoked(handlers.members, room="a")
     assert first == {
         "type": "ok",
@@ -309,9 +313,28 @@ def test_users_are_listed_in_pages(doubles: Doubles) -> None:
         "room": "a",
         "users": [{"user": "alice", "connections": 2}, {"user": "bob", "connections": 1}],
         "after": "bob",
+        "at_ms": 1_700_000_000_000,
     }
     second = invoked(handlers.members, room="a", after=first["after"])
     assert (second["users"], second["after"]) == ([{"user": "carol", "connections": 1}], None)
+    assert second["at_ms"] == 1_700_000_000_001
+
+
+def test_history_members_and_count_share_one_limit(doubles: Doubles) -> None:
+    doubles.settings["a"] = RoomSettings(presence=10, history_seconds=60)
+    joined(doubles, "a")
+    offset = doubles.stream.append("a")
+    requests: list[tuple[Handler, dict[str, Any]]] = [
+        (handlers.history, {"since": offset}),
+        (handlers.members, {}),
+        (handlers.count, {}),
+    ]
+    for handler, fields in requests:
+        assert invoked(handler, room="a", **fields)["type"] == "ok"
+    assert doubles.counter.counted == ["read"] * 3
+    doubles.counter.left = 0
+    for handler, fields in requests:
+        assert invoked(handler, room="a", **fields)["code"] == "rate_limited"
 
 
 def test_members_are_counted(doubles: Doubles) -> None:
@@ -366,3 +389,63 @@ def test_only_clients_that_were_admitted_read(monkeypatch: pytest.MonkeyPatch, d
     joined(doubles, "a")
     for handler in (handlers.history, handlers.members, handlers.count, handlers.ping):
         assert invoked(handler, room="a", since=0)["code"] == "unavailable"
+
+
+# Sizes
+
+
+def test_a_long_name_is_not_repeated_at_its_length(doubles: Doubles) -> None:
+    doubles.with_history("a")
+    names = [f"{number:02d}" + "x" * 5_200 for number in range(24)]
+    body = json.dumps({"rooms": [{"room": "a"}, *({"room": name} for name in names)]})
+    assert MAX_BODY_BYTES - 6_000 < len(body) <= MAX_BODY_BYTES
+    response = handlers.join(event(body=body), LambdaContext())["body"]
+    first, *others = json.loads(response)["rooms"]
+    assert first["recovered"] is True
+    assert [each["room"] for each in others] == [name[:MAX_ECHOED] for name in names]
+    assert {each["error"]["code"] for each in others} == {"bad_request"}
+    assert len(response) < 10_000
+
+
+@pytest.mark.parametrize("character", ["\x01", '"', "😀"])
+def test_names_that_are_repeated_leave_the_space_that_a_message_needs(character: str, doubles: Doubles) -> None:
+    invalid = [{"room": f"{number:02d} " + character * 150} for number in range(24)]
+    received: list[int] = []
+    for length in range(105_000, 125_000, 500):
+        room = f"r{length}"
+        doubles.with_history(room)
+        since = doubles.stream.append(room)
+        doubles.stream.append(room, "x" * length)
+        fields = {"rooms": [{"room": room, "since": since}, *invalid], "ref": "\x01" * MAX_REF_LENGTH}
+        response = handlers.join(event(body=json.dumps(fields)), LambdaContext())["body"]
+        assert len(response.encode()) <= MAX_FRAME_BYTES
+        joined = json.loads(response)["rooms"][0]
+        assert joined["recovered"] is True
+        received.append(len(joined["messages"]))
+    assert set(received) == {0, 1}
+
+
+LONG = "x" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("handler", "fields"),
+    [
+        *((each, {"room": LONG, "since": 0}) for each in (handlers.join, handlers.history, handlers.members)),
+        *((each, {"room": LONG, "data": "x"}) for each in (handlers.leave, handlers.publish, handlers.count)),
+        (handlers.join, {"room": "a", "since": LONG}),
+        (handlers.join, {"rooms": [{"room": "a"}, {LONG: "b"}]}),
+        (handlers.join, {"rooms": [{"room": LONG}, {"room": LONG}]}),
+        (handlers.publish, {"room": "a", "data": "x", "id": LONG}),
+        (handlers.publish, {"room": "a", "data": "x", "ref": LONG}),
+        (handlers.publish, {"room": "a", "data": "x", LONG: LONG}),
+        (handlers.history, {"room": "a", "since": 0, "limit": LONG}),
+        (handlers.members, {"room": "a", "after": LONG}),
+        (handlers.default, {"action": LONG}),
+        (handlers.ping, {"ref": LONG}),
+    ],
+)
+def test_no_response_repeats_a_long_text(handler: Handler, fields: dict[str, Any], doubles: Doubles) -> None:
+    doubles.settings["a"] = RoomSettings(presence=10, history_seconds=60)
+    joined(doubles, "a")
+    assert len(handler(event(body=json.dumps(fields)), LambdaContext())["body"]) < 1_000

@@ -10,8 +10,8 @@ import pytest
 from gatecast import table
 from gatecast.frames import MAX_FRAME_BYTES
 from routes.backoff import Backoff
-from routes.responses import Code, RequestRejected
-from routes.streams import MAX_MESSAGE_BYTES, Streams
+from routes.responses import MAX_MESSAGE_BYTES, Code, RequestRejected
+from routes.streams import Streams
 from tests.routes_events import captured_log
 from tests.stream_table import StreamTable, client_error
 
@@ -148,7 +148,7 @@ def test_a_message_that_fits_into_no_response_has_no_encoding(stream: StreamTabl
     assert entry
     assert entry.encoded
     others = len(entry.encoded) - 1
-    for length, fits in ((MAX_MESSAGE_BYTES - others - 1, True), (MAX_MESSAGE_BYTES - others, False)):
+    for length, fits in ((MAX_MESSAGE_BYTES - others, True), (MAX_MESSAGE_BYTES - others + 1, False)):
         found = subject.entry("a", stream.append("a", "x" * length))
         assert found
         assert bool(found.encoded) is fits
