@@ -175,7 +175,10 @@ class Nginx:
 
 
 class Workload(msgspec.Struct):
-    """The queue's content: broadcast *i* goes to room `first_room` + *i* modulo `rooms`; each room has `members`."""
+    """The queue's content: broadcast *i* goes to room `first_room` + *i* modulo `rooms`; each room has `members`.
+
+    With `history_seconds` above 0, rooms have history.
+    """
 
     broadcasts: int
     rooms: int
@@ -183,6 +186,7 @@ class Workload(msgspec.Struct):
     data_bytes: int = 256
     joined_rooms: int = 0
     first_room: int = 0
+    history_seconds: int = 0
 
     @property
     def deliveries(self) -> int:

@@ -16,6 +16,7 @@ from bench.programs import Worker, plain_worker, worker
 
 WARM: Final = "the worker, room settings cached"
 COLD: Final = "the worker, room settings not cached"
+HISTORY: Final = "the worker, in a room with history"
 PLAIN: Final = "plain aioboto3 worker: query"
 CLAIMING: Final = "plain aioboto3 worker: claim, settings, query"
 MEMBERS: Final = 5
@@ -25,9 +26,13 @@ _POST_MS: Final = 10
 _BROADCASTS_PER_ROUND: Final = 40
 _WARM_UP_BROADCASTS: Final = 4
 _WARM_ROOM: Final = 0
+_HISTORY_ROOM: Final = 1
+_HISTORY_SECONDS: Final = 3_600
 _MAX_WARM_MS: Final = 6.0
 _MAX_COLD_MS: Final = 9.0
 _LOOK_UP: Final = "BatchGetItem"
+_APPEND: Final = "TransactWriteItems"
+_COLUMNS: Final = {WARM: "settings cached", COLD: "settings not cached", HISTORY: "in a room with history"}
 
 
 class Result(msgspec.Struct):
@@ -50,10 +55,10 @@ class Latency(Case[Result]):
             peers.connections((_POST_MS, _POST_MS)) as connections,
         ):
             for _ in range(extent.rounds):
-                with worker(aws, connections, warm_up=None) as started, timings.round(WARM, COLD):
-                    for number in range(-_WARM_UP_BROADCASTS, broadcasts):  # both kinds see the same disturbances
-                        timings.take(WARM, started, keep=number >= 0)
-                        timings.take(COLD, started, keep=number >= 0)
+                with worker(aws, connections, warm_up=None) as started, timings.round(*_COLUMNS):
+                    for number in range(-_WARM_UP_BROADCASTS, broadcasts):
+                        for kind in _COLUMNS:  # all see the same disturbances
+                            timings.take(kind, started, keep=number >= 0)
                 for kind in (PLAIN, CLAIMING):
                     with plain_worker(aws, connections, claims=kind == CLAIMING) as started, timings.round(kind):
                         for number in range(-_WARM_UP_BROADCASTS, broadcasts):
@@ -69,9 +74,10 @@ class Latency(Case[Result]):
             ]
             for kind, rounds in result.milliseconds.items()
         ]
+        operations = {kind: result.operations[kind] for kind in _COLUMNS if kind in result.operations}
         calls = [
-            [operation, *(f"{result.operations[kind].get(operation, 0):.2f}" for kind in (WARM, COLD))]
-            for operation in sorted({operation for kind in (WARM, COLD) for operation in result.operations[kind]})
+            [operation, *(f"{counted.get(operation, 0):.2f}" for counted in operations.values())]
+            for operation in sorted(set().union(*operations.values()))
         ]
         number = sum(map(len, result.milliseconds[WARM]))
         return [
@@ -80,7 +86,9 @@ class Latency(Case[Result]):
                 f"{MEMBERS} members, bodies of 256 B, {number} broadcasts of each kind, each sent some time after the "
                 "previous one has ended. The latency is the time from SQS's response to a receive until the first post "
                 "has arrived, both measured by the peers. The worker claims every broadcast and reads the settings of "
-                "rooms that are not cached, in parallel with the first page of members. The plain worker "
+                "rooms that are not cached, in parallel with the first page of members. In a room with history, whose "
+                "settings and latest offset are cached, it adds the message to the history after the claim, and reads "
+                "members only after that: two calls more before the first post. The plain worker "
                 "(`bench/plain_worker.py`) makes SDK calls one after the other: only the query, or the same three "
                 "calls as the worker."
             ),
@@ -89,7 +97,7 @@ class Latency(Case[Result]):
                 "**Calls to SQS and DynamoDB per broadcast**, one broadcast at a time; under load broadcasts share "
                 "calls, as the rooms of five above show:"
             ),
-            table(["operation", "settings cached", "settings not cached"], calls),
+            table(["operation", *(_COLUMNS[kind] for kind in operations)], calls),
         ]
 
     def targets(self, result: Result) -> list[Target]:
@@ -105,9 +113,9 @@ class _Timings:
     """The measurements so far."""
 
     def __init__(self) -> None:
-        self._milliseconds: dict[str, list[list[float]]] = {kind: [] for kind in (WARM, COLD, PLAIN, CLAIMING)}
+        self._milliseconds: dict[str, list[list[float]]] = {kind: [] for kind in (*_COLUMNS, PLAIN, CLAIMING)}
         self._operations: dict[str, Counter[str]] = {kind: Counter() for kind in self._milliseconds}
-        self._rooms = itertools.count(_WARM_ROOM + 1)
+        self._rooms = itertools.count(_HISTORY_ROOM + 1)
 
     @contextmanager
     def round(self, *kinds: str) -> Iterator[None]:
@@ -121,18 +129,21 @@ class _Timings:
             )
 
     def take(self, kind: str, started: Worker, *, keep: bool) -> None:
-        room = next(self._rooms) if kind == COLD else _WARM_ROOM
-        workload = peers.Workload(broadcasts=1, rooms=1, members=MEMBERS, first_room=room)
+        room = next(self._rooms) if kind == COLD else _HISTORY_ROOM if kind == HISTORY else _WARM_ROOM
+        history_seconds = _HISTORY_SECONDS if kind == HISTORY else 0
+        workload = peers.Workload(1, rooms=1, members=MEMBERS, first_room=room, history_seconds=history_seconds)
         milliseconds = started.time_to_first_post(workload) * 1000
         if not keep:
             return
         operations = started.operations()
         looked_up = operations.get(_LOOK_UP, 0)
-        if kind == WARM and looked_up:  # its cached settings had expired
+        if kind in {WARM, HISTORY} and looked_up:  # its cached settings had expired
             self.take(kind, started, keep=True)
             return
         if kind == COLD and not looked_up:
             raise BenchmarkFailed("the worker has not read the settings of a new room")
+        if (kind == HISTORY) != (_APPEND in operations):
+            raise BenchmarkFailed("only messages of a room with history are added to one")
         self._milliseconds[kind][-1].append(milliseconds)
         self._operations[kind].update(operations)
 

@@ -1,8 +1,9 @@
 /* A mock server for SQS and DynamoDB, on one port, for benchmarks of the whole worker.
  *
  * Its only state is which broadcasts were received and deleted. Messages and members are generated, always the same for
- * the same workload; every condition holds, every write succeeds, every item except the members is absent. So a call
- * costs it microseconds, but it proves nothing about how the worker uses the services: the integration tests do that.
+ * the same workload; every condition holds, every write succeeds, every item is absent except the members and, where
+ * rooms have history, their settings. So a call costs it microseconds, but it proves nothing about how the worker uses
+ * the services: the integration tests do that.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +22,7 @@ static const struct {
     {"page_members", &workload.page_members, 1, 1000000},
     {"data_bytes", &workload.data_bytes, 1, 131072},
     {"joined_rooms", &workload.joined_rooms, 0, 1000},
+    {"history_seconds", &workload.history_seconds, 0, 604800},
 };
 enum { FIELDS = sizeof fields / sizeof *fields };
 
@@ -165,6 +167,7 @@ int main(int argc, char **argv)
         {"page-members", required_argument, NULL, 1004},
         {"data-bytes", required_argument, NULL, 1005},
         {"joined-rooms", required_argument, NULL, 1006},
+        {"history-seconds", required_argument, NULL, 1007},
         {"sqs-delay-ms", required_argument, NULL, 'q'},
         {"dynamodb-delay-ms", required_argument, NULL, 't'},
         {0},
@@ -174,7 +177,8 @@ int main(int argc, char **argv)
         if (!set_field(option, optarg) && !set_delay(option, optarg) && !server_option(option, optarg)) {
             fputs("usage: aws " SERVER_USAGE
                   " [--broadcasts N] [--rooms N] [--first-room N] [--members N] [--page-members N]"
-                  " [--data-bytes N] [--joined-rooms N] [--sqs-delay-ms X] [--dynamodb-delay-ms X]\n",
+                  " [--data-bytes N] [--joined-rooms N] [--history-seconds N] [--sqs-delay-ms X]"
+                  " [--dynamodb-delay-ms X]\n",
                   stderr);
             return 2;
         }

@@ -7,7 +7,8 @@
 
 /* The workload: set by the options, and by POST /reset. */
 struct workload {
-    long long broadcasts, rooms, first_room, members, page_members, data_bytes, joined_rooms;
+    long long broadcasts, rooms, first_room, members, page_members, data_bytes, joined_rooms,
+        history_seconds;
     int64_t armed_ms; /* since the epoch: when all of the broadcasts were "sent" */
     uint32_t run;     /* random, to tell runs apart */
 };

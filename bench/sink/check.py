@@ -155,9 +155,9 @@ def check_rejections() -> None:
                 assert responses.read() == b""
 
 
-def check_mutations(program: str, text: bytes) -> None:
+def check_mutations(program: str, text: bytes, *options: str) -> None:
     """The program survives arbitrary input."""
-    with running(program) as port:
+    with running(program, *options) as port:
         for _ in range(1500):
             mutated = bytearray(text)
             for _ in range(rng.randint(1, 8)):
@@ -319,11 +319,27 @@ def check_queries(port: int, dynamodb: Any) -> None:
         raise AssertionError("a condition on sk")
 
 
-def check_writes(dynamodb: Any) -> None:
+def check_settings(port: int, dynamodb: Any) -> None:
+    """Rooms have settings while the workload has history; nothing else has, and a stream's head is always absent."""
+    partitions = ("settings#*", "settings#r7", "settings#r7/*", "connection#r7", 'settings#r"\\8')
+    keys = [{"pk": {"S": pk}, "sk": {"S": "room"}} for pk in partitions]
+    request = {"t": {"Keys": keys}, "u": {"Keys": keys[:1]}}
+    assert dynamodb.batch_get_item(RequestItems=request)["Responses"] == {"t": [], "u": []}
+    request_json(port, "POST", "/reset", '{"history_seconds": 3600}')
+    found = dynamodb.batch_get_item(RequestItems=request)["Responses"]
+    assert found == {"t": [{**keys[at], "history_seconds": {"N": "3600"}} for at in (1, 4)], "u": []}
+    head = {"pk": {"S": "stream#r7"}, "sk": {"S": "head"}}
+    assert "Item" not in dynamodb.get_item(TableName="t", Key=head)
+    request_json(port, "POST", "/reset", '{"history_seconds": 0}')
+    assert dynamodb.batch_get_item(RequestItems=request)["Responses"] == {"t": [], "u": []}
+
+
+def check_writes(port: int, dynamodb: Any) -> None:
     key = {"pk": {"S": "a"}, "sk": {"S": "b"}}
     assert "Item" not in dynamodb.get_item(TableName="t", Key=key)
     absent = dynamodb.batch_get_item(RequestItems={"t": {"Keys": [key]}, "u": {"Keys": [key]}})
     assert absent["Responses"] == {"t": [], "u": []}
+    check_settings(port, dynamodb)
     assert "Attributes" not in dynamodb.update_item(TableName="t", Key=key)
     assert dynamodb.update_item(TableName="t", Key=key, ReturnValues="ALL_NEW")["Attributes"] == {}
     dynamodb.put_item(TableName="t", Item=key)
@@ -409,6 +425,7 @@ async def check_long_poll(port: int) -> None:
         "page_members": 7400,
         "data_bytes": 10,
         "joined_rooms": 3,
+        "history_seconds": 0,
     }
     assert stats["workload"] == expected
 
@@ -453,7 +470,7 @@ def check_aws() -> None:
     with running("aws", *options) as port:
         sqs, dynamodb = clients(port, boto3.Session())
         check_queries(port, dynamodb)
-        check_writes(dynamodb)
+        check_writes(port, dynamodb)
         check_queue(port, sqs)
         asyncio.run(check_long_poll(port))
 
@@ -471,11 +488,14 @@ def main() -> None:
         ("DynamoDB_20120810.Query", room_query("r1", ExclusiveStartKey={"pk": {"S": "a"}, "sk": {"S": "b"}})),
         ("AmazonSQS.SendMessageBatch", {"Entries": [{"Id": "1", "MessageBody": "é😀\n"}]}),
         ("AmazonSQS.DeleteMessageBatch", {"Entries": [{"Id": "1", "ReceiptHandle": "AQEB0123456789abcdef12345"}]}),
-        ("DynamoDB_20120810.BatchGetItem", {"RequestItems": {"t": {"Keys": []}, "u": {}}}),
+        (
+            "DynamoDB_20120810.BatchGetItem",
+            {"RequestItems": {"t": {"Keys": [{"pk": {"S": "settings#r1"}, "sk": {"S": "room"}}] * 2}, "u": {}}},
+        ),
     ):
         text = json.dumps(body)
         head = f"POST / HTTP/1.1\r\nX-Amz-Target: {target}\r\nContent-Length: {len(text)}\r\n\r\n"
-        check_mutations("aws", (head + text).encode())
+        check_mutations("aws", (head + text).encode(), "--history-seconds", "3600")
     check_garbage_for_tls()
     check_delay()
     check_service_delays()

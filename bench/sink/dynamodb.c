@@ -353,6 +353,23 @@ void dynamodb_write_item(struct peer *peer, struct slice input)
     respond(peer, 200, text_slice(new ? "{\"Attributes\":{}}" : "{}"));
 }
 
+/* The settings items of those keys that are a generated room's: `settings#r…`, but not a namespace's, `settings#r…/…`. */
+static void add_settings(struct buffer *out, struct slice keys)
+{
+    struct slice key;
+    for (bool first = true; json_next_element(&keys, &key);) {
+        struct slice pk = json_text(json_member(json_member(key, "pk"), "S"));
+        if (!slice_starts(pk, "settings#r") || memchr(pk.start, '/', pk.length))
+            continue;
+        buffer_text(out, first ? "{\"pk\":{\"S\":\"" : ",{\"pk\":{\"S\":\"");
+        buffer_slice(out, pk);
+        buffer_text(out, "\"},\"sk\":{\"S\":\"room\"},\"history_seconds\":{\"N\":\"");
+        buffer_number(out, (uint64_t)workload.history_seconds);
+        buffer_text(out, "\"}}");
+        first = false;
+    }
+}
+
 void dynamodb_batch_get_item(struct peer *peer, struct slice input)
 {
     static struct buffer out;
@@ -362,7 +379,10 @@ void dynamodb_batch_get_item(struct peer *peer, struct slice input)
     for (bool first = true; json_next_member(&rest, &table, &keys); first = false) {
         buffer_text(&out, first ? "\"" : ",\"");
         buffer_slice(&out, table);
-        buffer_text(&out, "\":[]");
+        buffer_text(&out, "\":[");
+        if (workload.history_seconds > 0)
+            add_settings(&out, json_member(keys, "Keys"));
+        buffer_text(&out, "]");
     }
     buffer_text(&out, "},\"UnprocessedKeys\":{}}");
     respond(peer, 200, buffer_as_slice(&out));

@@ -22,6 +22,7 @@ from tests.client_server import (
     silent,
     until,
 )
+from tests.examples import examples
 
 ROOMS = ("a", "b", "c")
 SECONDS = 3_000
@@ -133,7 +134,7 @@ async def run(
     return readers
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 @given(seed=st.integers(0, 2**32), faults=st.integers(0, 60), max_buffered=st.sampled_from([3, 1_000]))
 def test_no_message_is_lost_repeated_or_reordered_while_the_history_is_complete(
     seed: int, faults: int, max_buffered: int
@@ -144,7 +145,7 @@ def test_no_message_is_lost_repeated_or_reordered_while_the_history_is_complete(
     in_virtual_time(scenario())
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 @given(seed=st.integers(0, 2**32), faults=st.integers(0, 60))
 def test_what_has_expired_is_reported_and_everything_else_arrives_once_and_in_order(seed: int, faults: int) -> None:
     async def scenario() -> None:

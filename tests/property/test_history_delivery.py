@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from gatecast import Broadcast, decode
 from gatecast import table as keys
 from gatecast.frames import V2
+from tests.examples import examples
 from tests.simulation import SimulatedWorker, World, apply_plan, run, until_empty
 
 EVENTS = st.sampled_from([
@@ -69,7 +70,7 @@ def check(world: World, published: list[str], found: dict[str, dict[int, str]]) 
         assert seen == history, connection_id
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     shards=st.sampled_from([1, 1, 3]),
     fifo=st.booleans(),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from routes import handlers
 from routes.requests import Caller
+from tests.examples import examples
 from tests.route_doubles import Doubles, FakeTable
 from tests.routes_events import CONNECTION_ID, LambdaContext, event
 
@@ -109,7 +110,7 @@ class World:
         self.doubles.memberships.rooms.clear()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(rounds)
 def test_nothing_is_lost_at_the_seam(rounds: list[tuple[list[int], list[list[int]], bool]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
