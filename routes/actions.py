@@ -1,12 +1,14 @@
 """The actions of the routes' transactions: which items they write, under which conditions. Pure.
 
 Always: a membership, its joined-room item and its presence item are deleted together, and created together, unless the
-room has presence only since its member joined: then a later join adds the presence item (`enter`).
+room has presence only since its member joined: then a later join adds the presence item (`enter`). The connection of
+a membership that uses frames uses them, too.
 """
 
 from typing import Any, Final
 
 from gatecast import table
+from gatecast.frames import V1
 from gatecast.room_settings import RoomSettings
 from gatecast.table import Item
 from routes.requests import Caller
@@ -35,16 +37,22 @@ class Actions:
         return [self._put(item) for item in items]
 
     def count(self, caller: Caller, rooms: int) -> Action:
-        """Adds to the connection's number of rooms; fails if it is not connected, or would join too many."""
+        """Adds to the connection's number of rooms; fails if it is not connected, or would join too many.
+
+        It writes the dialect, too, which the client may have named only now: remainders and dead letters, which are for
+        the connection by its id, have the form of what its memberships receive.
+        """
         is_first = "attribute_not_exists(rooms) OR " if rooms <= self._max_rooms else ""
+        dialect = {":frames": {"N": str(caller.frames)}} if caller.frames != V1 else {}
         return self._update(
             caller,
-            UpdateExpression="ADD rooms :joined",
+            UpdateExpression=f"{'SET frames = :frames ' if dialect else ''}ADD rooms :joined",
             ConditionExpression=f"attribute_exists(pk) AND expires_at > :now AND ({is_first}rooms <= :most)",
             ExpressionAttributeValues={
                 ":now": {"N": seconds(caller)},
                 ":joined": {"N": str(rooms)},
                 ":most": {"N": str(self._max_rooms - rooms)},
+                **dialect,
             },
         )
 

@@ -13,6 +13,9 @@ A response holds one contiguous run and its `offset` is the end of it. `recovere
 client's position and ends at the head, or before an entry that can be read next (`more`). If an entry is missing, the
 run is the latest one, which ends at the head, and `recovered` is false. An entry is missing if it is not there, has
 expired, or cannot be read or sent. A message with an expiry of its own, which has passed, is not missing but skipped.
+
+The last N messages are the end of the latest run. If they do not all fit, the response holds the first of them, and the
+client reads on: once it has followed `more` to the end it has them all, or knows from `recovered` that one is missing.
 """
 
 import copy
@@ -23,19 +26,13 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from gatecast.frames import MAX_FRAME_BYTES
 from routes.entry_cache import EntryCache, StoredEntry
 from routes.joins import Position
 from routes.requests import MAX_LIMIT
-from routes.responses import RESPONSE_BYTES, ROOM_BYTES, Code, RequestRejected
+from routes.responses import Code, RequestRejected
+from routes.runs import Allowance, Run
 from routes.streams import Streams
 
-MAX_RESPONSE_BYTES: Final = 100_000
-"""Of a whole response. Only a single message that is longer makes it longer."""
-MAX_READS: Final = 10
-"""Queries per response, besides one for each room. More are needed only if nearly all messages are skipped."""
-_SKIPPED_BYTES: Final = 40
-"""More than a range of skipped offsets takes."""
 _USUAL_ENTRY_BYTES: Final = 500
 """How long the messages of a room are expected to be of which none is known."""
 
@@ -58,36 +55,6 @@ class Recovery(NamedTuple):
         if not self.skipped:
             del fields["skipped"]
         return fields
-
-
-class Allowance:
-    """What a response may still hold, and how much may still be read for it. The rooms of one join share it.
-
-    For one room it holds any message of up to MAX_MESSAGE_BYTES. Longer ones than fit into a response for several rooms
-    are left to `more`: the client asks for them with `history`.
-    """
-
-    def __init__(self, rooms: int = 1, entries: int = MAX_LIMIT) -> None:
-        others = RESPONSE_BYTES + ROOM_BYTES * rooms
-        self.bytes = MAX_RESPONSE_BYTES - others
-        self.entries = entries
-        self.reads = MAX_READS + rooms
-        self._alone = MAX_FRAME_BYTES - others
-        self._is_empty = True
-
-    def take(self, size: int) -> bool:
-        """Whether a message, or a range, of this many bytes fits. A long message fits if it is the only one."""
-        fits = size <= self.bytes or (self._is_empty and size <= self._alone)
-        if not self.entries or not fits:
-            return False
-        self._is_empty = False
-        self.entries -= 1
-        self.bytes = max(self.bytes - size, 0)
-        return True
-
-    def replace_by(self, other: "Allowance") -> None:
-        """Uses what `other`, a copy of this one, has used."""
-        self.__dict__.update(other.__dict__)
 
 
 class History:
@@ -133,8 +100,7 @@ class History:
 
     def _recover(self, room: str, head: int, position: Position, allowance: Allowance) -> Recovery:
         if isinstance(position.last, int):
-            run = self._latest(room, head, 1, allowance, position.last)
-            return Recovery(head, True, run.messages(), False, run.skipped())
+            return self._last(room, head, position.last, allowance)
         since = position.since
         if isinstance(since, UnsetType) or since == head:
             return Recovery(head, True)
@@ -144,14 +110,51 @@ class History:
         if isinstance(following, Recovery):
             return following
         run = self._latest(room, head, following + 1, allowance, MAX_LIMIT)
-        if run.is_cut_short:  # nothing fits beside other rooms' messages: the client asks for these with `history`
+        if run.is_cut_short and not run.covered:  # other rooms have used the response: the client asks with `history`
             return Recovery(since, False, more=True)
         return Recovery(head, False, run.messages(), False, run.skipped())
+
+    def _last(self, room: str, head: int, count: int, allowance: Allowance) -> Recovery:
+        """The last `count` messages, or the first of them that fit.
+
+        They are counted from the head, as far as a response reaches. Beyond that, each offset counts as a message.
+        """
+        used = copy.copy(allowance)
+        run = self._latest(room, head, 1, used, count)
+        if not run.is_cut_short:
+            allowance.replace_by(used)
+            return Recovery(head, True, run.messages(), False, run.skipped())
+        allowance.reads = used.reads
+        end = head - run.covered
+        since = self._first(room, max(end - (count - run.count), 0) + 1, end + 1) - 1
+        following = self._following(room, since, head, allowance) if since < head else head
+        if isinstance(following, Recovery):
+            return following
+        return Recovery(following, True, more=following < head)  # only what is behind the missing message counts
+
+    def _first(self, room: str, first: int, end: int) -> int:
+        """The first offset from `first` whose message is not missing; `end` if those up to there all are.
+
+        Usually the one at `first` is there, or the oldest have expired. So it is searched by halves: reading 100
+        messages might take 13 MB. If others are missing, it is any offset that is there, behind one that is missing.
+        """
+        low, high, middle = first - 1, end, first
+        while high - low > 1:
+            low, high = (low, middle) if self._is_there(room, middle) else (middle, high)
+            middle = (low + high) // 2
+        return high
+
+    def _is_there(self, room: str, offset: int) -> bool:
+        entry = self._cache.run(room, offset, offset, 1).get(offset) or self._streams.entry(room, offset)
+        if entry is None:
+            return False
+        self._cache.add(room, {offset: entry})
+        return self._message(entry) is not None
 
     def _following(self, room: str, since: int, head: int, allowance: Allowance) -> Recovery | int:
         """The run that begins behind `since`, or the offset at which a message is missing."""
         used = copy.copy(allowance)  # for a run that is not sent uses nothing
-        run = _Run(used)
+        run = Run(used)
         end = since
         for offset, entry in self._entries(room, since + 1, head, used):
             if entry is None or (message := self._message(entry)) is None:
@@ -162,22 +165,22 @@ class History:
         allowance.replace_by(used)
         return Recovery(end, True, run.messages(), end < head, run.skipped())
 
-    def _latest(self, room: str, head: int, first: int, allowance: Allowance, count: int) -> "_Run":
+    def _latest(self, room: str, head: int, first: int, allowance: Allowance, count: int) -> Run:
         """The run that ends at the head and begins at `first` or later, with at most `count` messages.
 
         It is empty if the head's own entry is missing.
         """
-        run = _Run(allowance)
+        run = Run(allowance)
         if not count or first > head:
             return run
-        for offset, entry in self._entries(room, head, first, allowance):
+        for offset, entry in self._entries(room, head, first, allowance, count):
             if entry is None or (message := self._message(entry)) is None:
-                break
+                return run
             if not run.add(offset, message):
-                run.is_cut_short = not run.covered
                 break
             if run.count == count:
-                break
+                return run
+        run.is_cut_short = run.covered <= head - first
         return run
 
     def _message(self, entry: StoredEntry) -> msgspec.Raw | UnsetType | None:
@@ -190,11 +193,12 @@ class History:
         return msgspec.Raw(entry.encoded)
 
     def _entries(
-        self, room: str, first: int, last: int, allowance: Allowance
+        self, room: str, first: int, last: int, allowance: Allowance, wanted: int = MAX_LIMIT
     ) -> Iterator[tuple[int, StoredEntry | None]]:
         """The entries from `first` towards `last`, up to the first that is not there, for which there is None.
 
-        Ends earlier if no more may be read. `first` and `last` are between 1 and a head that was read before.
+        Ends earlier if no more may be read. `first` and `last` are between 1 and a head that was read before. `wanted`
+        are enough, if none is skipped: the first query reads no more.
         """
         step = 1 if last >= first else -1
         known: dict[int, StoredEntry] = {}
@@ -205,65 +209,20 @@ class History:
             if offset not in known:
                 if not allowance.reads:
                     return
-                known = self._read(room, offset, last, allowance)
+                known = self._read(room, offset, last, allowance, wanted)
+                wanted = MAX_LIMIT
             entry = known.get(offset)
             yield offset, entry
             if entry is None:
                 return
             offset += step
 
-    def _read(self, room: str, first: int, last: int, allowance: Allowance) -> dict[int, StoredEntry]:
+    def _read(self, room: str, first: int, last: int, allowance: Allowance, wanted: int) -> dict[int, StoredEntry]:
         allowance.reads -= 1
         per_entry = self._cache.bytes_per_entry(room) or _USUAL_ENTRY_BYTES
-        limit = min(allowance.entries, allowance.bytes // per_entry) + 1
+        limit = min(wanted, allowance.entries + 1, allowance.bytes // per_entry + 1)
         entries = self._streams.read(room, first, last, limit).entries
         if first not in entries and (entry := self._streams.entry(room, first)):
             entries[first] = entry
         self._cache.add(room, entries)
         return entries
-
-
-class _Run:
-    """Consecutive offsets that are collected, upwards or downwards, for a response."""
-
-    def __init__(self, allowance: Allowance) -> None:
-        self._allowance = allowance
-        self._messages: list[tuple[int, msgspec.Raw]] = []
-        self._skipped: list[tuple[int, int]] = []
-        self.covered = 0
-        self.is_cut_short = False
-        """Whether nothing is covered because nothing fits."""
-
-    @property
-    def count(self) -> int:
-        return len(self._messages)
-
-    def add(self, offset: int, message: msgspec.Raw | UnsetType) -> bool:
-        """Whether it fits; the offset is covered only then."""
-        if isinstance(message, UnsetType):
-            fits = self._allowance.take(_SKIPPED_BYTES)
-            if fits:
-                self._skip(offset)
-        else:
-            fits = self._allowance.take(len(bytes(message)) + 1)
-            if fits:
-                self._messages.append((offset, message))
-        self.covered += fits
-        return fits
-
-    def messages(self) -> tuple[msgspec.Raw, ...]:
-        return tuple(message for _, message in sorted(self._messages, key=lambda each: each[0]))
-
-    def skipped(self) -> tuple[tuple[int, int], ...]:
-        return tuple(sorted(self._skipped))
-
-    def _skip(self, offset: int) -> None:
-        if self._skipped:
-            first, last = self._skipped[-1]
-            if offset == last + 1:
-                self._skipped[-1] = (first, offset)
-                return
-            if offset == first - 1:
-                self._skipped[-1] = (offset, last)
-                return
-        self._skipped.append((offset, offset))

@@ -24,8 +24,7 @@ ACTIONS: Final = ("join", "leave", "publish", "history", "members", "count", "pi
 MAX_BODY_BYTES: Final = 131_072
 """The longest message that API Gateway accepts from a client (128 KB): longer ones are not parsed."""
 MAX_REF_LENGTH: Final = 64
-MAX_REF_NUMBER: Final = 2**53
-"""Up to here JSON's numbers are exact everywhere."""
+"""In characters: of a string, and of an integer's digits with its sign."""
 MAX_LIMIT: Final = 1_000
 """How many messages a request for history returns at most."""
 _LIFETIME_MS: Final = 2 * 3600 * 1000
@@ -112,10 +111,10 @@ class HistoryRequest(msgspec.Struct, frozen=True):
 
 
 class MembersRequest(msgspec.Struct, frozen=True):
-    """The body of `members`: the users of a page, whose names are above `after`."""
+    """The body of `members`: the users of a page, whose names are above `after`; of the first page if that is null."""
 
     room: str
-    after: Annotated[str, Meta(max_length=MAX_NAME_LENGTH)] | UnsetType = UNSET
+    after: Annotated[str, Meta(max_length=MAX_NAME_LENGTH)] | None = None
 
 
 class _AnyRequest(msgspec.Struct):
@@ -148,7 +147,7 @@ def body_of(event: Mapping[str, Any]) -> str | None:
 def ref_of(body: str | None) -> Ref:
     """The message's `ref`, which its response repeats; UNSET if it has none, or none that can be read.
 
-    Raises RequestRejected (bad_request) if it is neither a short string nor an exact integer.
+    Raises RequestRejected (bad_request) if it is neither a string nor an integer of at most MAX_REF_LENGTH characters.
     """
     text = body or ""
     if utf8_length(text) > MAX_BODY_BYTES:
@@ -159,11 +158,10 @@ def ref_of(body: str | None) -> Ref:
             return UNSET
         case str() if len(found) <= MAX_REF_LENGTH and not _LONE_SURROGATE.search(found):
             return found
-        case int() if not isinstance(found, bool) and abs(found) <= MAX_REF_NUMBER:
+        case int() if not isinstance(found, bool) and -(10 ** (MAX_REF_LENGTH - 1)) < found < 10**MAX_REF_LENGTH:
             return found
-    raise RequestRejected(
-        Code.BAD_REQUEST, f"ref: must be a string of at most {MAX_REF_LENGTH} characters, or an integer within ±2^53"
-    )
+    allowed = f"a string or an integer of at most {MAX_REF_LENGTH} characters"
+    raise RequestRejected(Code.BAD_REQUEST, f"ref: must be {allowed}")
 
 
 def _found_ref(text: str) -> Any:

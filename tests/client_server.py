@@ -219,10 +219,9 @@ class Server:
         room.members.add(connection)
         if room.head is None:
             return {"room": name}
-        if since is not None:
-            return {"room": name, **self._page(name, since)}
-        last = sorted(room.entries)[len(room.entries) - request.get("last", 0) :]
-        return {"room": name, **_page(room, last, room.head)}
+        if since is None:
+            since = room.head - min(len(_latest_run(room)), request.get("last", 0))
+        return {"room": name, **self._page(name, since)}
 
     def _page(self, name: str, since: int) -> Fields:
         room = self.room(name)
@@ -232,8 +231,7 @@ class Server:
         if all(offset in room.entries for offset in following):
             page = following[:PAGE]
             return _page(room, page, page[-1] if page else room.head, more=len(following) > PAGE)
-        run = list(itertools.takewhile(lambda offset: offset in room.entries, range(room.head, 0, -1)))
-        return _page(room, sorted(run[:PAGE]), room.head, recovered=False)
+        return _page(room, sorted(_latest_run(room)[:PAGE]), room.head, recovered=False)
 
 
 class MemoryTransport:
@@ -326,6 +324,11 @@ def no_connection() -> ConnectionFailed:
 def reordering(rng: random.Random, seconds: float = 1.0) -> Callable[[], float]:
     """A latency with which texts overtake each other."""
     return lambda: rng.random() * seconds
+
+
+def _latest_run(room: RoomState) -> list[int]:
+    """The offsets from the head down to the first without an entry."""
+    return list(itertools.takewhile(lambda offset: offset in room.entries, range(room.head or 0, 0, -1)))
 
 
 def _page(room: RoomState, offsets: list[int], end: int, *, recovered: bool = True, more: bool = False) -> Fields:

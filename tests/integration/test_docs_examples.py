@@ -219,6 +219,7 @@ DRIVER = """
 const room = stayInRoom({
   url: process.argv[1],
   room: "lobby",
+  last: Number(process.argv[2]),
   onMessage: ({ json }) => console.log(`message ${json}`),
   onGap: () => console.log("gap"),
   onStop: ({ code }) => console.log(`stopped ${code}`),
@@ -229,7 +230,7 @@ require("node:readline").createInterface({ input: process.stdin }).on("line", (l
 
 
 @asynccontextmanager
-async def browser(url: str, **constants: int) -> AsyncIterator[Browser]:
+async def browser(url: str, *, last: int = 0, **constants: int) -> AsyncIterator[Browser]:
     """The client with these of its constants changed. Skips the test if Node has no WebSocket."""
     if shutil.which("node") is None:
         pytest.skip("Node is not installed")
@@ -244,7 +245,7 @@ async def browser(url: str, **constants: int) -> AsyncIterator[Browser]:
         program, found = re.subn(rf"^const {name} = [^;]+;", f"const {name} = {value};", program, flags=re.MULTILINE)
         assert found == 1
     process = await asyncio.create_subprocess_exec(
-        "node", *flags, "-e", program + DRIVER, url,
+        "node", *flags, "-e", program + DRIVER, url, str(last),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
@@ -307,6 +308,30 @@ async def test_the_client_reads_from_the_history_what_stays_out() -> None:
         lines = [await client.line() for _ in range(4)]
         assert lines == ["message 11", "message 12", "gap", "message 20"]
         assert asked == [10, 12]
+
+
+async def test_the_client_begins_with_the_last_messages_and_reads_on_if_they_do_not_fit() -> None:
+    asked: list[dict[str, Any]] = []
+
+    def respond(event: Any, _context: Any) -> Any:
+        asked.append(json.loads(event["body"]))
+        if len(asked) == 1:
+            return ok(event, offset=12, messages=[message(11), message(12)], more=True)
+        if len(asked) == 2:
+            return ok(event, offset=13, messages=[message(13)])
+        return ok(event, offset=14, messages=[message(14)])
+
+    async with (
+        Gateway(
+            {"$connect": Route(connect), **{name: Route(respond, response=True) for name in ("join", "history")}}
+        ) as gateway,
+        browser(gateway.url, last=3) as client,
+    ):
+        assert [await client.line() for _ in range(3)] == ["message 11", "message 12", "message 13"]
+        for connection_id in list(gateway.connections):
+            gateway.drop(connection_id)
+        assert await client.line() == "message 14"
+        assert [(each.get("last"), each.get("since")) for each in asked] == [(3, None), (None, 12), (None, 13)]
 
 
 async def test_the_client_is_never_idle_for_as_long_as_api_gateway_allows() -> None:

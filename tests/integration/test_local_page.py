@@ -195,6 +195,17 @@ async def test_after_a_lost_connection_each_message_is_shown_once_and_in_order()
         ]
 
 
+async def test_the_latest_messages_are_shown_even_if_they_take_several_responses() -> None:
+    room = Room([str(number) for number in range(30)])
+    room.page_size = 8
+    async with room.served() as gateway, opened(gateway, GAP_MS=60_000) as page:
+        await joined(page)
+        assert [await page.shown("message") for _ in range(20)] == [f"ann: {number}" for number in range(10, 30)]
+        assert room.requests[1:] == [
+            {"action": "history", "room": "lobby", "since": FIRST + since} for since in (18, 26)
+        ]
+
+
 async def test_messages_out_of_order_are_shown_in_order_without_a_request() -> None:
     room = Room(["one", "two", "three"])
     async with room.served() as gateway, opened(gateway, GAP_MS=60_000) as page:

@@ -419,12 +419,13 @@ def test_of_many_who_ask_at_once_one_counts(stack: Stack) -> None:
 @pytest.mark.parametrize("ends_in_ms", [-1, 0, 1, 10_000])
 def test_a_lock_that_has_expired_is_taken_over_and_another_is_not(stack: Stack, ends_in_ms: int) -> None:
     """Its item may still be there: TTL deletes lag."""
-    now_ms = int(time.time() * 1000)
+    now = int(time.time())
+    now_ms = now * 1000
     lock = {**keys.key("count#p/1", "lock"), "locked_until_ms": {"N": str(now_ms + ends_in_ms)}}
     older = keys.count_item("p/1", 0, members=7, counted_at_ms=now_ms - 30_000)
     for item in (lock, older):
         stack.dynamodb.put_item(TableName=stack.name, Item=item)
-    counts = Counts(stack.dynamodb, stack.name, stack.routes.settings, wall_clock=lambda: now_ms / 1000)
+    counts = Counts(stack.dynamodb, stack.name, stack.routes.settings, wall_clock=lambda: now)
     counted = (0, now_ms) if ends_in_ms <= 0 else (7, now_ms - 30_000)
     assert counts.count("p/1") == counted
     key = keys.key("count#p/1", "lock")

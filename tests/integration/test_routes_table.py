@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from gatecast import decode
+from gatecast import Broadcast, decode
+from gatecast.frames import V1, V2
 from gatecast.table import room_pk, shard_of
 from local.resources import Queues
 from routes import dependencies, handlers
@@ -24,6 +25,8 @@ from tests.routes_events import (
     event,
     token_context,
 )
+from worker.aws.table import Table
+from worker.pipeline.pages import begin_page
 
 Item = dict[str, Any]
 Handler = Callable[[dict[str, Any], Any], dict[str, Any]]
@@ -67,6 +70,29 @@ def test_connect_writes_the_items_of_the_contract(dynamodb: Any, table: str) -> 
         ("room#@all#0", CONNECTION_ID): membership,
         ("room#@user/alice#0", CONNECTION_ID): membership,
     }
+
+
+async def test_a_dialect_that_joins_name_is_that_of_live_messages_and_of_remainders(
+    table: str, dynamodb_service: Any
+) -> None:
+    """Remainders, dead letters and what is sent again are broadcasts to `connections`."""
+    stored = Table(dynamodb_service, table, wall_clock=lambda: REQUESTED_AT_MS / 1000)
+
+    async def dialects(**target: Any) -> list[int]:
+        page = await begin_page(stored, Broadcast(id="1", data="x", **target))
+        return [member.frames for member in page.members]
+
+    opened()
+    invoke(handlers.join, room="plain")
+    invoke(handlers.join, room="plain", frames=2)
+    assert await dialects(room="plain") == await dialects(connections=(CONNECTION_ID,)) == [V1], "nothing was joined"
+    invoke(handlers.join, rooms=[{"room": "plain"}, {"room": "lobby"}], frames=2)
+    assert await dialects(room="lobby") == await dialects(connections=(CONNECTION_ID,)) == [V2]
+    opened(connection_id="other")
+    for _ in range(2):
+        assert invoke(handlers.join, "other", room="news", frames=2)["type"] == "ok"
+        assert await dialects(room="news") == await dialects(connections=("other",)) == [V2]
+    assert await dialects(room="@all") == [V1, V1]
 
 
 def test_disconnecting_leaves_nothing_however_many_rooms(dynamodb: Any, table: str) -> None:

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from routes.backoff import Backoff
 from routes.entry_cache import EntryCache
-from routes.history import MAX_RESPONSE_BYTES, History, Recovery
+from routes.history import History, Recovery
 from routes.joins import Position
 from routes.responses import MAX_MESSAGE_BYTES, ROOM_BYTES
+from routes.runs import MAX_RESPONSE_BYTES
 from routes.streams import Streams
 from tests.examples import examples
 from tests.stream_table import StreamTable
@@ -65,6 +66,19 @@ class Room:
                 else:
                     item.pop("id", None)
                 self.removed.add(offset)
+
+    def meanwhile(self, concurrent: list[list[Any]], *, hidden: bool) -> list[list[Any]]:
+        """Runs some of these steps at each call from now on; returns those that wait. Queries may omit new ones."""
+        waiting = list(concurrent)
+
+        def happen(_call: str) -> None:
+            for step in waiting.pop(0) if waiting else ():
+                self.run(*step)
+
+        self.recent.clear()
+        self.table.on_call = happen
+        self.table.hides = lambda offset: hidden and offset in self.recent
+        return waiting
 
     @property
     def head(self) -> int:
@@ -158,15 +172,7 @@ def test_nothing_is_missed_silently(
     history = subject(room, max_bytes)
     if warm:
         history.resume({ROOM: Position(since=room.first)}, 1)
-    room.recent.clear()
-    waiting = list(concurrent)
-
-    def happen(_call: str) -> None:
-        for step in waiting.pop(0) if waiting else ():
-            room.run(*step)
-
-    room.table.on_call = happen
-    room.table.hides = lambda offset: hidden and offset in room.recent
+    waiting = room.meanwhile(concurrent, hidden=hidden)
     since = max(room.first, room.head - behind)
     assert not history.check({ROOM: Position(since=since)})
     head = room.head
@@ -184,23 +190,91 @@ def test_nothing_is_missed_silently(
     assert not recovery.more
 
 
-@settings(max_examples=examples(200), deadline=None)
-@given(st.lists(steps, max_size=25), st.integers(0, 100), st.sampled_from([0, 5_000, 16_000_000]))
-def test_the_last_messages_are_the_latest_run(before: list[Any], last: int, max_bytes: int) -> None:
+def the_last(room: Room, count: int) -> list[int]:
+    """The last `count` messages up to the head that nothing missing precedes."""
+    messages: list[int] = []
+    for offset in range(room.head, room.first - 1, -1):
+        if room.is_missing(offset) or len(messages) == count:
+            break
+        if not room.has_expired(offset, room.table.now):
+            messages.append(offset)
+    return messages[::-1]
+
+
+def pages_of_the_last(room: Room, history: History, count: int) -> list[Recovery]:
+    """The response to a join, and those to the requests for what is behind it."""
+    room.asked_at = room.table.now
+    head = room.head
+    pages = [history.resume({ROOM: Position(last=count)}, 1)[ROOM]]
+    run = covered(room, pages[0])
+    assert pages[0].recovered
+    assert run == list(range(pages[0].offset - len(run) + 1, pages[0].offset + 1)), "without a gap"
+    while pages[-1].more:
+        since, room.asked_at = pages[-1].offset, room.table.now
+        pages.append(history.read(ROOM, since, 1_000))
+        check(room, since, head, pages[-1])
+        assert pages[-1].offset > since
+    assert pages[-1].offset >= head
+    return pages
+
+
+@settings(max_examples=examples(300), deadline=None)
+@given(
+    before=st.lists(steps, max_size=40),
+    count=st.integers(0, 5) | st.integers(0, 100),
+    hidden=st.sets(st.integers(0, 40), max_size=5),
+    max_bytes=st.sampled_from([0, 5_000, 16_000_000]),
+)
+@example(  # longer than a response, and the first message is not the room's
+    before=[("append", 3, 0)] * 20, count=15, hidden=set(), max_bytes=16_000_000
+)
+@example(  # no longer than was asked for, because there are no more
+    before=[("append", 3, 0)] * 8, count=100, hidden={3}, max_bytes=0
+)
+@example(  # the oldest have expired, but are still in the table
+    before=[("short", 3, 5)] * 9 + [("time", 0, 5)] + [("append", 3, 0)] * 7, count=30, hidden=set(), max_bytes=0
+)
+@example(  # a gap, where the response is full already
+    before=[("append", 3, 0)] * 20 + [("delete", 0, 9)], count=15, hidden=set(), max_bytes=16_000_000
+)
+def test_the_last_messages_are_the_latest_run(before: list[Any], count: int, hidden: set[int], max_bytes: int) -> None:
+    """A client that reads on as long as `more` is true has them all, or knows that one is missing."""
     room = Room()
     for step in before:
         room.run(*step)
-    room.asked_at = room.table.now
-    recovery = subject(room, max_bytes).resume({ROOM: Position(last=last)}, 1)[ROOM]
-    run = covered(room, recovery)
-    assert (recovery.offset, recovery.recovered, recovery.more) == (room.head, True, False)
-    assert len(recovery.messages) <= last
-    assert run == list(range(room.head - len(run) + 1, room.head + 1))
-    assert not any(room.is_missing(offset) for offset in run)
-    following = room.head - len(run)
-    if len(recovery.messages) < last and following >= room.first and not room.is_missing(following):
-        size = sum(len(bytes(each)) for each in recovery.messages)
-        assert size + room.sent[following][0] > MAX_RESPONSE_BYTES - 5_000, "only a full response is shorter"
+    room.table.hides = lambda offset: offset - room.first in hidden
+    expected = the_last(room, count)
+    pages = pages_of_the_last(room, subject(room, max_bytes), count)
+    read = [json.loads(bytes(each))["offset"] for page in pages for each in page.messages]
+    assert read == sorted(set(read))
+    if not pages[0].more:
+        assert read == expected, "they fit"
+    elif all(page.recovered for page in pages):
+        expired = sum(room.has_expired(offset, room.table.now) for offset in room.sent)
+        assert read == expected[len(expected) - len(read) :]
+        assert len(read) >= len(expected) - expired, "what has expired may count where not all is read"
+    else:
+        assert len(expected) < count, "no false alarm: one of those that were asked for is missing"
+        first = min(offset for offset in room.sent if not room.is_missing(offset))
+        assert any(room.is_missing(offset) for offset in range(first, room.head + 1)), "and not only the oldest are"
+
+
+@settings(max_examples=examples(100), deadline=None)
+@given(
+    before=st.lists(steps, max_size=25),
+    count=st.integers(0, 100),
+    concurrent=st.lists(st.lists(steps, max_size=2), max_size=12),
+    hidden=st.booleans(),
+    max_bytes=st.sampled_from([0, 16_000_000]),
+)
+def test_what_happens_while_the_last_messages_are_read_hides_none(
+    before: list[Any], count: int, concurrent: list[list[Any]], *, hidden: bool, max_bytes: int
+) -> None:
+    room = Room()
+    for step in before:
+        room.run(*step)
+    room.meanwhile(concurrent, hidden=hidden)
+    pages_of_the_last(room, subject(room, max_bytes), count)
 
 
 @settings(max_examples=examples(100), deadline=None)
@@ -238,3 +312,39 @@ def test_rooms_of_one_join_share_a_response_and_miss_nothing(
         assert recovered is not lost[room]
         assert read == sent[room] or lost[room]
         assert recovery.offset == max([*sent[room], *read, recovery.offset])
+
+
+@settings(max_examples=examples(100), deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 100), st.integers(0, 4), st.lists(st.sampled_from(SIZES[:-1]), max_size=9)),
+        max_size=25,
+    ),
+    st.sampled_from([0, 16_000_000]),
+)
+def test_the_last_messages_of_several_rooms_are_cut_visibly(
+    rooms: list[tuple[int, int, list[int]]], max_bytes: int
+) -> None:
+    """Of a room that has no space left, the client reads everything with `history`. The oldest messages are gone."""
+    table = StreamTable(NOW)
+    expected: dict[str, list[int]] = {}
+    positions: dict[str, Position] = {}
+    for number, (count, gone, sizes) in enumerate(rooms):
+        room = f"room-{number}"
+        positions[room] = Position(last=count)
+        offsets = [table.append(room, "x" * size) for size in sizes]
+        for offset in offsets[:gone]:
+            table.delete(room, offset)
+        expected[room] = offsets[gone:][-count:] if count else []
+    streams = Streams(table, "gatecast", Backoff(sleep=lambda _: None), table.clock)
+    history = History(streams, EntryCache(max_bytes), table.clock)
+    found = history.resume(positions, len(positions)) if positions else {}
+    body = msgspec.json.encode([{"room": room, **each.fields()} for room, each in found.items()])
+    assert len(body) < MAX_RESPONSE_BYTES or sum(len(each.messages) for each in found.values()) == 1
+    for room, recovery in found.items():
+        pages = [recovery]
+        while pages[-1].more:
+            pages.append(history.read(room, pages[-1].offset, 1_000))
+        assert all(page.recovered for page in pages)
+        assert [json.loads(bytes(each))["offset"] for page in pages for each in page.messages] == expected[room]
+        assert pages[-1].offset == table.head(room)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from gatecast import decode, encode
 from gatecast.broadcast import MIN_TIME_MS
 from routes.publishing import PublishRequest, publisher_key, to_broadcast
-from routes.requests import Caller, RoomRequest, parse, unknown_action
-from routes.responses import Code, RequestRejected
+from routes.requests import Caller, RoomRequest, parse, ref_of, unknown_action
+from routes.responses import Code, RequestRejected, ok
 from tests.property.strategies import names
 
 CALLER = Caller(connection_id="L0SM9cOFvHcCIhw=", connected_at_ms=0, requested_at_ms=1_700_000_000_000)
@@ -34,6 +34,39 @@ def test_any_text_is_a_request_or_rejected(body: str | None) -> None:
         except RequestRejected as rejection:
             json.dumps(rejection.message).encode()
             assert isinstance(rejection.code, Code)  # noqa: PT017 - either outcome is right
+
+
+shapes = st.sampled_from(
+    [
+        '{{"action":"ping","ref":{}}}',
+        '{{"ref": {} ,"x":[1e400]}}',
+        '{{"ref":{},"room":"\\ud800"}}',
+        '{{"ref":{}, "x":NaN}}',
+    ]
+)
+integers = st.integers() | st.integers(1, 70).flatmap(lambda digits: st.integers(-(10**digits), 10**digits))
+others = st.none() | st.booleans() | st.floats(allow_nan=False) | st.lists(st.integers(), max_size=1)
+
+
+@given(shapes, integers | st.text(st.characters(categories=["L", "P", "Cs", "Cc"]), max_size=70) | others)
+@example('{{"ref":{}}}', 2**53 + 1)
+@example('{{"ref":{}}}', 10**64 - 1)
+@example('{{"ref":{}}}', -(10**63))
+@example('{{"ref":{}}}', 1.0)
+def test_a_response_repeats_a_valid_ref_exactly_and_no_other(shape: str, ref: Any) -> None:
+    encoded = json.dumps(ref)
+    valid = isinstance(ref, str) and len(ref) <= 64 and not any("\ud800" <= each <= "\udfff" for each in ref)
+    valid |= isinstance(ref, int) and not isinstance(ref, bool) and len(encoded) <= 64
+    try:
+        found = ref_of(shape.format(encoded))
+    except RequestRejected as rejection:
+        assert not valid
+        assert str(rejection).startswith("ref: ")  # noqa: PT017 - either outcome is right
+    else:
+        assert valid
+        body = ok("ping", {}, found)["body"]
+        assert (json.loads(body)["ref"], type(found)) == (ref, type(ref))
+        assert isinstance(ref, str) or body.endswith(f'"ref":{encoded}}}')
 
 
 users = st.none() | st.text(min_size=1, max_size=94).filter(lambda user: user.isprintable()) | names()

@@ -100,6 +100,20 @@ async def test_a_join_names_the_dialect_and_asks_for_the_latest_messages() -> No
 
 
 @virtual
+async def test_the_latest_messages_that_do_not_fit_into_the_response_are_read_on() -> None:
+    server = Server()
+    server.keep_history("lobby")
+    for number in range(13):
+        server.publish("lobby", str(number))
+    async with client_of(server) as client:
+        room = await client.join("lobby", last=12)
+        server.publish("lobby", "live")
+        assert shown(await read(room, 13)) == [*map(str, range(1, 13)), "live"]
+    history = [request for request in server.requests if request["action"] == "history"]
+    assert [request["since"] for request in history] == [FIRST_OFFSET + 6, FIRST_OFFSET + 11]
+
+
+@virtual
 async def test_rooms_that_are_joined_at_once_share_a_request() -> None:
     server = Server()
     names = [f"room{number}" for number in range(60)]

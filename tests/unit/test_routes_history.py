@@ -12,11 +12,12 @@ from gatecast.entries import entry_item
 from gatecast.frames import MAX_FRAME_BYTES, Message
 from routes.backoff import Backoff
 from routes.entry_cache import EntryCache
-from routes.history import MAX_RESPONSE_BYTES, History, Recovery
+from routes.history import History, Recovery
 from routes.joins import Position
 from routes.publishing import PublishRequest, to_broadcast
 from routes.requests import MAX_REF_LENGTH, Caller
 from routes.responses import MAX_MESSAGE_BYTES, Code, RequestRejected, ok
+from routes.runs import MAX_RESPONSE_BYTES
 from routes.streams import Streams
 from tests.routes_events import captured_log
 from tests.stream_table import StreamTable
@@ -140,11 +141,63 @@ def test_the_last_messages(stream: StreamTable, subject: History) -> None:
 
 def test_skipped_messages_are_not_counted_among_the_last(stream: StreamTable, subject: History) -> None:
     kept = appended(stream, 2)
-    skipped = appended(stream, 3, expires_at_ms=int(NOW * 1000) + 1)
+    skipped = appended(stream, 100, expires_at_ms=int(NOW * 1000) + 1)
     stream.now += 1
     recovery = resumed(subject, last=2)
     assert (offsets(recovery), recovery.offset) == (kept, skipped[-1])
     assert recovery.skipped == ((skipped[0], skipped[-1]),)
+    assert stream.calls.count("Query") == 2, "two messages are read, and because they are skipped, many more"
+
+
+def read_on(subject: History, recovery: Recovery, room: str = "a") -> list[int]:
+    """The offsets of a response's messages, and of all that follow as long as `more` is true."""
+    read = offsets(recovery)
+    while recovery.more:
+        recovery = subject.read(room, recovery.offset, 1_000)
+        assert recovery.recovered
+        read += offsets(recovery)
+    return read
+
+
+def test_the_last_messages_are_read_on_if_they_do_not_fit(stream: StreamTable, subject: History) -> None:
+    sent = appended(stream, 60, data="x" * 7_000)
+    recovery = resumed(subject, last=30)
+    assert (recovery.offset, recovery.recovered, recovery.more) == (sent[42], True, True)
+    assert offsets(recovery) == sent[30:43], "the first of them"
+    assert read_on(subject, recovery) == sent[30:]
+    assert read_on(subject, resumed(subject, last=100)) == sent, "there are no more"
+
+
+def test_the_last_messages_begin_behind_what_has_expired_or_is_gone(stream: StreamTable, subject: History) -> None:
+    expired = appended(stream, 30, data="x" * 9_000, seconds=60)
+    kept = appended(stream, 20, data="x" * 9_000)
+    stream.now += 61
+    for offset in expired[:7]:
+        stream.delete("a", offset)
+    assert read_on(subject, resumed(subject, last=40)) == kept
+
+
+def test_a_gap_among_the_last_messages_is_reported_where_it_is(stream: StreamTable) -> None:
+    sent = appended(stream, 40, data="x" * 9_000)
+    stream.delete("a", sent[25])
+    subject = history(stream)
+    recovery = resumed(subject, last=30)
+    assert (offsets(recovery), recovery.more) == (sent[10:20], True)
+    following = subject.read("a", recovery.offset, 1_000)
+    assert (following.recovered, offsets(following)) == (False, sent[30:])
+    stream.delete("a", sent[12])
+    behind = resumed(history(stream), last=30)
+    assert behind == Recovery(sent[12], recovered=True, more=True), "before anything is sent: it counts from there"
+
+
+def test_rooms_without_space_left_do_not_look_empty(stream: StreamTable, subject: History) -> None:
+    sent = {f"room-{number}": appended(stream, number, f"room-{number}", data="x" * 30_000) for number in range(25)}
+    found = subject.resume({room: Position(last=10) for room in sent}, 25)
+    assert found["room-0"].more is False
+    assert found["room-9"] == Recovery(sent["room-9"][0] - 1, recovered=True, more=True)
+    assert found["room-24"] == Recovery(sent["room-24"][14] - 1, recovered=True, more=True)
+    for room, recovery in found.items():
+        assert read_on(subject, recovery, room) == sent[room][-10:]
 
 
 def test_history_is_limited_and_can_be_read_on(stream: StreamTable, subject: History) -> None:
@@ -469,6 +522,69 @@ def test_skipped_messages_cost_a_bounded_number_of_queries(stream: StreamTable, 
         recovery = subject.read("a", recovery.offset, 1_000)
         assert recovery.recovered
     assert recovery.offset == sent[-1]
+
+
+def test_the_last_messages_cost_what_is_sent(stream: StreamTable, subject: History) -> None:
+    """Of a room with few messages, of one with many short ones, and of one with many long ones."""
+    few = appended(stream, 5)
+    assert offsets(resumed(subject, last=100)) == few
+    assert cost(stream) == ["GetItem", "Query", "Query", "GetItem"], (
+        "the head, the messages, and that there are no more"
+    )
+    many = appended(stream, 400, "many")
+    stream.read_units = 0
+    assert offsets(resumed(subject, last=100, room="many")) == many[-100:]
+    assert cost(stream) == ["GetItem", "Query"]
+    assert stream.read_units <= 6, "100 entries of about 200 bytes"
+    assert offsets(resumed(history(stream), last=1, room="many")) == many[-1:]
+    assert cost(stream) == ["GetItem", "Query"]
+    long = appended(stream, 400, "long", data="x" * 60_000)
+    resumed(subject, last=1, room="long")
+    assert cost(stream) == ["GetItem", "Query"]
+    stream.read_units = 0
+    assert offsets(resumed(subject, last=100, room="long")) == long[-100:-99]
+    assert cost(stream) == ["GetItem", "Query", "GetItem", "Query"], "two at the head, the first one, and the next"
+    assert stream.read_units <= 1 + 4 * 16
+    stream.read_units = 0
+    assert offsets(resumed(subject, last=100, room="long")) == long[-100:-99]
+    assert cost(stream) == ["GetItem"], "the messages were remembered"
+
+
+def test_the_first_of_few_long_messages_is_found_with_few_reads(stream: StreamTable, subject: History) -> None:
+    appended(stream, 50, data="x" * 60_000, seconds=60)
+    kept = appended(stream, 6, data="x" * 60_000)
+    stream.now += 61
+    resumed(subject, last=1)
+    cost(stream)
+    stream.read_units = 0
+    assert offsets(resumed(subject, last=50)) == kept[:1]
+    calls = cost(stream)
+    assert calls.count("GetItem") <= 1 + 1 + 6, "the head, the fiftieth message, and six halves"
+    assert calls.count("Query") == 1
+    assert stream.read_units <= 10 * 16, "not all 50 are read, of which most have expired"
+
+
+def test_the_last_messages_of_25_rooms_cost_two_reads_each(stream: StreamTable, subject: History) -> None:
+    rooms = [f"room-{number}" for number in range(25)]
+    sent = {room: appended(stream, 101, room, data="x" * 9_000) for room in rooms}
+    positions = {room: Position(last=100) for room in rooms}
+    found = subject.resume(positions, 25)
+    assert offsets(found["room-0"]) == sent["room-0"][1:9]
+    assert all(found[room] == Recovery(sent[room][0], recovered=True, more=True) for room in rooms[1:])
+    calls = cost(stream)
+    assert (calls.count("BatchGetItem"), calls.count("Query"), calls.count("GetItem")) == (1, 25, 24)
+
+
+def test_rooms_for_which_nothing_may_be_read_any_more_do_not_look_empty(stream: StreamTable, subject: History) -> None:
+    appended(stream, 300, "skipped", data="x" * 90_000, expires_at_ms=int(NOW * 1000) + 1)
+    stream.now += 1
+    sent = appended(stream, 5)
+    found = subject.resume({"skipped": Position(last=3), "a": Position(last=3)}, 2)
+    assert cost(stream).count("Query") == 12
+    assert (offsets(found["a"]), found["a"].more) == (sent[2:3], True), "one was looked at, to know where to begin"
+    assert read_on(subject, found["a"]) == sent[-3:]
+    assert found["skipped"].more
+    assert read_on(subject, found["skipped"], "skipped") == []
 
 
 def test_a_cache_that_holds_nothing_changes_no_result(stream: StreamTable) -> None:

@@ -343,3 +343,22 @@ def test_the_dialect_is_written_on_connection_and_memberships_unless_it_is_the_f
         ("room#@all#0", CONNECTION_ID),
         ("room#lobby#0", CONNECTION_ID),
     ]
+
+
+def test_a_join_writes_the_dialect_on_the_connection_without_another_call() -> None:
+    """Only the client may know it. What is posted to the connection by its id has the form of its memberships."""
+    dynamodb = Scripted()
+    for frames in (1, 2):
+        memberships(dynamodb).join(msgspec.structs.replace(CALLER, frames=frames), ["lobby", "news"])
+    plain, named = (each["TransactItems"][0]["Update"] for each in dynamodb.arguments("transact_write_items"))
+    assert plain["UpdateExpression"] == "ADD rooms :joined"
+    assert ":frames" not in plain["ExpressionAttributeValues"]
+    assert named["UpdateExpression"] == "SET frames = :frames ADD rooms :joined"
+    assert named["ExpressionAttributeValues"] == {**plain["ExpressionAttributeValues"], ":frames": {"N": "2"}}
+
+
+def test_the_next_attempt_of_a_join_writes_the_dialect_too() -> None:
+    dynamodb = Scripted(transact_write_items=[cancelled("None", "None", FAILED, "None", "None"), {}])
+    memberships(dynamodb).join(msgspec.structs.replace(CALLER, frames=2), ["a", "b"])
+    updates = [each["TransactItems"][0]["Update"] for each in dynamodb.arguments("transact_write_items")]
+    assert [each["ExpressionAttributeValues"][":frames"] for each in updates] == [{"N": "2"}] * 2

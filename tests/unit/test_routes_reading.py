@@ -318,6 +318,7 @@ def test_users_are_listed_in_pages(doubles: Doubles) -> None:
     second = invoked(handlers.members, room="a", after=first["after"])
     assert (second["users"], second["after"]) == ([{"user": "carol", "connections": 1}], None)
     assert second["at_ms"] == 1_700_000_000_001
+    assert invoked(handlers.members, room="a", after=second["after"]) == first, "null is none"
 
 
 def test_history_members_and_count_share_one_limit(doubles: Doubles) -> None:
@@ -355,7 +356,7 @@ def test_listing_is_for_members_and_for_rooms_with_presence(doubles: Doubles) ->
         "bad_request",
         "room: its members cannot be listed, because it has no presence",
     )
-    for after in (7, None, "x" * 101):
+    for after in (7, "x" * 101, ["b"]):
         assert invoked(handlers.members, room="a", after=after)["code"] == "bad_request"
 
 

@@ -14,7 +14,9 @@ from tests.routes_events import CONNECTION_ID, LambdaContext, event
 
 Handler = Callable[[dict[str, Any], Any], dict[str, Any]]
 HANDLERS = ("join", "leave", "publish", "history", "members", "count", "ping", "default")
-BAD = ["null", "true", "1.0", "1e2", "{}", "[1]", f'"{"x" * 65}"', str(2**53 + 1), str(-(2**53) - 1), "9" * 5_000]
+LARGEST, SMALLEST = 10**64 - 1, -(10**63) + 1
+"""The integers of 64 characters that are furthest from zero."""
+BAD = ["null", "true", "1.0", "1e2", "{}", "[1]", f'"{"x" * 65}"', str(LARGEST + 1), str(SMALLEST - 1), "9" * 5_000]
 
 
 @pytest.fixture(autouse=True)
@@ -27,8 +29,10 @@ def invoked(handler: Handler, body: str | None) -> dict[str, Any]:
     return message
 
 
-@pytest.mark.parametrize("ref", ["", "x" * 64, "é" * 64, "🦆" * 64, '"\\\u0000', 0, 7, -7, 2**53, -(2**53)])
-def test_a_ref_is_a_short_string_or_an_exact_integer(ref: str | int) -> None:
+@pytest.mark.parametrize(
+    "ref", ["", "x" * 64, "é" * 64, "🦆" * 64, '"\\\u0000', 0, 7, 2**53 + 1, -(2**64), LARGEST, SMALLEST]
+)
+def test_a_ref_is_a_short_string_or_integer(ref: str | int) -> None:
     assert ref_of(json.dumps({"ref": ref})) == ref
     assert ref_of(json.dumps({"ref": ref}, ensure_ascii=False)) == ref
     response = invoked(handlers.ping, json.dumps({"action": "ping", "ref": ref}))
@@ -41,7 +45,7 @@ def test_a_ref_is_a_short_string_or_an_exact_integer(ref: str | int) -> None:
 def test_a_bad_ref_is_rejected_and_not_repeated(name: str, ref: str, doubles: Doubles) -> None:
     response = invoked(getattr(handlers, name), f'{{"action":"{name}","room":"a","data":"x","since":1,"ref":{ref}}}')
     assert (response["type"], response["code"]) == ("error", "bad_request")
-    assert response["message"].startswith("ref: must be a string of at most 64 characters")
+    assert response["message"].startswith("ref: must be a string or an integer of at most 64 characters")
     assert "ref" not in response
     assert doubles.memberships.joins == []
     assert doubles.queue.broadcasts == []
@@ -91,6 +95,7 @@ def test_without_a_readable_ref_none_is_repeated(body: str | None) -> None:
 
 def test_of_several_refs_the_last_one_holds() -> None:
     assert ref_of('{"ref":{},"ref":1}') == 1
+    assert ref_of('{"ref":1,"ref":10000000000000000000000001,"x":"\\ud800"}') == 10**25 + 1
     with pytest.raises(RequestRejected):
         ref_of('{"ref":1,"ref":{}}')
 
