@@ -177,3 +177,10 @@ def test_nothing_is_destroyed_before_the_name_is_confirmed(monkeypatch: pytest.M
     monkeypatch.setattr("builtins.input", lambda _prompt: "gatecasts")
     with pytest.raises(DeployError, match="Nothing was removed"):
         script.destroy(session, {"Name": "gatecast"}, confirmed=False)
+
+
+def test_the_zip_file_has_the_model_of_each_service_that_the_routes_call() -> None:
+    sources = [path.read_text() for path in (artifacts.CHECKOUT / "routes").glob("*.py")]
+    called = {name for text in sources for name in re.findall(r"""client\(\s*"([a-z0-9]+)\"""", text)}
+    assert called
+    assert called <= set(artifacts._SERVICES)
