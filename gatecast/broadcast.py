@@ -36,8 +36,14 @@ _LARGEST_EXACT_INTEGER: Final = 2**53 - 1
 LARGEST_OFFSET: Final = 10**16 - 1
 """The largest number that a stream entry's key can hold."""
 
-Name = Annotated[str, Meta(pattern=r"^[!-~]{1,100}\Z", description="1 to 100 characters from ! to ~")]
+_NAME: Final = Meta(pattern=r"^[!-~]{1,100}\Z", description="1 to 100 characters from ! to ~")
+_BUCKET: Final = Meta(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z", description="the name of a bucket")
+_CONTENT_TYPE: Final = Meta(pattern=r"^[ -~]{1,255}\Z", description="1 to 255 printable ASCII characters")
+Name = Annotated[str, _NAME]
 Milliseconds = Annotated[int, Meta(ge=0, le=_LARGEST_EXACT_INTEGER)]
+
+MAX_KEY_BYTES: Final = 1_024
+"""Of an object's key in S3. Source: S3's user guide, object key names."""
 
 
 class InvalidBroadcast(ValueError):
@@ -56,11 +62,28 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     departed: tuple[Name, ...] = ()
 
 
+class Reference(msgspec.Struct, frozen=True, kw_only=True):
+    """The payload as an object in S3, `bytes` long. Clients receive a URL by which they can read it."""
+
+    bucket: Annotated[str, _BUCKET]
+    key: Annotated[str, Meta(min_length=1, max_length=MAX_KEY_BYTES)]
+    bytes: Annotated[int, Meta(ge=1, le=_LARGEST_EXACT_INTEGER)]
+    content_type: Annotated[str, _CONTENT_TYPE]
+
+
+class Close(msgspec.Struct, frozen=True, kw_only=True):
+    """Why the connections are closed, and whether their clients may connect again."""
+
+    code: Name
+    retry: bool
+
+
 class Broadcast(msgspec.Struct, frozen=True, kw_only=True):
     """One message to one target: all members of `room`, or exactly `connections`.
 
-    Its payload is exactly one of `data` (text), `json` (any JSON value, as its bytes) and `presence`, which only v2
-    connections receive and which requires `v` 2. Absent optional fields are `msgspec.UNSET`, which is falsy. Times are
+    Its payload is exactly one of `data` (text), `json` (any JSON value, as its bytes), `reference` (an object in S3),
+    `presence`, which only v2 connections receive, and `close`, after which they are closed; the last two require `v` 2.
+    Absent optional fields are `msgspec.UNSET`, which is falsy. Times are
     milliseconds since the epoch, from 2001 to a year from now. The constructor validates types, times, lengths in bytes
     and constraints between fields (InvalidBroadcast); `decode` and `encode` validate everything.
     """
@@ -69,6 +92,9 @@ class Broadcast(msgspec.Struct, frozen=True, kw_only=True):
     data: Annotated[str, Meta(min_length=1, max_length=MAX_DATA_BYTES)] | UnsetType = UNSET
     json: msgspec.Raw | UnsetType = UNSET
     """A JSON value's bytes, which nothing between the publisher and the client changes."""
+    reference: Reference | UnsetType = UNSET
+    close: Close | UnsetType = UNSET
+    """Instead of a payload: v2 connections receive the reason, and then all of them are closed."""
     presence: Presence | UnsetType = UNSET
     """A change of who is present. Written by the routes and the worker."""
     v: Literal[1, 2] = 1
@@ -79,6 +105,10 @@ class Broadcast(msgspec.Struct, frozen=True, kw_only=True):
     )
     from_: Name | UnsetType = msgspec.field(default=UNSET, name="from")
     """The user who published it, where it is known. The routes set it, never the client."""
+    key: Name | UnsetType = UNSET
+    """Reserved: of waiting messages with the same key, only the latest would have to be delivered. Ignored so far."""
+    receipt: bool | UnsetType = UNSET
+    """Whether the broadcast ends in a receipt; absent, the room's setting decides."""
     published_at_ms: Milliseconds | UnsetType = UNSET
     expires_at_ms: Milliseconds | UnsetType = UNSET
     shard: Annotated[int, Meta(ge=0, le=_LARGEST_EXACT_INTEGER)] | UnsetType = UNSET
@@ -139,8 +169,11 @@ _LONE_SURROGATE: Final = "half of a surrogate pair has no UTF-8"
 _TYPE_NAMES: Final[dict[type, str]] = {
     str: "text (str)",
     int: "a whole number (int)",
+    bool: "true or false (bool)",
     tuple: "a tuple or list",
     msgspec.Raw: "a JSON value's bytes (msgspec.Raw)",
+    Reference: "a Reference",
+    Close: "a Close",
     Presence: "a Presence",
 }
 _REQUIRED: Final = ("id", "v", "part")
@@ -148,12 +181,16 @@ _FIELD_TYPES: Final[tuple[tuple[str, str, type], ...]] = (
     ("id", "id", str),
     ("data", "data", str),
     ("json", "json", msgspec.Raw),
+    ("reference", "reference", Reference),
+    ("close", "close", Close),
     ("presence", "presence", Presence),
     ("from_", "from", str),
     ("v", "v", int),
     ("room", "room", str),
     ("connections", "connections", tuple),
     ("except_", "except", tuple),
+    ("key", "key", str),
+    ("receipt", "receipt", bool),
     ("published_at_ms", "published_at_ms", int),
     ("expires_at_ms", "expires_at_ms", int),
     ("shard", "shard", int),
@@ -165,7 +202,13 @@ _FIELD_TYPES: Final[tuple[tuple[str, str, type], ...]] = (
 """Attribute, field of the message, and type."""
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BRACKET: Final = re.compile(rb"[\[\]{}]")
-_FIELD_AT_FAULT: Final = re.compile(r"(?:at `\$\.|missing required field `)(\w+)")
+_IN_WORDS: Final = {
+    f"Expected `str` matching regex {each.pattern!r}": f"expected {each.description}"
+    for each in (_NAME, _BUCKET, _CONTENT_TYPE)
+}
+_LENGTH: Final = re.compile(r"Expected `(array|str)` of length (>=|<=) ([0-9]+)")
+_FIELD_AT_FAULT: Final = re.compile(r" - at `\$\.(\w+)")
+_MISSING_FIELD: Final = re.compile(r"missing required field `(\w+)")
 
 
 def decode(body: str | bytes) -> Broadcast:
@@ -187,8 +230,8 @@ def decode(body: str | bytes) -> Broadcast:
         if b'"TopicArn"' in encoded and b'"Type"' in encoded:
             raise InvalidBroadcast("body", _SNS_ENVELOPE) from None
         message = str(error)
-        found = _FIELD_AT_FAULT.search(message)
-        raise InvalidBroadcast(found[1] if found else "body", message.partition(" - at ")[0]) from None
+        found = _FIELD_AT_FAULT.search(message) or _MISSING_FIELD.search(message)
+        raise InvalidBroadcast(found[1] if found else "body", reason_of(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         if field := field_with_lone_surrogate(encoded, Broadcast.__struct_encode_fields__):
             raise InvalidBroadcast(field, _LONE_SURROGATE) from None
@@ -196,6 +239,17 @@ def decode(body: str | bytes) -> Broadcast:
     if len(encoded) > MAX_BODY_BYTES and not broadcast.part:
         raise _too_long()
     return broadcast
+
+
+def reason_of(error: msgspec.ValidationError) -> str:
+    """Why a value is invalid, without its place and in words."""
+    reason = str(error).partition(" - at `$")[0]
+    if found := _LENGTH.fullmatch(reason):
+        kind, bound, length = found.groups()
+        few = "least" if bound == ">=" else "most"
+        thing = "element" if kind == "array" else "character"
+        return f"expected at {few} {int(length):,} {thing}{'' if length == '1' else 's'}"
+    return _IN_WORDS.get(reason, reason)
 
 
 def _too_long() -> InvalidBroadcast:
@@ -240,7 +294,11 @@ def _has_exact_types(broadcast: Broadcast) -> bool:
         type(broadcast.id) is type(broadcast.part) is str
         and type(broadcast.v) is int
         and (type(data) is str or (data is UNSET and (json_ is UNSET or type(json_) is msgspec.Raw)))
+        and (broadcast.reference is UNSET or type(broadcast.reference) is Reference)
+        and (broadcast.close is UNSET or type(broadcast.close) is Close)
         and (broadcast.presence is UNSET or type(broadcast.presence) is Presence)
+        and (broadcast.key is UNSET or type(broadcast.key) is str)
+        and (broadcast.receipt is UNSET or type(broadcast.receipt) is bool)
         and (from_ is UNSET or type(from_) is str)
         and (offset is UNSET or type(offset) is int)
         and (broadcast.origin_room is UNSET or type(broadcast.origin_room) is str)
@@ -262,25 +320,26 @@ def _check_types(broadcast: Broadcast) -> None:
             msgspec.structs.force_setattr(broadcast, name, tuple(value))
         elif value is UNSET and field not in _REQUIRED:
             continue
-        elif isinstance(value, bool) or not isinstance(value, expected):
+        elif not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
             hint = "; decode bytes to text, and serialise objects to JSON" if field == "data" else ""
             raise InvalidBroadcast(field, f"expected {_TYPE_NAMES[expected]}, got {type(value).__name__}{hint}")
 
 
 def _check_payload(broadcast: Broadcast) -> None:
-    data, json_, presence = broadcast.data, broadcast.json, broadcast.presence
-    if (data is not UNSET) + (json_ is not UNSET) + (presence is not UNSET) != 1:
-        raise InvalidBroadcast("data", "exactly one of `data` and `json` must be given")
-    if presence is not UNSET:
-        if broadcast.v == 1:
-            raise InvalidBroadcast("presence", "requires `v` 2")
-        if broadcast.room is UNSET and broadcast.origin_room is UNSET:
-            raise InvalidBroadcast("presence", "requires a room")
-    elif isinstance(data, str):
-        if utf8_length(data) > MAX_DATA_BYTES:
-            raise InvalidBroadcast("data", f"longer than {MAX_DATA_BYTES:,} bytes in UTF-8")
-    elif problem := json_problem(bytes(json_ or b"")):
+    data, json_, presence, close = broadcast.data, broadcast.json, broadcast.presence, broadcast.close
+    given = (data, json_, broadcast.reference, presence, close)
+    if sum(each is not UNSET for each in given) != 1:
+        raise InvalidBroadcast("data", "exactly one of `data`, `json` and `reference` must be given")
+    if broadcast.v == 1 and (presence is not UNSET or close is not UNSET):
+        raise InvalidBroadcast("close" if presence is UNSET else "presence", "requires `v` 2")
+    if presence is not UNSET and broadcast.room is UNSET and broadcast.origin_room is UNSET:
+        raise InvalidBroadcast("presence", "requires a room")
+    if isinstance(data, str) and utf8_length(data) > MAX_DATA_BYTES:
+        raise InvalidBroadcast("data", f"longer than {MAX_DATA_BYTES:,} bytes in UTF-8")
+    if isinstance(json_, msgspec.Raw) and (problem := json_problem(bytes(json_))):
         raise InvalidBroadcast("json", problem)
+    if isinstance(broadcast.reference, Reference) and utf8_length(broadcast.reference.key) > MAX_KEY_BYTES:
+        raise InvalidBroadcast("reference", f"key: longer than {MAX_KEY_BYTES:,} bytes in UTF-8")
 
 
 def json_problem(value: bytes) -> str | None:

@@ -1,4 +1,7 @@
-"""The entries of a room's history: a message and its offset, as an item of the table."""
+"""The entries of a room's history: a message and its offset, as an item of the table.
+
+A payload that is an object in S3 is stored as its place. Who reads the entry makes the link for the client.
+"""
 
 import math
 import re
@@ -6,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
-from gatecast.broadcast import InvalidBroadcast, check_is_json
+from gatecast.broadcast import InvalidBroadcast, Reference, check_is_json
 from gatecast.frames import Message
 from gatecast.table import ENTRY_PREFIX, Item, entry_sk, key, lenient_number, milliseconds, seconds, stream_pk, text_of
 
@@ -17,8 +20,15 @@ _MAX_NUMBER: Final = 2**53
 _OFFSET: Final = re.compile(rf"{ENTRY_PREFIX}[0-9]{{16}}")
 
 
-def entry_item(room: str, message: Message, *, expires_at: int, message_expires_at_ms: int | None = None) -> Item:
-    """A stream entry: `message`, which must have an offset.
+def entry_item(
+    room: str,
+    message: Message,
+    *,
+    expires_at: int,
+    message_expires_at_ms: int | None = None,
+    reference: Reference | UnsetType = UNSET,
+) -> Item:
+    """A stream entry: `message`, which must have an offset, and the place of its payload if that is an object in S3.
 
     `expires_at` is when the room's history ends for it, `message_expires_at_ms` when nobody shall receive it any more.
     """
@@ -32,6 +42,8 @@ def entry_item(room: str, message: Message, *, expires_at: int, message_expires_
         item["data"] = {"S": message.data}
     if message.json is not UNSET:
         item["json"] = {"S": bytes(message.json).decode()}
+    if reference is not UNSET:
+        item["reference"] = {"M": _reference_attribute(reference)}
     if message.from_ is not UNSET:
         item["from"] = {"S": message.from_}
     if message_expires_at_ms is not None:
@@ -40,11 +52,12 @@ def entry_item(room: str, message: Message, *, expires_at: int, message_expires_
 
 
 class Entry(NamedTuple):
-    """A stream entry that was read. Times are those of `entry_item`."""
+    """A stream entry that was read. Times are those of `entry_item`. `reference` is the place of an object in S3."""
 
     message: Message
     expires_at: float
     message_expires_at_ms: float | None
+    reference: Reference | None = None
 
     @classmethod
     def from_item(cls, item: Mapping[str, Any]) -> "Entry | None":
@@ -59,7 +72,8 @@ class Entry(NamedTuple):
         if max(offset, abs(published_at_ms)) >= _MAX_NUMBER:
             return None
         data, json, from_ = (text_of(item.get(name)) for name in ("data", "json", "from"))
-        if (data is None) == (json is None):
+        reference = _reference_in(item["reference"]) if "reference" in item else None
+        if sum(payload is not None for payload in (data, json, reference)) != 1:
             return None
         raw = UNSET if json is None else msgspec.Raw(json.encode())
         if isinstance(raw, msgspec.Raw):
@@ -76,4 +90,33 @@ class Entry(NamedTuple):
             data=UNSET if data is None else data,
             json=raw,
         )
-        return cls(message, math.inf if expires_at is None else expires_at, expires_at_ms)
+        return cls(message, math.inf if expires_at is None else expires_at, expires_at_ms, reference)
+
+
+def _reference_attribute(reference: Reference) -> dict[str, dict[str, str]]:
+    return {
+        "bucket": {"S": reference.bucket},
+        "key": {"S": reference.key},
+        "bytes": {"N": str(reference.bytes)},
+        "content_type": {"S": reference.content_type},
+    }
+
+
+def _reference_in(attribute: object) -> Reference | None:
+    """The place of an object in S3; None if the attribute is none."""
+    match attribute:
+        case {
+            "M": {
+                "bucket": {"S": str(bucket)},
+                "key": {"S": str(key_)},
+                "bytes": {"N": str(length)},
+                "content_type": {"S": str(content_type)},
+            }
+        } if length.isascii() and length.isdecimal():
+            fields = {"bucket": bucket, "key": key_, "bytes": int(length), "content_type": content_type}
+        case _:
+            return None
+    try:
+        return msgspec.convert(fields, Reference)
+    except msgspec.ValidationError:
+        return None

@@ -1,5 +1,7 @@
 """Frames: what connections of the dialect `gatecast.v2` receive. Their format is defined only here. Pure.
 
+So is that of a reference, which connections of `gatecast.v1` receive as well.
+
 A frame is one JSON object with `type`. Messages have the same form in frames and in the responses of `join` and
 `history`. A client ignores types and fields that it does not know.
 """
@@ -19,8 +21,20 @@ V2: Final = 2
 MAX_FRAME_BYTES: Final = MAX_DATA_BYTES
 
 
+class Link(msgspec.Struct, frozen=True, kw_only=True):
+    """The payload as an object in S3, `bytes` long. Anyone who has the URL can read it until `expires_at_ms`."""
+
+    url: str
+    bytes: int
+    content_type: str
+    expires_at_ms: int
+
+
 class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One message in a frame, in the response of a resume, or in a room's history. Times are milliseconds."""
+    """One message in a frame, in the response of a resume, or in a room's history. Times are milliseconds.
+
+    `reference` is absent from a room's history, which has the object's place instead (`gatecast.entries`).
+    """
 
     id: str
     from_: str | UnsetType = msgspec.field(default=UNSET, name="from")
@@ -28,10 +42,14 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     published_at_ms: int
     data: str | UnsetType = UNSET
     json: msgspec.Raw | UnsetType = UNSET
+    reference: Link | UnsetType = UNSET
 
     @classmethod
-    def from_broadcast(cls, broadcast: Broadcast) -> "Message":
-        """The message that a broadcast delivers; its time of publication must be known."""
+    def from_broadcast(cls, broadcast: Broadcast, link: Link | UnsetType = UNSET) -> "Message":
+        """The message that a broadcast delivers; its time of publication must be known.
+
+        `link` is the link to its payload, if that is an object in S3.
+        """
         return cls(
             id=broadcast.id,
             from_=broadcast.from_,
@@ -39,6 +57,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             published_at_ms=int(broadcast.published_at_ms or 0),
             data=broadcast.data,
             json=broadcast.json,
+            reference=link,
         )
 
     def encode(self) -> msgspec.Raw:
@@ -49,6 +68,10 @@ class _Messages(msgspec.Struct, tag_field="type", tag="messages"):
     room: str | UnsetType
     messages: Sequence[msgspec.Raw]
     skipped: Sequence[tuple[int, int]] | UnsetType
+
+
+class _Reference(Link, tag_field="type", tag="reference", frozen=True):
+    pass
 
 
 class _Presence(msgspec.Struct, tag_field="type", tag="presence"):
@@ -73,9 +96,14 @@ def messages(
     return msgspec.json.encode(_Messages(room, encoded, skipped))
 
 
-def broadcast_frame(broadcast: Broadcast) -> bytes:
+def broadcast_frame(broadcast: Broadcast, link: Link | UnsetType = UNSET) -> bytes:
     """The frame that delivers this broadcast. It may be longer than MAX_FRAME_BYTES."""
-    return messages(room_of(broadcast), [Message.from_broadcast(broadcast).encode()])
+    return messages(room_of(broadcast), [Message.from_broadcast(broadcast, link).encode()])
+
+
+def reference(link: Link) -> bytes:
+    """What connections of `gatecast.v1` receive in place of a payload that is an object in S3."""
+    return msgspec.json.encode(_Reference(**msgspec.structs.asdict(link)))
 
 
 def skipping_frame(broadcast: Broadcast) -> bytes:

@@ -27,6 +27,7 @@ class SettingsItem(NamedTuple):
     join_shards: int | None = None
     history_seconds: int | None = None
     presence: int | None = None
+    receipt: bool | None = None
 
     @classmethod
     def from_item(
@@ -44,6 +45,7 @@ class SettingsItem(NamedTuple):
             _shard_count(item, "join_shards", on_damage),
             _limited(item, "history_seconds", MAX_HISTORY_SECONDS, on_damage),
             _limited(item, "presence", MAX_PRESENCE, on_damage),
+            _switch(item, "receipt", on_damage),
         )
 
 
@@ -59,6 +61,8 @@ class RoomSettings(NamedTuple):
     """How long messages can be read again; 0 if the room has no history."""
     presence: int = 0
     """Up to how many members joins and departures are announced; 0 if members cannot be listed."""
+    receipt: bool = False
+    """Whether broadcasts end in a receipt, unless one has a `receipt` of its own."""
 
     @classmethod
     def from_items(cls, items: Iterable[SettingsItem]) -> "RoomSettings":
@@ -68,9 +72,9 @@ class RoomSettings(NamedTuple):
         """
         found = list(items)
         first = [next((value for value in values if value is not None), None) for values in zip(*found, strict=True)]
-        shards, join_shards, history_seconds, presence = first or (None,) * len(SettingsItem._fields)
+        shards, join_shards, history_seconds, presence, receipt = first or (None,) * len(SettingsItem._fields)
         join_shards = join_shards or 1
-        return cls(max(join_shards, shards or 1), join_shards, history_seconds or 0, presence or 0)
+        return cls(max(join_shards, shards or 1), join_shards, history_seconds or 0, presence or 0, receipt or False)
 
 
 def _shard_count(item: Mapping[str, Any], attribute: str, on_damage: Callable[[str], object]) -> int | None:
@@ -93,3 +97,13 @@ def _limited(item: Mapping[str, Any], attribute: str, maximum: int, on_damage: C
         on_damage(attribute)
         return 0
     return int(number)
+
+
+def _switch(item: Mapping[str, Any], attribute: str, on_damage: Callable[[str], object]) -> bool | None:
+    match item.get(attribute):
+        case None:
+            return None
+        case {"BOOL": bool(value)}:
+            return value
+    on_damage(attribute)
+    return False

@@ -11,6 +11,8 @@
 | stream entry | stream#{room}              | m#{offset, 16 digits} |
 | presence    | presence#{room}             | {user} {connection_id} |
 | count       | count#{room}                | {shard}           |
+| revocation  | user#{user}                 | not_before        |
+| shared receipt | broadcast#{room or empty} {id} | receipt     |
 
 A shard is a plain number and the last component of its key, so no room's name can reach another room's keys.
 The routes' counters (`limit#…`) are defined in `routes/limits.py`.
@@ -25,7 +27,7 @@ from typing import Any, Final
 from gatecast.broadcast import MIN_TIME_MS
 from gatecast.frames import V1, V2
 
-Item = dict[str, dict[str, str]]
+Item = dict[str, dict[str, Any]]
 Key = dict[str, dict[str, str]]
 
 CONNECTION_TTL_SECONDS: Final = 2 * 3600 + 600
@@ -40,7 +42,11 @@ ENTRY_PREFIX: Final = "m#"
 MAX_HEAD: Final = 9_000_000_000_000_000
 """A head beyond this is damaged: no room gets there by counting. All smaller numbers are exact in JSON, and as floats.
 """
+NOT_BEFORE_SK: Final = "not_before"
+RECEIPT_SK: Final = "receipt"
 _COUNT_TTL_SECONDS: Final = 24 * 3600
+_REVOCATION_TTL_SECONDS: Final = 24 * 3600
+"""How long tokens that were issued before a revocation's end remain rejected: longer than tokens should live."""
 
 
 def room_pk(room: str, shard: int) -> str:
@@ -80,6 +86,11 @@ def presence_sk(user: str, connection_id: str) -> str:
 def count_pk(room: str) -> str:
     """The key of a room's counts: one item for each shard that was counted, with `members` and `counted_at_ms`."""
     return f"count#{room}"
+
+
+def user_pk(user: str) -> str:
+    """The key of what is kept about a user: so far only a revocation."""
+    return f"user#{user}"
 
 
 def progress_pk(room: str, broadcast_id: str) -> str:
@@ -157,6 +168,15 @@ def count_item(room: str, shard: int, *, members: int, counted_at_ms: int) -> It
         "members": {"N": str(members)},
         "counted_at_ms": milliseconds("counted_at_ms", counted_at_ms),
         "expires_at": {"N": str(counted_at_ms // 1000 + _COUNT_TTL_SECONDS)},
+    }
+
+
+def revocation_item(user: str, *, not_before: int) -> Item:
+    """Until this time, in seconds since the epoch, nobody can connect as this user (`gatecast.kicks`)."""
+    return {
+        **key(user_pk(user), NOT_BEFORE_SK),
+        "not_before": seconds("not_before", not_before),
+        "expires_at": {"N": str(not_before + _REVOCATION_TTL_SECONDS)},
     }
 
 

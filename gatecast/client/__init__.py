@@ -35,6 +35,7 @@ from gatecast.client.events import (
     Message,
     Presence,
     Recovered,
+    Reference,
     RoomEvent,
     State,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "Options",
     "Presence",
     "Recovered",
+    "Reference",
     "RequestFailed",
     "Room",
     "RoomEvent",

@@ -6,8 +6,20 @@ from typing import Any
 import msgspec
 
 
+class Reference(msgspec.Struct, frozen=True, kw_only=True):
+    """A payload that is fetched with a GET of `url`, without further headers, until `expires_at_ms`.
+
+    After that, and after a 403, the room's history has the message with a new URL. Its content is not checked.
+    """
+
+    url: str
+    bytes: int
+    content_type: str
+    expires_at_ms: int
+
+
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """One message. It has either `data` (text) or `raw` (the bytes of a JSON value, as they were published)."""
+    """One message. It has `data` (text), `raw` (the bytes of a JSON value, as they were published) or `reference`."""
 
     id: str
     room: str | None
@@ -19,6 +31,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     published_at_ms: int
     data: str | None = None
     raw: bytes | None = None
+    reference: Reference | None = None
 
     @property
     def json(self) -> Any:
@@ -26,7 +39,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
         It is parsed by `json.loads`, whose limits hold: a whole number of more than 4,300 digits
         (`sys.set_int_max_str_digits`) raises ValueError. The text as it was published is in `raw`, or in `data`. Raises
-        ValueError also if `data` is not JSON, or if there is neither.
+        ValueError also if `data` is not JSON, or if there is neither, as where the payload has to be fetched.
         """
         if self.raw is not None:
             return json.loads(self.raw)

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET
 
 from gatecast.client.errors import RequestFailed
-from gatecast.client.events import Message
+from gatecast.client.events import Message, Reference
 from gatecast.client.sequence import Ask, Page
 from gatecast.frames import V2
 from gatecast.frames import Message as MessageOnWire
@@ -153,6 +153,7 @@ def to_message(message: MessageOnWire, room: str | None) -> Message:
         published_at_ms=message.published_at_ms,
         data=None if message.data is UNSET else message.data,
         raw=bytes(message.json) if isinstance(message.json, msgspec.Raw) else None,
+        reference=None if message.reference is UNSET else Reference(**msgspec.structs.asdict(message.reference)),
     )
 
 

@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 
 from gatecast import Broadcast
-from gatecast.broadcast import LARGEST_OFFSET, MAX_CONNECTION_ID_BYTES, MIN_TIME_MS, for_sqs, utf8_length
+from gatecast.broadcast import (
+    LARGEST_OFFSET,
+    MAX_CONNECTION_ID_BYTES,
+    MIN_TIME_MS,
+    Close,
+    Reference,
+    for_sqs,
+    utf8_length,
+)
 
 _PRINTABLE = "".join(map(chr, range(ord("!"), ord("~") + 1)))
 _LARGEST = 2**53 - 1
@@ -48,18 +56,29 @@ def json_values() -> st.SearchStrategy[bytes]:
     return st.recursive(scalars, containers, max_leaves=8).map(str.encode)
 
 
-payloads: st.SearchStrategy[dict[str, Any]] = text(200, 1).map(lambda one: {"data": one}) | json_values().map(
+references = st.builds(
+    Reference,
+    bucket=st.from_regex(r"[a-z0-9][a-z0-9-]{1,20}[a-z0-9]", fullmatch=True),
+    key=text(50, 1),
+    bytes=st.integers(1, _LARGEST),
+    content_type=st.sampled_from(["text/plain", "application/json; charset=utf-8"]),
+)
+closes = st.builds(Close, code=names(), retry=st.booleans())
+messages: st.SearchStrategy[dict[str, Any]] = text(200, 1).map(lambda one: {"data": one}) | json_values().map(
     lambda value: {"json": msgspec.Raw(for_sqs(value))}
+)
+payloads: st.SearchStrategy[dict[str, Any]] = (
+    messages | references.map(lambda one: {"reference": one}) | closes.map(lambda one: {"close": one, "v": 2})
 )
 
 
 @st.composite
-def broadcasts(draw: st.DrawFn) -> Broadcast:
+def broadcasts(draw: st.DrawFn, payload: st.SearchStrategy[dict[str, Any]] = payloads) -> Broadcast:
     times = st.just(UNSET) | st.integers(MIN_TIME_MS, _LATEST_MS)
     to_room = draw(st.booleans())
     return Broadcast(
         id=draw(names()),
-        **draw(payloads),
+        **draw(payload),
         room=draw(names()) if to_room else UNSET,
         connections=UNSET if to_room else tuple(draw(st.lists(connection_ids(), min_size=1, max_size=5))),
         except_=draw(st.just(UNSET) | st.lists(connection_ids(), max_size=5).map(tuple)),
@@ -69,5 +88,7 @@ def broadcasts(draw: st.DrawFn) -> Broadcast:
         offset=draw(st.just(UNSET) | st.integers(1, LARGEST_OFFSET)),
         origin_room=UNSET if to_room else draw(st.just(UNSET) | names()),
         from_=draw(st.just(UNSET) | names()),
+        key=draw(st.just(UNSET) | names()),
+        receipt=draw(st.just(UNSET) | st.booleans()),
         part=draw(st.just("") | st.sampled_from(["3", "r.17"]) | text(24)),
     )

@@ -3,7 +3,7 @@
 import botocore.loaders
 import pytest
 
-from worker.addresses import may_be_public, region_of
+from gatecast.addresses import may_be_public, region_of
 
 
 def known_endpoints() -> dict[str, str]:

@@ -102,6 +102,7 @@ def test_each_violation_names_its_field(field: str, fields: dict[str, Any], valu
     assert str(error.value) == f"{field}: {error.value.reason}"
 
 
+REFERENCE = {"bucket": "payloads", "key": "a/b c", "bytes": 200_000, "content_type": "text/plain"}
 TO_JSON: dict[str, Any] = {**TO_ROOM, "data": ABSENT}
 
 
@@ -175,9 +176,42 @@ def test_white_space_around_json_and_characters_that_sqs_rejects_are_replaced() 
 
 
 def test_exactly_one_payload_is_given() -> None:
-    for changes in ({}, {"data": "x", "json": 1}, {"data": "x", "v": 2, "presence": {}}):
-        with pytest.raises(InvalidBroadcast, match="exactly one of `data` and `json`"):
+    for changes in (
+        {},
+        {"data": "x", "json": 1},
+        {"data": "x", "v": 2, "presence": {}},
+        {"data": "x", "reference": REFERENCE},
+        {"reference": REFERENCE, "v": 2, "close": {"code": "kicked", "retry": False}},
+    ):
+        with pytest.raises(InvalidBroadcast, match="exactly one of `data`, `json` and `reference`"):
             decode(body(TO_JSON, **changes))
+
+
+@pytest.mark.parametrize(
+    ("field", "changes", "reason"),
+    [
+        ("close", {"close": {"code": "kicked", "retry": False}}, "requires `v` 2"),
+        ("close", {"v": 2, "close": {"code": "kicked"}}, "missing required field `retry`"),
+        ("close", {"v": 2, "close": {"code": "two words", "retry": True}}, "expected 1 to 100 characters from ! to ~$"),
+        ("close", {"v": 2, "close": {"code": "kicked", "retry": 1}}, "Expected `bool`"),
+        ("reference", {"reference": {**REFERENCE, "bucket": "A"}}, "expected the name of a bucket$"),
+        ("reference", {"reference": {**REFERENCE, "key": ""}}, "expected at least 1 character$"),
+        ("reference", {"reference": {**REFERENCE, "key": "é" * 513}}, "key: longer than 1,024 bytes"),
+        ("reference", {"reference": {**REFERENCE, "bytes": 0}}, ">= 1"),
+        (
+            "reference",
+            {"reference": {**REFERENCE, "content_type": "a\nb"}},
+            "expected 1 to 255 printable ASCII characters$",
+        ),
+        ("receipt", {"data": "x", "receipt": 1}, "Expected `bool`"),
+        ("key", {"data": "x", "key": "two words"}, "expected 1 to 100 characters from ! to ~$"),
+    ],
+    ids=range(11),
+)
+def test_references_and_closes_have_their_rules(field: str, changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(InvalidBroadcast, match=reason) as error:
+        decode(body(TO_JSON, **changes))
+    assert error.value.field == field
 
 
 @pytest.mark.parametrize(
@@ -198,8 +232,10 @@ def test_exactly_one_payload_is_given() -> None:
         (TO_CONNECTIONS, {"origin_room": "lobby", "offset": 1}),
         ({**TO_ROOM, "v": 2, "data": ABSENT}, {"presence": {"joined": ["ada"], "departed": ["bob"]}}),
         (TO_ROOM, {"colour": "blue", "nested": {"a": [1, None, 1e300]}}),
+        (TO_JSON, {"reference": {**REFERENCE, "key": "k" * 1_024, "content_type": "a" * 255}, "receipt": True}),
+        (TO_JSON, {"v": 2, "close": {"code": "kicked", "retry": False}}),
     ],
-    ids=range(15),
+    ids=range(17),
 )
 def test_the_limits_themselves_are_allowed(fields: dict[str, Any], changes: dict[str, Any]) -> None:
     received = decode(body(fields, **changes))

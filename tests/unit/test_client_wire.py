@@ -1,16 +1,18 @@
 """What the server sends, as values, and requests as text."""
 
+from typing import Any
+
 import msgspec
 import pytest
 
 from gatecast.client import wire
 from gatecast.client.errors import RequestFailed
-from gatecast.client.events import Message, Presence
+from gatecast.client.events import Message, Presence, Reference
 from gatecast.client.options import Options
 from gatecast.client.presence import PresenceChanges
 from gatecast.client.sequence import Ask, Page
+from gatecast.frames import Link, closed, messages, presence
 from gatecast.frames import Message as MessageOnWire
-from gatecast.frames import closed, messages, presence
 
 BIG = 123456789012345678901234567890
 
@@ -26,6 +28,17 @@ def test_the_frames_of_this_version_are_read() -> None:
     assert message.json == {"b": 1, "a": 12345678901234567890}
     assert wire.parse(presence("lobby", joined=["a"], at_ms=3)) == wire.PresenceFrame("lobby", 3, ("a",))
     assert wire.parse(closed("token_expired", retry=True)) == wire.ClosedFrame("token_expired", True)
+
+
+def test_a_reference_has_what_is_needed_to_fetch_it() -> None:
+    link: dict[str, Any] = {"url": "https://a/b?c=d", "bytes": 9**6, "content_type": "image/png", "expires_at_ms": 9}
+    encoded = MessageOnWire(id="i", offset=7, published_at_ms=5, reference=Link(**link)).encode()
+    frame = wire.parse(messages("lobby", [encoded]))
+    assert isinstance(frame, wire.Messages)
+    message = wire.to_message(frame.messages[0], frame.room)
+    assert message == Message(id="i", room="lobby", offset=7, published_at_ms=5, reference=Reference(**link))
+    with pytest.raises(ValueError, match="neither"):
+        _ = message.json
 
 
 def test_a_message_without_room_offset_or_author_has_none() -> None:

@@ -2,10 +2,11 @@ import json
 
 import pytest
 
-from worker.queue_check import find_circle, is_same_queue
+from gatecast.queue_check import find_circle, is_same_queue
 
 BOTH = ("GATECAST_DEAD_LETTER_QUEUE_URL", "GATECAST_QUEUE_URL")
 QUEUE, DEAD = "arn:aws:sqs:us-east-1:123456789012:main", "arn:aws:sqs:us-east-1:123456789012:dead"
+RECEIPTS = "arn:aws:sqs:us-east-1:123456789012:receipts"
 
 
 def attributes(arn: str, target: str | None = None) -> dict[str, str]:
@@ -56,6 +57,23 @@ def test_a_circle_is_found_and_named(queue: dict[str, str], dead_letters: dict[s
     assert found is not None
     assert reason in found
     assert all(name in found for name in (BOTH if "names that" not in reason else BOTH[1:]))
+
+
+@pytest.mark.parametrize(
+    ("receipts", "reason"),
+    [
+        (attributes(QUEUE), f"GATECAST_QUEUE_URL are the same queue ({QUEUE})"),
+        (attributes(DEAD), f"GATECAST_DEAD_LETTER_QUEUE_URL are the same queue ({DEAD})"),
+        (attributes(RECEIPTS, QUEUE), f"moves its messages to GATECAST_QUEUE_URL ({QUEUE})"),
+    ],
+)
+def test_receipts_have_a_queue_of_their_own(receipts: dict[str, str], reason: str) -> None:
+    found = find_circle(attributes(QUEUE, DEAD), attributes(DEAD), receipts)
+    assert found is not None
+    assert "GATECAST_RECEIPTS_QUEUE_URL" in found
+    assert reason in found
+    for harmless in (attributes(RECEIPTS), attributes(RECEIPTS, DEAD), {}):
+        assert find_circle(attributes(QUEUE, DEAD), attributes(DEAD), harmless) is None
 
 
 @pytest.mark.parametrize(
