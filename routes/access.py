@@ -16,9 +16,6 @@ import msgspec
 
 from gatecast.frames import V1, V2
 
-NAME: Final = re.compile(r"[!-~]{1,100}")
-"""The pattern of a room's name."""
-
 _NO_STAR: Final = "[!-)+-~]"
 _SECONDS: Final = re.compile(r"(-?[0-9]{1,15})(?:\.[0-9]+)?")
 _GRANT: Final = re.compile(rf"(?!@)(?:{_NO_STAR}{{1,100}}|{_NO_STAR}{{1,98}}/\*)")
@@ -102,12 +99,6 @@ def is_grant(text: str) -> bool:
 def covers(grants: Iterable[str], room: str) -> bool:
     """Whether one of the grants covers this room."""
     return not room.startswith("@") and "*" not in room and any(_covers(grant, room) for grant in grants)
-
-
-def user_room(user: str) -> str | None:
-    """The user's own room, or None if the user's name does not fit in a room's name."""
-    room = f"@user/{user}"
-    return room if user and NAME.fullmatch(room) else None
 
 
 def _text(context: Mapping[str, Any], key: str) -> str:

@@ -7,6 +7,7 @@ one of the three places.
 
 | variable | meaning |
 |---|---|
+| GATECAST_TABLE | the table, where it reads whether the user has been revoked (`gatecast.rooms.revocations`) |
 | GATECAST_TOKEN_ISSUER | the required value of a token's `iss` |
 | GATECAST_TOKEN_AUDIENCE | the value, or element, that its `aud` must have; of several, separated by spaces, one |
 | GATECAST_TOKEN_SECRET_ARN | the secret in Secrets Manager that signs tokens (HS256). Exactly one of this and: |
@@ -17,9 +18,9 @@ one of the three places.
 
 It returns a policy that allows this one `$connect`, with the context on which the routes rely; raises the error
 "Unauthorized", which API Gateway turns into a 401; or returns a policy that denies, which is a 403 (`routes.tokens`
-defines which applies). If it cannot decide, because configuration or keys are missing, it raises an error, which is a
-500: it fails closed. API Gateway invokes it once per connection and caches nothing (caching exists for HTTP and REST
-APIs only).
+defines which applies, and a revoked user is denied). If it cannot decide, because configuration or keys are missing or
+the table cannot be read, it raises an error, which is a 500: it fails closed. API Gateway invokes it once per
+connection and caches nothing (caching exists for HTTP and REST APIs only).
 """
 
 import os
@@ -32,6 +33,7 @@ from typing import Any, Final
 
 from botocore.config import Config
 
+from gatecast.rooms.revocations import Revocations
 from routes import environment
 from routes.access import AuthorizerContext
 from routes.environment import ConfigurationError
@@ -88,14 +90,17 @@ def extract_token(event: Mapping[str, Any]) -> str:
 
 
 def clear_caches() -> None:
-    """Drops the cached configuration and keys, for a process whose environment changes: tests."""
+    """Drops the cached configuration, keys and client, for a process whose environment changes: tests."""
     _verifier.cache_clear()
+    _revocations.cache_clear()
 
 
 def _allowed(event: dict[str, Any]) -> dict[str, Any]:
     with _creation_lock:
-        verifier = _verifier()
+        verifier, revocations = _verifier(), _revocations()
     identity = verifier.verify(extract_token(event))
+    if revocations.is_revoked(identity.user, issued_at=identity.issued_at):
+        raise InvalidToken(HTTPStatus.FORBIDDEN, "the user is revoked")
     context = AuthorizerContext.from_access(identity.user, identity.access, chosen_dialect(event))
     return _policy(event, "Allow", identity.user, context.flat())
 
@@ -121,6 +126,12 @@ def _verifier() -> Verifier:
             grants=_claim("GATECAST_TOKEN_GRANTS_CLAIM", STANDARD_NAMES.grants),
         ),
     )
+
+
+@cache
+def _revocations() -> Revocations:
+    table_name = environment.required("GATECAST_TABLE")
+    return Revocations(environment.client("dynamodb", _SDK_CONFIG), table_name)
 
 
 def _audience(name: str) -> str:

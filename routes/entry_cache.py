@@ -9,9 +9,13 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from gatecast.broadcast import Reference
+
 MAX_BYTES: Final = 16 * 1024 * 1024
 _ENTRY_BYTES: Final = 250
 """What Python needs for an entry, beside its message."""
+_LINK_BYTES: Final = 1_500
+"""What a link takes in a response, and more than Python needs for its reference."""
 _ROOM_BYTES: Final = 500
 
 
@@ -19,12 +23,14 @@ class StoredEntry(NamedTuple):
     """A message as responses contain it, JSON in UTF-8; None if no response can contain it.
 
     After `expires_at` (seconds since the epoch) the entry counts as absent. After `message_expires_at_ms` nobody shall
-    receive the message any more.
+    receive the message any more. A message with a `reference` has no payload yet: the link to it is made for each
+    response.
     """
 
     encoded: bytes | None
     expires_at: float
     message_expires_at_ms: float | None
+    reference: Reference | None = None
 
 
 class _Room:
@@ -117,4 +123,4 @@ class EntryCache:
 
 
 def _size(entry: StoredEntry) -> int:
-    return len(entry.encoded or b"") + _ENTRY_BYTES
+    return len(entry.encoded or b"") + _ENTRY_BYTES + _LINK_BYTES * (entry.reference is not None)

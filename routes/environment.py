@@ -3,6 +3,7 @@
 import ipaddress
 import os
 import re
+from datetime import datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -76,12 +77,25 @@ def open_access() -> bool:
     return value == OPEN_ACCESS
 
 
+def session() -> Any:
+    """A boto3 session in the function's Region."""
+    # boto3 itself reads AWS_DEFAULT_REGION only
+    return boto3.session.Session(region_name=os.environ.get("AWS_REGION"))
+
+
 def client(service: str, config: Config, *, endpoint_url: str | None = None) -> Any:
     """A boto3 client in the function's Region."""
-    # boto3 itself reads AWS_DEFAULT_REGION only
-    return boto3.session.Session(region_name=os.environ.get("AWS_REGION")).client(
-        service, config=config, endpoint_url=endpoint_url
-    )
+    return session().client(service, config=config, endpoint_url=endpoint_url)
+
+
+def credentials_expire_at(session: Any) -> float | None:
+    """When the session's credentials expire, in seconds since the epoch; None if they do not, or it is not known.
+
+    Only refreshable credentials have an expiry, and botocore exposes it only as a private attribute. Lambda does not
+    say when those of a function expire.
+    """
+    expiry = getattr(session.get_credentials(), "_expiry_time", None)
+    return expiry.timestamp() if isinstance(expiry, datetime) else None
 
 
 def _is_loopback(host: str) -> bool:

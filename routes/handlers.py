@@ -15,11 +15,12 @@ import msgspec
 from msgspec import UNSET
 
 from gatecast import tracing
-from routes import dependencies, environment, join_results, responses
+from gatecast.rooms.names import system_rooms, validate_client_room
+from routes import dependencies, environment, join_results, reading, responses
 from routes.environment import ConfigurationError
 from routes.joins import parse_join
 from routes.log import Handler, lambda_handler, log_failure
-from routes.metrics import record_invocation, record_recoveries
+from routes.metrics import record_invocation
 from routes.publishing import PublishRequest, to_broadcast
 from routes.requests import (
     Caller,
@@ -31,9 +32,7 @@ from routes.requests import (
     check_not_expired,
     parse,
     ref_of,
-    system_rooms,
     unknown_action,
-    validate_client_room,
     validate_readable_room,
 )
 from routes.responses import Code, Ref, RequestRejected, Response
@@ -112,7 +111,7 @@ def connect(event: Event) -> Mapping[str, str] | None:
     """
     caller = msgspec.structs.replace(_caller(event), frames=chosen_dialect(event))
     check_not_expired(caller)
-    dependencies.memberships().connect(caller, system_rooms(caller))
+    dependencies.memberships().connect(caller, system_rooms(caller.user))
     subprotocol = chosen_subprotocol(event)
     return {"Sec-WebSocket-Protocol": subprotocol} if subprotocol else None
 
@@ -175,32 +174,20 @@ def history(caller: Caller, body: str | None) -> Fields:
     """`{"action": "history", "room": "lobby", "since": 7, "limit": 100}`: a member's messages after an offset."""
     request = parse(body, HistoryRequest)
     request.check()
-    room = _readable_room(caller, request.room)
-    if not dependencies.settings().get([room])[room].history_seconds:
-        raise RequestRejected(Code.BAD_REQUEST, "room: it has no history")
-    recovery = dependencies.history().read(room, request.since, request.limit)
-    record_recoveries([recovery])
-    return {"room": room, **recovery.fields()}
+    return reading.messages_of(_readable_room(caller, request.room), request.since, request.limit)
 
 
 @_message_route("members")
 def members(caller: Caller, body: str | None) -> Fields:
     """`{"action": "members", "room": "lobby", "after": "optional"}`: a page of the users who are in the room."""
     request = parse(body, MembersRequest)
-    room = _readable_room(caller, request.room)
-    if room.startswith("@") or not dependencies.settings().get([room])[room].presence:
-        raise RequestRejected(Code.BAD_REQUEST, "room: its members cannot be listed, because it has no presence")
-    page = dependencies.presence().members(room, request.after or None)
-    users = [user._asdict() for user in page.users]
-    return {"room": room, "users": users, "after": page.after, "at_ms": page.at_ms}
+    return reading.users_of(_readable_room(caller, request.room), request.after or None)
 
 
 @_message_route("count")
 def count(caller: Caller, body: str | None) -> Fields:
     """`{"action": "count", "room": "lobby"}`: how many connections are members, and when they were counted."""
-    room = _readable_room(caller, parse(body, RoomRequest).room)
-    counted = dependencies.counts().count(room)
-    return {"room": room, "members": counted.members, "counted_at_ms": counted.counted_at_ms}
+    return reading.count_of(_readable_room(caller, parse(body, RoomRequest).room))
 
 
 @_message_route("ping", responses.pong)

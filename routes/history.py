@@ -26,8 +26,10 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from gatecast.frames import Message
 from routes.entry_cache import EntryCache, StoredEntry
 from routes.joins import Position
+from routes.payloads import Payloads
 from routes.requests import MAX_LIMIT
 from routes.responses import Code, RequestRejected
 from routes.runs import Allowance, Run
@@ -58,12 +60,20 @@ class Recovery(NamedTuple):
 
 
 class History:
-    """Reads through `streams` and keeps entries in `cache`. `clock` is in seconds since the epoch. Thread-safe."""
+    """Reads through `streams` and keeps entries in `cache`. `clock` is in seconds since the epoch. Thread-safe.
+
+    `payloads` makes the links to those that are objects in S3.
+    """
 
     def __init__(
-        self, streams: Streams, cache: EntryCache | None = None, clock: Callable[[], float] = time.time
+        self,
+        streams: Streams,
+        cache: EntryCache | None = None,
+        clock: Callable[[], float] = time.time,
+        payloads: Payloads | None = None,
     ) -> None:
         self._streams = streams
+        self._payloads = payloads or Payloads(None)
         self._cache = EntryCache() if cache is None else cache
         self._clock = clock
 
@@ -190,7 +200,12 @@ class History:
             return None
         if entry.message_expires_at_ms is not None and entry.message_expires_at_ms <= now * 1000:
             return UNSET
-        return msgspec.Raw(entry.encoded)
+        if entry.reference is None:
+            return msgspec.Raw(entry.encoded)
+        link = self._payloads.link(entry.reference, entry.message_expires_at_ms)
+        if link is None:
+            return None
+        return msgspec.structs.replace(msgspec.json.decode(entry.encoded, type=Message), reference=link).encode()
 
     def _entries(
         self, room: str, first: int, last: int, allowance: Allowance, wanted: int = MAX_LIMIT

@@ -6,7 +6,8 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from gatecast.frames import V1, V2
-from routes.requests import Caller, Offset, check_may_join, check_not_expired, decode, parse, validate_client_room
+from gatecast.rooms.names import validate_client_room
+from routes.requests import Caller, Offset, check_may_join, check_not_expired, decode, parse
 from routes.responses import Code, RequestRejected
 
 MAX_ROOMS_PER_JOIN: Final = 25

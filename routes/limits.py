@@ -33,8 +33,8 @@ from botocore import exceptions
 from botocore.exceptions import ClientError
 
 from gatecast import table
+from gatecast.rooms.connection import Connection
 from routes.log import logger
-from routes.requests import Caller
 from routes.responses import Code, RequestRejected
 
 WINDOW_SECONDS: Final = 10
@@ -70,7 +70,7 @@ class Limits:
         self._per_second = per_second
         self._rejected: dict[tuple[str, str], int] = {}
 
-    def count(self, action: str, caller: Caller) -> None:
+    def count(self, action: str, caller: Connection) -> None:
         """Counts one request. Raises RequestRejected (rate_limited).
 
         The SDK's errors pass through, unless they mean that the table is overloaded or unreachable.
@@ -119,5 +119,5 @@ class Limits:
         return True
 
 
-def _pk(caller: Caller) -> str:
+def _pk(caller: Connection) -> str:
     return f"limit#user#{caller.user}" if caller.user else f"limit#connection#{caller.connection_id}"

@@ -11,6 +11,8 @@ from typing import Any, Final
 from aws_lambda_powertools import Logger
 from botocore.exceptions import ClientError
 
+import gatecast.rooms
+from gatecast.rooms.errors import NoPublisher
 from routes.access import InvalidContext
 from routes.environment import ConfigurationError
 from routes.metrics import record_ignored_event
@@ -20,7 +22,8 @@ Handler = Callable[[dict[str, Any], Any], dict[str, Any]]
 
 _SDK: Final = ("boto3", "botocore", "s3transfer", "urllib3")
 """Loggers that write bodies, tokens and what signatures are made of when their level is debug."""
-_HERE: Final = Path(__file__).parent
+_OURS: Final = (Path(__file__).parent, Path(gatecast.rooms.__file__).parent)
+"""The folders whose lines are named as the place of a failure."""
 logger: Final = Logger(service="gatecast-routes")
 for _name in _SDK:
     logging.getLogger(_name).setLevel(logging.INFO)  # of its own: the environment's level must not decide this
@@ -44,12 +47,13 @@ def lambda_handler(handler: Handler) -> Handler:
 
 def log_failure(event: str, error: Exception, **details: str) -> None:
     """Logs one line with the error's class and place, but no third-party message: it may quote what a client sent."""
-    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent == _HERE]
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if any(map(Path(frame.filename).is_relative_to, _OURS))]
     where = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
     details |= {"error": type(error).__name__, "where": where}
     match error:
         case ClientError():
             details |= {"code": error.response["Error"]["Code"], "operation": error.operation_name}
-        case RequestRejected() | ConfigurationError() | InvalidContext():
+        case RequestRejected() | NoPublisher() | ConfigurationError() | InvalidContext():
             details["reason"] = str(error)
     logger.error(event, extra=details)

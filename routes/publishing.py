@@ -18,8 +18,8 @@ from gatecast.broadcast import (
     utf8_length,
 )
 from gatecast.frames import Message
-from routes.access import NAME
-from routes.requests import Caller, validate_client_room
+from gatecast.rooms.names import NAME, validate_client_room
+from routes.requests import Caller
 from routes.responses import MAX_MESSAGE_BYTES, Code, RequestRejected
 
 MAX_PUBLISHER_LENGTH: Final = 60
@@ -31,7 +31,8 @@ _SAFE_IN_PUBLISHER: Final = "".join(sorted(set(string.punctuation) - set("%/")))
 class PublishRequest(msgspec.Struct, frozen=True):
     """The body of `publish`, with exactly one of `data` and `json`, whose bytes are passed on as they are.
 
-    Without `id` one is generated, so that a retry is another broadcast.
+    A `reference` is rejected: it would let members read any object of the bucket. Without `id` one is generated, so
+    that a retry is another broadcast.
     """
 
     room: str
@@ -39,6 +40,7 @@ class PublishRequest(msgspec.Struct, frozen=True):
     json: msgspec.Raw | UnsetType = UNSET
     id: str | UnsetType = UNSET
     echo: bool = True
+    reference: msgspec.Raw | UnsetType = UNSET
 
 
 def to_broadcast(request: PublishRequest, caller: Caller, *, generated_id: str) -> Broadcast:
@@ -62,11 +64,13 @@ def to_broadcast(request: PublishRequest, caller: Caller, *, generated_id: str) 
         except_=UNSET if request.echo else (caller.connection_id,),
         published_at_ms=caller.requested_at_ms,
     )
-    _check_length(broadcast)
+    check_length(broadcast)
     return broadcast
 
 
 def _check_payload(request: PublishRequest) -> None:
+    if request.reference is not UNSET:
+        raise RequestRejected(Code.BAD_REQUEST, "reference: only backends publish one; send `data` or `json`")
     if (request.data is UNSET) == (request.json is UNSET):
         raise RequestRejected(Code.BAD_REQUEST, "data: exactly one of `data` and `json` must be given")
     if isinstance(request.data, str):
@@ -81,7 +85,7 @@ def _check_payload(request: PublishRequest) -> None:
         raise RequestRejected(code, f"json: {problem}")
 
 
-def _check_length(broadcast: Broadcast) -> None:
+def check_length(broadcast: Broadcast) -> None:
     """Raises RequestRejected (too_large) if no response could hold the message, whatever offset it is given.
 
     Frames, which have less around it, can hold somewhat more; but who resumes would miss it.

@@ -15,9 +15,10 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from gatecast import table
-from gatecast.broadcast import LARGEST_OFFSET, MAX_NAME_LENGTH, field_with_lone_surrogate, utf8_length
+from gatecast.broadcast import LARGEST_OFFSET, MAX_NAME_LENGTH, field_with_lone_surrogate, reason_of, utf8_length
 from gatecast.frames import V1
-from routes.access import NAME, Access, AuthorizerContext, covers, user_room
+from gatecast.rooms.names import system_rooms, validate_client_room
+from routes.access import Access, AuthorizerContext, covers
 from routes.responses import Code, Ref, RequestRejected
 
 ACTIONS: Final = ("join", "leave", "publish", "history", "members", "count", "ping")
@@ -196,7 +197,7 @@ def decode(encoded: bytes, kind: type[_Request]) -> _Request:
     try:
         return msgspec.json.decode(encoded, type=kind)
     except msgspec.ValidationError as error:
-        reason, _, path = str(error).partition(" - at `$.")
+        reason, path = reason_of(error), str(error).partition(" - at `$.")[2]
         raise RequestRejected(Code.BAD_REQUEST, f"{path.rstrip('`')}: {reason}" if path else reason) from None
     except (msgspec.DecodeError, RecursionError) as error:
         if field := field_with_lone_surrogate(encoded, kind.__struct_encode_fields__):
@@ -204,20 +205,12 @@ def decode(encoded: bytes, kind: type[_Request]) -> _Request:
         raise RequestRejected(Code.BAD_REQUEST, f"the message is not valid JSON ({error})") from None
 
 
-def validate_client_room(room: str) -> str:
-    """The room, if clients may use it. Raises RequestRejected (bad_request, forbidden_room)."""
-    if not NAME.fullmatch(room):
-        raise RequestRejected(Code.BAD_REQUEST, f"room: must be 1 to {MAX_NAME_LENGTH} characters from ! to ~")
-    if room.startswith("@"):
-        raise RequestRejected(Code.FORBIDDEN_ROOM, "room: names that begin with @ are reserved")
-    if "*" in room:  # it would look like a grant or a namespace
-        raise RequestRejected(Code.FORBIDDEN_ROOM, "room: names that contain * are reserved")
-    return room
-
-
 def validate_readable_room(room: str, caller: Caller) -> str:
-    """As above, or one of the rooms that the system keeps and the caller is in."""
-    return room if room in system_rooms(caller) else validate_client_room(room)
+    """The room, if clients may use it, or one of those that the system keeps and the caller is in.
+
+    Raises RequestRejected (bad_request, forbidden_room).
+    """
+    return room if room in system_rooms(caller.user) else validate_client_room(room)
 
 
 def check_not_expired(caller: Caller) -> None:
@@ -247,14 +240,3 @@ def unknown_action(body: str | None) -> RequestRejected:
     except RequestRejected as rejection:
         return rejection
     return RequestRejected(Code.UNKNOWN_ACTION, f"action: must be one of {', '.join(ACTIONS)}")
-
-
-def system_rooms(caller: Caller) -> list[str]:
-    """The rooms that every connection joins at `$connect`. Raises RequestRejected if the user's name does not fit."""
-    if caller.user is None:
-        return ["@all"]
-    room = user_room(caller.user)
-    if room is None:
-        available = MAX_NAME_LENGTH - len("@user/")
-        raise RequestRejected(Code.BAD_REQUEST, f"user: must be 1 to {available} characters from ! to ~")
-    return ["@all", room]

@@ -7,7 +7,6 @@ upgraded, and its body is discarded.
 """
 
 from collections.abc import Mapping
-from enum import StrEnum
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -15,6 +14,24 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from gatecast.frames import MAX_FRAME_BYTES
+from gatecast.rooms.errors import Code, RequestRejected
+
+__all__ = [
+    "MAX_ECHOED",
+    "MAX_MESSAGE_BYTES",
+    "RESPONSE_BYTES",
+    "ROOM_BYTES",
+    "Code",
+    "Ref",
+    "RequestRejected",
+    "Response",
+    "echoed",
+    "error",
+    "error_fields",
+    "ok",
+    "pong",
+    "status",
+]
 
 MAX_ECHOED: Final = 100
 """Characters: as many as the longest valid name has."""
@@ -28,41 +45,6 @@ MAX_MESSAGE_BYTES: Final = MAX_FRAME_BYTES - RESPONSE_BYTES - ROOM_BYTES - 1
 Response = dict[str, Any]
 Ref = str | int | UnsetType
 """What a request's `ref` was, which its response repeats."""
-
-
-class Code(StrEnum):
-    """Why a client's message was rejected. Clients may rely on the codes; the accompanying message is for people."""
-
-    BAD_REQUEST = "bad_request"
-    """Not a JSON object, or a field is missing, of the wrong type or out of range. The message names the field."""
-    FORBIDDEN_ROOM = "forbidden_room"
-    """The token does not allow it, or the room is a system room (its name begins with @), which no client may join,
-    leave or publish to."""
-    NOT_A_MEMBER = "not_a_member"
-    """Only members may publish to a room, or read what is in it: join it first."""
-    NOT_CONNECTED = "not_connected"
-    """The connection is closing, or older than a connection's maximum lifetime."""
-    RATE_LIMITED = "rate_limited"
-    """Too many requests of this kind: retry after `retry_after_seconds`, a field beside the code."""
-    TOKEN_EXPIRED = "token_expired"  # noqa: S105 - a code, no password
-    """The token with which the client connected has expired: reconnect with a new one."""
-    TOO_LARGE = "too_large"
-    """More data than can be posted to a client."""
-    TOO_MANY_ROOMS = "too_many_rooms"
-    """The connection is a member of as many rooms as it may be: leave one first."""
-    UNAVAILABLE = "unavailable"
-    """The request is valid, but a dependency failed: retry. A publish retried with the same `id` is delivered once."""
-    UNKNOWN_ACTION = "unknown_action"
-
-
-class RequestRejected(Exception):
-    """The client's request was rejected. The message is for the client and quotes nothing that the client sent."""
-
-    def __init__(self, code: Code, message: str, *, retry_after_seconds: int | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.retry_after_seconds = retry_after_seconds
 
 
 def ok(action: str, fields: Mapping[str, Any], ref: Ref = UNSET) -> Response:

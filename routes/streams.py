@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 
 from gatecast import table
 from gatecast.entries import Entry
-from routes.backoff import Backoff, busy
+from gatecast.rooms.backoff import Backoff, busy
 from routes.entry_cache import StoredEntry
 from routes.log import logger
 from routes.responses import MAX_MESSAGE_BYTES
@@ -161,4 +161,4 @@ def _stored(item: Mapping[str, Any]) -> StoredEntry:
         return StoredEntry(None, float("inf"), None)
     encoded = bytes(entry.message.encode())
     fits = len(encoded) <= MAX_MESSAGE_BYTES
-    return StoredEntry(encoded if fits else None, entry.expires_at, entry.message_expires_at_ms)
+    return StoredEntry(encoded if fits else None, entry.expires_at, entry.message_expires_at_ms, entry.reference)

@@ -32,12 +32,12 @@ import jwt
 import msgspec
 from jwt.exceptions import InvalidJTIError
 
+from gatecast.kicks import LEEWAY_SECONDS
+from gatecast.rooms.names import user_room
 from gatecast.table import CONNECTION_TTL_SECONDS
-from routes.access import Access, is_grant, user_room
+from routes.access import Access, is_grant
 from routes.keys import Key, Keys
 
-LEEWAY_SECONDS: Final = 10
-"""The tolerated difference between the issuer's clock and ours."""
 MAX_TOKEN_LENGTH: Final = 8_192
 """API Gateway accepts 8 KB from an authorizer; the context made from a token of this length is always shorter."""
 
@@ -57,10 +57,11 @@ class InvalidToken(Exception):
 
 
 class Identity(NamedTuple):
-    """The verified user and its access."""
+    """The verified user and its access, and when the token was issued, in seconds since the epoch, if it says that."""
 
     user: str
     access: Access
+    issued_at: int | None = None
 
 
 class ClaimNames(NamedTuple):
@@ -166,7 +167,7 @@ class Verifier:
             # no connection lives longer, even if the token does
             expires_at=min(int(exp) + LEEWAY_SECONDS, int(self._clock()) + CONNECTION_TTL_SECONDS),
         )
-        return Identity(user, access)
+        return Identity(user, access, int(verified["iat"]) if "iat" in verified else None)
 
 
 def _grants(value: Any, claim: str) -> _Grants:

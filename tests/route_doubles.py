@@ -9,12 +9,12 @@ from botocore.exceptions import ClientError
 
 from gatecast import Broadcast, Publisher, decode
 from gatecast.room_settings import RoomSettings
+from gatecast.rooms.counts import Count
+from gatecast.rooms.presence import Members
 from routes import dependencies
-from routes.counts import Count
 from routes.environment import OPEN_ACCESS
 from routes.history import History
 from routes.limits import Limits
-from routes.presence import Members
 from routes.requests import Caller
 from routes.responses import RequestRejected
 from routes.streams import Streams

@@ -19,7 +19,7 @@ import websockets
 from gatecast import __version__
 from local.aws_environment import CREDENTIALS
 from local.backend import Backend, prepare_backend
-from local.ministack import Ministack
+from local.ministack import SERVICES, Ministack
 from local.route_table import AUTHORIZER
 from local.stack import Stack
 from routes import authorizer
@@ -83,7 +83,7 @@ def issuer(tmp_path: Path) -> Iterator[Issuer]:
 
 @pytest.fixture(scope="module")
 def ministack() -> Iterator[Ministack]:
-    with Ministack.start(services=("sqs", "dynamodb", "secretsmanager")) as running:
+    with Ministack.start(services=(*SERVICES, "secretsmanager")) as running:
         yield running
 
 

@@ -12,13 +12,13 @@ from gatecast import Publisher, decode
 from gatecast import table as keys
 from gatecast.broadcast import Broadcast
 from gatecast.broadcast import Presence as Change
+from gatecast.rooms.counts import Counts
+from gatecast.rooms.memberships import Memberships
+from gatecast.rooms.presence import Presence
+from gatecast.rooms.settings_cache import RoomSettingsCache
 from local.resources import Queues
-from routes.counts import Counts
-from routes.memberships import Memberships
-from routes.presence import Presence
 from routes.requests import Caller
 from routes.responses import Code, RequestRejected
-from routes.room_settings import RoomSettingsCache
 from tests.metered_clients import Cost, Meter
 from tests.routes_events import event
 

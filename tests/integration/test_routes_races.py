@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from routes.memberships import Memberships
+from gatecast.rooms.memberships import Memberships
 from routes.requests import Caller
 from routes.responses import Code, RequestRejected
 from tests.routes_events import CONNECTION_ID, event

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from routes.access import Access, AuthorizerContext, InvalidContext, covers, is_grant, user_room
+from routes.access import Access, AuthorizerContext, InvalidContext, covers, is_grant
 
 
 @pytest.mark.parametrize("text", ["lobby", "a/*", "a/b/*", "!", "#", "a@b", "a/", "//*", "r" * 100, "p" * 98 + "/*"])
@@ -57,15 +57,6 @@ def test_what_a_grant_covers(grant: str, room: str, covered: bool) -> None:
 
 def test_without_grants_nothing_is_covered() -> None:
     assert not covers([], "lobby")
-
-
-@pytest.mark.parametrize("user", ["", "alice smith", "zoë", "u" * 95, "a\0", "a\n", "\ud800"])
-def test_users_without_a_room(user: str) -> None:
-    assert user_room(user) is None
-
-
-def test_a_users_room() -> None:
-    assert user_room("u" * 94) == "@user/" + "u" * 94
 
 
 def test_context_is_flat_and_round_trips() -> None:

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from local.gateway.authorizer import decide
-from routes import authorizer
+from gatecast import table
+from gatecast.emulator.authorizer import decide
+from gatecast.rooms.revocations import Revocations
+from routes import authorizer, environment
 from routes.authorizer import AuthorizerFailed, extract_token
 from routes.keys import PublicKeys
 from routes.tokens import MAX_TOKEN_LENGTH, InvalidToken, Verifier
@@ -21,6 +23,7 @@ from tests.tokens import AUDIENCE, ISSUER, JwksEndpoint, claims, rs256, rsa_jwk,
 ARN = "arn:aws:execute-api:eu-west-1:123456789012:abcdef1234/production/$connect"
 PROTOCOLS = "Sec-WebSocket-Protocol"
 VARIABLES = {
+    "GATECAST_TABLE": "gatecast",
     "GATECAST_TOKEN_ISSUER": ISSUER,
     "GATECAST_TOKEN_AUDIENCE": AUDIENCE,
     "GATECAST_TOKEN_JWKS_URL": "https://issuer.example/jwks.json",
@@ -34,8 +37,37 @@ def log() -> Iterator[io.StringIO]:
         yield stream
 
 
+class RevocationItems:
+    """DynamoDB, as far as the authorizer needs it."""
+
+    def __init__(self) -> None:
+        self.items: list[dict[str, Any]] = []
+        self.error: Exception | None = None
+        self.reads = 0
+
+    def get_item(self, **request: Any) -> dict[str, Any]:
+        assert (request["TableName"], request["ConsistentRead"]) == ("gatecast", True)
+        self.reads += 1
+        if self.error is not None:
+            raise self.error
+        key = request["Key"]
+        found = [item for item in self.items if {name: item[name] for name in key} == key]
+        return {"Item": found[0]} if found else {}
+
+    def put_item(self, **_: Any) -> None:
+        pytest.fail("the authorizer writes nothing")
+
+
 @pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> JwksEndpoint:
+def revocations(monkeypatch: pytest.MonkeyPatch) -> RevocationItems:
+    items = RevocationItems()
+    monkeypatch.setattr(authorizer, "_revocations", lambda: Revocations(items, "gatecast"))
+    return items
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch, revocations: RevocationItems) -> JwksEndpoint:
+    assert not revocations.items
     endpoint = JwksEndpoint(rsa_jwk("rsa"))
     keys = PublicKeys("https://issuer.example/jwks.json", endpoint)  # type: ignore[arg-type]  # a stand-in
     verifier = Verifier(keys, issuer=ISSUER, audience=AUDIENCE)
@@ -248,6 +280,50 @@ def test_the_longest_tokens_context_fits_api_gateways_limit(room: str) -> None:
     assert len(json.dumps(allowed)) < 7_500
 
 
+@pytest.mark.usefixtures("endpoint")
+def test_a_revoked_user_is_denied_with_any_token_and_others_are_not(
+    revocations: RevocationItems, log: io.StringIO
+) -> None:
+    revocations.items.append(table.revocation_item("alice", not_before=int(time.time()) + 3_600))
+    for token in (rs256(), rs256(iat=...)):
+        denied = invoke(request(f"gatecast.v2, {token}"))
+        assert denied["policyDocument"]["Statement"] == [
+            {"Action": "execute-api:Invoke", "Effect": "Deny", "Resource": ARN}
+        ]
+        assert denied["context"] == {}
+    assert {json.loads(line)["reason"] for line in log.getvalue().splitlines()} == {"the user is revoked"}
+    assert "alice" not in log.getvalue()
+    allowed = invoke(request(f"gatecast.v2, {rs256(sub='bob')}"))
+    assert allowed["policyDocument"]["Statement"][0]["Effect"] == "Allow"
+
+
+@pytest.mark.usefixtures("endpoint")
+@pytest.mark.parametrize(("iat", "effect"), [(-60, "Deny"), (-0.5, "Allow"), (None, "Allow")])
+def test_after_a_revocation_only_newer_tokens_are_valid(
+    iat: float | None, effect: str, revocations: RevocationItems
+) -> None:
+    now = int(time.time())
+    revocations.items.append(table.revocation_item("alice", not_before=now - 30))
+    token = rs256(iat=... if iat is None else now + iat)
+    policy = invoke(request(f"gatecast.v2, {token}"))["policyDocument"]
+    assert policy["Statement"][0]["Effect"] == effect
+
+
+@pytest.mark.usefixtures("endpoint")
+def test_an_unproven_token_reads_no_revocation(revocations: RevocationItems) -> None:
+    token = signed(claims(), rsa_key("another"), "RS256", {"kid": "rsa"})
+    assert error_text(request(f"gatecast.v1, {token}")) == "Unauthorized"
+    assert revocations.reads == 0
+
+
+@pytest.mark.usefixtures("endpoint")
+def test_an_unreadable_table_fails_closed(revocations: RevocationItems, log: io.StringIO) -> None:
+    revocations.error = TimeoutError("secret text")
+    assert error_text(request(f"gatecast.v1, {rs256()}")) == "see authorizer.failed in the log"
+    line = json.loads(log.getvalue())
+    assert (line["message"], line["error"]) == ("authorizer.failed", "TimeoutError")
+
+
 def test_unavailable_keys_fail_closed_without_a_401(endpoint: JwksEndpoint, log: io.StringIO) -> None:
     endpoint.fail_requests()
     assert error_text(request(f"gatecast.v1, {rs256()}")) == "see authorizer.failed in the log"
@@ -261,6 +337,7 @@ def test_unavailable_keys_fail_closed_without_a_401(endpoint: JwksEndpoint, log:
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
+        ({"GATECAST_TABLE": ""}, "GATECAST_TABLE is not set"),
         ({"GATECAST_TOKEN_ISSUER": ""}, "GATECAST_TOKEN_ISSUER is not set"),
         ({"GATECAST_TOKEN_AUDIENCE": ""}, "GATECAST_TOKEN_AUDIENCE is not set"),
         ({"GATECAST_TOKEN_JWKS_URL": ""}, "exactly one of"),
@@ -313,6 +390,7 @@ def test_names_of_claims_and_several_audiences_come_from_the_environment(variabl
     endpoint = JwksEndpoint(rsa_jwk("rsa"))
     keys = PublicKeys("https://issuer.example/jwks.json", endpoint)  # type: ignore[arg-type]  # a stand-in
     variables.setattr(authorizer, "PublicKeys", lambda _url: keys)
+    variables.setattr(environment, "client", lambda _service, _config: RevocationItems())
     token = rs256(aud=..., client_id="ios", username="bob", gatecast={"join": ["a"]})
     context = invoke(request(f"gatecast.v1, {token}"))["context"]
     assert (context["user"], context["join"]) == ("bob", "a")

@@ -10,7 +10,7 @@ import pytest
 from gatecast import Broadcast, table
 from gatecast.entries import entry_item
 from gatecast.frames import MAX_FRAME_BYTES, Message
-from routes.backoff import Backoff
+from gatecast.rooms.backoff import Backoff
 from routes.entry_cache import EntryCache
 from routes.history import History, Recovery
 from routes.joins import Position

@@ -7,13 +7,14 @@ import msgspec
 import pytest
 
 from gatecast import Publisher
-from routes import authorizer, dependencies, handlers
+from routes import authorizer, dependencies, environment, handlers
 from routes.environment import OPEN_ACCESS
 from routes.history import Recovery
 from routes.metrics import record_recoveries
 from routes.responses import Code, RequestRejected
 from tests.route_doubles import FakeSettings
 from tests.routes_events import CONNECTION_ID, LambdaContext, event
+from tests.scripted_dynamodb import Scripted
 
 SECRET = "the-clients-own-text"
 
@@ -101,6 +102,8 @@ def test_connects_rejected_by_the_authorizer_are_counted(
     table: Table, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del table
+    monkeypatch.setenv("GATECAST_TABLE", "gatecast")
+    monkeypatch.setattr(environment, "client", lambda *_: Scripted())
     monkeypatch.setenv("GATECAST_TOKEN_ISSUER", "https://issuer.example")
     monkeypatch.setenv("GATECAST_TOKEN_AUDIENCE", "gatecast")
     monkeypatch.setenv("GATECAST_TOKEN_JWKS_URL", "https://issuer.example/keys")

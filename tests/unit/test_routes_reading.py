@@ -9,8 +9,8 @@ import pytest
 
 from gatecast.frames import MAX_FRAME_BYTES
 from gatecast.room_settings import RoomSettings
+from gatecast.rooms.presence import Members, User
 from routes import handlers
-from routes.presence import Members, User
 from routes.requests import MAX_BODY_BYTES, MAX_REF_LENGTH
 from routes.responses import MAX_ECHOED, Code, RequestRejected
 from tests.route_doubles import NOW, Doubles

@@ -14,9 +14,7 @@ from routes.requests import (
     Caller,
     RoomRequest,
     parse,
-    system_rooms,
     unknown_action,
-    validate_client_room,
     validate_readable_room,
 )
 from routes.responses import Code, RequestRejected
@@ -81,37 +79,6 @@ def test_callers_access_comes_from_its_token() -> None:
 def test_event_of_another_kind_is_rejected() -> None:
     with pytest.raises(msgspec.ValidationError):
         Caller.from_event({"requestContext": {"http": {"method": "GET"}}})
-
-
-def test_a_user_has_its_own_room() -> None:
-    assert system_rooms(caller()) == ["@all"]
-    assert system_rooms(caller("alice")) == ["@all", "@user/alice"]
-    assert system_rooms(caller("u" * 94)) == ["@all", "@user/" + "u" * 94]
-
-
-@pytest.mark.parametrize("user", ["u" * 95, "alice smith", "zoë", "a\n", "\ud800"])
-def test_user_that_does_not_fit_in_a_room_name_is_rejected(user: str) -> None:
-    with pytest.raises(RequestRejected, match=r"^user: "):
-        system_rooms(caller(user))
-
-
-@pytest.mark.parametrize("room", ["lobby", "!", "~" * 100, "a/b#c:0", "user@home"])
-def test_valid_room_names(room: str) -> None:
-    assert validate_client_room(room) == room
-
-
-@pytest.mark.parametrize("room", ["", "r" * 101, "two words", "zoë", "lobby\n", "\x7f"])
-def test_invalid_room_names(room: str) -> None:
-    with pytest.raises(RequestRejected, match=r"^room: ") as rejection:
-        validate_client_room(room)
-    assert rejection.value.code is Code.BAD_REQUEST
-
-
-@pytest.mark.parametrize("room", ["@all", "@user/alice", "@"])
-def test_system_rooms_are_forbidden(room: str) -> None:
-    with pytest.raises(RequestRejected) as rejection:
-        validate_client_room(room)
-    assert rejection.value.code is Code.FORBIDDEN_ROOM
 
 
 def test_members_read_the_rooms_of_the_system_that_they_are_in() -> None:
@@ -218,6 +185,13 @@ def test_data_that_cannot_be_posted_to_a_client(data: str, code: Code) -> None:
     with pytest.raises(RequestRejected, match=r"^data: ") as rejection:
         to_broadcast(publish(data=data), caller(), generated_id=GENERATED_ID)
     assert rejection.value.code is code
+
+
+def test_clients_publish_no_references() -> None:
+    body = '{"room": "lobby", "data": "x", "reference": {"bucket": "b", "key": "k", "bytes": 1, "content_type": "t"}}'
+    with pytest.raises(RequestRejected, match=r"^reference: only backends publish one") as rejection:
+        to_broadcast(parse(body, PublishRequest), caller(), generated_id=GENERATED_ID)
+    assert rejection.value.code is Code.BAD_REQUEST
 
 
 def test_json_counts_with_the_length_that_it_has_on_the_queue() -> None:

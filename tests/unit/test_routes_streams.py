@@ -9,7 +9,7 @@ import pytest
 
 from gatecast import table
 from gatecast.frames import MAX_FRAME_BYTES
-from routes.backoff import Backoff
+from gatecast.rooms.backoff import Backoff
 from routes.responses import MAX_MESSAGE_BYTES, Code, RequestRejected
 from routes.streams import Streams
 from tests.routes_events import captured_log

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from gatecast.kicks import LEEWAY_SECONDS
 from gatecast.table import CONNECTION_TTL_SECONDS
 from routes.access import Access
 from routes.keys import KeysUnavailable, PublicKeys, SharedSecret
-from routes.tokens import LEEWAY_SECONDS, STANDARD_NAMES, ClaimNames, InvalidToken, Verifier
+from routes.tokens import STANDARD_NAMES, ClaimNames, InvalidToken, Verifier
 from tests.tokens import (
     AUDIENCE,
     ISSUER,
@@ -394,7 +395,7 @@ def from_secret() -> Verifier:
 
 def outcome(verifier: Verifier, token: str) -> Expected:
     try:
-        user, access = verifier.verify(token)
+        user, access, _ = verifier.verify(token)
     except InvalidToken as rejection:
         return int(rejection.status), rejection.reason
     return Granted(user, access.join, access.publish)
@@ -518,3 +519,10 @@ def test_rotated_secret_is_fetched_when_the_cached_one_does_not_match() -> None:
     now += 24 * 3600
     assert outcome(verifier, hs256()) == Granted()
     assert outcome(verifier, hs256(PREVIOUS_SECRET)) == SIGNATURE
+
+
+@pytest.mark.parametrize(
+    ("iat", "expected"), [(1_700_000_000, 1_700_000_000), (1_700_000_000.75, 1_700_000_000), (..., None)]
+)
+def test_the_time_of_issue_is_known_if_the_token_has_it(iat: Any, expected: int | None) -> None:
+    assert from_jwks().verify(rs256(iat=iat)).issued_at == expected

@@ -8,9 +8,10 @@ import pytest
 from botocore.exceptions import ClientError
 
 from gatecast import table
+from gatecast.rooms.backoff import Backoff
+from gatecast.rooms.memberships import DISCONNECT_SECONDS, Memberships
 from gatecast.table import Item
-from routes.backoff import Backoff
-from routes.memberships import DISCONNECT_SECONDS, Memberships
+from routes.observing import OBSERVER
 from routes.requests import Caller
 from routes.responses import Code, RequestRejected
 from tests.routes_events import CONNECTION_ID, EXPIRES_AT, captured_log, event, token_context
@@ -215,7 +216,7 @@ def test_a_disconnect_that_takes_too_long_leaves_the_rest() -> None:
     cursor = {"pk": {"S": "p"}, "sk": {"S": "s"}}
     slow = Slow(query=[{"Items": [joined(f"r{number}") for number in range(24)], "LastEvaluatedKey": cursor}])
     with captured_log() as log:
-        Memberships(slow, "gatecast", backoff=Backoff(clock=lambda: now)).disconnect(CONNECTION_ID)
+        Memberships(slow, "gatecast", backoff=Backoff(clock=lambda: now), observer=OBSERVER).disconnect(CONNECTION_ID)
     assert DISCONNECT_SECONDS <= now < DISCONNECT_SECONDS + 2
     assert slow.count("batch_write_item") >= 8
     assert "disconnect.incomplete" in log.getvalue()

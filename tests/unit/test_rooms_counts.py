@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 
 from gatecast import table
+from gatecast.rooms.backoff import Backoff
+from gatecast.rooms.counts import CACHE_SECONDS, COUNTING_SECONDS, LOCK_SECONDS, Counts
+from gatecast.rooms.settings_cache import RoomSettingsCache
 from gatecast.table import Item
-from routes.backoff import Backoff
-from routes.counts import CACHE_SECONDS, COUNTING_SECONDS, LOCK_SECONDS, Counts
+from routes.observing import OBSERVER
 from routes.responses import Code, RequestRejected
-from routes.room_settings import RoomSettingsCache
 from tests.routes_events import captured_log
 from tests.scripted_dynamodb import Scripted, error
 
@@ -32,7 +33,7 @@ def counting(dynamodb: Scripted, shards: int = 1, clock: Clock | None = None) ->
     settings = [{**table.key("settings#lobby", table.SETTINGS_SK), "shards": {"N": str(shards)}}]
     dynamodb.scripts["batch_get_item"] = [{"Responses": {"gatecast": settings}}]
     cache = RoomSettingsCache(dynamodb, "gatecast", Backoff(clock=clock))
-    return Counts(dynamodb, "gatecast", cache, clock=clock, wall_clock=clock)
+    return Counts(dynamodb, "gatecast", cache, clock=clock, wall_clock=clock, observer=OBSERVER)
 
 
 def number(shard: int, members: int, age_seconds: float = 0) -> Item:
@@ -198,7 +199,7 @@ def test_that_nothing_is_known_is_cached_too() -> None:
 
 
 def test_the_memory_of_counts_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("routes.counts.MAX_CACHED_ROOMS", 3)
+    monkeypatch.setattr("gatecast.rooms.counts.MAX_CACHED_ROOMS", 3)
     counts = counting(Scripted(query=[page()]))
     for room in "abcdef":
         counts.members(room, 1)

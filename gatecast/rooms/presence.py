@@ -3,7 +3,7 @@
 The rules, and why they lose no event, are in `gatecast.presence`. If a join cannot be announced, its client receives
 `unavailable`, although it is written: only the client remembers that something is left to be done, and its retry costs
 a failed condition, a query and the announcement. A client retries as well if the process dies before it responds. What
-happens if a departure cannot be announced is in `routes.departures`.
+happens if a departure cannot be announced is in `gatecast.rooms.departures`.
 """
 
 import time
@@ -17,20 +17,18 @@ from gatecast import presence, table
 from gatecast.broadcast import MAX_NAME_LENGTH, InvalidBroadcast
 from gatecast.presence import DEPARTURE_DELAY_SECONDS, PresenceItem
 from gatecast.publisher import Publisher
-from routes.access import NAME
-from routes.counts import Counts
-from routes.environment import ConfigurationError
-from routes.log import log_failure
-from routes.metrics import record_unannounced_presence
-from routes.requests import Caller
-from routes.responses import Code, RequestRejected
-from routes.room_settings import RoomSettingsCache
+from gatecast.rooms.connection import Connection
+from gatecast.rooms.counts import Counts
+from gatecast.rooms.errors import Code, NoPublisher, RequestRejected
+from gatecast.rooms.names import NAME
+from gatecast.rooms.observer import LOG, Observer
+from gatecast.rooms.settings_cache import RoomSettingsCache
 
 MAX_USERS: Final = 500
 """Per page of `members`."""
 MAX_QUERIES: Final = 5
 """Per page of `members`: a user may have any number of connections."""
-FAILURES: Final = (BotoCoreError, ClientError, ConfigurationError, InvalidBroadcast, RequestRejected)
+FAILURES: Final = (BotoCoreError, ClientError, InvalidBroadcast, NoPublisher, RequestRejected)
 """Why an event may not be announced. InvalidBroadcast: another program has written the user's item."""
 
 
@@ -58,8 +56,9 @@ class Members(NamedTuple):
 class Presence:
     """The table and the queue, through boto3 clients. Thread-safe. `wall_clock` gives seconds since the epoch.
 
-    `publisher` is called when the first event is published: only rooms with presence need a queue. `limit` counts an
-    announced join, and raises RequestRejected if its caller has too many announced: one request may join many rooms.
+    `publisher` is called when the first event is published: only rooms with presence need a queue. It raises
+    NoPublisher if there is none. `limit` counts an announced join, and raises RequestRejected if its connection has too
+    many announced: one request may join many rooms.
     """
 
     def __init__(
@@ -70,7 +69,8 @@ class Presence:
         counts: Counts,
         publisher: Callable[[], Publisher],
         *,
-        limit: Callable[[Caller], None] = lambda _: None,
+        limit: Callable[[Connection], None] = lambda _: None,
+        observer: Observer = LOG,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -80,6 +80,7 @@ class Presence:
         self._counts = counts
         self._publisher = publisher
         self._limit = limit
+        self.observer = observer
         self.clock = clock
         self._wall_clock = wall_clock
 
@@ -113,31 +114,32 @@ class Presence:
         return Members(_users(connections), None, at_ms)
 
     def announce_joins(
-        self, caller: Caller, joins: Mapping[str, int | None], ends_at_seconds: float
+        self, connection: Connection, joins: Mapping[str, int | None], ends_at_seconds: float
     ) -> dict[str, RequestRejected]:
-        """Announces the caller's joins of these rooms with presence. Returns a rejection for each that it could not.
+        """Announces the connection's joins of these rooms with presence.
 
-        `joins` has, by room, the time in the presence item that the join wrote; None if an earlier join wrote it. From
-        `ends_at_seconds` on it begins no further one, nor after a failure: the client retries.
+        `joins` has, by room, the time in the presence item that the join wrote; None if an earlier join wrote it.
+        Returns a rejection for each that it could not announce. From `ends_at_seconds` on it begins no further one, nor
+        after a failure: the client retries.
         """
         left = list(joins)
         rejection = RequestRejected(Code.UNAVAILABLE, "not announced yet: retry")
         while left and self.clock() < ends_at_seconds:
             try:
-                self._announce_join(caller, left[0], joins[left[0]])
+                self._announce_join(connection, left[0], joins[left[0]])
             except FAILURES as error:
                 if isinstance(error, RequestRejected):  # too many, or a dependency that is busy
                     rejection = error
-                log_failure("presence.not_announced", error)
+                self.observer.fail("presence.not_announced", error)
                 break
             del left[0]
         if left:
-            record_unannounced_presence(len(left))
+            self.observer.count_unannounced(len(left))
         return dict.fromkeys(left, rejection)
 
     @property
     def is_fifo(self) -> bool:
-        """Whether departures are announced after the deletion. Raises ConfigurationError, as the next one."""
+        """Whether departures are announced after the deletion. Raises NoPublisher."""
         return self._publisher().fifo
 
     def announce_departure(self, room: str, user: str) -> None:
@@ -150,16 +152,16 @@ class Presence:
         event = presence.departed_broadcast(room, user, unique=uuid.uuid4().hex, published_at_ms=self._now_ms())
         self._publisher().publish(event, delay_seconds=0 if self.is_fifo else DEPARTURE_DELAY_SECONDS)
 
-    def _announce_join(self, caller: Caller, room: str, joined_at_ms: int | None) -> None:
-        user = caller.user
+    def _announce_join(self, connection: Connection, room: str, joined_at_ms: int | None) -> None:
+        user = connection.user
         if user is None or not self._is_announced(room):
             return
         at_ms = self._now_ms()  # before the query
         found = self._dynamodb.query(**presence.user_query(self._table, room, user))["Items"]
         items = [item for item in map(PresenceItem.from_item, found) if item is not None]
-        now_seconds = caller.requested_at_ms / 1000
-        if presence.announces_join(items, caller.connection_id, joined_at_ms, now_seconds):
-            self._limit(caller)
+        now_seconds = connection.requested_at_ms / 1000
+        if presence.announces_join(items, connection.connection_id, joined_at_ms, now_seconds):
+            self._limit(connection)
             unique = uuid.uuid4().hex
             self._publisher().publish(presence.joined_broadcast(room, user, unique=unique, published_at_ms=at_ms))
 

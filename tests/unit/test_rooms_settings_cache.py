@@ -1,4 +1,4 @@
-"""The routes' cache of room settings."""
+"""The cache of room settings."""
 
 from typing import Any
 
@@ -6,10 +6,11 @@ import pytest
 
 from gatecast import table
 from gatecast.room_settings import RoomSettings
+from gatecast.rooms.backoff import Backoff
+from gatecast.rooms.settings_cache import CACHE_SECONDS, RoomSettingsCache
 from gatecast.table import Item
-from routes.backoff import Backoff
+from routes.observing import OBSERVER
 from routes.responses import Code, RequestRejected
-from routes.room_settings import CACHE_SECONDS, RoomSettingsCache
 from tests.routes_events import captured_log
 from tests.scripted_dynamodb import Scripted
 
@@ -35,7 +36,7 @@ class Clock:
 
 def cache(dynamodb: Scripted, clock: Clock | None = None) -> RoomSettingsCache:
     return RoomSettingsCache(
-        dynamodb, "gatecast", Backoff(max_attempts=3, clock=clock or Clock(), sleep=lambda _: None)
+        dynamodb, "gatecast", Backoff(max_attempts=3, clock=clock or Clock(), sleep=lambda _: None), OBSERVER
     )
 
 
@@ -126,7 +127,7 @@ def test_a_damaged_attribute_is_logged_once_counted_each_time_and_names_no_room(
 
 
 def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("routes.room_settings.MAX_CACHED_ITEMS", 3)
+    monkeypatch.setattr("gatecast.rooms.settings_cache.MAX_CACHED_ITEMS", 3)
     dynamodb = Scripted(batch_get_item=[found()])
     settings = cache(dynamodb)
     for number in range(10):

@@ -22,12 +22,9 @@ from typing import Final
 from gatecast import table
 from gatecast.broadcast import InvalidBroadcast
 from gatecast.presence import DEPARTURE_DELAY_SECONDS
+from gatecast.rooms.errors import Code, NoPublisher, RequestRejected
+from gatecast.rooms.presence import FAILURES, Presence
 from gatecast.table import Item
-from routes.environment import ConfigurationError
-from routes.log import log_failure, logger
-from routes.metrics import record_unannounced_presence
-from routes.presence import FAILURES, Presence
-from routes.responses import Code, RequestRejected
 
 DISCONNECTING_SECONDS: Final = 3.0
 """After this `$disconnect` begins no further announcement; one that is in progress takes 9 s at most."""
@@ -46,7 +43,7 @@ class Leaving:
             if not presence.is_fifo:
                 presence.announce_departure(*self._departure)
         except FAILURES as error:
-            log_failure("presence.not_announced", error)
+            presence.observer.fail("presence.not_announced", error)
             raise RequestRejected(Code.UNAVAILABLE, "temporarily unavailable: retry") from None
 
     def deleted(self) -> None:
@@ -55,8 +52,8 @@ class Leaving:
             if self._presence.is_fifo or _may_have_been_read(self._began_at, self._presence.clock()):
                 self._presence.announce_departure(*self._departure)
         except FAILURES as error:
-            log_failure("presence.not_announced", error)
-            record_unannounced_presence(1)
+            self._presence.observer.fail("presence.not_announced", error)
+            self._presence.observer.count_unannounced(1)
 
 
 class Disconnecting:
@@ -82,7 +79,7 @@ class Disconnecting:
                 yield item
             else:
                 left += 1
-        _not_announced(left)
+        self._not_announced(left)
 
     def deleted(self) -> None:
         """The items that have been taken are deleted."""
@@ -90,9 +87,9 @@ class Disconnecting:
         if not batch:
             return
         if self._is_fifo:
-            _not_announced(sum(self._is_over or not self._announce(*departure) for departure in batch))
+            self._not_announced(sum(self._is_over or not self._announce(*departure) for departure in batch))
         elif _may_have_been_read(self._batch_began_at, self._presence.clock()):
-            _not_announced(len(batch))  # too late for another call
+            self._not_announced(len(batch))  # too late for another call
 
     def _may_delete(self, room: str, user: str) -> bool:
         if self._is_over:
@@ -109,12 +106,17 @@ class Disconnecting:
         try:
             self._presence.announce_departure(room, user)
         except InvalidBroadcast as error:  # nor can the worker announce it
-            log_failure("presence.not_announced", error)
-            _not_announced(1)
+            self._presence.observer.fail("presence.not_announced", error)
+            self._not_announced(1)
         except FAILURES as error:
-            log_failure("presence.not_announced", error)
+            self._presence.observer.fail("presence.not_announced", error)
             self._failed = True
         return not self._failed
+
+    def _not_announced(self, departures: int) -> None:
+        if departures:
+            self._presence.observer.warn("presence.departures_not_announced", events=departures)
+            self._presence.observer.count_unannounced(departures)
 
     @property
     def _is_over(self) -> bool:
@@ -122,15 +124,9 @@ class Disconnecting:
 
     @property
     def _is_fifo(self) -> bool:
-        with suppress(ConfigurationError):
+        with suppress(NoPublisher):
             return self._presence.is_fifo
         return False
-
-
-def _not_announced(departures: int) -> None:
-    if departures:
-        logger.warning("presence.departures_not_announced", extra={"events": departures})
-        record_unannounced_presence(departures)
 
 
 def _may_have_been_read(began_at: float, now: float) -> bool:

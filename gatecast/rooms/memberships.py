@@ -1,4 +1,4 @@
-"""Connections and memberships: the routes' writes to the table.
+"""Connections and memberships: the writes to the table.
 
 Always: a membership and its joined-room item are created and deleted together, and created only while the connection
 item exists, as is a presence item, so a join that loses the race with `$disconnect` leaves nothing behind. Every
@@ -13,17 +13,20 @@ from typing import Any, Final, Protocol
 from botocore.exceptions import ClientError
 
 from gatecast import table
+from gatecast.rooms.actions import UNLIMITED, Actions, connection_key, joined_room_key, seconds
+from gatecast.rooms.backoff import Backoff, busy
+from gatecast.rooms.connection import Connection
+from gatecast.rooms.departures import Disconnecting, Leaving
+from gatecast.rooms.errors import Code, RequestRejected
+from gatecast.rooms.observer import LOG, Observer
+from gatecast.rooms.presence import Presence
+from gatecast.rooms.rooms_to_join import CONDITION_FAILED, MAX_ROOMS_PER_TRANSACTION, Reason, RoomsToJoin
+from gatecast.rooms.settings_cache import RoomSettingsCache
 from gatecast.table import Item
-from routes.actions import UNLIMITED, Actions, connection_key, joined_room_key, seconds
-from routes.backoff import Backoff, busy
-from routes.departures import Disconnecting, Leaving
-from routes.log import logger
-from routes.presence import Presence
-from routes.requests import Caller
-from routes.responses import Code, RequestRejected
-from routes.room_settings import RoomSettingsCache
-from routes.rooms_to_join import CONDITION_FAILED, MAX_ROOMS_PER_TRANSACTION, Reason, RoomsToJoin
 
+DEFAULT_ROOMS: Final = 100
+MAX_ROOMS: Final = 1_000
+"""The memberships of 1,000 rooms take `$disconnect` 80 calls, well within API Gateway's 29 s."""
 JOIN_SECONDS: Final = 15.0
 """After this `join` begins no further announcement."""
 DISCONNECT_SECONDS: Final = 15.0
@@ -32,7 +35,7 @@ _CONTENDED: Final = frozenset({"TransactionConflict", "ThrottlingError", "Provis
 
 
 class DynamoDB(Protocol):
-    """The calls of a boto3 DynamoDB client that the routes need."""
+    """The calls of a boto3 DynamoDB client that are needed."""
 
     def get_item(self, **kwargs: Any) -> Any: ...
     def delete_item(self, **kwargs: Any) -> Any: ...
@@ -54,6 +57,7 @@ class Memberships:
         backoff: Backoff | None = None,
         settings: RoomSettingsCache | None = None,
         presence: Presence | None = None,
+        observer: Observer = LOG,
     ) -> None:
         """A connection may join at most `max_rooms` rooms, besides those of `connect`; 0 means no limit.
 
@@ -66,20 +70,21 @@ class Memberships:
         self._backoff = backoff or Backoff()
         self._settings = settings or RoomSettingsCache(dynamodb, table_name, self._backoff)
         self._presence = presence
+        self._observer = observer
 
-    def connect(self, caller: Caller, rooms: Sequence[str]) -> None:
+    def connect(self, connection: Connection, rooms: Sequence[str]) -> None:
         """Writes the connection and its memberships of these rooms in one transaction. Raises RequestRejected.
 
         The rooms are those that the system keeps; they have no presence.
         """
         attempts = self._backoff.start()
-        actions = self._actions.connect(caller, self._settings.get(rooms))
+        actions = self._actions.connect(connection, self._settings.get(rooms))
         for _ in attempts:
             if not self._transact(actions):
                 return
         raise busy()
 
-    def join(self, caller: Caller, rooms: Sequence[str]) -> dict[str, RequestRejected]:
+    def join(self, connection: Connection, rooms: Sequence[str]) -> dict[str, RequestRejected]:
         """Makes the connection a member of up to 33 rooms, in one transaction. Keeps existing memberships.
 
         An existing member of a room that has presence only since then becomes present, in another transaction.
@@ -92,33 +97,33 @@ class Memberships:
         ends_at_seconds = self._backoff.clock() + JOIN_SECONDS
         attempts = self._backoff.start()
         settings = self._settings.get(rooms)
-        user = caller.user if self._presence else None
+        user = connection.user if self._presence else None
         users = {room: user for room in settings if user and settings[room].presence}
         joining = RoomsToJoin(
-            {room: self._actions.join(caller, room, settings[room], users.get(room)) for room in settings}
+            {room: self._actions.join(connection, room, settings[room], users.get(room)) for room in settings}
         )
         for _ in attempts:
-            if self._write(caller, joining):
+            if self._write(connection, joining):
                 return {
                     **dict.fromkeys(joining.too_many, self._too_many_rooms()),
-                    **self._announce(caller, joining, users, ends_at_seconds),
+                    **self._announce(connection, joining, users, ends_at_seconds),
                 }
         raise busy()
 
-    def _write(self, caller: Caller, joining: RoomsToJoin) -> bool:
+    def _write(self, connection: Connection, joining: RoomsToJoin) -> bool:
         """Writes what is left of a join. Whether nothing is left; False after contention. Raises RequestRejected."""
         while rooms := joining.next_rooms:
-            reasons = self._transact([self._actions.count(caller, len(rooms)), *joining.next_actions])
+            reasons = self._transact([self._actions.count(connection, len(rooms)), *joining.next_actions])
             if not reasons:
                 joining.succeeded()
                 return True
-            free_rooms = self._free_rooms(caller) if reasons[0].code == CONDITION_FAILED else None
+            free_rooms = self._free_rooms(connection) if reasons[0].code == CONDITION_FAILED else None
             if not joining.cancelled(reasons[1:], free_rooms):
                 return False
         return True
 
     def _announce(
-        self, caller: Caller, joining: RoomsToJoin, users: Mapping[str, str], ends_at_seconds: float
+        self, connection: Connection, joining: RoomsToJoin, users: Mapping[str, str], ends_at_seconds: float
     ) -> dict[str, RequestRejected]:
         """Announces the joins of rooms with presence, also where an earlier join has written the membership.
 
@@ -126,30 +131,30 @@ class Memberships:
         """
         members = {room: item for room, item in joining.members_already.items() if room in users}
         joins: dict[str, int | None] = dict.fromkeys(members)
-        joins |= {room: caller.requested_at_ms for room in joining.joined if room in users}
+        joins |= {room: connection.requested_at_ms for room in joining.joined if room in users}
         if not (joins and self._presence):
             return {}
         absent = {room: users[room] for room, item in members.items() if item and not table.present_user(item)}
         rejected: dict[str, RequestRejected] = {}
         if absent:
             try:
-                entered = self._enter(caller, absent, ends_at_seconds)
+                entered = self._enter(connection, absent, ends_at_seconds)
             except RequestRejected as rejection:
                 rejected = dict.fromkeys(absent, rejection)
             else:
-                joins |= dict.fromkeys(entered, caller.requested_at_ms)
+                joins |= dict.fromkeys(entered, connection.requested_at_ms)
         announced = {room: at_ms for room, at_ms in joins.items() if room not in rejected}
-        return rejected | self._presence.announce_joins(caller, announced, ends_at_seconds)
+        return rejected | self._presence.announce_joins(connection, announced, ends_at_seconds)
 
-    def _enter(self, caller: Caller, users: Mapping[str, str], ends_at_seconds: float) -> list[str]:
+    def _enter(self, connection: Connection, users: Mapping[str, str], ends_at_seconds: float) -> list[str]:
         """Writes the presence items of a member that has none, in those of these rooms in which it still is one.
 
         Returns these. Raises RequestRejected (unavailable).
         """
         rooms = list(users)
         for _ in self._backoff.start(ends_at_seconds):
-            entering = [action for room in rooms for action in self._actions.enter(caller, room, users[room])]
-            reasons = self._transact([self._actions.connected(caller), *entering])
+            entering = [action for room in rooms for action in self._actions.enter(connection, room, users[room])]
+            reasons = self._transact([self._actions.connected(connection), *entering])
             if not reasons:
                 return rooms
             if reasons[0].code == CONDITION_FAILED:
@@ -160,18 +165,18 @@ class Memberships:
                 return []
         raise busy()
 
-    def leave(self, caller: Caller, room: str) -> None:
+    def leave(self, connection: Connection, room: str) -> None:
         """Removes the membership, if there is one. Raises RequestRejected: then it is still there."""
         leaving: Leaving | None = None
         for _ in self._backoff.start():
-            joined_room = self._joined_room(caller, room)
+            joined_room = self._joined_room(connection, room)
             if joined_room is None:
                 return
             user = table.present_user(joined_room)
             if user and self._presence and leaving is None:
                 leaving = Leaving(self._presence, room, user)
-            actions = self._actions.leave(caller, room, joined_room)
-            reasons = self._transact([*actions, self._actions.uncount(caller)])
+            actions = self._actions.leave(connection, room, joined_room)
+            reasons = self._transact([*actions, self._actions.uncount(connection)])
             if reasons and reasons[-1].code == CONDITION_FAILED:  # it is gone, or a program joined it without counting
                 reasons = self._transact(actions)
             if not reasons:
@@ -180,10 +185,10 @@ class Memberships:
                 return
         raise busy()
 
-    def is_member(self, caller: Caller, room: str) -> bool:
-        """Whether the caller has an unexpired membership of the room."""
-        joined_room = self._joined_room(caller, room)
-        return joined_room is not None and int(joined_room["expires_at"]["N"]) > int(seconds(caller))
+    def is_member(self, connection: Connection, room: str) -> bool:
+        """Whether the connection has an unexpired membership of the room."""
+        joined_room = self._joined_room(connection, room)
+        return joined_room is not None and int(joined_room["expires_at"]["N"]) > int(seconds(connection))
 
     def disconnect(self, connection_id: str) -> None:
         """Removes the connection and its memberships. The connection item goes first: after that no join succeeds.
@@ -200,7 +205,7 @@ class Memberships:
         items = self._joined_rooms(connection_id)
         for requests in table.removal_batches(connection_id, departures.deletable(items) if departures else items):
             if self._backoff.clock() >= ends_at_seconds:
-                logger.warning("disconnect.incomplete", extra={"seconds": DISCONNECT_SECONDS})
+                self._observer.warn("disconnect.incomplete", seconds=DISCONNECT_SECONDS)
                 return
             self._write_batch(requests, ends_at_seconds)
             if departures:
@@ -218,11 +223,11 @@ class Memberships:
             return reasons
         return []
 
-    def _free_rooms(self, caller: Caller) -> int:
+    def _free_rooms(self, connection: Connection) -> int:
         """How many rooms the connection may still join. Raises RequestRejected (not_connected)."""
-        key = connection_key(caller.connection_id)
+        key = connection_key(connection.connection_id)
         found = self._dynamodb.get_item(TableName=self._table, Key=key, ConsistentRead=True)
-        if "Item" not in found or int(found["Item"]["expires_at"]["N"]) <= int(seconds(caller)):
+        if "Item" not in found or int(found["Item"]["expires_at"]["N"]) <= int(seconds(connection)):
             raise RequestRejected(Code.NOT_CONNECTED, "the connection is closing")
         rooms = int(table.lenient_number(found["Item"].get("rooms")) or 0)
         return max(0, self._max_rooms - rooms)
@@ -232,8 +237,10 @@ class Memberships:
             Code.TOO_MANY_ROOMS, f"room: a connection joins at most {self._max_rooms:,} rooms; leave others"
         )
 
-    def _joined_room(self, caller: Caller, room: str) -> Item | None:
-        found = self._dynamodb.get_item(TableName=self._table, Key=joined_room_key(caller, room), ConsistentRead=True)
+    def _joined_room(self, connection: Connection, room: str) -> Item | None:
+        found = self._dynamodb.get_item(
+            TableName=self._table, Key=joined_room_key(connection, room), ConsistentRead=True
+        )
         item: Item | None = found.get("Item")
         return item
 

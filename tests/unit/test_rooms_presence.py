@@ -1,4 +1,4 @@
-"""Presence in the routes: what is written, what is announced, and what happens if it cannot be."""
+"""Presence: what is written, what is announced, and what happens if it cannot be."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,16 +10,18 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from gatecast import Publisher, decode, table
 from gatecast.broadcast import Broadcast
 from gatecast.presence import DEPARTURE_DELAY_SECONDS, REPEAT_SECONDS
+from gatecast.rooms.backoff import Backoff
+from gatecast.rooms.connection import Connection
+from gatecast.rooms.counts import Counts
+from gatecast.rooms.departures import DISCONNECTING_SECONDS
+from gatecast.rooms.errors import NoPublisher
+from gatecast.rooms.memberships import JOIN_SECONDS, Memberships
+from gatecast.rooms.presence import MAX_QUERIES, MAX_USERS, Members, Presence
+from gatecast.rooms.settings_cache import RoomSettingsCache
 from gatecast.table import Item
-from routes.backoff import Backoff
-from routes.counts import Counts
-from routes.departures import DISCONNECTING_SECONDS
-from routes.environment import ConfigurationError
-from routes.memberships import JOIN_SECONDS, Memberships
-from routes.presence import MAX_QUERIES, MAX_USERS, Members, Presence
+from routes.observing import OBSERVER
 from routes.requests import Caller
 from routes.responses import Code, RequestRejected
-from routes.room_settings import RoomSettingsCache
 from tests.routes_events import CONNECTION_ID, EXPIRES_AT, REQUESTED_AT_MS, captured_log, event
 from tests.scripted_dynamodb import FAILED, Scripted, cancelled, error
 
@@ -76,11 +78,11 @@ class Routes:
         self.dynamodb = Table(self, members, **scripts)
         publisher = Publisher(self.queue, "https://sqs/1/q.fifo" if fifo else "https://sqs/1/q")
         backoff = Backoff(max_attempts=3, clock=self.clock, sleep=lambda _: None)
-        settings = RoomSettingsCache(self.dynamodb, "gatecast", backoff)
-        times = {"clock": self.clock, "wall_clock": self.clock}
+        settings = RoomSettingsCache(self.dynamodb, "gatecast", backoff, OBSERVER)
+        times: dict[str, Any] = {"clock": self.clock, "wall_clock": self.clock}
         self.publisher: Callable[[], Publisher] = lambda: publisher
-        counts = Counts(self.dynamodb, "gatecast", settings, **times)
-        self.limit: Callable[[Caller], None] = lambda _: None
+        counts = Counts(self.dynamodb, "gatecast", settings, observer=OBSERVER, **times)
+        self.limit: Callable[[Connection], None] = lambda _: None
         self.presence = Presence(
             self.dynamodb,
             "gatecast",
@@ -88,14 +90,15 @@ class Routes:
             counts,
             self._publisher,
             limit=self._limit,
+            observer=OBSERVER,
             **times,
         )
         self.memberships = Memberships(
             self.dynamodb, "gatecast", max_rooms=50, backoff=backoff, settings=settings, presence=self.presence
         )
 
-    def _limit(self, caller: Caller) -> None:
-        self.limit(caller)
+    def _limit(self, connection: Connection) -> None:
+        self.limit(connection)
 
     def _publisher(self) -> Publisher:
         return self.publisher()
@@ -234,8 +237,8 @@ def test_announced_joins_are_limited_each_and_not_by_request() -> None:
     routes = Routes()
     allowed = iter(range(2))
 
-    def limit(caller: Caller) -> None:
-        assert caller is ALICE
+    def limit(connection: Connection) -> None:
+        assert connection is ALICE
         if next(allowed, None) is None:
             raise RequestRejected(Code.RATE_LIMITED, "at most 2 in 10 s", retry_after_seconds=3)
 
@@ -361,7 +364,7 @@ def test_a_failing_query_does_not_fail_the_other_rooms() -> None:
 
 def test_a_queue_that_is_not_configured_makes_only_rooms_with_presence_unavailable() -> None:
     routes = Routes()
-    routes.publisher = lambda: (_ for _ in ()).throw(ConfigurationError("GATECAST_QUEUE_URL is not set"))
+    routes.publisher = lambda: (_ for _ in ()).throw(NoPublisher("GATECAST_QUEUE_URL is not set"))
     assert routes.memberships.join(ALICE, ["lobby"]) == {}
     with captured_log() as log:
         assert set(routes.memberships.join(ALICE, ["p"])) == {"p"}
@@ -521,7 +524,7 @@ def test_departures_that_need_no_announcement_are_no_reason_to_leave_anything(fi
 
 def test_without_a_queue_only_what_has_presence_is_left(metrics: Callable[[], int]) -> None:
     routes = Routes(joined=[[joined("a", None), joined("p")]])
-    routes.publisher = lambda: (_ for _ in ()).throw(ConfigurationError("GATECAST_QUEUE_URL is not set"))
+    routes.publisher = lambda: (_ for _ in ()).throw(NoPublisher("GATECAST_QUEUE_URL is not set"))
     routes.memberships.disconnect(CONNECTION_ID)
     assert doomed(routes) == ["room#a#0", f"connection#{CONNECTION_ID}"]
     assert metrics() == 1

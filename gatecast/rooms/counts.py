@@ -20,9 +20,9 @@ from typing import Any, Final, NamedTuple, Protocol
 from botocore.exceptions import BotoCoreError, ClientError
 
 from gatecast import table
-from routes.backoff import busy
-from routes.log import log_failure
-from routes.room_settings import RoomSettingsCache
+from gatecast.rooms.backoff import busy
+from gatecast.rooms.observer import LOG, Observer
+from gatecast.rooms.settings_cache import RoomSettingsCache
 
 FRESH_SECONDS: Final = 10
 """A number that is older is counted again if a client asks for it."""
@@ -66,12 +66,14 @@ class Counts:
         *,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
+        observer: Observer = LOG,
     ) -> None:
         self._dynamodb = dynamodb
         self._table = table_name
         self._settings = settings
         self._clock = clock
         self._wall_clock = wall_clock
+        self._observer = observer
         self._cached: OrderedDict[str, tuple[float, Shards]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -159,7 +161,7 @@ class Counts:
             try:
                 self._dynamodb.put_item(TableName=self._table, Item=item)
             except (BotoCoreError, ClientError) as error:  # this request has its number; the next one counts again
-                log_failure("count.not_written", error)
+                self._observer.fail("count.not_written", error)
         return counted
 
     def _count_shard(self, room: str, shard: int, ends_at: float) -> Count | None:

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Final, NamedTuple
 
+from gatecast.rooms.actions import JOINED_ROOM, Action
 from gatecast.table import Item
-from routes.actions import JOINED_ROOM, Action
 
 CONDITION_FAILED: Final = "ConditionalCheckFailed"
 MAX_ROOMS_PER_TRANSACTION: Final = 33

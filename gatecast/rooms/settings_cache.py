@@ -11,9 +11,8 @@ from typing import Any, Final, Protocol
 
 from gatecast import table
 from gatecast.room_settings import RoomSettings, SettingsItem, settings_names
-from routes.backoff import Backoff, busy
-from routes.log import logger
-from routes.metrics import record_damaged_settings
+from gatecast.rooms.backoff import Backoff, busy
+from gatecast.rooms.observer import LOG, Observer
 
 CACHE_SECONDS: Final = 30.0
 """After raising `shards`, wait at least this long before raising `join_shards`."""
@@ -32,10 +31,17 @@ class RoomSettingsCache:
     neither ever shrinks.
     """
 
-    def __init__(self, dynamodb: SupportsBatchGetItem, table_name: str, backoff: Backoff | None = None) -> None:
+    def __init__(
+        self,
+        dynamodb: SupportsBatchGetItem,
+        table_name: str,
+        backoff: Backoff | None = None,
+        observer: Observer = LOG,
+    ) -> None:
         self._dynamodb = dynamodb
         self._table = table_name
         self._backoff = backoff or Backoff()
+        self._observer = observer
         self._cached: OrderedDict[str, tuple[float, SettingsItem]] = OrderedDict()
         self._logged: set[str] = set()
         self._lock = threading.Lock()
@@ -84,9 +90,9 @@ class RoomSettingsCache:
         damaged: list[str] = []
         settings = SettingsItem.from_item(item, damaged.append)
         if damaged:
-            record_damaged_settings(len(damaged))
+            self._observer.count_damaged(len(damaged))
         # once, or each room would be a line; its name is chosen by clients and not logged: the worker's log has it
         if unknown := [attribute for attribute in damaged if attribute not in self._logged]:
             self._logged.update(unknown)
-            logger.warning("settings.damaged", extra={"attributes": unknown})
+            self._observer.warn("settings.damaged", attributes=unknown)
         return settings

@@ -1,4 +1,4 @@
-from routes.backoff import Backoff
+from gatecast.rooms.backoff import Backoff
 
 
 class Clock:

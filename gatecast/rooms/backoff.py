@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from routes.responses import Code, RequestRejected
+from gatecast.rooms.errors import Code, RequestRejected
 
 
 @dataclass(frozen=True, kw_only=True)
