@@ -11,9 +11,9 @@ import boto3
 import websockets
 from botocore.config import Config
 
+from gatecast.emulator.integration import Route
+from gatecast.emulator.server import Gateway
 from local.aws_environment import CREDENTIALS, REGION
-from local.gateway.integration import Route
-from local.gateway.server import Gateway
 
 Event = dict[str, Any]
 

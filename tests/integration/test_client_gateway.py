@@ -16,7 +16,7 @@ from gatecast.client import Client, Message, Options, Recovered, Room
 from local import token
 from local.backend import prepare_backend
 from local.gateway_process import GatewayProcess
-from local.ministack import Ministack
+from local.ministack import SERVICES, Ministack
 from local.resources import write_room_settings
 from local.route_table import AUTHORIZER
 from local.stack import Stack
@@ -31,7 +31,7 @@ SECRET = "a secret of this test, long enough for HS256"
 
 @pytest.fixture(scope="module")
 def ministack() -> Iterator[Ministack]:
-    with Ministack.start(services=("sqs", "dynamodb", "secretsmanager")) as running:
+    with Ministack.start(services=(*SERVICES, "secretsmanager")) as running:
         yield running
 
 

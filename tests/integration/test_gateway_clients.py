@@ -9,11 +9,11 @@ import pytest
 import websockets
 from aws_lambda_powertools import Logger
 
-from local.gateway.authorizer import Authorizer
-from local.gateway.faults import Faults, LostDisconnect, Rule
-from local.gateway.integration import Mock, Route
-from local.gateway.limits import Limits
-from local.gateway.server import Gateway
+from gatecast.emulator.authorizer import Authorizer
+from gatecast.emulator.faults import Faults, LostDisconnect, Rule
+from gatecast.emulator.integration import Mock, Route
+from gatecast.emulator.limits import Limits
+from gatecast.emulator.server import Gateway
 from tests.gateway_doubles import Recorder, close_code, connected, send_request, until
 
 

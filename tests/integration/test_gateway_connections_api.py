@@ -12,13 +12,13 @@ import pytest
 import websockets
 from botocore.exceptions import ClientError
 
+from gatecast.emulator.events import new_id
+from gatecast.emulator.integration import Route
+from gatecast.emulator.limits import Limits
+from gatecast.emulator.management import Post
+from gatecast.emulator.server import Gateway
+from gatecast.emulator.sigv4 import Credentials
 from local.aws_environment import CREDENTIALS
-from local.gateway.events import new_id
-from local.gateway.integration import Route
-from local.gateway.limits import Limits
-from local.gateway.management import Post
-from local.gateway.server import Gateway
-from local.gateway.sigv4 import Credentials
 from tests.gateway_doubles import Recorder, call, close_code, connected, management_client, until
 
 

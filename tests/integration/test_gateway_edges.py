@@ -16,13 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from local.gateway.authorizer import Authorizer
-from local.gateway.defaults import CREDENTIALS, REGION
-from local.gateway.integration import Route
-from local.gateway.limits import Limits
-from local.gateway.pages import Page
-from local.gateway.server import Gateway
-from local.gateway.sigv4 import Credentials, Verifier, check_date, parse_authorization
+from gatecast.emulator.authorizer import Authorizer
+from gatecast.emulator.defaults import CREDENTIALS, REGION
+from gatecast.emulator.integration import Route
+from gatecast.emulator.limits import Limits
+from gatecast.emulator.pages import Page
+from gatecast.emulator.server import Gateway
+from gatecast.emulator.sigv4 import Credentials, Verifier, check_date, parse_authorization
 
 TOKEN = "header.payload-that-nobody-may-log.signature"
 

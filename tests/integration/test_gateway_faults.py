@@ -12,8 +12,7 @@ from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 from yarl import URL
 
-from local.aws_environment import CREDENTIALS, REGION
-from local.gateway.faults import (
+from gatecast.emulator.faults import (
     INTERNAL_ERROR,
     NOT_JSON,
     THROTTLED,
@@ -25,8 +24,9 @@ from local.gateway.faults import (
     Rule,
     Stall,
 )
-from local.gateway.limits import Limits
-from local.gateway.server import Gateway
+from gatecast.emulator.limits import Limits
+from gatecast.emulator.server import Gateway
+from local.aws_environment import CREDENTIALS, REGION
 from tests.gateway_doubles import Recorder, call, close_code, connected, management_client
 
 
@@ -160,8 +160,13 @@ async def test_control_interface() -> None:
             ("PUT", "faults", b'[{"fault":{"kind":"Delay","seconds":1},"share":2}]'),
             ("POST", "drop", b"{"),
         ):
-            async with http.request(method, f"{control}/{path}", data=body) as response:
+            as_json = {"Content-Type": "application/json"}
+            async with http.request(method, f"{control}/{path}", data=body, headers=as_json) as response:
                 assert response.status == 400
+            for content_type in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
+                page = {"Content-Type": content_type}
+                async with http.request(method, f"{control}/{path}", data=b"[]", headers=page) as response:
+                    assert response.status == 415, "a web page could send this without the browser asking first"
         async with http.get(f"{control}/nothing") as response:
             assert response.status == 404
     assert recorder.events_for("$disconnect") == []

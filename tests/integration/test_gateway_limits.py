@@ -10,8 +10,8 @@ import pytest
 import uvloop
 import websockets
 
-from local.gateway.limits import Limits
-from local.gateway.server import Gateway
+from gatecast.emulator.limits import Limits
+from gatecast.emulator.server import Gateway
 from tests.gateway_doubles import Recorder, call, close_code, connected, management_client, send_request
 
 # The event loop owns the send buffer: its limit must hold with both.

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 import pytest
 import websockets
 
+from gatecast.emulator.faults import THROTTLED, Rule
+from gatecast.emulator.limits import Limits
 from local.backend import Backend, environment, prepare_backend
-from local.gateway.faults import THROTTLED, Rule
-from local.gateway.limits import Limits
 from local.gateway_process import GatewayProcess
 from local.ministack import Ministack
 from local.processes import Process

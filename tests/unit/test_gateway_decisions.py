@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local.gateway.authorizer import Authorizer, Denied, decide, denied, has_identity
-from local.gateway.events import ConnectionInfo
-from local.gateway.integration import Failure, Route, Success, parse_response
-from local.gateway.limits import Limits, TokenBucket
-from local.gateway.routing import select_route
+from gatecast.emulator.authorizer import Authorizer, Denied, decide, denied, has_identity
+from gatecast.emulator.events import ConnectionInfo
+from gatecast.emulator.integration import Failure, Route, Success, parse_response
+from gatecast.emulator.limits import Limits, TokenBucket
+from gatecast.emulator.routing import select_route
 
 ARN = "arn:aws:execute-api:us-east-1:000000000000:local/local/$connect"
 

@@ -5,8 +5,8 @@ import re
 
 from aws_lambda_powertools.utilities.data_classes import APIGatewayWebSocketEvent
 
-from local.gateway import events
-from local.gateway.events import Api, ConnectionInfo
+from gatecast.emulator import events
+from gatecast.emulator.events import Api, ConnectionInfo
 
 API = Api(stage="prod", api_id="abc123", region="eu-central-1", account_id="111122223333")
 ORIGIN = ConnectionInfo(

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from local.gateway.faults import (
+from gatecast.emulator.faults import (
     NOT_JSON,
     THROTTLED,
     TRUNCATED_RESPONSE,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local.gateway.frames import TOO_BIG, UNACCEPTABLE, FrameScanner
+from gatecast.emulator.frames import TOO_BIG, UNACCEPTABLE, FrameScanner
 
 TEXT, CONTINUATION, BINARY, CLOSE, PING = 0x1, 0x0, 0x2, 0x8, 0x9
 

@@ -11,7 +11,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as BotocoreCredentials
 from multidict import CIMultiDict
 
-from local.gateway.sigv4 import Credentials, Verifier
+from gatecast.emulator.sigv4 import Credentials, Verifier
 
 NOW = datetime(2026, 11, 24, 6, 54, 9, tzinfo=UTC)
 HOST = "http://127.0.0.1:8080"

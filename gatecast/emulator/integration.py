@@ -1,6 +1,6 @@
-"""The integrations of routes: Lambda handlers, invoked in process, and mocks.
+"""The integrations of routes: Lambda handlers, invoked in process, remote functions and HTTP endpoints, and mocks.
 
-Handlers run on bounded threads, with a context like Lambda's, and their responses are validated.
+Handlers run on bounded threads, with a context like Lambda's, and responses are validated.
 
 A handler runs on one of a fixed number of threads. An exception, a malformed response or a timeout results in a
 `Failure`, never in an exception: the caller decides what the client receives. A handler that runs on after its timeout
@@ -20,7 +20,9 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
-from local.gateway.events import Event
+from gatecast.emulator.clock import Clock
+from gatecast.emulator.events import Event
+from gatecast.emulator.remote import HttpProxy, LambdaFunction, Remote, RemoteError
 
 Handler = Callable[[Event, Any], Any]
 
@@ -50,10 +52,20 @@ class Mock(NamedTuple):
         return json.dumps({**self.response, **repeated}, separators=(",", ":"))
 
 
+class Unavailable(NamedTuple):
+    """An integration that cannot run here: every invocation fails. `reason` is logged."""
+
+    reason: str
+
+
+Function = Handler | LambdaFunction | Unavailable
+Integration = Function | HttpProxy | Mock
+
+
 class Route(NamedTuple):
     """A route's integration. Only with a route response (`response`) is what it returns sent to the client."""
 
-    integration: Handler | Mock
+    integration: Integration
     response: bool = False
 
 
@@ -95,34 +107,58 @@ class LambdaContext:
 
 
 class Invoker:
-    """Runs handlers. `close` waits for those that are running."""
+    """Runs handlers and calls other integrations. `close` waits for handlers that are running."""
 
-    def __init__(self, *, threads: int, timeout_seconds: float, region: str, account_id: str) -> None:
+    def __init__(
+        self, *, threads: int, timeout_seconds: float, region: str, account_id: str, clock: Clock, remote: Remote
+    ) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="handler")
+        self._remote = remote
+        self._clock = clock
         self._timeout_seconds = timeout_seconds
         self._arn_prefix = f"arn:aws:lambda:{region}:{account_id}:function"
 
-    async def invoke(self, handler: Handler, event: Event) -> Success | Failure:
-        """Invokes a route's handler and validates its response."""
-        response = await self.invoke_raw(handler, event)
+    async def invoke(self, integration: Function | HttpProxy, event: Event) -> Success | Failure:
+        """Invokes a route's integration and validates its response."""
+        if isinstance(integration, HttpProxy):
+            response = await self._wait(
+                integration.url, asyncio.ensure_future(self._remote.request(integration, event))
+            )
+            return response if isinstance(response, Failure) else Success(*response)
+        response = await self.invoke_raw(integration, event)
         return response if isinstance(response, Failure) else parse_response(response)
 
-    async def invoke_raw(self, handler: Handler, event: Event) -> Any:
-        """The handler's return value, unvalidated, or a Failure."""
-        context = self._context(handler, event)
-        running = asyncio.get_running_loop().run_in_executor(self._pool, partial(handler, event, context))
-        done, _ = await asyncio.wait((running,), timeout=self._timeout_seconds)
-        if not done:
-            running.add_done_callback(_consume_exception)
-            _log.warning("handler.timeout function=%s seconds=%s", context.function_name, self._timeout_seconds)
-            return Failure(HTTPStatus.GATEWAY_TIMEOUT)
-        if error := running.exception():
-            _log.error("handler.failed function=%s", context.function_name, exc_info=error)
-            return Failure(HTTPStatus.INTERNAL_SERVER_ERROR, error)
-        return running.result()
+    async def invoke_raw(self, function: Function, event: Event) -> Any:
+        """The function's return value, unvalidated, or a Failure."""
+        if isinstance(function, Unavailable):
+            _log.error("handler.unavailable: %s", function.reason)
+            return Failure(HTTPStatus.INTERNAL_SERVER_ERROR)
+        if isinstance(function, LambdaFunction):
+            return await self._wait(function.name, asyncio.ensure_future(self._remote.invoke(function, event)))
+        context = self._context(function, event)
+        running = asyncio.get_running_loop().run_in_executor(self._pool, partial(function, event, context))
+        return await self._wait(context.function_name, running)
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        await self._remote.close()
         self._pool.shutdown(cancel_futures=True)
+
+    async def _wait(self, name: str, running: "asyncio.Future[Any]") -> Any:
+        """The result, or a Failure if there is none in time."""
+        if not await self._clock.wait(running, self._timeout_seconds):
+            running.add_done_callback(_consume_exception)
+            if isinstance(running, asyncio.Task):
+                running.cancel()
+            _log.warning("handler.timeout function=%s seconds=%s", name, self._timeout_seconds)
+            return Failure(HTTPStatus.GATEWAY_TIMEOUT)
+        match running.exception():
+            case None:
+                return running.result()
+            case RemoteError() as error:
+                _log.error("handler.failed function=%s: %s", name, error)
+            case error:
+                _log.error("handler.failed function=%s", name, exc_info=error)
+        return Failure(HTTPStatus.INTERNAL_SERVER_ERROR, error)
 
     def _context(self, handler: Handler, event: Event) -> LambdaContext:
         name = getattr(handler, "__name__", type(handler).__name__)

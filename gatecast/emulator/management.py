@@ -6,7 +6,6 @@ A call is checked in this order: its path, its signature, the account's rate, it
 immediate; latency delays only the response.
 """
 
-import asyncio
 import random
 import re
 from collections.abc import Callable
@@ -15,14 +14,15 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from local.gateway import responses
-from local.gateway.client import CLOSED_BY_CALL, Client
-from local.gateway.clients import Clients
-from local.gateway.counters import Counters
-from local.gateway.faults import CannedResponse, Delay, Fault, Faults, LostDisconnect, Reset, Stall
-from local.gateway.limits import MAX_POST_BYTES, Limits, TokenBucket
-from local.gateway.responses import Response
-from local.gateway.sigv4 import Verifier
+from gatecast.emulator import responses
+from gatecast.emulator.client import CLOSED_BY_CALL, Client
+from gatecast.emulator.clients import Clients
+from gatecast.emulator.clock import Clock
+from gatecast.emulator.counters import Counters
+from gatecast.emulator.faults import CannedResponse, Delay, Fault, Faults, LostDisconnect, Reset, Stall
+from gatecast.emulator.limits import MAX_POST_BYTES, Limits, TokenBucket
+from gatecast.emulator.responses import Response
+from gatecast.emulator.sigv4 import Verifier
 
 _CONNECTION_ID: Final = re.compile(r"[A-Za-z0-9_+/-]{1,128}={0,2}\Z")
 
@@ -47,6 +47,7 @@ class Management:
         bucket: TokenBucket | None,
         counters: Counters,
         faults: Faults,
+        clock: Clock,
         rng: random.Random,
         on_post: Callable[[Post], None] | None = None,
     ) -> None:
@@ -57,6 +58,7 @@ class Management:
         self._bucket = bucket
         self._counters = counters
         self._faults = faults
+        self._clock = clock
         self._rng = rng
         self._on_post = on_post
 
@@ -74,7 +76,7 @@ class Management:
             fault = None if rejection else self._faults.next_fault(request.method, connection_id)
             response = rejection or await self._execute(request.method, connection_id, body, fault)
             if seconds := self._limits.latency(self._rng):
-                await asyncio.sleep(seconds)
+                await self._clock.sleep(seconds)
             if fault:
                 self._counters.faults[type(fault).__name__] += 1
                 if not await self._apply_fault(fault, request, response):
@@ -145,10 +147,10 @@ class Management:
         """Applies the fault to the response. Whether the response must still be sent."""
         match fault:
             case Delay(seconds=seconds):
-                await asyncio.sleep(seconds)
+                await self._clock.sleep(seconds)
                 return True
             case Stall(seconds=seconds):
-                await asyncio.sleep(seconds)
+                await self._clock.sleep(seconds)
             case Reset(cut="before"):
                 pass
             case Reset(cut=cut):

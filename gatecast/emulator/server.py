@@ -5,39 +5,47 @@
         gateway.endpoint  # http://127.0.0.1:…/local, for the SDK's apigatewaymanagementapi client
 
 It emulates AWS's documented or observed behaviour, as described in the module docstrings of `aiohttp_adapters`,
-`clients`, `routing`, `management`, `sigv4` and `limits`. Not emulated: TLS, compression (AWS is not known to negotiate
-it), API keys, models, mapping templates (a `Mock` has a fixed one); clients' connects and messages are not throttled.
+`clients`, `routing`, `selection`, `management`, `sigv4` and `limits`. Not emulated: TLS, compression (AWS is not known
+to negotiate it), API keys, models, mapping templates (a `Mock` has a fixed one); clients' connects and messages are not
+throttled.
 It listens on 127.0.0.1 unless `host` is another address: any program that can connect to it may use its control
 interface.
 """
 
+import logging
 import random
 import socket
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Final, Self
+from http import HTTPStatus
+from typing import Final, Self, cast
 
 from aiohttp import web
 
-from local.gateway.aiohttp_adapters import FrameGuardServer
-from local.gateway.authorizer import Authorizer
-from local.gateway.client import Client
-from local.gateway.clients import Clients
-from local.gateway.control import PREFIX, Control
-from local.gateway.counters import Counters
-from local.gateway.defaults import CREDENTIALS, LOOPBACK, REGION
-from local.gateway.events import Api
-from local.gateway.faults import Faults
-from local.gateway.frames import FrameScanner
-from local.gateway.integration import Invoker, Route
-from local.gateway.limits import Limits
-from local.gateway.management import Management, Post
-from local.gateway.pages import Page, serve
-from local.gateway.routing import Router
-from local.gateway.sigv4 import Credentials, Verifier
+from gatecast.emulator.aiohttp_adapters import FrameGuardServer
+from gatecast.emulator.authorizer import Authorizer
+from gatecast.emulator.browser_requests import host_rejection
+from gatecast.emulator.client import Client
+from gatecast.emulator.clients import Clients
+from gatecast.emulator.clock import Clock
+from gatecast.emulator.control import PREFIX, Control
+from gatecast.emulator.counters import Counters
+from gatecast.emulator.defaults import ACCOUNT_ID, CREDENTIALS, LOOPBACK, REGION
+from gatecast.emulator.events import Api
+from gatecast.emulator.faults import Faults
+from gatecast.emulator.frames import FrameScanner
+from gatecast.emulator.integration import Invoker, Route
+from gatecast.emulator.limits import Limits
+from gatecast.emulator.management import Management, Post
+from gatecast.emulator.pages import Page, serve
+from gatecast.emulator.remote import Remote
+from gatecast.emulator.routing import Router
+from gatecast.emulator.selection import ACTION, Selection
+from gatecast.emulator.sigv4 import Credentials, Verifier
 
-_ACCOUNT_ID: Final = "000000000000"
+_log = logging.getLogger(__name__)
 _API_ID: Final = "local"
+_UNKNOWN: Final = Credentials("local", "local")
+"""Signs invocations where no credentials are configured."""
 _BACKLOG: Final = 4_096
 _SHUTDOWN_SECONDS: Final = 2.0
 
@@ -45,26 +53,31 @@ _SHUTDOWN_SECONDS: Final = 2.0
 class Gateway:
     """One WebSocket API with one stage.
 
-    `routes` maps route keys to routes; handlers are called as `handler(event, context)` on at most `threads` threads.
-    `credentials` may sign `@connections` calls. `on_post` is called on the event loop for every delivered post. `seed`
-    makes connection ids, and therefore seeded faults, equal in every run.
+    `routes` maps route keys to routes, which `selection` selects by a message; handlers are called as
+    `handler(event, context)` on at most `threads` threads.
+    `credentials` may sign `@connections` calls; with None, any well-formed signature is accepted. `on_post` is called
+    on the event loop for every delivered post. `seed` makes connection ids, and therefore seeded faults, equal in every
+    run.
     If there are `allowed_origins`, WebSocket clients with any other Origin are rejected; clients without an Origin are
-    not web pages, and are accepted. `control_hosts` are allowed `Host` names of the control interface besides those of
-    the loopback address. With a `base_path` the API is behind a custom domain: clients connect to `/{base_path}`, and
-    `@connections` is below it, without the stage; an empty one is a domain without base path. `pages` are served at the
-    gateway's own address, by path.
+    not web pages, and are accepted. One that ends in `:*` may have any port. `allowed_hosts` are names that requests
+    may have as their `Host`, without a port, besides `localhost`, those of the loopback address, and `host`: handlers
+    get it as the `domainName` of the API. All others are rejected (403).
+    With a `base_path` the API is behind a custom domain: clients connect to `/{base_path}`, and `@connections` is below
+    it, without the stage; an empty one is a domain without base path. `pages` are served at the gateway's own address,
+    by path. `clock` can be advanced.
     """
 
     def __init__(
         self,
         routes: Mapping[str, Route],
         *,
+        selection: Selection = ACTION,
         stage: str = "local",
         base_path: str | None = None,
         host: str = LOOPBACK,
         port: int = 0,
         region: str = REGION,
-        credentials: Iterable[Credentials] = (CREDENTIALS,),
+        credentials: Iterable[Credentials] | None = (CREDENTIALS,),
         limits: Limits | None = None,
         faults: Faults | None = None,
         authorizer: Authorizer | None = None,
@@ -72,33 +85,39 @@ class Gateway:
         seed: int | None = None,
         on_post: Callable[[Post], None] | None = None,
         allowed_origins: Collection[str] = (),
-        control_hosts: Collection[str] = (),
+        allowed_hosts: Collection[str] = (),
         pages: Mapping[str, Page] | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.counters: Final = Counters()
         self.faults: Final = faults or Faults()
-        self.credentials: Final = {each.access_key_id: each for each in credentials}
+        self.clock: Final = clock or Clock()
+        self.credentials: Final = {each.access_key_id: each for each in credentials or ()}
         self._path = "/".join(["", *filter(None, [stage if base_path is None else base_path])])
         self._host = host
         self._port = port
         self._pages = pages or {}
-        self._hosts = control_hosts
+        self._allowed_hosts = frozenset(each.lower() for each in (host, *allowed_hosts))
         self._limits = limits = limits or Limits()
+        self._listener: socket.socket | None = None
         self._runner: web.ServerRunner | None = None
         rng = random.Random(seed)
         self._invoker = Invoker(
             threads=threads,
             timeout_seconds=limits.integration_timeout_seconds,
             region=region,
-            account_id=_ACCOUNT_ID,
+            account_id=ACCOUNT_ID,
+            clock=self.clock,
+            remote=Remote(region=region, credentials=next(iter(self.credentials.values()), _UNKNOWN)),
         )
         router = Router(
-            Api(stage=stage, api_id=_API_ID, region=region, account_id=_ACCOUNT_ID),
+            Api(stage=stage, api_id=_API_ID, region=region, account_id=ACCOUNT_ID),
             routes,
+            selection=selection,
             invoker=self._invoker,
             counters=self.counters,
             rng=rng,
-            now_ms=_now_ms,
+            clock=self.clock,
             authorizer=authorizer,
         )
         self._clients = Clients(
@@ -106,21 +125,22 @@ class Gateway:
             limits=limits,
             counters=self.counters,
             faults=self.faults,
-            now_ms=_now_ms,
+            clock=self.clock,
             allowed_origins=allowed_origins,
         )
         self._management = Management(
             self._path,
             self._clients,
-            Verifier(self.credentials, region=region),
+            Verifier(None if credentials is None else self.credentials, region=region),
             limits=limits,
-            bucket=limits.token_bucket(time.monotonic),
+            bucket=limits.token_bucket(self.clock.monotonic),
             counters=self.counters,
             faults=self.faults,
+            clock=self.clock,
             rng=rng,
             on_post=on_post,
         )
-        self._control = Control(self._clients, self.counters, self.faults, hosts=control_hosts)
+        self._control = Control(self._clients, self.counters, self.faults)
 
     @property
     def port(self) -> int:
@@ -142,14 +162,24 @@ class Gateway:
         """The open connections' clients, by connection id."""
         return self._clients.open
 
+    @property
+    def busy(self) -> bool:
+        """Whether a client's message is being handled, or a connection is ending."""
+        return self._clients.busy
+
     def drop(self, connection_id: str) -> None:
         """Aborts a client's connection without `$disconnect`. Raises KeyError if it is not connected."""
         self._clients.drop(connection_id)
 
+    def bind(self) -> None:
+        """Takes the port, so that the addresses are known; clients wait until `start`. Raises OSError."""
+        self._listener = socket.create_server((self._host, self._port), backlog=_BACKLOG)
+        self._port = self._listener.getsockname()[1]
+
     async def start(self) -> None:
         """Returns when clients can connect. Raises OSError if the port is taken."""
-        listener = socket.create_server((self._host, self._port), backlog=_BACKLOG)
-        self._port = listener.getsockname()[1]
+        if self._listener is None:
+            self.bind()
         limits = self._limits
         server = FrameGuardServer(
             self._handle,
@@ -159,7 +189,7 @@ class Gateway:
         )
         self._runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_SECONDS)
         await self._runner.setup()
-        await web.SockSite(self._runner, listener, backlog=_BACKLOG).start()
+        await web.SockSite(self._runner, cast("socket.socket", self._listener), backlog=_BACKLOG).start()
 
     async def stop(self) -> None:
         """Aborts all connections without invoking routes, and returns once no handler is running."""
@@ -167,11 +197,17 @@ class Gateway:
             self._clients.drop(connection_id)
         if self._runner:
             await self._runner.cleanup()
-        self._invoker.close()
+        elif self._listener:
+            self._listener.close()
+        await self._invoker.close()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.raw_path.partition("?")[0]
-        if "Upgrade" not in request.headers and (page := serve(request, self._pages, hosts=self._hosts)):
+        hosts = request.headers.getall("Host", [])
+        if reason := host_rejection(hosts, allowed_hosts=self._allowed_hosts):
+            _log.warning("request.rejected host=%r: it is not among the allowed hosts", hosts)
+            return web.json_response({"message": f"{reason}, or one of allowed_hosts"}, status=HTTPStatus.FORBIDDEN)
+        if "Upgrade" not in request.headers and (page := serve(request, self._pages)):
             return page
         if path.rstrip("/") == self._path:
             return await self._clients.accept(request)
@@ -185,7 +221,3 @@ class Gateway:
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

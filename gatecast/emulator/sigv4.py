@@ -57,10 +57,13 @@ class Authorization(NamedTuple):
 
 
 class Verifier:
-    """Verifies requests against a set of credentials, which may change at any time (revocation, rotation)."""
+    """Verifies requests against a set of credentials, which may change at any time (revocation, rotation).
+
+    Without a set (None) it accepts what is signed for execute-api at all, by any key in any Region.
+    """
 
     def __init__(
-        self, credentials: Mapping[str, Credentials], *, region: str, clock: Callable[[], float] = time.time
+        self, credentials: Mapping[str, Credentials] | None, *, region: str, clock: Callable[[], float] = time.time
     ) -> None:
         self._credentials = credentials
         self._region = region
@@ -74,6 +77,8 @@ class Verifier:
         authorization = parse_authorization(header)
         if isinstance(authorization, Rejection):
             return authorization
+        if self._credentials is None:
+            return None if authorization.service == SERVICE else _wrong_service()
         timestamp = headers.get("X-Amz-Date", "")
         if rejection := self._check_scope(authorization, timestamp, headers):
             return rejection
@@ -95,7 +100,7 @@ class Verifier:
         if authorization.region != self._region:
             return _mismatch(f"Credential should be scoped to a valid region, not '{authorization.region}'.")
         if authorization.service != SERVICE:
-            return _mismatch(f"Credential should be scoped to correct service: '{SERVICE}'.")
+            return _wrong_service()
         if authorization.terminator != "aws4_request":
             return _mismatch("Credential should be scoped with a valid terminator: 'aws4_request'.")
         if "host" not in authorization.signed_headers:
@@ -139,6 +144,32 @@ def canonical_path(path: str) -> str:
 
 def body_hash(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
+
+
+def sign(
+    method: str, path: str, body: bytes, *, host: str, service: str, region: str, credentials: Credentials, now: float
+) -> dict[str, str]:
+    """The headers of a signed request without a query; `path` is that on the wire, `now` the time since the epoch."""
+    timestamp = time.strftime(_TIMESTAMP, time.gmtime(now))
+    headers = {"Host": host, "X-Amz-Date": timestamp}
+    if credentials.session_token:
+        headers["X-Amz-Security-Token"] = credentials.session_token
+    names = tuple(sorted(name.lower() for name in headers))
+    authorization = Authorization(
+        credentials.access_key_id, timestamp[:8], region, service, "aws4_request", names, signature=""
+    )
+    values = {name.lower(): [value] for name, value in headers.items()}
+    canonical = canonical_text(
+        method, canonical_path(path), "", [(name, values[name]) for name in names], body_hash(body)
+    )
+    signature = _signature(credentials.secret_access_key, authorization, timestamp, canonical)
+    scope = f"{authorization.date}/{region}/{service}/aws4_request"
+    parts = {
+        "Credential": f"{credentials.access_key_id}/{scope}",
+        "SignedHeaders": ";".join(names),
+        "Signature": signature,
+    }
+    return {**headers, "Authorization": f"{ALGORITHM} {', '.join(f'{key}={value}' for key, value in parts.items())}"}
 
 
 def is_signed_with(secret: str, authorization: Authorization, timestamp: str, canonical: str) -> bool:
@@ -223,6 +254,10 @@ def _pairs(query: str) -> list[tuple[str, str]]:
 
 def _header_value(values: Sequence[str]) -> str:
     return ",".join(" ".join(value.split()) for value in values)
+
+
+def _wrong_service() -> Rejection:
+    return _mismatch(f"Credential should be scoped to correct service: '{SERVICE}'.")
 
 
 def _mismatch(message: str) -> Rejection:

@@ -14,7 +14,7 @@ from aiohttp import WSMessage, WSMsgType, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_websocket import WebSocketReader
 
-from local.gateway.frames import CloseFrame, FrameScanner
+from gatecast.emulator.frames import CloseFrame, FrameScanner
 
 
 def _quotes_no_client(record: logging.LogRecord) -> bool:

@@ -8,8 +8,8 @@ import fnmatch
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
-from local.gateway.events import ConnectionInfo
-from local.gateway.integration import Failure, Handler
+from gatecast.emulator.events import ConnectionInfo
+from gatecast.emulator.integration import Failure, Function
 
 _MESSAGE_OF_401: Final = "Unauthorized"
 _HEADER: Final = "route.request.header."
@@ -17,12 +17,12 @@ _QUERY: Final = "route.request.querystring."
 
 
 class Authorizer(NamedTuple):
-    """A Lambda authorizer `(event, context) -> policy`.
+    """A Lambda authorizer `(event, context) -> policy`, or such a function elsewhere.
 
     An identity source is, for example, `route.request.header.Auth` or `route.request.querystring.token`.
     """
 
-    handler: Handler
+    handler: Function
     identity_sources: tuple[str, ...] = ()
 
 
@@ -32,17 +32,22 @@ class Denied(NamedTuple):
     status: HTTPStatus
 
 
+def check_identity_source(source: str) -> None:
+    """Raises ValueError for one that WebSocket APIs do not support, or that is not emulated."""
+    if not any(source.startswith(prefix) and source != prefix for prefix in (_HEADER, _QUERY)):
+        raise ValueError(f"unknown identity source {source!r}: expected {_HEADER}NAME or {_QUERY}NAME")
+
+
 def has_identity(authorizer: Authorizer, info: ConnectionInfo) -> bool:
     """Whether the request has every identity source. Raises ValueError for one that WebSocket APIs do not support."""
     headers = {name.lower(): value for name, value in info.headers}
     query = dict(info.query)
     for source in authorizer.identity_sources:
+        check_identity_source(source)
         if source.startswith(_HEADER):
             value = headers.get(source.removeprefix(_HEADER).lower())
-        elif source.startswith(_QUERY):
-            value = query.get(source.removeprefix(_QUERY))
         else:
-            raise ValueError(f"unknown identity source {source!r}")
+            value = query.get(source.removeprefix(_QUERY))
         if not value:
             return False
     return True

@@ -7,42 +7,42 @@
 | `POST /_emulator/drop`, body `["id", …]` | `{"dropped": n}`; ids that are not connected are ignored |
 | `PUT /_emulator/faults`, body `[rule, …]` | 204; a rule has the fields of `Rule`; its fault has a `kind` |
 
-Not part of API Gateway: the path cannot be a stage's. Requests that a web page may have made are rejected (403), and
-so is a `Host` that is neither on the loopback address nor allowed. No other data that clients sent is exposed: it may
-be a token or a cookie.
+Not part of API Gateway: the path cannot be a stage's. Requests that a web page may have made are rejected (403); the
+gateway has checked their `Host`. A body must be `application/json` (415), which a
+page cannot send to another origin without a permission that nothing here gives. No other data that clients sent is
+exposed: it may be a token or a cookie.
 """
 
-from collections.abc import Collection
 from http import HTTPStatus
 from typing import Final
 
 import msgspec
 from aiohttp import web
 
-from local.gateway.browser_requests import browser_rejection
-from local.gateway.clients import Clients
-from local.gateway.counters import Counters
-from local.gateway.faults import Faults, Rule
+from gatecast.emulator.browser_requests import page_rejection
+from gatecast.emulator.clients import Clients
+from gatecast.emulator.counters import Counters
+from gatecast.emulator.faults import Faults, Rule
 
 PREFIX: Final = "/_emulator/"
+_JSON: Final = "application/json"
 
 
 class Control:
-    """Serves the requests above to any program that can connect: the gateway listens on the loopback address.
+    """Serves the requests above to any program that can connect: the gateway listens on the loopback address."""
 
-    `hosts` are allowed `Host` names besides the loopback address and `localhost`.
-    """
-
-    def __init__(self, clients: Clients, counters: Counters, faults: Faults, *, hosts: Collection[str] = ()) -> None:
+    def __init__(self, clients: Clients, counters: Counters, faults: Faults) -> None:
         self._clients = clients
         self._counters = counters
         self._faults = faults
-        self._hosts = hosts
 
     async def handle(self, request: web.BaseRequest) -> web.Response:
-        hosts, origins, sites = (request.headers.getall(name, []) for name in ("Host", "Origin", "Sec-Fetch-Site"))
-        if reason := browser_rejection(hosts, origins, sites, allowed_hosts=self._hosts):
+        origins, sites = (request.headers.getall(name, []) for name in ("Origin", "Sec-Fetch-Site"))
+        if reason := page_rejection(origins, sites):
             return web.json_response({"message": reason}, status=HTTPStatus.FORBIDDEN)
+        if request.method != "GET" and request.content_type != _JSON:
+            message = f"the Content-Type must be {_JSON}"
+            return web.json_response({"message": message}, status=HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
         try:
             return self._respond(request.method, request.path.removeprefix(PREFIX), await request.read())
         except (msgspec.MsgspecError, ValueError) as error:

@@ -6,16 +6,18 @@ are never selected by a message and never fall back to `$default`.
 
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
-from local.gateway import events
-from local.gateway.authorizer import Authorizer, Denied, decide, denied, has_identity
-from local.gateway.counters import Counters
-from local.gateway.events import Api, ConnectionInfo
-from local.gateway.integration import Failure, Invoker, Mock, Route, Success
+from gatecast.emulator import events
+from gatecast.emulator.authorizer import Authorizer, Denied, decide, denied, has_identity
+from gatecast.emulator.clock import Clock
+from gatecast.emulator.counters import Counters
+from gatecast.emulator.events import Api, ConnectionInfo
+from gatecast.emulator.integration import Failure, Invoker, Mock, Route, Success
+from gatecast.emulator.selection import ACTION, Selection
 
 CONNECT: Final = "$connect"
 DISCONNECT: Final = "$disconnect"
@@ -38,14 +40,11 @@ class UpgradeRejected(NamedTuple):
     body: dict[str, Any]
 
 
-def select_route(body: str, routes: Mapping[str, Route]) -> str | None:
-    """`$request.body.action`: the route of that name, else `$default`, else None."""
-    try:
-        action = json.loads(body)["action"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        action = DEFAULT
-    if isinstance(action, str) and action in routes and action not in {CONNECT, DISCONNECT}:
-        return action
+def select_route(body: str, routes: Mapping[str, Route], selection: Selection = ACTION) -> str | None:
+    """The route whose key the expression yields, else `$default`, else None."""
+    key = selection.key(body)
+    if key in routes and key not in {CONNECT, DISCONNECT}:
+        return key
     return DEFAULT if DEFAULT in routes else None
 
 
@@ -57,18 +56,20 @@ class Router:
         api: Api,
         routes: Mapping[str, Route],
         *,
+        selection: Selection,
         invoker: Invoker,
         counters: Counters,
         rng: random.Random,
-        now_ms: Callable[[], int],
+        clock: Clock,
         authorizer: Authorizer | None = None,
     ) -> None:
         self._api = api
         self._routes = routes
+        self._selection = selection
         self._invoker = invoker
         self._counters = counters
         self._rng = rng
-        self._now_ms = now_ms
+        self._clock = clock
         self._authorizer = authorizer
 
     async def admit(self, info: ConnectionInfo) -> UpgradeAccepted | UpgradeRejected:
@@ -89,7 +90,7 @@ class Router:
     async def message(self, info: ConnectionInfo, body: str) -> str | None:
         """Invokes the message's route. Returns a route response, an error message, or None."""
         stamp = self._stamp()
-        key = select_route(body, self._routes)
+        key = select_route(body, self._routes, self._selection)
         if key is None:
             result: Success | Failure = Failure(HTTPStatus.FORBIDDEN)
         else:
@@ -129,7 +130,7 @@ class Router:
         return UpgradeRejected(status, _error(status, info, self.new_id()))
 
     def _stamp(self) -> dict[str, Any]:
-        return {"request_id": self.new_id(), "now_ms": self._now_ms()}
+        return {"request_id": self.new_id(), "now_ms": self._clock.now_ms()}
 
 
 def _error(status: int, info: ConnectionInfo, request_id: str) -> events.Event:

@@ -13,7 +13,7 @@ from typing import Final
 
 from aiohttp import web
 
-from local.gateway.client import Client
+from gatecast.emulator.client import Client
 
 
 @dataclass(frozen=True, slots=True)

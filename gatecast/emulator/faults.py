@@ -8,7 +8,7 @@ Pure; the only state of `Faults` is these counts.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final, Literal
@@ -65,6 +65,18 @@ INTERNAL_ERROR: Final = CannedResponse(
 )
 NOT_JSON: Final = CannedResponse(status=502, body="<html><body>Bad Gateway</body></html>", content_type="text/html")
 TRUNCATED_RESPONSE: Final = Reset(delivers=True, cut="body")
+GONE: Final = CannedResponse(status=410, error_type="GoneException")
+"""For a connection that is open all the same."""
+NAMED: Final[Mapping[str, Fault]] = {
+    "throttled": THROTTLED,
+    "unavailable": UNAVAILABLE,
+    "internal_error": INTERNAL_ERROR,
+    "not_json": NOT_JSON,
+    "truncated": TRUNCATED_RESPONSE,
+    "gone": GONE,
+    "lost_disconnect": LostDisconnect(),
+}
+"""The faults that a configuration file calls by name."""
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -107,6 +119,10 @@ class Faults:
     def replace(self, rules: Iterable[Rule]) -> None:
         """Replaces the rules immediately and resets all counts. Without rules there are no faults."""
         self._rules = tuple((rule, _Record()) for rule in rules)
+
+    def add(self, rule: Rule) -> None:
+        """Adds a rule after the others, whose counts stay."""
+        self._rules = (*self._rules, (rule, _Record()))
 
     def next_fault(self, method: str, connection_id: str) -> Fault | None:
         """The fault of the next call, or None. It counts the call, so it must be called exactly once per call."""

@@ -6,22 +6,26 @@ close. Its messages are handled concurrently, up to a limit, and in no guarantee
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+import logging
+from collections.abc import Collection
 from http import HTTPStatus
 from typing import Final, NamedTuple, cast
 
 from aiohttp import WSMsgType, web
 from aiohttp.http_websocket import WebSocketError
 
-from local.gateway.aiohttp_adapters import ClientSocket
-from local.gateway.client import Client
-from local.gateway.counters import Counters
-from local.gateway.events import ConnectionInfo
-from local.gateway.faults import Faults
-from local.gateway.frames import CloseFrame
-from local.gateway.limits import Limits
-from local.gateway.routing import Router, UpgradeRejected
+from gatecast.emulator.aiohttp_adapters import ClientSocket
+from gatecast.emulator.browser_requests import is_allowed_origin
+from gatecast.emulator.client import Client
+from gatecast.emulator.clock import Clock
+from gatecast.emulator.counters import Counters
+from gatecast.emulator.events import ConnectionInfo
+from gatecast.emulator.faults import Faults
+from gatecast.emulator.frames import CloseFrame
+from gatecast.emulator.limits import Limits
+from gatecast.emulator.routing import Router, UpgradeRejected
 
+_log = logging.getLogger(__name__)
 _NO_STATUS: Final = 1005
 _ABNORMAL: Final = 1006
 _NORMAL: Final = 1000
@@ -45,16 +49,25 @@ class Clients:
         limits: Limits,
         counters: Counters,
         faults: Faults,
-        now_ms: Callable[[], int],
+        clock: Clock,
         allowed_origins: Collection[str] = (),
     ) -> None:
         self.open: dict[str, Client] = {}
+        self._serving: set[Client] = set()
+        self._messages = 0
         self._router = router
         self._limits = limits
         self._counters = counters
         self._faults = faults
-        self._now_ms = now_ms
+        self._clock = clock
         self._allowed_origins = allowed_origins
+
+    @property
+    def busy(self) -> bool:
+        """Whether a client's message is being handled, or a connection is ending."""
+        return bool(self._messages) or any(
+            client.closing or client.dropped or client.id not in self.open for client in self._serving
+        )
 
     def drop(self, connection_id: str) -> None:
         """Aborts a client's connection without `$disconnect`. Raises KeyError if it is not connected."""
@@ -73,7 +86,8 @@ class Clients:
         offered = [name.strip() for name in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
         if request.method != "GET" or not web.WebSocketResponse(protocols=offered).can_prepare(request):
             return web.json_response({"message": "Bad Request"}, status=HTTPStatus.BAD_REQUEST)
-        if self._allowed_origins and not set(request.headers.getall("Origin", [])) <= set(self._allowed_origins):
+        if origin := self._foreign_origin(request):
+            _log.warning("upgrade.rejected origin=%r: it is not among the allowed origins", origin)
             self._counters.connects[HTTPStatus.FORBIDDEN] += 1
             return web.json_response({"message": "Forbidden"}, status=HTTPStatus.FORBIDDEN)
         upgrade = await self._router.admit(self._connection_info(request))
@@ -87,7 +101,12 @@ class Clients:
             await self._disconnect(upgrade.info, _End(_ABNORMAL, ""))
             return socket
         transport = cast("asyncio.Transport", request.transport)
-        await self._serve(Client(upgrade.info, socket, transport, limits=self._limits, now_ms=self._now_ms))
+        client = Client(upgrade.info, socket, transport, limits=self._limits, clock=self._clock)
+        self._serving.add(client)
+        try:
+            await self._serve(client)
+        finally:
+            self._serving.remove(client)
         return socket
 
     async def _serve(self, client: Client) -> None:
@@ -110,6 +129,11 @@ class Clients:
     async def _read(self, client: Client, messages: asyncio.TaskGroup) -> _End:
         """Handles the client's messages until it closes the connection or `ClientSocket.interrupt` is called."""
         slots = asyncio.Semaphore(self._limits.max_concurrent_messages)
+
+        def finished(_: object) -> None:
+            slots.release()
+            self._messages -= 1
+
         while True:
             message = await client.socket.receive()
             if message.type is WSMsgType.TEXT or self._limits.control_frames_are_activity:
@@ -117,9 +141,8 @@ class Clients:
             match message.type:
                 case WSMsgType.TEXT:
                     await slots.acquire()
-                    messages.create_task(self._handle(client, message.data)).add_done_callback(
-                        lambda _: slots.release()
-                    )
+                    messages.create_task(self._handle(client, message.data)).add_done_callback(finished)
+                    self._messages += 1
                 case WSMsgType.PING:
                     await client.pong(message.data)
                 case WSMsgType.PONG:
@@ -150,11 +173,16 @@ class Clients:
         else:
             await self._router.disconnect(info, code=end.code, reason=end.reason)
 
+    def _foreign_origin(self, request: web.BaseRequest) -> str | None:
+        """The Origin of a web page that may not connect."""
+        origins = request.headers.getall("Origin", []) if self._allowed_origins else []
+        return next((each for each in origins if not is_allowed_origin(each, self._allowed_origins)), None)
+
     def _connection_info(self, request: web.BaseRequest) -> ConnectionInfo:
         return ConnectionInfo(
             connection_id=self._router.new_id(),
             domain_name=request.host,
-            connected_at_ms=self._now_ms(),
+            connected_at_ms=self._clock.now_ms(),
             source_ip=request.remote or "",
             user_agent=request.headers.get("User-Agent"),
             headers=tuple(request.headers.items()),
