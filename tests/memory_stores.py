@@ -26,6 +26,7 @@ from worker.decisions.checkpoint import Checkpoint
 from worker.decisions.claims import DUPLICATE_SECONDS, Claimant, NotClaimed, Resumption, Standing, decide
 from worker.decisions.history import MAX_SHARED, Conflict, SeenHead
 from worker.decisions.parts import MAX_BATCH, MAX_BATCH_BYTES
+from worker.decisions.receipts import SharedReceipt, Sums, end, expect, forget
 from worker.ports import (
     MAX_BATCH_GET,
     Append,
@@ -380,6 +381,8 @@ class ProgressItem:
     """The receive count at which a member last had an outcome, or until which receives do not count."""
     offset: int | None = None
     """In the room's history."""
+    revision: int = 0
+    """The number of the latest checkpoint with a receipt under the current claim."""
     unreadable_claims: int = 0
     """How many of the next claims find the item damaged."""
 
@@ -437,6 +440,7 @@ class MemoryProgress:
         item.message_id = claimant.message_id
         item.receive_count = claimant.receive_count
         item.claim_id = claimant.claim_id
+        item.revision = 0
         item.seen_at = now
         item.expires_at = now + TTL_SECONDS
         assert item.progressed_at is not None
@@ -472,7 +476,13 @@ class MemoryProgress:
         item = self._items.get(_key(claim))
         if item is None or item.claim_id != claim.claim_id:
             return False
-        item.checkpoint = Checkpoint.decode(checkpoint.cursor, checkpoint.encode_pending(), checkpoint.encode_v2())
+        pending, receipt = checkpoint.encode_pending(), None
+        if checkpoint.receipt is not None:
+            if item.revision > checkpoint.receipt.revision:
+                return False
+            item.revision = checkpoint.receipt.revision
+            receipt = checkpoint.receipt.encode(checkpoint.cursor, pending)
+        item.checkpoint = Checkpoint.decode(checkpoint.cursor, pending, checkpoint.encode_v2(), receipt)
         item.seen_at = int(self._wall_clock())
         if made_progress:
             item.progressed_at = claim.receive_count
@@ -487,6 +497,36 @@ class MemoryProgress:
         item.claim_id = ""
         item.receive_count = 0
         return True
+
+
+class MemoryReceipts:
+    """A `ReceiptStore` on shared receipts, by the keys of their items."""
+
+    def __init__(self, items: dict[tuple[str, str], SharedReceipt], *, before_call: BeforeCall = no_cost) -> None:
+        self._items = items
+        self._before_call = before_call
+
+    async def expect(self, key: Key, begun_by: str, parts: Sequence[str]) -> None:
+        await self._before_call("receipts", "expect")
+        self._put(key, expect(self._get(key), begun_by, frozenset(parts)))
+
+    async def forget(self, key: Key, part: str) -> None:
+        await self._before_call("receipts", "forget")
+        self._put(key, forget(self._get(key), part))
+
+    async def end(self, key: Key, part: str, sums: Sums, milliseconds: int) -> SharedReceipt | None:
+        await self._before_call("receipts", "end")
+        ended = end(self._get(key), part, sums, milliseconds)
+        if ended is not None:
+            self._put(key, ended)
+        return ended
+
+    def _get(self, key: Key) -> SharedReceipt | None:
+        return self._items.get((key["pk"]["S"], key["sk"]["S"]))
+
+    def _put(self, key: Key, receipt: SharedReceipt | None) -> None:
+        if receipt is not None:
+            self._items[key["pk"]["S"], key["sk"]["S"]] = receipt
 
 
 class MemoryStream:

@@ -7,11 +7,15 @@ from typing import Any, cast
 from gatecast import Broadcast, encode
 from gatecast.frames import V1
 from gatecast.room_settings import SettingsItem
+from tests.memory_payloads import MemoryPayloads
+from tests.memory_stores import MemoryReceipts
 from tests.simulation import EPOCH
 from worker.decisions.checkpoint import Checkpoint
 from worker.decisions.claims import Claimant, NotClaimed
+from worker.decisions.dearest_rooms import DearestRooms
 from worker.decisions.history import Conflict, SeenHead
 from worker.decisions.outcome import Outcome
+from worker.decisions.receipts import SharedReceipt
 from worker.delivery.engine import DeliveryEngine
 from worker.delivery.fanout import Delivery, Fanout
 from worker.observe.health import Health
@@ -21,10 +25,12 @@ from worker.pipeline.closer import Closer
 from worker.pipeline.counts import Counts
 from worker.pipeline.dead_letters import DeadLetters
 from worker.pipeline.lease import Lease
+from worker.pipeline.payloads import Payloads
 from worker.pipeline.presence import Announcement, Announcer
 from worker.pipeline.reaper import Reaper
-from worker.pipeline.run import Services
+from worker.pipeline.receipts import Receipts
 from worker.pipeline.sender import Sender
+from worker.pipeline.services import Services
 from worker.ports import (
     Append,
     Claim,
@@ -263,9 +269,18 @@ class FakeReaper:
     def __init__(self) -> None:
         self.offered: list[str] = []
 
-    def offer(self, connection_id: str, membership: object, joined_at_ms: int | None = None) -> None:
+    def offer(
+        self,
+        connection_id: str,
+        membership: object,
+        joined_at_ms: int | None = None,
+        *,
+        proven: bool = False,
+        locator: str = "",
+    ) -> None:
         assert membership
-        assert joined_at_ms is not None
+        assert joined_at_ms is not None or proven
+        assert not locator
         self.offered.append(connection_id)
 
 
@@ -298,7 +313,9 @@ class FakeCounts:
 
 
 class Pipeline:
-    """The fakes together, and `services` made of them. `dead_letters` is None for a worker without such a queue."""
+    """The fakes together, and `services` made of them. `dead_letters` is None for a worker without such a queue, and
+    so is `receipts`.
+    """
 
     def __init__(
         self,
@@ -307,6 +324,7 @@ class Pipeline:
         *,
         delivers: bool = False,
         dead_letters: FakeQueue | None = None,
+        receipts: FakeQueue | None = None,
         url: str = "http://queue/broadcasts",
     ) -> None:
         self.table = table
@@ -317,6 +335,9 @@ class Pipeline:
         self.closer = FakeCloser()
         self.announcer = FakeAnnouncer()
         self.counts = FakeCounts()
+        self.payloads = MemoryPayloads(wall_clock=wall_clock)
+        self.shared_receipts: dict[tuple[str, str], SharedReceipt] = {}
+        self.dearest_rooms = DearestRooms()
         self.health = Health(clock=now)
         self.metrics = Metrics(self.health)
         self.services = Services(
@@ -328,6 +349,15 @@ class Pipeline:
             reaper=cast(Reaper, self.reaper),
             closer=cast(Closer, self.closer),
             announcer=cast(Announcer, self.announcer),
+            payloads=Payloads(self.payloads, self.health),
+            receipts=Receipts(
+                cast("MessageQueue | None", receipts),
+                store=MemoryReceipts(self.shared_receipts),
+                progress=progress,
+                health=self.health,
+                metrics=self.metrics,
+            ),
+            dearest_rooms=self.dearest_rooms,
             counts=cast(Counts, self.counts),
             health=self.health,
             metrics=self.metrics,

@@ -12,19 +12,25 @@ import random
 import selectors
 import socket
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 from urllib.parse import unquote
+
+import msgspec
 
 from gatecast import table as keys
 from gatecast.broadcast import Broadcast
 from gatecast.frames import V1
 from gatecast.publisher import queue_message
+from gatecast.receipt import Receipt
+from tests.memory_members import ForeignItems, MemoryMembers
+from tests.memory_payloads import MemoryPayloads
 from tests.memory_stores import (
     MemoryPresence,
     MemoryProgress,
     MemoryQueue,
+    MemoryReceipts,
     MemoryStream,
     MemoryTable,
     ProgressItems,
@@ -32,6 +38,7 @@ from tests.memory_stores import (
     StoredMessage,
     TableState,
 )
+from worker.decisions.receipts import SharedReceipt
 from worker.delivery.engine import Exchange
 from worker.observe.health import Health
 from worker.observe.metrics import Metrics
@@ -52,6 +59,9 @@ _FAULTS = {
     ("queue", "delete"): "delete",
     ("queue", "send"): "send",
     ("dead_letter_queue", "send"): "dead letters",
+    ("receipts_queue", "send"): "receipts",
+    ("payloads", "length"): "payloads",
+    ("payloads", "link"): "payloads",
     ("table", "begin_page"): "page",
     ("table", "connections"): "page",
     ("table", "delete_batch"): "deletions",
@@ -88,6 +98,10 @@ class _JumpingSelector(selectors.SelectSelector):
         return ready
 
 
+async def _ignore(worker: "SimulatedWorker", call: str) -> None:
+    del worker, call
+
+
 @dataclass
 class World:
     """Everything that outlives workers: clients, queues and the table."""
@@ -112,8 +126,8 @@ class World:
     """How far the workers' wall clocks are ahead, in seconds."""
     broken: set[str] = field(default_factory=set)
     """What fails now: "queue", "table", or single operations: "lease" (extensions), "delete", "send", "dead letters",
-    "page", "deletions", "presence", "append", "responses" (half of those to appends). With "letters rejected" the
-    dead-letter queue rejects every message.
+    "page", "deletions", "presence", "append", "responses" (half of those to appends), "payloads". With "letters
+    rejected" the dead-letter queue rejects every message.
     """
     named: set[str] = field(default_factory=set)
     """The connections that exist or existed: members, and those that a broadcast named."""
@@ -129,6 +143,14 @@ class World:
     """Seconds until the response to a request that closes a connection, if not as for a post."""
     ended: set[str] = field(default_factory=set)
     """Connections that have ended otherwise."""
+    foreign: ForeignItems | None = None
+    """The members of rooms, for workers that are started from now on, if they are in a table of the operator's own."""
+    payloads: Mapping[str, int] = field(default_factory=dict)
+    """The lengths of the objects in the bucket of payloads, by key."""
+    with_receipts: bool = True
+    """Whether workers have a receipts queue."""
+    on_call: Callable[["SimulatedWorker", str], Awaitable[None]] = _ignore
+    """Awaited before each call of a worker, with the component and the operation."""
 
     def __post_init__(self) -> None:
         self.queue = QueueState(
@@ -143,6 +165,8 @@ class World:
             fifo=self.fifo,
             rejects=lambda: "letters rejected" in self.broken,
         )
+        self.receipts_queue = QueueState(clock=self.now, wall_clock=self._true_time, fifo=self.fifo)
+        self.shared_receipts: dict[tuple[str, str], SharedReceipt] = {}
         self.table = TableState()
         self.progress: ProgressItems = {}
         self._connected: set[str] = set()
@@ -155,6 +179,11 @@ class World:
     @property
     def dead_letters(self) -> list[StoredMessage]:
         return self.dead_letter_queue.messages
+
+    @property
+    def receipts(self) -> list[Receipt]:
+        """Those that were sent, in order."""
+        return [msgspec.json.decode(message.body, type=Receipt) for message in self.receipts_queue.messages]
 
     @property
     def removed(self) -> set[str]:
@@ -302,12 +331,18 @@ class SimulatedWorker:
             dead_letter_queue=MemoryQueue(
                 world.dead_letter_queue, component="dead_letter_queue", before_call=self._before_call
             ),
-            table=MemoryTable(world.table, wall_clock=world.wall_clock, before_call=self._before_call),
+            table=(table := MemoryTable(world.table, wall_clock=world.wall_clock, before_call=self._before_call)),
+            members=MemoryMembers(world.foreign, table, before_call=self._before_call) if world.foreign else None,
             progress=MemoryProgress(world.progress, wall_clock=world.wall_clock, before_call=self._before_call),
             stream=MemoryStream(
                 world.table, world.progress, before_call=self._before_call, after_call=self._lose_response
             ),
             presence=MemoryPresence(world.table, wall_clock=world.wall_clock, before_call=self._before_call),
+            payloads=MemoryPayloads(world.payloads, wall_clock=world.wall_clock, before_call=self._before_call),
+            receipts=MemoryReceipts(world.shared_receipts, before_call=self._before_call),
+            receipts_queue=MemoryQueue(world.receipts_queue, component="receipts_queue", before_call=self._before_call)
+            if world.with_receipts
+            else None,
             signer=signer,
             pool=lambda handler: cast(Pool[Exchange], MemoryPool(self, handler)),
             clock=world.now,
@@ -320,6 +355,7 @@ class SimulatedWorker:
 
     async def _before_call(self, component: str, operation: str) -> None:
         """A call takes a moment and fails while what it needs is broken. After a kill it never takes effect."""
+        await self.world.on_call(self, f"{component} {operation}")
         broken = self.world.broken
         if _FAULTS.get((component, operation)) in broken:
             await self._pause(0.1)
@@ -397,7 +433,7 @@ class MemoryPool:
     def __init__(self, worker: SimulatedWorker, handler: ExchangeHandler[Exchange]) -> None:
         self.address = Address.from_url("http://127.0.0.1:1/live")
         self.in_flight = 0
-        self.open_connections = CONNECTIONS
+        self.size = self.open_connections = CONNECTIONS
         self.problem: str | None = None
         self._worker = worker
         self._handler = handler

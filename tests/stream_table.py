@@ -9,6 +9,7 @@ from botocore.exceptions import ClientError
 from msgspec import UNSET
 
 from gatecast import table
+from gatecast.broadcast import Reference
 from gatecast.entries import entry_item
 from gatecast.frames import Message
 
@@ -48,6 +49,7 @@ class StreamTable:
         seconds: float = 3600,
         expires_at_ms: int | None = None,
         from_: str | None = None,
+        reference: Reference | None = None,
     ) -> int:
         """What a worker's transaction writes; the offset."""
         offset = (self.head(room) or int(self.now * 1000) - 1) + 1
@@ -55,12 +57,18 @@ class StreamTable:
             id=f"id-{offset}",
             offset=offset,
             published_at_ms=int(self.now * 1000),
-            data=UNSET if data is None or json is not None else data,
+            data=UNSET if data is None or json is not None or reference is not None else data,
             json=UNSET if json is None else msgspec.Raw(json),
             from_=from_ or UNSET,
         )
         expires_at = int(self.now + seconds)
-        item: Item = entry_item(room, message, expires_at=expires_at, message_expires_at_ms=expires_at_ms)
+        item: Item = entry_item(
+            room,
+            message,
+            expires_at=expires_at,
+            message_expires_at_ms=expires_at_ms,
+            reference=reference or UNSET,
+        )
         self.items[table.stream_pk(room), table.entry_sk(offset)] = item
         self.set_head(room, {"N": str(offset)})
         return offset

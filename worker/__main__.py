@@ -14,12 +14,13 @@ import structlog  # noqa: E402
 import uvloop  # noqa: E402
 
 from gatecast import tracing  # noqa: E402
+from gatecast.variables import unknown_variables  # noqa: E402
 from worker.aws.session import find_session  # noqa: E402
 from worker.observe import log  # noqa: E402
 from worker.observe.admin_server import PortInUse  # noqa: E402
 from worker.open_files import require_open_files  # noqa: E402
 from worker.service import serve  # noqa: E402
-from worker.settings import ConfigurationError, Settings, insecure_endpoints, unknown_variables  # noqa: E402
+from worker.settings import ConfigurationError, Settings, insecure_endpoints  # noqa: E402
 
 
 def main() -> int:

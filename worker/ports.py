@@ -8,13 +8,14 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
-from gatecast.broadcast import Broadcast
-from gatecast.frames import V1
+from gatecast.broadcast import Broadcast, Reference
+from gatecast.frames import V1, Link
 from gatecast.room_settings import SettingsItem
 from gatecast.table import Item, Key
 from worker.decisions.checkpoint import Checkpoint
 from worker.decisions.claims import Claimant, NotClaimed
 from worker.decisions.history import Conflict, SeenHead
+from worker.decisions.receipts import SharedReceipt, Sums
 
 MAX_BATCH_GET: Final = 100
 
@@ -34,14 +35,17 @@ class Message:
 
 
 class Member(NamedTuple):
-    """A connection to reach. `joined_at_ms` is None if it must be looked up before a 410 is trusted.
+    """A connection to reach.
 
-    `frames` is its dialect (`gatecast.frames.V1` or `V2`).
+    `joined_at_ms` is None if it must be looked up before a 410 is trusted, and 0 if it is not known. `frames` is its
+    dialect (`gatecast.frames.V1` or `V2`). `locator` is where `ForeignMembers` hold it; it is empty in Gatecast's own
+    table, where the connection id says that.
     """
 
     connection_id: str
     joined_at_ms: int | None
     frames: int = V1
+    locator: str = ""
 
 
 class Connection(NamedTuple):
@@ -141,6 +145,10 @@ class MessageRejected(PortError):
     """The queue rejects the message itself, so that retrying is pointless."""
 
 
+class NoObject(PortError):
+    """No object can be read at this place, for a reason that concerns this object: retrying is pointless."""
+
+
 class EntryRejected(PortError):
     """The table never accepts this transaction, so that retrying it is pointless."""
 
@@ -194,8 +202,8 @@ class MessageQueue(Protocol):
         """
 
 
-class MemberTable(Protocol):
-    """Connections, rooms and memberships."""
+class MemberSource(Protocol):
+    """The members of rooms."""
 
     def begin_page(self, room: str, shard: int, after: str = "") -> Awaitable[Page]:
         """Start reading the page of members after the key `after` (empty: from the start). It need not be awaited."""
@@ -205,6 +213,10 @@ class MemberTable(Protocol):
 
     async def connections(self, connection_ids: Sequence[str]) -> dict[str, Connection]:
         """The items of these connections (at most 100) by id, read consistently; those without an item are omitted."""
+
+
+class MemberTable(MemberSource, Protocol):
+    """Connections, rooms and memberships, in Gatecast's own table."""
 
     async def remove_connections(self, connection_ids: Sequence[str]) -> list[str]:
         """Delete these connections' items (at most 25), so that none of them can join any more.
@@ -217,6 +229,20 @@ class MemberTable(Protocol):
 
     async def delete_batch(self, doomed: Sequence[Key]) -> list[Key]:
         """Delete the items with these keys (at most 25, all different). Returns the keys that were not processed."""
+
+
+class ForeignMembers(MemberSource, Protocol):
+    """Members in a table or index of the operator's own. Their locators begin with `prefix`."""
+
+    @property
+    def prefix(self) -> str: ...
+
+    async def delete(self, connection_id: str, found_in: tuple[str, int] | None, locator: str) -> bool:
+        """Delete this connection's item, found in this room and shard and by this locator, if each is known.
+
+        If it names another connection meanwhile, or does not exist, nothing happens. Returns False if what is known
+        does not lead to an item.
+        """
 
 
 class PresenceStore(Protocol):
@@ -254,6 +280,19 @@ class ProgressStore(Protocol):
         """
 
 
+class ReceiptStore(Protocol):
+    """The receipts that parts of broadcasts share, by the key of their item. Every call is idempotent."""
+
+    async def expect(self, key: Key, begun_by: str, parts: Sequence[str]) -> None:
+        """Expect these parts, as `worker.decisions.receipts.expect` says."""
+
+    async def forget(self, key: Key, part: str) -> None:
+        """Expect a part no more."""
+
+    async def end(self, key: Key, part: str, sums: Sums, milliseconds: int) -> SharedReceipt | None:
+        """Add what a part has counted, as `worker.decisions.receipts.end` says. Returns the shared receipt."""
+
+
 class StreamStore(Protocol):
     """Rooms' histories."""
 
@@ -272,3 +311,16 @@ class StreamStore(Protocol):
 
         After a DependencyError it may have been advanced; repeating it only skips another offset.
         """
+
+
+class PayloadStore(Protocol):
+    """The bucket of payloads that are objects in S3."""
+
+    @property
+    def bucket(self) -> str: ...
+
+    async def length(self, key: str) -> int:
+        """The length of the object in bytes, at least 1. Raises NoObject."""
+
+    async def link(self, reference: Reference, message_expires_at_ms: int | None) -> Link:
+        """A new link to the object, which works until the message expires, or for as long as links do."""

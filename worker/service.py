@@ -5,6 +5,7 @@ The first SIGTERM or SIGINT starts a drain; the second one ends the process at o
 """
 
 import asyncio
+import dataclasses
 import gc
 import os
 import signal
@@ -12,30 +13,39 @@ import ssl
 import time
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import structlog
 from aiobotocore.session import AioSession
 
+from gatecast.addresses import region_of
+from gatecast.queue_check import ATTRIBUTES, find_circle
+from worker.aws.foreign_members import ForeignTable, find_keys
 from worker.aws.json_service import JsonService
+from worker.aws.payloads import open_payloads
 from worker.aws.presence import PresenceTable
 from worker.aws.progress import Progress
 from worker.aws.queue import Queue
+from worker.aws.receipts import SharedReceipts
 from worker.aws.session import AwsServices, CredentialsKeeper, find_services, session_region, tls_context
 from worker.aws.stream import Stream
 from worker.aws.table import Table
+from worker.members_setting import InvalidMembers
 from worker.observe.admin_server import AdminServer
 from worker.observe.damaged_items import DamagedItems
 from worker.observe.health import Health
 from worker.observe.metrics import Metrics
 from worker.ports import DependencyError
-from worker.queue_check import ATTRIBUTES, find_circle
+from worker.resilience import retry_forever
 from worker.settings import ConfigurationError, Settings
 from worker.transport.pool import Pool
 from worker.transport.signing import Address, Signer
 from worker.worker import Adapters, Worker
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 _MAX_CONNECTIONS: Final = 64
 """Maximum number of connections to each of SQS and DynamoDB."""
@@ -61,16 +71,33 @@ async def serve(settings: Settings, session: AioSession) -> None:
             return
         services = await find_services(session, connections=_MAX_CONNECTIONS, tls=tls, calls=metrics.service_calls)
         adapters = _make_adapters(settings, session, tls, services, metrics)
-        # Calls get responses only while these two run.
+        # Calls get responses only while these run.
         signing = asyncio.create_task(
             credentials.run(adapters.signer, services.sqs, services.dynamodb), name="credentials"
         )
         sqs = asyncio.create_task(services.sqs.run(), name="sqs")
-        stack.callback(signing.cancel)
-        stack.callback(sqs.cancel)
+        dynamodb = asyncio.create_task(services.dynamodb.run(), name="dynamodb")
+        for task in (signing, sqs, dynamodb):
+            stack.callback(task.cancel)
         await _check_queues(settings, services.sqs)
+        if settings.members is not None:
+            members = await _or_stop(_open_members(settings, session, services, health, metrics), stop)
+            if members is None:
+                return
+            gone_queue_url = settings.members.gone_queue_url
+            gone_queue = Queue(services.sqs, gone_queue_url) if gone_queue_url else None
+            adapters = dataclasses.replace(adapters, members=members, gone_queue=gone_queue)
+        if settings.payload_bucket is not None:
+            payloads = open_payloads(
+                session,
+                settings.payload_bucket,
+                calls=metrics.service_calls,
+                credentials_expire_at=lambda: credentials.expires_at,
+            )
+            adapters = dataclasses.replace(adapters, payloads=await stack.enter_async_context(payloads))
         worker = Worker(settings, adapters, health=health, metrics=metrics)
         server.in_progress = worker.in_progress
+        server.dearest_rooms = worker.dearest_rooms
         metrics.register_gauges(
             gatecast_draining=stop.is_set,
             gatecast_credentials_expiry_timestamp_seconds=lambda: credentials.expires_at,
@@ -84,7 +111,7 @@ async def serve(settings: Settings, session: AioSession) -> None:
             stop,
             credentials=signing,
             sqs=sqs,
-            dynamodb=services.dynamodb.run(),
+            dynamodb=dynamodb,
             health=_monitor(health, metrics),
         )
     log.info("worker.stopped")
@@ -94,13 +121,15 @@ def _make_adapters(
     settings: Settings, session: AioSession, tls: ssl.SSLContext, services: AwsServices, metrics: Metrics
 ) -> Adapters:
     address = Address.from_url(settings.connections_endpoint)
-    dead_letter_url = settings.dead_letter_queue_url
+    dead_letter_url, receipts_url = settings.dead_letter_queue_url, settings.receipts_queue_url
     return Adapters(
         queue=Queue(services.sqs, settings.queue_url),
         dead_letter_queue=Queue(services.sqs, dead_letter_url) if dead_letter_url else None,
         table=Table(services.dynamodb, settings.table, damaged=DamagedItems(metrics.damaged_items)),
         progress=Progress(services.dynamodb, settings.table),
         stream=Stream(services.dynamodb, settings.table),
+        receipts=SharedReceipts(services.dynamodb, settings.table),
+        receipts_queue=Queue(services.sqs, receipts_url) if receipts_url else None,
         presence=PresenceTable(services.dynamodb, settings.table),
         signer=Signer(address, session_region(session), "execute-api"),
         pool=lambda handler: Pool(
@@ -114,11 +143,42 @@ def _make_adapters(
 
 
 async def _check_queues(settings: Settings, sqs: JsonService) -> None:
-    """Raise ConfigurationError if dead letters circle. A queue that cannot be read now is not checked, and logged."""
-    urls = (settings.queue_url, settings.dead_letter_queue_url)
-    queue, dead_letter_queue = await asyncio.gather(*(_read_attributes(sqs, url) for url in urls))
-    if circle := find_circle(queue, dead_letter_queue):
+    """Raise ConfigurationError if messages circle. A queue that cannot be read now is not checked, and logged."""
+    urls = (settings.queue_url, settings.dead_letter_queue_url, settings.receipts_queue_url)
+    if circle := find_circle(*await asyncio.gather(*(_read_attributes(sqs, url) for url in urls))):
         raise ConfigurationError(circle)
+
+
+async def _open_members(
+    settings: Settings, session: AioSession, services: AwsServices, health: Health, metrics: Metrics
+) -> ForeignTable:
+    """The members in the table that GATECAST_MEMBERS describes, whose description is awaited.
+
+    Raises ConfigurationError.
+    """
+    source = settings.members
+    assert source is not None  # noqa: S101 - the caller has checked
+    region = session_region(session)
+    if source.gone_queue_url and region_of(source.gone_queue_url) not in (None, region):
+        raise ConfigurationError(
+            f"GATECAST_MEMBERS: on_gone is a queue in {region_of(source.gone_queue_url)}: expected one in {region}"
+        )
+    try:
+        keys = await retry_forever("table", health, partial(find_keys, services.dynamodb, source))
+    except InvalidMembers as error:
+        raise ConfigurationError(f"GATECAST_MEMBERS: {error}") from None
+    if keys.is_consistent:
+        log.info("members.source", table=source.table, index=source.index)
+    else:
+        log.warning(
+            "members.source",
+            table=source.table,
+            index=source.index,
+            reason="a global index is eventually consistent: a member whom it does not show yet misses the broadcast",
+        )
+    damaged = DamagedItems(metrics.damaged_items)
+    own = Table(services.dynamodb, settings.table, damaged=damaged)
+    return ForeignTable(services.dynamodb, own, source, keys, damaged=damaged)
 
 
 async def _read_attributes(sqs: JsonService, url: str | None) -> dict[str, str]:
@@ -149,14 +209,14 @@ def _stop_on_signals() -> asyncio.Event:
     return stop
 
 
-async def _or_stop(awaited: Coroutine[Any, Any, object], stop: asyncio.Event) -> bool:
-    """Whether it ended before a signal arrived. Otherwise it is cancelled."""
-    tasks = {asyncio.create_task(awaited, name="first credentials"), asyncio.create_task(stop.wait(), name="stop")}
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in tasks:
+async def _or_stop(awaited: Coroutine[Any, Any, T], stop: asyncio.Event) -> T | None:
+    """What it returns or raises; None if a signal arrives before. Then it is cancelled."""
+    starting, stopping = asyncio.create_task(awaited, name="start"), asyncio.create_task(stop.wait(), name="stop")
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (starting, stopping):
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    return not stop.is_set()
+    await asyncio.gather(starting, stopping, return_exceptions=True)
+    return None if stop.is_set() else starting.result()
 
 
 async def _monitor(health: Health, metrics: Metrics) -> None:

@@ -5,43 +5,30 @@ a test compares the table in the documents with them.
 """
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass
 from typing import Any, Final, Literal, get_args
 from urllib.parse import SplitResult, urlsplit
 
-from worker.addresses import may_be_public, region_of
-from worker.queue_check import is_same_queue
+from gatecast.addresses import WrongAddress, connections_endpoint, is_queue_url, may_be_public, region_of
+from gatecast.queue_check import is_same_queue
+from gatecast.variables import unknown_variables
+from worker.members_setting import InvalidMembers, MembersSource
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "console"]
 SlowClients = Literal["close", "keep"]
 
 _TABLE: Final = re.compile(r"[A-Za-z0-9_.\-]{3,255}")
+_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]")
 _LABEL: Final = r"(?!-)[A-Za-z0-9\-]{1,63}(?<!-)"
 _HOST: Final = re.compile(rf"(?!.{{254}})({_LABEL}\.)*{_LABEL}\.?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
-_BASE_PATH: Final = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~\-$+!*'()]+)*")
-"""What API Gateway allows in base paths and stages. It and the SDKs would remove the segments `.` and `..`."""
 _PREFIX: Final = "GATECAST_"
-_OF_OTHERS: Final = frozenset({
-    "GATECAST_AUTHORIZER", "GATECAST_JOINS_PER_SECOND", "GATECAST_PUBLISHES_PER_SECOND",
-    "GATECAST_ROOMS_PER_CONNECTION", "GATECAST_TOKEN_ISSUER",
-    "GATECAST_TOKEN_AUDIENCE", "GATECAST_TOKEN_AUDIENCE_CLAIM", "GATECAST_TOKEN_USER_CLAIM",
-    "GATECAST_TOKEN_GRANTS_CLAIM", "GATECAST_TOKEN_JWKS_URL", "GATECAST_TOKEN_SECRET_ARN", "GATECAST_MINISTACK",
-    "GATECAST_LOCAL_SECRET", "GATECAST_IMAGES", "GATECAST_CHAOS", "GATECAST_CHAOS_SEED", "GATECAST_CHAOS_RESULTS",
-    "GATECAST_FAULTS_RESULTS", "GATECAST_SOAK_SECONDS", "GATECAST_EXAMPLES",
-})  # fmt: skip
-"""Variables that the routes, the local stack and the tests read. They may be in a worker's environment as well."""
 
 
 class ConfigurationError(ValueError):
     """A variable is missing or wrong; the message names it and says what is expected."""
-
-
-class _Wrong(ValueError):
-    """The value is not as expected; the message says what it must be, where that is more than `Kind.expected`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,28 +69,8 @@ def _matching(pattern: re.Pattern[str], expected: str) -> Kind:
 
 
 def _queue_url(value: str) -> str:
-    url = _split(value)
-    if url.scheme not in ("http", "https") or not url.hostname or not url.path.strip("/"):
+    if not is_queue_url(value):
         raise ValueError
-    return value
-
-
-def _connections_endpoint(value: str) -> str:
-    value = value.rstrip("/")
-    url = _split(value)
-    if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment or url.username:
-        raise ValueError
-    if "@connections" in value:
-        raise _Wrong("leave out /@connections, the worker adds it")
-    if ".execute-api." in url.hostname and url.path.count("/") != 1:
-        raise _Wrong("an execute-api address ends in the stage and nothing else")
-    if not _BASE_PATH.fullmatch(url.path):
-        raise _Wrong("its path may hold letters, digits and . _ ~ - $ + ! * ' ( ) only, and no segment . or ..")
-    if url.scheme == "http" and may_be_public(value):
-        raise _Wrong(
-            "http:// would send the session token in clear text, so it is only for this machine and private "
-            "networks: expected https://"
-        )
     return value
 
 
@@ -115,9 +82,10 @@ def _split(value: str) -> SplitResult:
 
 
 _QUEUE_URL: Final = Kind("the URL of an SQS queue (https://…/queue-name)", _queue_url)
+_MEMBERS: Final = Kind("a JSON object that describes the table or index", MembersSource.parse)
 _CONNECTIONS_ENDPOINT: Final = Kind(
     "https://{api}.execute-api.{region}.amazonaws.com/{stage}, or a custom domain and its base path",
-    _connections_endpoint,
+    connections_endpoint,
 )
 
 
@@ -133,7 +101,22 @@ class Settings:
     dead_letter_queue_url: str | None = _variable(
         _QUEUE_URL, "where poison and missed deliveries go; without it they are logged, with the ids", default=None
     )
+    receipts_queue_url: str | None = _variable(
+        _QUEUE_URL, "where [receipts](#receipts) go; without it there are none", default=None
+    )
     table: str = _variable(_matching(_TABLE, "a DynamoDB table's name"), "the DynamoDB table")
+    members: MembersSource | None = _variable(
+        _MEMBERS,
+        "[a table or index of your own](#your-own-table) that holds the members of rooms; without it they are "
+        "memberships in `GATECAST_TABLE`",
+        default=None,
+    )
+    payload_bucket: str | None = _variable(
+        _matching(_BUCKET, "an S3 bucket's name"),
+        "the bucket of [large payloads](reference-publishers.md#large-payloads), in the worker's Region: the only one "
+        "that broadcasts may refer to. Without it, those that refer to one are dead letters",
+        default=None,
+    )
     connections_endpoint: str = _variable(
         _CONNECTIONS_ENDPOINT, "the API's address; `http://` only for addresses that are not public"
     )
@@ -182,12 +165,26 @@ class Settings:
             if name in environ:
                 values[field.name] = _parse(name, environ[name], kind)
         settings = cls(**values)
-        dead_letter_queue_url = settings.dead_letter_queue_url
+        dead_letter_queue_url, receipts_queue_url = settings.dead_letter_queue_url, settings.receipts_queue_url
         if dead_letter_queue_url and is_same_queue(settings.queue_url, dead_letter_queue_url):
             raise ConfigurationError(
                 f"GATECAST_DEAD_LETTER_QUEUE_URL is {_shown(dead_letter_queue_url)}, the same queue as "
                 "GATECAST_QUEUE_URL: expected another one, or dead letters would circle"
             )
+        others = {"GATECAST_QUEUE_URL": settings.queue_url, "GATECAST_DEAD_LETTER_QUEUE_URL": dead_letter_queue_url}
+        for name, url in others.items():
+            if receipts_queue_url and url and is_same_queue(url, receipts_queue_url):
+                raise ConfigurationError(
+                    f"GATECAST_RECEIPTS_QUEUE_URL is {_shown(receipts_queue_url)}, the same queue as {name}: expected "
+                    "another one, or receipts would be taken for broadcasts"
+                )
+        gone_queue_url = settings.members.gone_queue_url if settings.members else None
+        for name, url in (("QUEUE", settings.queue_url), ("DEAD_LETTER_QUEUE", dead_letter_queue_url)):
+            if gone_queue_url and url and is_same_queue(gone_queue_url, url):
+                raise ConfigurationError(
+                    f"GATECAST_MEMBERS: on_gone is {_shown(gone_queue_url)}, the same queue as GATECAST_{name}_URL: "
+                    "expected another one, from which your own program receives"
+                )
         return settings
 
 
@@ -197,8 +194,10 @@ def _parse(name: str, value: str, kind: Kind) -> object:
         raise ConfigurationError(f"{name} is empty: expected {kind.expected}")
     try:
         return kind.parse(value)
-    except _Wrong as wrong:
-        raise ConfigurationError(f"{name} is {_shown(value)}: {wrong}") from None
+    except InvalidMembers as wrong:
+        raise ConfigurationError(f"{name}: {wrong}") from None
+    except WrongAddress as wrong:
+        raise ConfigurationError(f"{name} is {_shown(value)}: {str(wrong) or f'expected {kind.expected}'}") from None
     except ValueError:
         raise ConfigurationError(f"{name} is {_shown(value)}: expected {kind.expected}") from None
 
@@ -206,18 +205,6 @@ def _parse(name: str, value: str, kind: Kind) -> object:
 def _shown(value: str) -> str:
     """The value for an error message, without a password that a URL may contain."""
     return repr(re.sub(r"//[^/]*@", "//…@", value))
-
-
-def unknown_variables(environ: Mapping[str, str]) -> dict[str, str | None]:
-    """Variables that look like Gatecast's and are read by no part of it, each with the nearest name of a setting."""
-    known = {f"{_PREFIX}{field.name.upper()}" for field in dataclasses.fields(Settings)}
-    names = {name.removeprefix(_PREFIX): name for name in sorted(known)}
-    found: dict[str, str | None] = {}
-    for name in sorted(environ):
-        if name.upper().startswith("GATECAST") and name not in known | _OF_OTHERS:
-            near = difflib.get_close_matches(name.upper().removeprefix(_PREFIX), names, n=1, cutoff=0.55)
-            found[name] = names[near[0]] if near else None
-    return found
 
 
 def check_sdk_endpoints(environ: Mapping[str, str]) -> None:
@@ -242,7 +229,10 @@ def check_regions(environ: Mapping[str, str], region: str) -> None:
 
     Calls there would be signed for the wrong Region, and rejected.
     """
-    ours = ("GATECAST_QUEUE_URL", "GATECAST_DEAD_LETTER_QUEUE_URL", "GATECAST_CONNECTIONS_ENDPOINT")
+    ours = (
+        *("GATECAST_QUEUE_URL", "GATECAST_DEAD_LETTER_QUEUE_URL", "GATECAST_RECEIPTS_QUEUE_URL"),
+        "GATECAST_CONNECTIONS_ENDPOINT",
+    )
     for name, value in environ.items():
         if name in ours or name.startswith("AWS_ENDPOINT_URL"):
             found = region_of(value)

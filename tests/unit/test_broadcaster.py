@@ -95,7 +95,7 @@ class BroadcasterFixture:
                 DamagedItems(self.damaged),
             )
             endings.append(await script(broadcaster))
-            assert not broadcaster.running()
+            assert not broadcaster.active.shown()
 
         run(simulation())
         return endings[0]
@@ -221,7 +221,7 @@ def test_a_broadcast_that_stops_is_released_and_one_that_loses_its_lease_is_aban
         ) -> Ending:
             running = asyncio.create_task(broadcaster.run(TO_ROOM, held, place()))
             await asyncio.sleep(1)
-            [shown] = broadcaster.running()
+            [shown] = broadcaster.active.shown()
             assert (shown["id"], shown["in_flight"]) == ("one", 3)
             held.transition(state)
             for each in ids(2):
@@ -242,7 +242,7 @@ def test_running_broadcasts_are_shown_with_their_counts() -> None:
         running = asyncio.create_task(broadcaster.run(TO_ROOM, lease(), place()))
         await asyncio.sleep(2)
         fixture.pipeline.engine.deliver("c0000=")
-        found.extend(broadcaster.running())
+        found.extend(broadcaster.active.shown())
         for each in ids(3)[1:]:
             fixture.pipeline.engine.deliver(each)
         return await running

@@ -15,7 +15,7 @@ from worker.delivery.errands import Closing
 from worker.observe.health import Health
 from worker.observe.metrics import Metrics
 from worker.pipeline.closer import CLOCK_DIFFERENCE_SECONDS, MAX_PENDING, REST_SECONDS, Closer
-from worker.pipeline.reaper import Membership
+from worker.pipeline.removal import Membership
 from worker.ports import DependencyError, Member
 
 ROOM: Membership = ("room", 0)

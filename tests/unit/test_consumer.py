@@ -131,12 +131,14 @@ def test_an_error_abandons_the_message() -> None:
     assert not fixture.queue.deleted
 
 
+@pytest.mark.parametrize("deferred", [Ending.HELD, Ending.DEFERRED])
 @pytest.mark.parametrize(("receive_count", "least", "greatest"), [(1, 3, 7), (4, 30, 50), (90, 600, 1_200)])
 def test_a_held_message_is_deferred_for_a_time_that_grows_with_its_receives(
-    receive_count: int, least: int, greatest: int
+    receive_count: int, least: int, greatest: int, deferred: Ending
 ) -> None:
-    fixture = ConsumerFixture(ending(Ending.HELD), message("a", receive_count=receive_count))
+    fixture = ConsumerFixture(ending(deferred), message("a", receive_count=receive_count))
     fixture.run()
+    assert not fixture.queue.deleted
     [(_, seconds)] = fixture.queue.visibility
     assert least <= seconds <= greatest
     assert fixture.metrics.deferred == 1

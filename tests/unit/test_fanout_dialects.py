@@ -95,6 +95,22 @@ def test_members_who_receive_nothing_have_no_outcome_even_if_it_expires() -> Non
         assert fanout.settled
 
 
+def test_named_connections_that_expire_unread_are_counted_once() -> None:
+    """A delivery in flight keeps the broadcast open, and a worker that takes it over reads on after the cursor."""
+    fields: dict[str, Any] = {"connections": tuple(ids(250)), "except_": ("c0200=",)}
+    fanout = fan_out(**fields)
+    fanout.add_page([Member(each, None) for each in ids(100)], last=False, read_to="100")
+    fanout.take()
+    fanout.expire()
+    assert fanout.counts[Outcome.EXPIRED] == 248
+    checkpoint = fanout.checkpoint()
+    assert (checkpoint.cursor, checkpoint.pending) == ("250", (("c0000=", None),))
+    resumed = fan_out(start=checkpoint, **fields)
+    resumed.expire()
+    assert resumed.counts[Outcome.EXPIRED] == 1, "the one that was in flight"
+    assert resumed.settled
+
+
 def test_a_room_of_members_who_receive_nothing_is_settled_at_once() -> None:
     fanout = fan_out([Member(each, 0) for each in ids(3)], presence=ARRIVES, v=2)
     assert fanout.available

@@ -41,7 +41,7 @@ def exported() -> dict[str, Metric]:
     for queue in ("main", "dead_letter"):
         for state in ("visible", "in_flight", "delayed"):
             metrics.queue_messages[queue, state] = 1
-    for api in ("sqs", "dynamodb"):
+    for api in ("sqs", "dynamodb", "s3"):
         metrics.service_calls.record_response(api, "Query", 0.1, error=True)
     families = text_string_to_metric_families(metrics.exposition().decode())
     return {

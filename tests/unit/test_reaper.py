@@ -20,6 +20,7 @@ from worker.observe.health import Health
 from worker.observe.metrics import Metrics
 from worker.pipeline.departures import Departures
 from worker.pipeline.reaper import CONNECTIONS_PER_SECOND, YOUNG_SECONDS, Reaper
+from worker.pipeline.removal import MembershipRemoval
 from worker.pipeline.sender import Sender
 from worker.ports import DependencyError, JoinedRoom, MessageRejected, PortError
 
@@ -123,11 +124,10 @@ class ReaperHarness:
         self.endpoint = EndpointHealth()
         self.metrics = Metrics(Health())
         clock = asyncio.get_running_loop().time
+        departures = Departures(Sender(self.queue, Health(clock=clock)), lambda: EPOCH + clock())
         self.reaper = Reaper(
-            table,
+            MembershipRemoval(table, departures=departures, health=Health(clock=clock), clock=clock),
             endpoint=self.endpoint,
-            departures=Departures(Sender(self.queue, Health(clock=clock)), lambda: EPOCH + clock()),
-            health=Health(clock=clock),
             metrics=self.metrics,
             clock=clock,
             wall_clock=lambda: EPOCH + clock(),
@@ -246,6 +246,17 @@ def test_a_connection_whose_connect_may_still_be_running_is_not_removed(age_seco
     reaping(table, script)
 
     assert table.removed() == (["young="] if age_seconds > 0 else [])
+
+
+def test_a_connection_that_was_found_in_several_rooms_is_removed_once() -> None:
+    table = ReaperTable()
+
+    async def script(harness: ReaperHarness) -> None:
+        for room in ("lobby", "hall"):
+            harness.reaper.offer("a=", (room, 0), LONG_AGO_MS)
+
+    reaping(table, script)
+    assert table.removed() == ["a="], "a batch may not name an item twice"
 
 
 def test_reaping_is_rate_limited_and_excess_connections_are_dropped() -> None:

@@ -5,11 +5,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import pairwise
 
 import pytest
+from msgspec import UNSET, UnsetType
 from structlog.testing import capture_logs
 
 from gatecast import Broadcast, decode
 from gatecast.broadcast import MAX_DATA_BYTES
-from gatecast.frames import V1, V2
+from gatecast.frames import V1, V2, Link
 from tests.pipeline_doubles import FakeProgress, FakeQueue, FakeTable, Pipeline, claim, ids, lease, reasons
 from tests.simulation import run
 from worker.decisions.checkpoint import RENEW_SECONDS, WINDOW, Checkpoint
@@ -36,6 +37,7 @@ class RunFixture:
         delivers: bool = False,
         fifo: bool = False,
         dead_letter_queue: bool = True,
+        link: Link | UnsetType = UNSET,
     ) -> None:
         self.dead_letters = FakeQueue(url="http://queue/dead-letters")
         self.table = FakeTable(*ids(members), page_size=page_size)
@@ -53,6 +55,7 @@ class RunFixture:
         self.settled: bool | None = None
         self._broadcast = broadcast
         self._start = start
+        self._link = link
 
     def play(self, script: Callable[[Run], Awaitable[None]]) -> None:
         """Run the broadcast beside the script, to its end."""
@@ -66,6 +69,7 @@ class RunFixture:
                 claimed_at=0.0,
                 place=self.capacity.reserve("room"),
                 order=0,
+                link=self._link,
             )
             delivering = asyncio.create_task(run_.deliver())
             waking = asyncio.create_task(self._wake(run_))

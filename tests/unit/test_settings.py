@@ -7,8 +7,8 @@ from typing import get_args
 
 import pytest
 
+from gatecast.variables import OTHERS, WORKER, unknown_variables
 from worker.settings import (
-    _OF_OTHERS,
     ConfigurationError,
     LogFormat,
     LogLevel,
@@ -17,7 +17,6 @@ from worker.settings import (
     check_regions,
     check_sdk_endpoints,
     insecure_endpoints,
-    unknown_variables,
 )
 
 REQUIRED = {
@@ -236,12 +235,18 @@ def test_variables_of_other_parts_are_known() -> None:
     checkout = REFERENCE.parents[1]
     folders = ("gatecast", "routes", "local", "deploy", "bench", "tests")
     files = [path for folder in folders for path in (checkout / folder).rglob("*") if path.suffix in (".py", ".sh")]
+    files.remove(checkout / "gatecast/variables.py")
     files += [checkout / name for name in ("Makefile", "Dockerfile", "docker-compose.yml")]
-    examples = {Path(__file__), checkout / "tests/unit/test_docs.py", checkout / "tests/e2e/test_worker_environment.py"}
+    examples = {
+        Path(__file__), *(checkout / "tests" / name for name in (
+            "unit/test_cli_doctor.py", "unit/test_docs.py", "e2e/test_worker_environment.py",
+        ))
+    }  # fmt: skip
     texts = [path.read_text() for path in files if path not in examples]
     found = {name for text in texts for name in re.findall(r"\bGATECAST_[A-Z0-9]+(?:_[A-Z0-9]+)*\b(?!_)", text)}
     settings = {f"GATECAST_{field.name.upper()}" for field in dataclasses.fields(Settings)}
-    assert found - settings == _OF_OTHERS, "list it in worker/settings.py"
+    assert settings == WORKER
+    assert found - settings == OTHERS, "list it in gatecast/variables.py"
     assert unknown_variables(dict.fromkeys(found, "")) == {}
 
 
@@ -274,6 +279,19 @@ def test_the_queue_cannot_be_its_own_dead_letter_queue(url: str) -> None:
     with pytest.raises(ConfigurationError, match=expected):
         Settings.from_environ({**REQUIRED, "GATECAST_DEAD_LETTER_QUEUE_URL": url})
     Settings.from_environ({**REQUIRED, "GATECAST_DEAD_LETTER_QUEUE_URL": f"{url.rstrip('/')}-dead-letter"})
+
+
+def test_receipts_need_a_queue_of_their_own() -> None:
+    url = REQUIRED["GATECAST_QUEUE_URL"]
+    others = {"GATECAST_QUEUE_URL": url, "GATECAST_DEAD_LETTER_QUEUE_URL": f"{url}-dead"}
+    for name, other in others.items():
+        expected = f"^GATECAST_RECEIPTS_QUEUE_URL is .*, the same queue as {name}: expected another one"
+        with pytest.raises(ConfigurationError, match=expected):
+            Settings.from_environ({**REQUIRED, **others, "GATECAST_RECEIPTS_QUEUE_URL": f"{other}/"})
+    settings = Settings.from_environ({**REQUIRED, **others, "GATECAST_RECEIPTS_QUEUE_URL": f"{url}-receipts"})
+    assert settings.receipts_queue_url == f"{url}-receipts"
+    with pytest.raises(ConfigurationError, match=r"^GATECAST_RECEIPTS_QUEUE_URL is 'receipts': expected the URL"):
+        Settings.from_environ({**REQUIRED, "GATECAST_RECEIPTS_QUEUE_URL": "receipts"})
 
 
 def test_an_error_never_shows_the_password_in_a_url() -> None:

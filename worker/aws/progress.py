@@ -43,10 +43,16 @@ _TAKE_OVER: Final = (
     " OR (message_id = :message_id AND (receives < :receives OR claimed_by = :claimed_by)))"
 )
 _IS_CLAIMED: Final = "claimed_by = :claimed_by"
+_IS_LATEST: Final = (
+    f"{_IS_CLAIMED} AND (attribute_not_exists(receipt_revision) OR receipt_revision <= :receipt_revision)"
+)
+"""A write may arrive after a later one. Without counts that only repeats posts."""
 _VERSION_ATTRIBUTES: Final = ("message_id", "claimed_by", "renewed_at", "completed_at")
 """If these are unchanged, the item is unchanged since it was read."""
-_KEEP_CHECKPOINT: Final = "REMOVE renewed_at"
-_REMOVE_CHECKPOINT: Final = "REMOVE renewed_at, completed_at, #cursor, pending, pending_v2, #offset"
+_KEEP_CHECKPOINT: Final = "REMOVE renewed_at, receipt_revision"
+_REMOVE_CHECKPOINT: Final = (
+    "REMOVE renewed_at, completed_at, #cursor, pending, pending_v2, receipt, receipt_revision, #offset"
+)
 _CLAIM_ATTRIBUTES: Final = (
     "pk",
     "sk",
@@ -273,18 +279,25 @@ class Progress:
     async def write_checkpoint(self, claim: Claim, checkpoint: Checkpoint, *, made_progress: bool) -> bool:
         """Returns False if the broadcast has been taken over: this worker must then stop working on it."""
         update = "SET #cursor = :cursor, pending = :pending, renewed_at = :now"
+        condition = _IS_CLAIMED
+        pending = checkpoint.encode_pending()
         values: dict[str, Any] = {
             ":now": {"N": str(int(self._wall_clock()))},
             ":cursor": {"S": checkpoint.cursor},
-            ":pending": {"B": checkpoint.encode_pending()},
+            ":pending": {"B": pending},
         }
         if (v2 := checkpoint.encode_v2()) is not None:
             update += ", pending_v2 = :v2"
             values[":v2"] = {"B": v2}
+        if checkpoint.receipt is not None:
+            update += ", receipt = :receipt, receipt_revision = :receipt_revision"
+            condition = _IS_LATEST
+            values[":receipt"] = {"B": checkpoint.receipt.encode(checkpoint.cursor, pending)}
+            values[":receipt_revision"] = {"N": str(checkpoint.receipt.revision)}
         if made_progress:
             update += ", progressed_at_receive = :receives"
             values[":receives"] = {"N": str(claim.receive_count)}
-        return await self._update_claimed(claim, update, values, names={"#cursor": "cursor"})
+        return await self._update_claimed(claim, update, values, condition=condition, names={"#cursor": "cursor"})
 
     async def release(self, claim: Claim) -> bool:
         """Let any message claim the broadcast and resume from its checkpoint. False if it has been taken over."""

@@ -2,8 +2,9 @@
 
 Besides its keys it has `message_id`, `receives`, `claimed_by`, `claimed_at` (the claim: which message, at which receive
 count, under which claim id, when), `renewed_at` (when the broadcast was last known to be in progress), `cursor`,
-`pending`, `pending_v2` (the checkpoint), `progressed_at_receive`, `offset` (in its room's history) and `expires_at`. A
-completed one has only the claim's message and times, and `completed_at`. Pure.
+`pending`, `pending_v2` (the checkpoint), `progressed_at_receive`, `offset` (in its room's history) and `expires_at`; if
+it ends in a receipt also `receipt`, which belongs to the checkpoint, and `receipt_revision`, the number of that write
+under the same claim. A completed one has only the claim's message and times, and `completed_at`. Pure.
 """
 
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from gatecast.broadcast import LARGEST_OFFSET, Broadcast, utf8_length
 from gatecast.table import Key
 from worker.decisions.checkpoint import Checkpoint
 from worker.decisions.claims import DUPLICATE_SECONDS, Standing
+from worker.decisions.locator import Locator, is_locator
 from worker.ports import Claim
 
 TTL_SECONDS: Final = 15 * 24 * 3600
@@ -60,6 +62,7 @@ class ProgressItem(msgspec.Struct):
     cursor: _S | None = None
     pending: _B | None = None
     pending_v2: _B | None = None
+    receipt: _B | None = None
     progressed_at_receive: _N | None = None
     expires_at: _N | None = None
     offset: _N | None = None
@@ -106,13 +109,23 @@ class ProgressItem(msgspec.Struct):
         if self.cursor is None or self.pending is None:
             return Checkpoint()
         try:
-            start = Checkpoint.decode(self.cursor.S, self.pending.B, self.pending_v2.B if self.pending_v2 else None)
+            start = Checkpoint.decode(
+                self.cursor.S,
+                self.pending.B,
+                self.pending_v2.B if self.pending_v2 else None,
+                self.receipt.B if self.receipt else None,
+            )
         except msgspec.MsgspecError as error:
             raise UnreadableItem(f"`pending` or `pending_v2`: {error}") from None
         if broadcast.connections:
             count = len(set(broadcast.connections))
             if start.cursor and not (start.cursor.isascii() and start.cursor.isdecimal() and _up_to(start, count)):
                 raise UnreadableItem(f"`cursor` is not a number from 0 to {count}")
+        elif is_locator(start.cursor):
+            try:
+                Locator.decode(start.cursor)
+            except msgspec.MsgspecError as error:
+                raise UnreadableItem(f"`cursor`: {error}") from None
         elif utf8_length(start.cursor) > _MAX_SORT_KEY_BYTES:
             raise UnreadableItem("`cursor` is longer than a key of the table may be")
         return start

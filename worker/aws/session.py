@@ -1,7 +1,8 @@
 """The SDK's session and credentials. Regions, endpoints, certificates and credentials are found as the SDK finds them.
 
-The SDK's clients make no calls: they are opened to find a service's endpoint, and closed. No other module of the worker
-imports aioboto3, and this one uses only the session of aiobotocore in it (docs/adr/0024-leaving-aioboto3.md).
+The SDK's clients make no calls: they are opened to find a service's endpoint, and closed. Only that of S3 makes some
+(`worker.aws.payloads`). No other module of the worker imports aioboto3, and this one uses only the session of
+aiobotocore in it (docs/adr/0024-leaving-aioboto3.md).
 """
 
 import asyncio

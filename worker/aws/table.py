@@ -9,7 +9,7 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -83,6 +83,27 @@ _batch_get_decoder: Final = msgspec.json.Decoder(_BatchGet)
 _batch_write_decoder: Final = msgspec.json.Decoder(_BatchWrite)
 
 
+def begin_page(service: JsonService, query: Mapping[str, Any], read: Callable[[bytes], Page]) -> "asyncio.Future[Page]":
+    """Start a query whose response `read` turns into a page. It need not be awaited."""
+    page: asyncio.Future[Page] = asyncio.get_running_loop().create_future()
+
+    def decode(response: "asyncio.Future[bytes]") -> None:
+        if page.cancelled() or response.cancelled():
+            page.cancel()
+        elif (error := response.exception()) is not None:
+            page.set_exception(error)
+            page.exception()  # mark as retrieved: the page need not be awaited
+        else:
+            try:
+                page.set_result(read(response.result()))
+            except Exception as failure:  # noqa: BLE001 - every error must reach the caller
+                page.set_exception(failure)
+                page.exception()
+
+    service.begin("Query", msgspec.json.encode(query)).add_done_callback(decode)
+    return page
+
+
 class Table:
     """Every call raises what `JsonService` raises. `wall_clock` gives seconds since the epoch."""
 
@@ -115,23 +136,7 @@ class Table:
         }
         if after:
             query["ExclusiveStartKey"] = keys.key(pk, after)
-        page: asyncio.Future[Page] = asyncio.get_running_loop().create_future()
-
-        def decode(response: "asyncio.Future[bytes]") -> None:
-            if page.cancelled() or response.cancelled():
-                page.cancel()
-            elif (error := response.exception()) is not None:
-                page.set_exception(error)
-                page.exception()  # mark as retrieved: the page need not be awaited
-            else:
-                try:
-                    page.set_result(self._page(pk, response.result()))
-                except Exception as failure:  # noqa: BLE001 - every error must reach the caller
-                    page.set_exception(failure)
-                    page.exception()
-
-        self._service.begin("Query", msgspec.json.encode(query)).add_done_callback(decode)
-        return page
+        return begin_page(self._service, query, lambda body: self._page(pk, body))
 
     def _page(self, pk: str, body: bytes) -> Page:
         now = self._wall_clock()
@@ -140,7 +145,7 @@ class Table:
             members: list[Member] = []
             expired: list[Member] = []
             for item in page.items:
-                joined_at_ms = _milliseconds(float(item.joined_at_ms.N)) if item.joined_at_ms else 0
+                joined_at_ms = milliseconds(float(item.joined_at_ms.N)) if item.joined_at_ms else 0
                 frames = V2 if item.frames is not None and float(item.frames.N) == V2 else V1
                 has_expired = item.expires_at is not None and float(item.expires_at.N) <= now
                 (expired if has_expired else members).append(Member(item.sk.S, joined_at_ms, frames))
@@ -207,7 +212,7 @@ class Table:
             lenient_number(item.get("expires_at")),
         )
         return Connection(
-            _milliseconds(connected_at_ms or 0), keys.frames_of(item), math.inf if expires_at is None else expires_at
+            milliseconds(connected_at_ms or 0), keys.frames_of(item), math.inf if expires_at is None else expires_at
         )
 
     async def _get(self, request: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], set[str]]:
@@ -279,10 +284,10 @@ def _lenient_member(item: dict[str, Any], now: float) -> tuple[Member | None, bo
     intact = all(number is not None and "N" in item[name] for name, number in numbers.items())
     expires_at = numbers.get("expires_at")
     has_expired = expires_at is not None and expires_at <= now
-    member = Member(connection_id, _milliseconds(numbers.get("joined_at_ms") or 0), keys.frames_of(item))
+    member = Member(connection_id, milliseconds(numbers.get("joined_at_ms") or 0), keys.frames_of(item))
     return member, has_expired, intact
 
 
-def _milliseconds(number: float) -> int:
+def milliseconds(number: float) -> int:
     """A number as whole milliseconds; 0 if it is too large. DynamoDB's numbers may be fractions, and very large."""
     return int(number) if -_LARGEST_EXACT_INTEGER <= number <= _LARGEST_EXACT_INTEGER else 0

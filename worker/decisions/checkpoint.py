@@ -11,6 +11,8 @@ from typing import Final
 
 import msgspec
 
+from worker.decisions.receipts import ReceiptState
+
 WINDOW: Final = 1_000
 """Maximum of unsettled members per broadcast, and of posts that a crash repeats in addition to those in flight."""
 SNAPSHOT_AFTER: Final = 500
@@ -28,6 +30,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
     """Connection ids with the time they joined (milliseconds since the epoch; None if unknown)."""
     v2: tuple[str, ...] = ()
     """Those of the pending connections that use the dialect v2."""
+    receipt: ReceiptState | None = None
+    """If the broadcast ends in a receipt: what has become of the settled members."""
 
     @property
     def is_start(self) -> bool:
@@ -42,18 +46,20 @@ class Checkpoint(msgspec.Struct, frozen=True):
         return msgspec.msgpack.encode(self.v2) if self.v2 else None
 
     @classmethod
-    def decode(cls, cursor: str, pending: bytes, v2: bytes | None = None) -> "Checkpoint":
+    def decode(cls, cursor: str, pending: bytes, v2: bytes | None = None, receipt: bytes | None = None) -> "Checkpoint":
         """Raises msgspec.MsgspecError for anything that `encode_pending` and `encode_v2` do not write.
 
         `v2` may be older than `pending`: it is not written when no pending connection uses v2, or by workers of an
         earlier version. A connection's dialect does not change, so what it says of pending connections is still right.
+        Counts change, so a `receipt` that is older than `pending` is ignored.
         """
         found = msgspec.msgpack.decode(pending, type=tuple[tuple[str, int | None], ...])
         ids = _checked([connection_id for connection_id, _ in found])
+        state = ReceiptState.decode(receipt, cursor, pending) if receipt is not None else None
         if v2 is None:
-            return cls(cursor, found)
+            return cls(cursor, found, receipt=state)
         with_frames = _checked(msgspec.msgpack.decode(v2, type=list[str])) & ids
-        return cls(cursor, found, tuple(each for each, _ in found if each in with_frames))
+        return cls(cursor, found, tuple(each for each, _ in found if each in with_frames), state)
 
 
 def _checked(ids: list[str]) -> set[str]:

@@ -134,7 +134,8 @@ def may_append(broadcast: Broadcast, *, is_start: bool, history_seconds: int) ->
 
 def lacks_offset(broadcast: Broadcast) -> bool:
     """Whether it is a message of a room that is to be delivered without an offset, unless it is appended."""
-    return bool(broadcast.room) and broadcast.presence is UNSET and broadcast.shard is broadcast.offset is UNSET
+    is_message = broadcast.presence is broadcast.close is UNSET
+    return bool(broadcast.room) and is_message and broadcast.shard is broadcast.offset is UNSET
 
 
 def outcome(number: int, conflict: Conflict) -> int | NotAppended | None:
@@ -146,6 +147,8 @@ def outcome(number: int, conflict: Conflict) -> int | NotAppended | None:
 
 def size_of(broadcast: Broadcast) -> int:
     """An upper bound for the bytes of a broadcast's entry."""
+    if broadcast.reference is not UNSET:
+        return utf8_length(broadcast.reference.key) + _ITEM_BYTES
     payload = utf8_length(broadcast.data) if broadcast.data is not UNSET else len(bytes(broadcast.json or b""))
     return payload + _ITEM_BYTES
 

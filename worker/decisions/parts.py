@@ -35,7 +35,8 @@ def to_connections(
 ) -> Broadcast:
     """The same broadcast to these connections only, as a part with a name derived from its contents.
 
-    Those that it excludes are still excluded: they receive its offset without the message.
+    Those that it excludes are still excluded: they receive its offset without the message. A remainder adds to the
+    broadcast's receipt; a dead letter ends in none, for its members have been counted as missed.
     """
     excluded = frozenset(broadcast.except_ or ())
     return msgspec.structs.replace(
@@ -46,6 +47,7 @@ def to_connections(
         except_=tuple(each for each in connection_ids if each in excluded) or UNSET,
         connections=tuple(connection_ids),
         part=_part_name(prefix, broadcast.room or "", broadcast.part, *sorted(connection_ids)),
+        receipt=broadcast.receipt if prefix == REMAINDER_PREFIX else UNSET,
         tried=tried,
     )
 

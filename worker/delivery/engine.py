@@ -10,7 +10,8 @@ not. It runs these steps in order, in plain calls:
 3. Errands go first (`errands`). Then due deliveries (retries from the heap, and probes of connections that return 429,
    `slow_clients`) alternate with fresh ones, which are taken from the rooms in turn (`round_robin`). While there are
    permits (`token_bucket`) and an idle connection, the engine takes a delivery, signs its request (`signing`) and sends
-   it. A delivery to a connection that returns 429 is not posted: it waits in that connection's line.
+   it. A delivery to a connection that returns 429 is not posted: it waits in that connection's line. Broadcasts that
+   close connections go before others, with a small share of the rate (`kicks`).
 
 So requests are written after all reads, one wake-up serves many responses, and a post costs no task, timer, future or
 SDK call. Back-pressure needs no queue: a delivery is taken from its broadcast only when a connection is available.
@@ -30,7 +31,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, Protocol, cast
 
-from worker.decisions.backoff import backoff_seconds
+from worker.decisions.backoff import backoff_seconds, given_up
 from worker.decisions.endpoint_health import EndpointHealth
 from worker.decisions.failure import FailedResponse
 from worker.decisions.outcome import History, Outcome, StatusClass, classify, decide
@@ -40,6 +41,7 @@ from worker.decisions.token_bucket import TokenBucket
 from worker.delivery.bodies import Body
 from worker.delivery.errands import Closing, Errand, Errands
 from worker.delivery.fanout import Delivery, Fanout
+from worker.delivery.kicks import FRAME_SECONDS, POOL_SHARE, KickFanout, Kicks
 from worker.delivery.slow_clients import SlowClients
 from worker.transport.pool import WARM_CONNECTIONS, ExchangeHandler, Pool
 from worker.transport.resolver import refresh_addresses
@@ -107,6 +109,7 @@ class DeliveryEngine:
         self._errands_in_flight = 0
         self._signer = signer
         self._pool: Pool[Exchange] = pool(self)
+        self._kicks = Kicks(max(1, int(self._pool.size * POOL_SHARE)))
         self._metrics = metrics
         self._clock = clock
         self._wall_clock = wall_clock
@@ -148,8 +151,11 @@ class DeliveryEngine:
 
     def offer(self, fanout: Fanout) -> None:
         """Take deliveries from this fan-out: it has, or may have, some."""
-        self._round_robin.add(fanout)
+        self._add(fanout)
         self._wake()
+
+    def _add(self, fanout: Fanout) -> None:
+        (self._kicks if fanout.is_kick else self._round_robin).add(fanout)
 
     def close(self, closing: Closing) -> None:
         """Close a connection. `closing.on_end` is called when that has succeeded or failed."""
@@ -162,8 +168,7 @@ class DeliveryEngine:
 
     def retry_later(self, delivery: Delivery) -> None:
         """Keep a delivery that could not be handed off: retry it here, after a back-off."""
-        self._schedule_retry(delivery, self._clock() + backoff_seconds(delivery.attempts, random.random()))
-        delivery.fanout.await_retry(delivery)
+        self._retry(delivery, self._clock() + backoff_seconds(delivery.attempts, random.random()))
 
     async def run(self) -> None:
         """Run until cancelled. Raises any exception that a tick raises."""
@@ -201,7 +206,8 @@ class DeliveryEngine:
                 self._slow.sweep(now)
             self.rate.adjust(now)
             while self._heap and self._heap[0][0] <= now:
-                self._due.append(heapq.heappop(self._heap)[2])
+                delivery = heapq.heappop(self._heap)[2]
+                (self._kicks.retry if delivery.fanout.is_kick else self._due.append)(delivery)
             self._start_deliveries(now)
             self._schedule(self._seconds_to_next_tick(now))
         except Exception as error:  # noqa: BLE001 - the loop would only log it; it must end the service
@@ -211,10 +217,11 @@ class DeliveryEngine:
     def _seconds_to_next_tick(self, now: float) -> float:
         if self._pool.busy:
             return max(0.0, now + _TICK_SECONDS - self._clock())
-        if self._due or self._round_robin or min(self._slow.due_at(), self._errands.due_at()) <= now:
+        others_due_at = min(self._slow.due_at(), self._errands.due_at(), self._kicks.due_at())
+        if self._due or self._round_robin or others_due_at <= now:
             return _STALLED_TICK_SECONDS  # no connection, no permit or no credentials: polling faster would not help
         self._idle = True
-        due_at = min(self._heap[0][0] if self._heap else math.inf, self._slow.due_at(), self._errands.due_at())
+        due_at = min(self._heap[0][0] if self._heap else math.inf, others_due_at)
         return min(_IDLE_TICK_SECONDS, max(_TICK_SECONDS, due_at - now))
 
     def _start_deliveries(self, now: float) -> None:  # noqa: C901 - the hot path, in one piece
@@ -223,8 +230,8 @@ class DeliveryEngine:
             if pool.open_connections < WARM_CONNECTIONS:
                 pool.request_connections(WARM_CONNECTIONS - pool.open_connections, now)
             return
-        holding = self.endpoint.holding
-        permits = self._token_bucket.permits(_PROBES_PER_SECOND if holding else self.rate.limit, now)
+        per_second = _PROBES_PER_SECOND if self.endpoint.holding else self.rate.limit
+        permits = self._token_bucket.permits(per_second, now)
         wall_clock = self._wall_clock()
         now_ms = wall_clock * 1000
         for_second = (int(wall_clock), self._signer.generation)
@@ -233,8 +240,8 @@ class DeliveryEngine:
         started = self._start_errands(limit, for_second[0], now)
         stalled = self._slow.records
         take = self._round_robin.take
-        if self._due or self._slow.due_at() <= now:
-            take = partial(self._next, now)
+        if self._due or self._kicks.active or self._slow.due_at() <= now:
+            take = partial(self._next, now, per_second)
         while started < limit:
             delivery = take()
             if delivery is None:
@@ -260,7 +267,7 @@ class DeliveryEngine:
             fanout.in_flight += 1
             pool.send(delivery, body.prepared.request(delivery.connection_id), now)
             started += 1
-        if started == idle and (self._due or self._round_robin):
+        if started == idle and (self._due or self._round_robin or self._kicks.due_at() <= now):
             pool.request_connections(permits - started, now)
         elif pool.open_connections < WARM_CONNECTIONS:
             pool.request_connections(WARM_CONNECTIONS - pool.open_connections, now)
@@ -281,18 +288,33 @@ class DeliveryEngine:
         return prepared.request(errand.connection_id)
 
     def _prepare(self, body: Body, second: int) -> Prepared:
-        return self._signer.prepare(f"{self._signer.address.path}/@connections/", {}, body.payload, second)
+        path = f"{self._signer.address.path}/@connections/"
+        return self._signer.prepare(path, {}, body.payload, second, method=body.method)
 
-    def _next(self, now: float) -> Delivery | None:
-        """The next delivery: due and fresh ones alternate, so that neither blocks the other."""
+    def _next(self, now: float, per_second: float) -> Delivery | None:
+        """The next delivery: one of a kick, or due and fresh ones in turn, so that neither blocks the other."""
+        if self._kicks.active and (kicked := self._next_kick(now, per_second)) is not None:
+            return kicked
         self._take_fresh = not self._take_fresh
         if self._take_fresh:
             return self._round_robin.take() or self._next_due(now)
         return self._next_due(now) or self._round_robin.take()
 
+    def _next_kick(self, now: float, per_second: float) -> Delivery | None:
+        """The next delivery of a kick, if their share of the rate and of the pool allows one now."""
+        if self._kicks.due_at() > now:
+            return None
+        delivery = self._take_due(self._kicks.due, now) or self._kicks.fresh.take()
+        if delivery is not None:
+            self._kicks.sent(per_second, now)
+        return delivery
+
     def _next_due(self, now: float) -> Delivery | None:
-        while self._due:
-            delivery = self._due.popleft()
+        return self._take_due(self._due, now) or self._slow.next_probe(now)
+
+    def _take_due(self, due: deque[Delivery], now: float) -> Delivery | None:
+        while due:
+            delivery = due.popleft()
             fanout = delivery.fanout
             if not delivery.waiting or fanout.stopped:
                 continue  # it is settled or handed off, or its stopped fan-out has it in its checkpoint
@@ -301,7 +323,21 @@ class DeliveryEngine:
                 continue
             fanout.stop_waiting(delivery)
             return delivery
-        return self._slow.next_probe(now)
+        return None
+
+    def _retry(self, delivery: Delivery, at: float, *, counted: bool = True) -> None:
+        """Send the delivery's request again at this time.
+
+        For a kick's frame that fails for too long, while others succeed (`counted`), the next request follows at once.
+        """
+        fanout = delivery.fanout
+        is_late = counted and at - delivery.first_attempt_at > FRAME_SECONDS
+        if is_late and delivery.body.then is not None and isinstance(fanout, KickFanout):
+            fanout.skip_frame(delivery)
+            self._add(fanout)
+        else:
+            self._schedule_retry(delivery, at)
+            fanout.await_retry(delivery)
 
     def _schedule_retry(self, delivery: Delivery, at: float) -> None:
         heapq.heappush(self._heap, (at, next(self._sequence), delivery))
@@ -322,31 +358,35 @@ class DeliveryEngine:
         if isinstance(exchange, Errand):
             self._errand_ended(exchange, status, now, FailedResponse(status, response.headers, response.body))
             return
-        self._metrics.posted(status, seconds)
+        if exchange.body.method == "POST":
+            self._metrics.posted(status, seconds)
         if _OK <= status < _OK_END:
             self._delivered((exchange,), now)
             return
         fanout = exchange.fanout
         fanout.in_flight -= 1
+        fanout.outcomes.failed_posts += exchange.body.method == "POST"
         if status == _THROTTLED:
             self._throttled(exchange, now)
         else:
             self._record(exchange, status, FailedResponse(status, response.headers, response.body), now)
             self._decide(exchange, status, now)
         if not fanout.in_round_robin and fanout.available:
-            self._round_robin.add(fanout)
+            self._add(fanout)
 
     def on_failure(self, exchange: Exchange, reason: str, seconds: float, now: float) -> None:
         if isinstance(exchange, Errand):
             self._errand_ended(exchange, 0, now, reason)
             return
-        self._metrics.post_failed(seconds)
+        if exchange.body.method == "POST":
+            self._metrics.post_failed(seconds)
         fanout = exchange.fanout
         fanout.in_flight -= 1
+        fanout.outcomes.failed_posts += exchange.body.method == "POST"
         self._record(exchange, 0, reason, now)
         self._decide(exchange, 0, now)
         if not fanout.in_round_robin and fanout.available:
-            self._round_robin.add(fanout)
+            self._add(fanout)
 
     def _errand_ended(self, errand: Errand, status: int, now: float, failure: object) -> None:
         self._errands_in_flight -= 1
@@ -375,7 +415,7 @@ class DeliveryEngine:
                 probes += 1
                 self._slow.passed(delivery, now)
             if not fanout.in_round_robin and fanout.available:
-                self._round_robin.add(fanout)
+                self._add(fanout)
         self.endpoint.succeeded(now)
         self._passed(len(deliveries) - probes)
         self._metrics.deliveries[Outcome.DELIVERED] += len(deliveries)
@@ -387,8 +427,28 @@ class DeliveryEngine:
 
     def _throttled(self, delivery: Delivery, now: float) -> None:
         self.endpoint.responded()
-        self._slow.throttled(delivery, now)
-        self._metrics.throttled(account=self.rate.account_throttles)
+        is_post = delivery.body.method == "POST"
+        if delivery.fanout.is_kick:
+            self._kick_throttled(delivery, now)
+        else:
+            self._slow.throttled(delivery, now)
+        if is_post:
+            self._metrics.throttled(account=self.rate.account_throttles)
+
+    def _kick_throttled(self, delivery: Delivery, now: float) -> None:
+        """Retry a throttled request of a kick, or give it up.
+
+        A request that deletes a connection concerns no client's buffer, so it is evidence that the account throttles.
+        While that is notable, no attempt counts.
+        """
+        if delivery.body.then is None:
+            self.rate.throttled(retry=False)
+            self._slow.references.throttled += 1
+            delivery.counted_attempts += not self.rate.account_throttles
+            if given_up(delivery.counted_attempts, now - delivery.first_attempt_at):
+                self._settle(delivery, Outcome.UNDELIVERED, now)
+                return
+        self._retry(delivery, now + backoff_seconds(delivery.attempts, random.random()))
 
     def retry_request(self, exchange: Exchange, now: float) -> bytes:
         """The same attempt, signed again: a stale connection is no failure of the endpoint or the member."""
@@ -434,8 +494,7 @@ class DeliveryEngine:
         at = now + verdict.after_seconds
         if delivery.stalled is not None and self._slow.retry(delivery, at):
             return
-        self._schedule_retry(delivery, at)
-        delivery.fanout.await_retry(delivery)
+        self._retry(delivery, at, counted=verdict.counted)
 
     def _settle(self, delivery: Delivery, outcome: Outcome, now: float) -> None:
         if delivery.stalled is not None:

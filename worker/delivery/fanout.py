@@ -18,17 +18,19 @@ from operator import itemgetter
 from typing import Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from gatecast.broadcast import Broadcast
-from gatecast.frames import V1, V2
+from gatecast.frames import V1, V2, Link
 from worker.decisions.checkpoint import SNAPSHOT_AFTER, WINDOW, Checkpoint, CheckpointSchedule
 from worker.decisions.outcome import Outcome
 from worker.decisions.parts import REMAINDER_PREFIX
+from worker.decisions.receipts import Sums
 from worker.decisions.stall import PriorRejections, StalledConnection
 from worker.delivery.bodies import EXCLUDED, TOO_LARGE, Bodies, Body
+from worker.delivery.outcome_counts import OutcomeCounts
 from worker.ports import Member
 
-_DELIVERED: Final = Outcome.DELIVERED  # bound once: looking up an enum member costs a call
 REMAINDERS: Final = ""
 """The group of all remainders. No room or broadcast has this name."""
 PAGES_LOW: Final = 1_000
@@ -49,6 +51,8 @@ class Delivery(msgspec.Struct, eq=False):
     connection_id: str
     joined_at_ms: int | None
     body: Body
+    locator: str = ""
+    """The member's, in a table that is not Gatecast's (`worker.decisions.locator`)."""
     attempts: int = 0
     """All posts for it."""
     counted_attempts: int = 0
@@ -71,8 +75,13 @@ class Fanout:
 
     `order` is its place among the broadcasts of its group: when it was published, then when it began here.
     `prior_rejections`, of a remainder, is a lower bound of what each of its connections has rejected so far.
-    `presence_frame` is the frame of a change of presence, if it is not the broadcast as it is.
+    `presence_frame` is the frame of a change of presence, if it is not the broadcast as it is. `gone` is called with
+    each delivery whose connection had ended, `closed` with each whose connection was closed (`kicks`). `link` leads to
+    a payload that is an object in S3.
     """
+
+    is_kick = False
+    """Whether the broadcast closes its members' connections."""
 
     def __init__(
         self,
@@ -84,7 +93,9 @@ class Fanout:
         prior_rejections: PriorRejections | None,
         totals: dict[Outcome, int],
         gone: Callable[[Delivery], None],
+        closed: Callable[[Delivery], None] = lambda _: None,
         presence_frame: bytes | None = None,
+        link: Link | UnsetType = UNSET,
     ) -> None:
         self.broadcast = broadcast
         self.order = order
@@ -92,11 +103,12 @@ class Fanout:
         self.group = broadcast.room or (REMAINDERS if broadcast.part.startswith(REMAINDER_PREFIX) else broadcast.id)
         self.expires_at_ms = broadcast.expires_at_ms if isinstance(broadcast.expires_at_ms, int) else float("inf")
         self.changed = asyncio.Event()
-        self.counts = dict.fromkeys(Outcome, 0)
         self.exhausted = False
         self.in_flight = 0
         self.in_round_robin = False
         self.expired = False
+        self.handed_off: list[Delivery] = []
+        """Deliveries that a worker was sending as a remainder when it ended. They stay unsettled until `hand_off`."""
         self.missed: list[tuple[Delivery, Outcome]] = []
         self.checkpoint_schedule = CheckpointSchedule(clock())
         self.page_needed = asyncio.Event()
@@ -107,27 +119,35 @@ class Fanout:
         self.unknown_age: list[Delivery] = []
         self.unsettled: dict[str, Delivery] = {}
         self.waiting = 0
-        self._bodies = Bodies(broadcast, presence_frame)
+        self._bodies = Bodies(broadcast, presence_frame, link)
+        self.outcomes = OutcomeCounts(self._bodies, totals, start.receipt.sums if start.receipt is not None else Sums())
         self._ready = self._bodies.ready
         self._except = frozenset(broadcast.except_ or ())
         self._clock = clock
+        self._closed = closed
         self._gone = gone
         self._handed_off = False
         self._is_too_large = False
-        self._totals = totals
         self._members: deque[Member] = deque()
         """Members that were read and not yet taken, each with its variant (`bodies`) in place of its dialect."""
         self._numbered = not broadcast.room
         self._last_taken = start.cursor
         self._read = int(start.cursor or "0") if self._numbered else 0
         self._resumed: deque[Delivery] = deque()
+        self._resume(start)
+
+    def _resume(self, start: Checkpoint) -> None:
         v2 = frozenset(start.v2)
+        handed_off = frozenset(start.receipt.handed_off) if start.receipt is not None else frozenset()
         for connection_id, joined_at_ms in start.pending:
             variant = (V2 if connection_id in v2 else V1) + EXCLUDED * (connection_id in self._except)
             if (body := self._body(connection_id, joined_at_ms, variant)) is not None:
                 delivery = Delivery(self, connection_id, joined_at_ms, body)
                 self.unsettled[connection_id] = delivery
-                self._resumed.append(delivery)
+                if connection_id in handed_off:
+                    self.handed_off.append(delivery)
+                else:
+                    self._resumed.append(delivery)
 
     def add_page(self, members: Sequence[Member], *, last: bool, read_to: str = "") -> None:
         """Add members, in the order of their keys, all after the cursor and after those that were added before."""
@@ -136,8 +156,8 @@ class Fanout:
         self._read += len(members)
         if self._except and not self._except.isdisjoint(map(_CONNECTION_ID, members)):
             members = [
-                Member(each, joined_at_ms, dialect + EXCLUDED * (each in self._except))
-                for each, joined_at_ms, dialect in members
+                Member(each, joined_at_ms, dialect + EXCLUDED * (each in self._except), locator)
+                for each, joined_at_ms, dialect, locator in members
             ]
         self._members.extend(members)
         self.read_to = read_to
@@ -147,7 +167,7 @@ class Fanout:
 
     @property
     def cursor(self) -> str:
-        """The key of the last member that was taken; for `connections` the number of them. Empty at the start."""
+        """The key or locator of the last member taken; for `connections` the number of them. Empty at the start."""
         return str(self._read - len(self._members) or "") if self._numbered else self._last_taken
 
     @property
@@ -170,6 +190,11 @@ class Fanout:
         return self.finished and not self.missed
 
     @property
+    def counts(self) -> dict[Outcome, int]:
+        """The deliveries that ended on this worker, by outcome."""
+        return self.outcomes.by_outcome
+
+    @property
     def made_progress(self) -> bool:
         """Whether a delivery was settled or handed off since the start."""
         return self._handed_off or any(self.counts.values())
@@ -183,6 +208,10 @@ class Fanout:
     def held_bytes(self) -> int:
         """An estimate of the memory, in bytes, that it occupies while it is parked."""
         return self._bodies.held_bytes + _DELIVERY_BYTES * len(self.unsettled)
+
+    def renew_link(self, link: Link) -> None:
+        """Post this link from now on: the one so far is about to end."""
+        self._bodies.renew_link(link)
 
     @property
     def held_up(self) -> bool:
@@ -201,7 +230,7 @@ class Fanout:
             return False
         return bool(self._resumed or (self._members and len(self.unsettled) < WINDOW))
 
-    def take(self) -> Delivery | None:
+    def take(self) -> Delivery | None:  # noqa: C901 - the hot path, in one piece
         """Take the next delivery to start; None if there is none now. The engine's hot path."""
         if self.stopped or self.checkpoint_schedule.since_written + self.in_flight >= WINDOW:
             return None
@@ -211,10 +240,12 @@ class Fanout:
             return None
         members = self._members
         while members:
-            connection_id, joined_at_ms, variant = members.popleft()
-            self._last_taken = connection_id
+            connection_id, joined_at_ms, variant, locator = members.popleft()
+            self._last_taken = locator or connection_id
             if len(members) == _PAGE_NEEDED:
                 self.page_needed.set()
+            if locator and connection_id in self.unsettled:
+                continue  # a table that is not Gatecast's may hold several items of a connection
             body = self._ready[variant]
             if body is None:
                 body = self._body(connection_id, joined_at_ms, variant)
@@ -222,7 +253,7 @@ class Fanout:
                     if len(self.unsettled) >= WINDOW:  # with a delivery that cannot be posted
                         return None
                     continue
-            delivery = Delivery(self, connection_id, joined_at_ms, body)
+            delivery = Delivery(self, connection_id, joined_at_ms, body, locator)
             self.unsettled[connection_id] = delivery
             return delivery
         self.page_needed.set()
@@ -242,8 +273,7 @@ class Fanout:
         if body is not TOO_LARGE:
             return body
         if self._is_too_large:
-            self.counts[Outcome.REJECTED] += 1
-            self._totals[Outcome.REJECTED] += 1
+            self.outcomes.add(Outcome.REJECTED)
             return None
         self._is_too_large = True
         delivery = Delivery(self, connection_id, joined_at_ms, body)
@@ -254,7 +284,7 @@ class Fanout:
     def delivered(self, delivery: Delivery) -> None:
         """Settle a delivery as delivered, the outcome of almost all. The engine counts the totals."""
         del self.unsettled[delivery.connection_id]
-        self.counts[_DELIVERED] += 1
+        delivery.body.accepted += 1
         checkpoint_schedule = self.checkpoint_schedule
         checkpoint_schedule.since_written += 1
         checkpoint_schedule.since_snapshot += 1
@@ -273,7 +303,7 @@ class Fanout:
                 self.changed.set()
         else:
             del self.unsettled[delivery.connection_id]
-            self._count(outcome)
+            self._count(outcome, excluded=delivery.body.for_excluded)
             if outcome is Outcome.GONE:
                 self._gone(delivery)
         if (
@@ -331,7 +361,7 @@ class Fanout:
         """Settle missed deliveries, which are on the dead-letter queue or in the log now."""
         for delivery, outcome in missed:
             del self.unsettled[delivery.connection_id]
-            self._count(outcome)
+            self._count(outcome, excluded=delivery.body.for_excluded)
         self.missed = [each for each in self.missed if each[0].connection_id in self.unsettled]
 
     def expire(self) -> None:
@@ -339,8 +369,12 @@ class Fanout:
         if self.expired or self.stopped:
             return
         self.expired = True
-        self._count(Outcome.EXPIRED, sum(not self._bodies.skips(variant) for _, _, variant in self._members))
+        variants = [member.frames for member in self._members if not self._bodies.skips(member.frames)]
+        excluded = sum(variant >= V1 + EXCLUDED for variant in variants)
+        self._count(Outcome.EXPIRED, len(variants) + self._unread(), excluded=excluded)
         self._members.clear()
+        if self._numbered:  # all of them have been counted: a worker that resumes must not count them again
+            self._read = len(self._named())
         self.exhausted = True
         while self._resumed:
             self.settle(self._resumed.popleft(), Outcome.EXPIRED)
@@ -349,11 +383,20 @@ class Fanout:
             self.settle(delivery, Outcome.EXPIRED)
         self.changed.set()
 
-    def _count(self, outcome: Outcome, deliveries: int = 1) -> None:
+    def _unread(self) -> int:
+        """The number of named connections that were not read yet: which dialect they use does not matter any more."""
+        broadcast = self.broadcast
+        if self.exhausted or not self._numbered or broadcast.presence is not UNSET:
+            return 0
+        return sum(each not in self._except for each in self._named()[self._read :])
+
+    def _named(self) -> list[str]:
+        return list(dict.fromkeys(self.broadcast.connections or ()))
+
+    def _count(self, outcome: Outcome, deliveries: int = 1, *, excluded: int = 0) -> None:
         self.checkpoint_schedule.since_written += deliveries
         self.checkpoint_schedule.since_snapshot += deliveries
-        self.counts[outcome] += deliveries
-        self._totals[outcome] += deliveries
+        self.outcomes.add(outcome, deliveries, excluded=excluded)
 
     def stop(self) -> None:
         """Start no more deliveries. Those in flight still settle."""

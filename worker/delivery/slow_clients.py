@@ -78,6 +78,8 @@ class SlowClients:
     def hold_back(self, delivery: Delivery, now: float) -> bool:
         """Whether this delivery must not be posted now. If so, it is in its connection's line or missed now."""
         fanout = delivery.fanout
+        if fanout.is_kick:
+            return False  # what waits for a connection must not keep it open
         record = self._records.get(delivery.connection_id)
         if record is None:
             if fanout.prior_rejections is None:

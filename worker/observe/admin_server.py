@@ -1,17 +1,19 @@
 """The HTTP server for operators: `/metrics`, `/livez`, `/readyz` and `/broadcasts`.
 
+Rooms are named only if the server can be reached from the same machine alone: their names may be those of users.
 Clients that are slow, silent or very many cannot keep `/livez` from responding: `connection_guard`.
 """
 
 import asyncio
 import errno
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, cast
 
 import msgspec
 from aiohttp import web
 
+from gatecast.addresses import is_loopback
 from worker.observe.connection_guard import LIFETIME_SECONDS, MAX_CONNECTIONS, ConnectionGuard
 from worker.observe.health import Health
 from worker.observe.metrics import CONTENT_TYPE, Metrics
@@ -38,6 +40,8 @@ class AdminServer:
     ) -> None:
         self.in_progress: Callable[[], Mapping[str, object]] = lambda: {"total": 0, "broadcasts": []}
         """Returns the broadcasts in progress; the worker replaces this default when it starts."""
+        self.dearest_rooms: Callable[[], Sequence[Mapping[str, object]]] = list
+        """Returns the rooms that cost most; the worker replaces this default as well."""
         self._health = health
         self._metrics = metrics
         self._host = host
@@ -89,7 +93,10 @@ class AdminServer:
         return web.Response(text="ready\n")
 
     async def _serve_broadcasts(self, _: web.Request) -> web.Response:
-        return _json(self.in_progress())
+        shown = dict(self.in_progress())
+        if is_loopback(self._host) and (dearest := self.dearest_rooms()):
+            shown["dearest_rooms"] = dearest
+        return _json(shown)
 
 
 @web.middleware

@@ -23,11 +23,13 @@ Component = Literal[
     "checkpoint",
     "settings",
     "history",
+    "payloads",
     "ages",
     "reaper",
     "credentials",
     "connections",
     "dead_letters",
+    "receipts",
 ]
 COMPONENTS: Final[tuple[Component, ...]] = get_args(Component)
 

@@ -1,7 +1,7 @@
 """The worker's metrics: plain numbers on the hot path, converted to Prometheus families on each scrape.
 
 No label ever holds a room, a user or a connection. Label values are the few listed here, the components of `health`,
-HTTP statuses, and the operations of SQS and DynamoDB that the worker calls. docs/reference-operators.md describes each
+HTTP statuses, and the operations of AWS's services that the worker calls. docs/reference-operators.md describes each
 metric; a test compares it with this module.
 """
 
@@ -27,7 +27,10 @@ HISTORY_OUTCOMES: Final = ("appended", "without_payload", "rejected")
 LEASE_OUTCOMES: Final = ("extended", "lost", "failed")
 SLOW_CLIENT_OUTCOMES: Final = ("closed", "kept", "failed")
 EXPIRED_CONNECTION_OUTCOMES: Final = ("closed", "gone", "failed")
-DEAD_LETTER_REASONS: Final = ("poison", "receives", "undelivered", "rejected", "damaged", "too_large")
+DEAD_LETTER_REASONS: Final = (
+    *("poison", "receives", "undelivered", "rejected", "damaged", "too_large"),
+    *("missing_object", "foreign_bucket", "no_bucket"),
+)
 DAMAGED_ITEMS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 _CALL_BUCKETS: Final = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -92,7 +95,7 @@ class Histogram:
 
 
 class ServiceCalls:
-    """Calls to SQS and DynamoDB, by service and operation."""
+    """Calls to SQS, DynamoDB and S3, by service and operation."""
 
     def __init__(self) -> None:
         self.durations: dict[tuple[str, str], Histogram] = {}
@@ -125,6 +128,8 @@ class Metrics(Collector):
         self.rate_cuts: Callable[[], int] = int
         self.broadcasts = dict.fromkeys(BROADCAST_OUTCOMES, 0)
         self.references: Callable[[], int] = int
+        self.billed_messages: Callable[[], int] = int
+        self.receipts = 0
         self.slow_clients = dict.fromkeys(SLOW_CLIENT_OUTCOMES, 0)
         self.expired_connections: dict[str, int] = dict.fromkeys(EXPIRED_CONNECTION_OUTCOMES, 0)
         self.dead_letters = dict.fromkeys(DEAD_LETTER_REASONS, 0)
@@ -229,6 +234,11 @@ class Metrics(Collector):
             value=self.references(),
         )
         yield CounterMetricFamily(
+            "gatecast_billed_messages",
+            "Units of 32 KB of the posts that returned 200, for which API Gateway bills.",
+            value=self.billed_messages(),
+        )
+        yield CounterMetricFamily(
             "gatecast_memberships_reaped", "Memberships of gone connections removed.", value=self.memberships_reaped
         )
 
@@ -254,6 +264,7 @@ class Metrics(Collector):
         yield CounterMetricFamily(
             "gatecast_remainders", "Remainders published for slow members.", value=self.remainders
         )
+        yield CounterMetricFamily("gatecast_receipts", "Receipts sent.", value=self.receipts)
         yield CounterMetricFamily("gatecast_checkpoints", "Checkpoints written.", value=self.checkpoints)
         yield _counter("gatecast_lease_extensions", "Lease extensions by outcome.", "outcome", self.lease_extensions)
         messages = GaugeMetricFamily(
@@ -299,13 +310,13 @@ class Metrics(Collector):
         calls = self.service_calls
         labels = ["api", "operation"]  # not `service`: Prometheus sets that to the installation's name
         durations = HistogramMetricFamily(
-            "gatecast_service_call_duration_seconds", "Calls to SQS and DynamoDB that got a response.", labels=labels
+            "gatecast_service_call_duration_seconds", "Calls to AWS's services that got a response.", labels=labels
         )
         for key, histogram in calls.durations.items():
             histogram.add_to(durations, key)
         yield durations
         errors = CounterMetricFamily(
-            "gatecast_service_call_errors", "Calls to SQS and DynamoDB that failed or got no response.", labels=labels
+            "gatecast_service_call_errors", "Calls to AWS's services that failed or got no response.", labels=labels
         )
         for key, count in calls.errors.items():
             errors.add_metric(key, count)

@@ -2,19 +2,19 @@
 
     expired? → claim → duplicate? → give up | offset → split | `run`: page members → deliver → checkpoint → acknowledge
 
+A broadcast that ends in a receipt is claimed even if it has expired, and sends it before it is acknowledged.
+
 What if we die at an await? Before the claim: nothing has happened. After it: the same message comes back, with a higher
 receive count, and takes over the claim, the offset and the last checkpoint. Between sending parts (or dead letters) and
 deleting the message: they are sent again under the same part names, so the second ones are duplicates. A message is
 deleted only after an ending that leaves nothing to do.
 """
 
-import asyncio
+import dataclasses
 import itertools
 from collections.abc import Awaitable, Mapping
 from enum import Enum, auto
-from heapq import nsmallest
 from typing import Final, assert_never
-from uuid import uuid4
 
 import msgspec
 import structlog
@@ -24,32 +24,30 @@ from gatecast import tracing
 from gatecast.broadcast import Broadcast
 from gatecast.publisher import is_fifo, queue_message
 from gatecast.room_settings import RoomSettings
-from worker.decisions.claims import Claimant, NotClaimed
+from worker.decisions.claims import NotClaimed
 from worker.decisions.history import NotAppended, lacks_offset, may_append
 from worker.decisions.outcome import Outcome
 from worker.decisions.parts import to_shards
+from worker.decisions.receipts import ReceiptState
 from worker.observe.damaged_items import DamagedItems
+from worker.pipeline.active_runs import ActiveRuns, age_seconds
 from worker.pipeline.capacity import Place
+from worker.pipeline.claiming import claim_broadcast
 from worker.pipeline.completions import Completions
 from worker.pipeline.history import History
-from worker.pipeline.lease import Lease, LeaseState
+from worker.pipeline.lease import Lease, LeaseEnded, LeaseState
 from worker.pipeline.pages import begin_page
-from worker.pipeline.presence import Announcement, delay_seconds
+from worker.pipeline.payloads import Undeliverable
+from worker.pipeline.presence import Announcement
 from worker.pipeline.room_settings import RoomSettingsCache
-from worker.pipeline.run import Run, Services
+from worker.pipeline.run import Run
+from worker.pipeline.services import Services
 from worker.ports import Claim, DamagedProgress, MessageRejected, Page
 from worker.resilience import retry_forever
 
 log = structlog.get_logger()
 
 MAX_RECEIVES_WITHOUT_PROGRESS: Final = 100
-_HELD_SECONDS: Final = 0.5
-"""How long to wait if another message holds the claim, before claiming again: most broadcasts take less time."""
-_DAMAGED_READS: Final = 3
-"""How often a progress item is read before it counts as damaged: the damage may have been in the response only."""
-_DAMAGED_SECONDS: Final = 0.5
-_WAKE_SECONDS: Final = 0.25
-_MAX_SHOWN: Final = 50
 
 
 class Ending(Enum):
@@ -62,12 +60,28 @@ class Ending(Enum):
     """It was already completed."""
     HELD = auto()
     """Another message of the same broadcast holds the claim: retry later."""
+    DEFERRED = auto()
+    """A setting or a permission is missing, and there is no dead-letter queue: retry later."""
     GIVEN_UP = auto()
     """It was stored on the dead-letter queue as a whole."""
     RELEASED = auto()
     """It stopped where it was: another worker may resume it at once."""
     ABANDONED = auto()
     """The lease is lost, or another worker has taken the broadcast over: do nothing with its message."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Started:
+    """A broadcast that was claimed. `first_page` is the first page of members if its query has already been sent."""
+
+    lease: Lease
+    place: Place
+    claim: Claim
+    claimed_at: float
+    order: int
+    first_page: Awaitable[Page] | None
+    is_late: bool
+    """Whether it had expired when it was received: then it is only claimed because it ends in a receipt."""
 
 
 class Broadcaster:
@@ -87,78 +101,61 @@ class Broadcaster:
         self._completions = completions
         self._damaged = damaged
         self._fifo = is_fifo(services.sender.url)
-        self._runs: set[Run] = set()
         self._order = itertools.count()
-        self._cutting_short = False
-
-    async def wake_periodically(self) -> None:
-        """Wake every run periodically, so that none needs a timer of its own. Runs until cancelled."""
-        while True:
-            await asyncio.sleep(_WAKE_SECONDS)
-            for run in self._runs:
-                run.wake()
-
-    def cut_short(self) -> None:
-        """Stop waiting for responses: there is only time to write the position of each broadcast."""
-        self._cutting_short = True
-        for run in self._runs:
-            run.cut_short()
-
-    @property
-    def waiting(self) -> int:
-        """The number of deliveries that wait for a retry."""
-        return sum(run.fanout.waiting for run in self._runs)
-
-    def running(self) -> list[dict[str, object]]:
-        """The broadcasts being delivered, for people to look at: the `_MAX_SHOWN` that have run longest."""
-        now = self._services.clock()
-        fanouts = (run.fanout for run in self._runs)
-        return [
-            {
-                "id": fanout.broadcast.id,
-                "part": fanout.broadcast.part,
-                "target": "room" if fanout.broadcast.room else "connections",
-                "age_seconds": round(self._age_seconds(fanout.broadcast), 3),
-                "running_seconds": round(now - fanout.started_at, 3),
-                **{str(outcome): count for outcome, count in fanout.counts.items()},
-                "in_flight": fanout.in_flight,
-                "waiting": fanout.waiting,
-                "read_ahead": fanout.read_ahead,
-                "all_read": fanout.exhausted,
-            }
-            for fanout in nsmallest(_MAX_SHOWN, fanouts, key=lambda fanout: fanout.started_at)
-        ]
+        self.active = ActiveRuns(services)
 
     async def run(self, broadcast: Broadcast, lease: Lease, place: Place) -> Ending:
         """Work on a broadcast until nothing is left to do here. Failed calls to dependencies are retried forever."""
         if lease.state is not LeaseState.HELD:
             return _unfinished(lease)
-        if self._has_expired(broadcast):
+        is_late = self._has_expired(broadcast)
+        if is_late and not await self._ends_in_receipt(broadcast):
             return Ending.EXPIRED
         if broadcast.published_at_ms is UNSET:
             broadcast = msgspec.structs.replace(broadcast, published_at_ms=lease.message.sent_at_ms)
         order = next(self._order)
-        first_page = self._begin_reading(broadcast, lease)
+        first_page = None if is_late else self._begin_reading(broadcast, lease)
         claimed_at = self._services.clock()
         try:
             with tracing.span("claim"):
-                claim = await self._claim(broadcast, lease)
+                claim = await claim_broadcast(broadcast, lease.message, self._services)
         except DamagedProgress as damaged:
             return await self._give_up_damaged(_with_offset(broadcast, damaged.offset), str(damaged))
         if isinstance(claim, NotClaimed):
             return _ending_without_claim(claim)
-        received, broadcast = broadcast, _with_offset(broadcast, claim.offset)
-        announcement = await self._prepare(broadcast, claim)
-        if isinstance(announcement, Ending):
-            return announcement
+        state = claim.start.receipt
+        try:
+            if state is not None and state.has_ended:
+                return await self._end_with_receipt(broadcast, claim, state, lease)
+            started = _Started(lease, place, claim, claimed_at, order, first_page, is_late)
+            return await self._run_claimed(broadcast, started)
+        except LeaseEnded:
+            return _unfinished(lease)
+
+    async def _run_claimed(self, broadcast: Broadcast, started: "_Started") -> Ending:
+        """Continue a broadcast that was received as it is, and has been claimed."""
+        claim, lease, first_page = started.claim, started.lease, started.first_page
+        received = broadcast
+        broadcast, announcement = _with_offset(broadcast, claim.offset), Announcement()
+        if not started.is_late:
+            prepared = await self._prepare(broadcast, claim, lease)
+            if isinstance(prepared, Ending):
+                return prepared
+            broadcast, announcement = prepared
         settings = await self._settings_to_start(broadcast)
-        appended = await self._append(broadcast, claim, lease, order, settings.history_seconds)
-        if isinstance(appended, Ending):
-            return appended
-        broadcast = appended
-        # A broadcast that began when there was one shard finds all its members there: it resumes and is not split.
-        if settings.shards > 1 and claim.start.is_start:
-            return await self._split(broadcast, claim, settings.shards)
+        receipt = self._services.receipts.begin(broadcast, settings, claim.start)
+        if receipt is not None:
+            broadcast = msgspec.structs.replace(broadcast, receipt=True)  # so do its parts
+        if not started.is_late:
+            appended = await self._append(broadcast, claim, lease, started.order, settings.history_seconds)
+            if isinstance(appended, Ending):
+                return appended
+            broadcast = appended
+        # A broadcast that began when there was one shard finds all its members there: it resumes and is not split. One
+        # that expires before it begins is not split either, unless its parts are expected already.
+        splits = settings.shards > 1 and claim.start.is_start
+        if splits and (not started.is_late or (receipt is not None and receipt.begun_by)):
+            return await self._split(broadcast, claim, lease, settings.shards, receipt)
         if not claim.start.is_start or broadcast.offset != received.offset:
             first_page = None  # members are read after the message has been written to the room's history
         with tracing.span("deliver"):
@@ -167,14 +164,16 @@ class Broadcaster:
                 broadcast,
                 lease,
                 claim=claim,
-                claimed_at=claimed_at,
-                place=place,
-                order=order,
+                claimed_at=started.claimed_at,
+                place=started.place,
+                order=started.order,
                 first_page=first_page,
                 presence_frame=announcement.frame,
                 max_members=announcement.max_members,
+                link=UNSET if started.is_late else await self._services.payloads.link(broadcast),
+                receipt=receipt,
             )
-            return await self._deliver(run, lease, claim)
+            return await self._deliver(run, lease, claim, is_late=started.is_late)
 
     def _begin_reading(self, broadcast: Broadcast, lease: Lease) -> Awaitable[Page] | None:
         """Start reading, while the claim is written, what is needed after it: settings, head, or the first page.
@@ -193,12 +192,22 @@ class Broadcaster:
             may_begin = may_begin and (known is None or known.shards == 1)
         return begin_page(self._services.table, broadcast) if may_begin else None
 
-    async def _prepare(self, broadcast: Broadcast, claim: Claim) -> Announcement | Ending:
-        """How the broadcast is delivered; or how it ends without a delivery."""
+    async def _prepare(
+        self, broadcast: Broadcast, claim: Claim, lease: Lease
+    ) -> tuple[Broadcast, Announcement] | Ending:
+        """What is delivered, and how; or how the broadcast ends without a delivery."""
         if self._makes_no_progress(claim):
             return await self._give_up(broadcast, claim, "receives")
+        try:
+            broadcast = await self._services.payloads.find(broadcast, lease)
+        except Undeliverable as undeliverable:
+            reason, why = undeliverable.reason, undeliverable.why
+            if undeliverable.may_pass and not self._services.dead_letters.configured:
+                log.error("broadcast.deferred", id=broadcast.id, part=broadcast.part, reason=reason, why=why)  # noqa: TRY400
+                return Ending.DEFERRED
+            return await self._give_up(broadcast, claim, reason, why)
         announcement = await self._services.announcer.announcement(broadcast)
-        return announcement if announcement is not None else await self._complete(broadcast, claim, {})
+        return (broadcast, announcement) if announcement is not None else await self._complete(broadcast, claim, {})
 
     async def _append(
         self, broadcast: Broadcast, claim: Claim, lease: Lease, order: int, history_seconds: int
@@ -223,30 +232,6 @@ class Broadcaster:
             case _:
                 assert_never(result)
 
-    async def _claim(self, broadcast: Broadcast, lease: Lease) -> Claim | NotClaimed:
-        """Claim the broadcast. Raises DamagedProgress if the progress item was damaged in every read."""
-        services = self._services
-        message = lease.message
-        waited = message.receive_count - 1 if self._fifo else 0  # each may have been received only to wait for others
-        claimant = Claimant(message.id, message.receive_count, uuid4().hex, waited)
-
-        async def claim() -> Claim | NotClaimed:
-            return await retry_forever("claim", services.health, lambda: services.progress.claim(broadcast, claimant))
-
-        for _ in range(_DAMAGED_READS - 1):
-            try:
-                claimed = await claim()
-            except DamagedProgress:
-                await asyncio.sleep(_DAMAGED_SECONDS)
-            else:
-                break
-        else:
-            claimed = await claim()
-        if claimed is NotClaimed.HELD:
-            await asyncio.sleep(_HELD_SECONDS)
-            claimed = await claim()
-        return claimed
-
     async def _give_up_damaged(self, broadcast: Broadcast, pk: str) -> Ending:
         """Dead-letter a broadcast whose position cannot be read. A redrive starts it from the beginning.
 
@@ -262,6 +247,11 @@ class Broadcaster:
         log.error("broadcast.given_up", reason="damaged")
         return Ending.GIVEN_UP
 
+    async def _ends_in_receipt(self, broadcast: Broadcast) -> bool:
+        """Whether a broadcast that has not begun ends in a receipt."""
+        receipts = self._services.receipts
+        return receipts.configured and receipts.wanted(broadcast, await self._settings_to_start(broadcast))
+
     def _makes_no_progress(self, claim: Claim) -> bool:
         """Whether the broadcast should be given up: too many receives without progress, and a dead-letter queue."""
         return (
@@ -275,56 +265,84 @@ class Broadcaster:
             return RoomSettings()
         return await retry_forever("settings", self._services.health, lambda: self._room_settings.get(room))
 
-    def _age_seconds(self, broadcast: Broadcast) -> float:
-        due_at = int(broadcast.published_at_ms or 0) / 1000 + delay_seconds(broadcast, fifo=self._fifo)
-        return max(0.0, self._services.wall_clock() - due_at)
-
     def _has_expired(self, broadcast: Broadcast) -> bool:
         expires_at_ms = broadcast.expires_at_ms
         return isinstance(expires_at_ms, int) and self._services.wall_clock() * 1000 >= expires_at_ms
 
-    async def _give_up(self, broadcast: Broadcast, claim: Claim, reason: str) -> Ending:
-        """Store it as a dead letter as a whole. A redrive resumes it from its checkpoint."""
+    async def _give_up(self, broadcast: Broadcast, claim: Claim, reason: str, why: str = "") -> Ending:
+        """Store it as a dead letter as a whole. A redrive, or another message of it, resumes it from its checkpoint."""
         services = self._services
         if not await retry_forever("claim", services.health, lambda: services.progress.release(claim)):
             return Ending.ABANDONED
-        await services.dead_letters.store_broadcast(broadcast, reason)
-        log.error("broadcast.given_up", reason=reason, receives=claim.receive_count)
+        await services.dead_letters.store_whole(broadcast, reason, why)
+        log.error(
+            "broadcast.given_up",
+            id=broadcast.id,
+            part=broadcast.part,
+            reason=reason,
+            receives=claim.receive_count,
+            **({"why": why} if why else {}),
+        )
         return Ending.GIVEN_UP
 
-    async def _split(self, broadcast: Broadcast, claim: Claim, shards: int) -> Ending:
+    async def _split(
+        self, broadcast: Broadcast, claim: Claim, lease: Lease, shards: int, receipt: ReceiptState | None
+    ) -> Ending:
         """Send one part per shard. Parts have fixed names, so splitting twice is harmless."""
-        parts = (queue_message(part, fifo=self._fifo) for part in to_shards(broadcast, shards))
+        receipts, parts = self._services.receipts, list(to_shards(broadcast, shards))
+        if receipt is not None:
+            receipt = await receipts.expect_shards(broadcast, claim, receipt, parts)
+            if receipt is None:
+                return Ending.ABANDONED
         try:
-            await self._services.sender.send_all(parts)
+            await self._services.sender.send_all(queue_message(part, fifo=self._fifo) for part in parts)
         except MessageRejected:
             if not self._services.dead_letters.configured:
                 raise
             return await self._give_up(broadcast, claim, "undelivered")
+        if receipt is not None and not await receipts.end_split(broadcast, claim, receipt, lease):
+            return Ending.ABANDONED
         await self._completions.add(claim)
         return Ending.SPLIT
 
-    async def _deliver(self, run: Run, lease: Lease, claim: Claim) -> Ending:
-        if self._cutting_short:
-            run.cut_short()
-        self._runs.add(run)
-        try:
+    async def _deliver(self, run: Run, lease: Lease, claim: Claim, *, is_late: bool) -> Ending:
+        with self.active.including(run):
             settled = await run.deliver()
-        finally:
-            self._runs.discard(run)
         if not settled:
             return _unfinished(lease)
-        return await self._complete(run.fanout.broadcast, claim, run.fanout.counts)
+        broadcast, outcomes = run.fanout.broadcast, run.fanout.outcomes
+        if run.checkpoints.has_receipt:
+            receipt = await run.checkpoints.end(round(age_seconds(broadcast, self._services) * 1000))
+            if receipt is None:
+                return Ending.ABANDONED
+            await self._services.receipts.end(broadcast, receipt, lease)
+        if is_late:
+            await self._completions.add(claim)
+            return Ending.EXPIRED
+        return await self._complete(broadcast, claim, outcomes.by_outcome, outcomes.billed_units)
 
-    async def _complete(self, broadcast: Broadcast, claim: Claim, counts: Mapping[Outcome, int]) -> Ending:
+    async def _end_with_receipt(
+        self, broadcast: Broadcast, claim: Claim, receipt: ReceiptState, lease: Lease
+    ) -> Ending:
+        """End a broadcast of which an earlier worker has settled everything, but perhaps not sent the receipt."""
+        await self._services.receipts.end(broadcast, receipt, lease)
         await self._completions.add(claim)
-        seconds = self._age_seconds(broadcast)
-        self._services.metrics.broadcast_duration.observe(seconds)
+        log.info("broadcast.completed", part=broadcast.part, counted_before=receipt.sums.members)
+        return Ending.COMPLETED
+
+    async def _complete(
+        self, broadcast: Broadcast, claim: Claim, counts: Mapping[Outcome, int], billed_units: int = 0
+    ) -> Ending:
+        await self._completions.add(claim)
+        seconds = age_seconds(broadcast, self._services)
+        if broadcast.close is UNSET:  # it takes as long as its share of the rate does, whose objective is another one
+            self._services.metrics.broadcast_duration.observe(seconds)
         log.info(
             "broadcast.completed",
             part=broadcast.part,
             seconds=round(seconds, 3),
             **{str(outcome): count for outcome, count in counts.items() if count},
+            billed_units=billed_units,
         )
         return Ending.COMPLETED
 

@@ -26,8 +26,9 @@ from worker.decisions.endpoint_health import SUCCESS_MEMORY_SECONDS
 from worker.delivery.errands import Closing, has_ended
 from worker.observe.health import Health
 from worker.observe.metrics import Metrics
-from worker.pipeline.reaper import Membership, Reaper
-from worker.ports import MAX_BATCH_GET, Connection, Member, MemberTable
+from worker.pipeline.reaper import Reaper
+from worker.pipeline.removal import Membership
+from worker.ports import MAX_BATCH_GET, Connection, Member, MemberSource
 from worker.resilience import retry_forever
 
 log = structlog.get_logger()
@@ -67,7 +68,7 @@ class Closer:
 
     def __init__(
         self,
-        table: MemberTable,
+        table: MemberSource,
         *,
         engine: ClosesConnections,
         reaper: Reaper,

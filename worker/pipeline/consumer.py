@@ -307,7 +307,7 @@ class Consumer:
             return Disposition.ABANDON
         if ending is Ending.ABANDONED:
             return Disposition.ABANDON
-        if ending is Ending.HELD:
+        if ending is Ending.HELD or ending is Ending.DEFERRED:
             return Disposition.DEFER
         self._metrics.broadcasts[_OUTCOMES[ending]] += 1
         tracing.set_attributes(gatecast_outcome=_OUTCOMES[ending])

@@ -1,9 +1,9 @@
 """Store what could not be delivered as dead letters, so that a person can inspect and redrive it.
 
 With a dead-letter queue, missed deliveries go there as broadcasts to exactly the connections that missed, a broadcast
-that no v2 connection can receive goes there as it is, and messages that are not valid broadcasts go there unchanged; a
-`reason` attribute says why. Without one they are logged with their ids, and so are ids that no broadcast can name.
-Calls are retried forever: a broadcast does not end before its missed deliveries are stored.
+that no v2 connection can receive, or that is given up, goes there as it is, and messages that are not valid broadcasts
+go there unchanged; a `reason` attribute says why. Without one they are logged with their ids, and so are ids that no
+broadcast can name. Calls are retried forever: a broadcast does not end before its missed deliveries are stored.
 
 A FIFO queue drops a message whose deduplication id it received within the last five minutes, even if the first one has
 since been redriven and deleted. So each dead letter has a deduplication id of its own, which only its retries share.
@@ -19,6 +19,7 @@ from msgspec import UNSET
 
 from gatecast import table as keys
 from gatecast.broadcast import Broadcast, InvalidBroadcast
+from gatecast.dead_letters import TOO_LARGE
 from gatecast.printable import printable
 from gatecast.publisher import is_fifo, queue_message
 from worker.decisions.outcome import Outcome
@@ -30,8 +31,6 @@ from worker.resilience import retry_forever
 
 log = structlog.get_logger()
 
-TOO_LARGE: Final = "too_large"
-"""The reason of a broadcast whose frame is longer than API Gateway accepts, so that v2 connections missed it."""
 _MAX_REASON_CHARACTERS: Final = 250
 
 
@@ -85,8 +84,18 @@ class DeadLetters:
         else:
             await self.store_broadcast(broadcast, TOO_LARGE)
 
-    async def store_broadcast(self, broadcast: Broadcast, reason: str) -> None:
-        """Store a whole broadcast. Returns when it is stored. Requires `configured`. Raises MessageRejected."""
+    async def store_whole(self, broadcast: Broadcast, reason: str, why: str = "") -> None:
+        """Store a broadcast that is given up. Without a queue it is only counted: the caller logs it."""
+        if self._queue is None:
+            self._counts[reason] += 1
+        else:
+            await self.store_broadcast(broadcast, reason, why)
+
+    async def store_broadcast(self, broadcast: Broadcast, reason: str, why: str = "") -> None:
+        """Store a whole broadcast. Returns when it is stored. Requires `configured`. Raises MessageRejected.
+
+        `why` is for people: it follows the reason.
+        """
         assert self._queue is not None  # noqa: S101 - the caller has checked
         fifo, sending = is_fifo(self._queue.url), uuid4().hex
         try:
@@ -94,7 +103,7 @@ class DeadLetters:
         except InvalidBroadcast:  # it is too long with what the worker has added, and can add again after a redrive
             published = msgspec.structs.replace(broadcast, published_at_ms=UNSET, offset=UNSET)
             message = queue_message(published, fifo=fifo, sending=sending)
-        await self._send(message, reason)
+        await self._send(message, f"{reason}: {why}" if why else reason)
         self._counts[reason] += 1
 
     async def store_poison(self, message: Message, reason: str) -> None:

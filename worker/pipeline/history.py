@@ -82,6 +82,7 @@ class _Waiting:
             message,
             expires_at=int(now) + self.history_seconds,
             message_expires_at_ms=None if expires_at_ms is UNSET else expires_at_ms,
+            reference=self.broadcast.reference if self.has_payload else UNSET,
         )
         return NewEntry(offset, item, self.claim)
 

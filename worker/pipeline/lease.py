@@ -12,10 +12,10 @@ hours in total; before that the broadcast is asked to stop and is released, and 
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from enum import Enum, auto
 from itertools import islice
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
@@ -24,6 +24,8 @@ from worker.observe.health import Health
 from worker.ports import DependencyError, Message, MessageQueue, StaleReceipt
 
 log = structlog.get_logger()
+
+R = TypeVar("R")
 
 MAX_LEASE_SECONDS: Final = 11.5 * 3600
 """After this time a broadcast is asked to stop: SQS accepts no extension beyond twelve hours in total."""
@@ -39,6 +41,10 @@ class LeaseState(Enum):
     ENDING = auto()
     """Held, but the broadcast should stop and be released."""
     LOST = auto()
+
+
+class LeaseEnded(Exception):
+    """The lease is ending or lost, so what was waited for has been cancelled."""
 
 
 class Lease:
@@ -66,7 +72,7 @@ class Lease:
         self.extending = False
         self.record_extension(acquired_at, visibility_seconds)
         self.state = LeaseState.HELD
-        self.on_change: Callable[[], None] | None = None
+        self.on_change: Callable[[], object] | None = None
 
     def record_extension(self, at: float, seconds: float) -> None:
         """Record that the lease was extended by `seconds` at time `at`."""
@@ -79,6 +85,23 @@ class Lease:
             self.state = state
             if self.on_change is not None:
                 self.on_change()
+
+    async def while_held(self, call: Callable[[], Awaitable[R]]) -> R:
+        """Returns what `call` returns. Once the lease is not HELD it is cancelled, or not called. Raises LeaseEnded.
+
+        Nothing else may use `on_change` meanwhile.
+        """
+        if self.state is LeaseState.HELD:
+            task = asyncio.ensure_future(call())
+            self.on_change = task.cancel
+            try:
+                await asyncio.wait({task})
+            finally:
+                self.on_change = None
+                task.cancel()
+            if not task.cancelled():
+                return task.result()
+        raise LeaseEnded
 
 
 class LeaseKeeper:

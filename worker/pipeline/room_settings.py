@@ -12,7 +12,7 @@ from typing import Final
 
 from gatecast.room_settings import RoomSettings, SettingsItem, settings_names
 from worker.batcher import Batcher
-from worker.ports import MAX_BATCH_GET, DependencyError, MemberTable
+from worker.ports import MAX_BATCH_GET, DependencyError, MemberSource
 
 CACHE_SECONDS: Final = 30.0
 """After raising `shards`, wait at least this long before raising `join_shards`."""
@@ -26,7 +26,7 @@ Lookup = asyncio.Future[SettingsItem | DependencyError]
 class RoomSettingsCache:
     """Reads settings items from `table`, many per call, and caches them for `CACHE_SECONDS`."""
 
-    def __init__(self, table: MemberTable, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, table: MemberSource, clock: Callable[[], float] = time.monotonic) -> None:
         self._table = table
         self._clock = clock
         self._cache: OrderedDict[str, tuple[float, SettingsItem]] = OrderedDict()

@@ -14,65 +14,33 @@ over resumes from the latest checkpoint, which contains every member that is not
 
 import asyncio
 import math
-import time
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Awaitable, Coroutine
 from typing import Any, Final
 
-import structlog
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from gatecast import tracing
 from gatecast.broadcast import Broadcast
-from gatecast.publisher import is_fifo, queue_message
+from gatecast.frames import Link
+from gatecast.references import NEW_LINK_SECONDS
 from worker.decisions.checkpoint import RENEW_SECONDS
 from worker.decisions.outcome import Outcome
-from worker.decisions.parts import REMAINDER_PREFIX, can_name, fitting
-from worker.decisions.stall import PriorRejections
+from worker.decisions.receipts import ReceiptState
 from worker.delivery.bodies import TOO_LARGE
-from worker.delivery.engine import DeliveryEngine
-from worker.delivery.fanout import MAX_WAITING, Delivery, Fanout
-from worker.observe.health import Health
-from worker.observe.metrics import Metrics
+from worker.delivery.fanout import Delivery, Fanout
+from worker.delivery.kicks import KickFanout
 from worker.pipeline.capacity import Place
-from worker.pipeline.closer import Closer
-from worker.pipeline.counts import Counts
-from worker.pipeline.dead_letters import DeadLetters
+from worker.pipeline.checkpoints import Checkpoints
 from worker.pipeline.lease import Lease, LeaseState
 from worker.pipeline.pages import begin_page
-from worker.pipeline.presence import Announcer
-from worker.pipeline.reaper import Reaper
-from worker.pipeline.sender import Sender
-from worker.ports import MAX_BATCH_GET, Claim, MemberTable, MessageRejected, Page, ProgressStore
+from worker.pipeline.remainders import Remainders, prior_rejections
+from worker.pipeline.services import Services
+from worker.ports import MAX_BATCH_GET, Claim, Page
 from worker.resilience import retry_forever
 from worker.transport.pool import RESPONSE_TIMEOUT_SECONDS
 
-log = structlog.get_logger()
-
-_MIN_REMAINDER_SECONDS: Final = 15
-_MAX_REMAINDER_SECONDS: Final = 300
-_MAX_CARRIED_SECONDS: Final = 3600.0
 _STOP_SECONDS: Final = RESPONSE_TIMEOUT_SECONDS + 2
 """Maximum time that a broadcast that should stop waits for responses and for its missed deliveries to be stored."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Services:
-    """What every run uses. `clock` returns monotonic seconds, `wall_clock` seconds since the epoch."""
-
-    sender: Sender
-    table: MemberTable
-    progress: ProgressStore
-    dead_letters: DeadLetters
-    engine: DeliveryEngine
-    reaper: Reaper
-    closer: Closer
-    announcer: Announcer
-    counts: Counts
-    health: Health
-    metrics: Metrics
-    clock: Callable[[], float] = time.monotonic
-    wall_clock: Callable[[], float] = time.time
 
 
 class Run:
@@ -80,7 +48,8 @@ class Run:
 
     `order` is the number of the run. `first_page` is the first page of members if its query has already been sent.
     `presence_frame` is the frame of a change of presence, if it is not the broadcast as it is. Once the pages show more
-    than `max_members`, nothing more is delivered.
+    than `max_members`, nothing more is delivered. `link` leads to the payload, if that is an object in S3, and is new.
+    `receipt` is what has been counted so far, if the broadcast ends in a receipt.
     """
 
     def __init__(
@@ -96,6 +65,8 @@ class Run:
         first_page: Awaitable[Page] | None = None,
         presence_frame: bytes | None = None,
         max_members: float = math.inf,
+        link: Link | UnsetType = UNSET,
+        receipt: ReceiptState | None = None,
     ) -> None:
         self._services = services
         self._lease = lease
@@ -103,23 +74,30 @@ class Run:
         self._renewed_at = claimed_at
         self._place = place
         self._parked = False
-        # A FIFO queue neither delays single messages nor lets them overtake, so there are no remainders on one.
-        self._remainders = not is_fifo(services.sender.url)
         self._cut_short = False
         self._first_page = first_page
         self._max_members = max_members
+        self._link_ends_at = math.inf if link is UNSET else services.clock() + NEW_LINK_SECONDS
         self._members_read = 0
         self._found_in = found_in = (broadcast.room, int(broadcast.shard or 0)) if broadcast.room else None
-        self.fanout = Fanout(
+        self.fanout = (KickFanout if broadcast.close else Fanout)(
             broadcast,
             claim.start,
             services.clock,
             order=(int(broadcast.published_at_ms or 0), order),
-            prior_rejections=self._prior_rejections(broadcast),
+            prior_rejections=prior_rejections(broadcast, services),
             totals=services.metrics.deliveries,
-            gone=lambda delivery: services.reaper.offer(delivery.connection_id, found_in, delivery.joined_at_ms),
+            gone=lambda delivery: services.reaper.offer(
+                delivery.connection_id, found_in, delivery.joined_at_ms, locator=delivery.locator
+            ),
+            closed=lambda delivery: services.reaper.offer(
+                delivery.connection_id, found_in, proven=True, locator=delivery.locator
+            ),
             presence_frame=presence_frame,
+            link=link,
         )
+        self.checkpoints = Checkpoints(services, self.fanout, lease, claim, receipt)
+        self._remainders = Remainders(services, self.fanout, self.checkpoints)
 
     def cut_short(self) -> None:
         """Stop waiting for responses: there is only time to write the position."""
@@ -137,9 +115,10 @@ class Run:
             fanout.stop()
         try:
             await self._renew()
+            self._expire_if_late()
             self._offer()
             # A resumed broadcast delivers to its pending members first; reading pages must not delay them.
-            if self._claim.start.is_start and await self._add_first_page():
+            if self._claim.start.is_start and not fanout.exhausted and await self._add_first_page():
                 await self._supervise()
             else:
                 async with asyncio.TaskGroup() as group:
@@ -148,6 +127,7 @@ class Run:
                     reading.cancel()
         finally:
             fanout.stop()
+            self.checkpoints.report_cost()
             tracing.set_attributes(
                 **{f"gatecast_{outcome}": count for outcome, count in fanout.counts.items() if count}
             )
@@ -163,7 +143,7 @@ class Run:
         now = self._services.clock()
         if now - self._renewed_at >= RENEW_SECONDS:
             self._renewed_at = now
-            await self._write_checkpoint()
+            await self.checkpoints.write()
 
     # Pages
 
@@ -220,7 +200,7 @@ class Run:
                 self._parked = fanout.only_waiting and not fanout.stopped and self._place.park(fanout.held_bytes)
                 if side_task is not None and side_task.done():
                     if side_task.exception() is not None:  # checkpoint first, so that a redelivery repeats no posts
-                        await self._write_checkpoint()
+                        await self.checkpoints.write()
                     side_task.result()
                     side_task = None
                 if side_task is None and not self._is_late and (call := self._next_side_task()) is not None:
@@ -230,7 +210,7 @@ class Run:
                     if side_task is not None:
                         side_task.cancel()
                         await asyncio.wait({side_task})
-                    await self._write_checkpoint()
+                    await self.checkpoints.write()
                     return
                 await self._housekeeping()
                 await fanout.changed.wait()
@@ -244,14 +224,17 @@ class Run:
 
     async def _housekeeping(self) -> None:
         fanout = self.fanout
-        expires_at_ms = fanout.broadcast.expires_at_ms
-        if isinstance(expires_at_ms, int) and self._services.wall_clock() * 1000 >= expires_at_ms:
-            fanout.expire()
+        self._expire_if_late()
         if fanout.checkpoint_schedule.due(self._services.clock()) or (
             fanout.stopped and fanout.checkpoint_schedule.since_snapshot
         ):
-            await self._write_checkpoint()
+            await self.checkpoints.write()
         self._offer()
+
+    def _expire_if_late(self) -> None:
+        expires_at_ms = self.fanout.broadcast.expires_at_ms
+        if isinstance(expires_at_ms, int) and self._services.wall_clock() * 1000 >= expires_at_ms:
+            self.fanout.expire()
 
     def _next_side_task(self) -> Coroutine[Any, Any, None] | None:
         """The next task that makes calls other than posts. If it hangs, checkpoints continue, and a stop waits briefly.
@@ -260,37 +243,14 @@ class Run:
         every checkpoint. At a stop only missed deliveries are stored, if there is time; if not, they are posted again.
         """
         fanout = self.fanout
+        if self._services.clock() >= self._link_ends_at and not fanout.stopped:
+            return self._renew_link()
         if fanout.unknown_age and not fanout.stopped:
             return self._look_up_ages()
         if fanout.missed and (missed := fanout.missed_to_store()):
             return self._dead_letter_missed(missed)
-        slow = self._remainder_candidates()
-        return self._hand_off_remainder(slow) if slow else None
-
-    def _remainder_candidates(self) -> list[Delivery]:
-        """Slow deliveries that should continue as a broadcast of their own, so that they hold up no others."""
-        fanout = self.fanout
-        if fanout.stopped or not self._remainders:
-            return []
-        too_many = fanout.waiting >= MAX_WAITING or (fanout.only_waiting and not self._parked)
-        if not too_many:
-            return []
-        return [delivery for delivery in fanout.slow(MAX_WAITING) if can_name(delivery.connection_id)]
-
-    async def _write_checkpoint(self) -> None:
-        fanout, claim = self.fanout, self._claim
-        fanout.checkpoint_schedule.snapshot(self._services.clock())
-        checkpoint = fanout.checkpoint()
-        made_progress = fanout.made_progress
-
-        async def write() -> bool:
-            return await self._services.progress.write_checkpoint(claim, checkpoint, made_progress=made_progress)
-
-        if await retry_forever("checkpoint", self._services.health, write):
-            fanout.checkpoint_schedule.written()
-            self._services.metrics.checkpoints += 1
-        else:
-            self._lease.transition(LeaseState.LOST)
+        slow = self._remainders.take(parked=self._parked)
+        return self._remainders.hand_off(slow) if slow else None
 
     # Side tasks
 
@@ -307,44 +267,13 @@ class Run:
                 await self._services.dead_letters.store_too_large(fanout.broadcast)
         fanout.confirm_missed(missed)
 
-    async def _hand_off_remainder(self, slow: list[Delivery]) -> None:
-        """Send slow deliveries to the queue as a broadcast of their own, with a delay that grows each time."""
-        fanout, services = self.fanout, self._services
-        tried = self._retry_history(slow)
-        for delivery in slow:  # the engine ignores them from here on, but checkpoints still contain them
-            fanout.stop_waiting(delivery)
-        seconds = services.wall_clock() - tried[1] / 1000
-        delay = round(min(max(seconds, _MIN_REMAINDER_SECONDS), _MAX_REMAINDER_SECONDS))
-        waiting = {delivery.connection_id: delivery for delivery in slow}
-        try:
-            for remainder in fitting(fanout.broadcast, list(waiting), REMAINDER_PREFIX, tried):
-                await services.sender.send(queue_message(remainder, fifo=False), delay_seconds=delay)
-                fanout.hand_off([waiting.pop(each) for each in remainder.connections or ()])
-                services.metrics.remainders += 1
-        except MessageRejected as rejected:
-            log.error("remainder.rejected", id=fanout.broadcast.id, code=rejected.code)  # noqa: TRY400
-            self._remainders = False
-            for delivery in waiting.values():
-                services.engine.retry_later(delivery)
-
-    def _retry_history(self, slow: list[Delivery]) -> tuple[int, int, float]:
-        """What holds for all of them: rejected probes, since when (milliseconds since the epoch), and the evidence."""
-        now = self._services.clock()
-        records = [delivery.stalled for delivery in slow]
-        stalled = [record for record in records if record is not None]
-        since = max((record.since for record in stalled), default=now)
-        since_ms = int((self._services.wall_clock() - (now - since)) * 1000)
-        if len(stalled) < len(slow):
-            return 0, since_ms, 0.0
-        return min(each.rejected for each in stalled), since_ms, min(each.evidence for each in stalled)
-
-    def _prior_rejections(self, broadcast: Broadcast) -> PriorRejections | None:
-        """The retry history that an earlier worker passed on for all of the connections, on this worker's clock."""
-        if broadcast.tried is UNSET or not broadcast.tried[0]:
-            return None
-        probes, since_ms, evidence = broadcast.tried
-        seconds = min(max(0.0, self._services.wall_clock() - since_ms / 1000), _MAX_CARRIED_SECONDS)
-        return PriorRejections(probes, self._services.clock() - seconds, evidence)
+    async def _renew_link(self) -> None:
+        """Post a new link from now on, long before the one so far ends: clients need time to use it."""
+        services = self._services
+        link = await services.payloads.link(self.fanout.broadcast)
+        if link is not UNSET:
+            self.fanout.renew_link(link)
+        self._link_ends_at = services.clock() + NEW_LINK_SECONDS
 
     async def _look_up_ages(self) -> None:
         """Look up when connections that returned 410 were established: `$connect` may still be running for young ones.

@@ -1,11 +1,11 @@
-"""Send the broadcasts that the worker creates (parts and remainders) to its own queue, ten per call."""
+"""Send messages that the worker creates, such as parts and remainders to its own queue, ten per call."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from worker.batcher import Batcher
 from worker.decisions.parts import MAX_BATCH, batches
-from worker.observe.health import Health
+from worker.observe.health import Component, Health
 from worker.ports import MessageQueue, MessageRejected, PortError
 from worker.resilience import retry_forever
 
@@ -13,11 +13,12 @@ _WAIT_SECONDS: Final = 0.02
 
 
 class Sender:
-    """Sends messages, retrying forever if the queue fails."""
+    """Sends messages, retrying forever if the queue fails. Failures count as those of `component`."""
 
-    def __init__(self, queue: MessageQueue, health: Health) -> None:
+    def __init__(self, queue: MessageQueue, health: Health, component: Component = "send") -> None:
         self._queue = queue
         self._health = health
+        self._component: Component = component
         self._batcher: Batcher[dict[str, Any], PortError | None] = Batcher(
             self._send_batch, max_items=MAX_BATCH, wait_seconds=_WAIT_SECONDS, urgent=False
         )
@@ -33,7 +34,7 @@ class Sender:
         async def send() -> None:
             _raise(await self._batcher.submit(entry))
 
-        await retry_forever("send", self._health, send)
+        await retry_forever(self._component, self._health, send)
 
     async def send_all(self, messages: Iterable[dict[str, Any]]) -> None:
         """Returns when the queue has stored all messages. `messages` is consumed lazily. Raises MessageRejected."""
@@ -48,7 +49,7 @@ class Sender:
             for error in errors:
                 _raise(error)
 
-        await retry_forever("send", self._health, send)
+        await retry_forever(self._component, self._health, send)
 
     async def _send_batch(self, messages: Sequence[dict[str, Any]]) -> list[PortError | None]:
         errors: list[PortError | None] = []
