@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
-from local.gateway.faults import THROTTLED, Rule
+from gatecast.emulator.faults import THROTTLED, Rule
 from tests.chaos.endpoint_model import Client
 from tests.chaos.harness import Harness
 

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Sequence
 
 from gatecast import Broadcast
-from local.gateway.faults import THROTTLED, Rule
+from gatecast.emulator.faults import THROTTLED, Rule
 from tests.chaos.endpoint import CHECKOUT, Tally
 from tests.chaos.harness import Harness, Room
 from tests.chaos.results import RunResult, record
@@ -99,6 +99,6 @@ async def redrive_reaches_exactly_the_slow_clients(harness: Harness, slow: Seque
 
 async def redrive(harness: Harness) -> None:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "worker.redrive", cwd=CHECKOUT, env=harness.backend.environment()
+        sys.executable, "-m", "gatecast.cli", "dead-letters", "redrive", cwd=CHECKOUT, env=harness.backend.environment()
     )
     assert await process.wait() == 0

@@ -1,21 +1,20 @@
 """Redrive: dead letters are resent, once each; messages that are not the worker's broadcasts stay where they are."""
 
-import asyncio
 import os
 import re
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiobotocore.session import AioSession
 
 from gatecast import Broadcast, Publisher, decode, encode, queue_message
+from gatecast.dead_letter_queue import Redrive
 from local.resources import Queues, create_queues
-from worker.redrive import Redrive
 
 CHECKOUT = Path(__file__).parents[2]
 PUBLISHED_AT_MS = int((time.time() - 200) * 1000)
@@ -38,7 +37,7 @@ def run(queues: Queues, *arguments: str, **environment: str) -> "subprocess.Comp
         "GATECAST_DEAD_LETTER_QUEUE_URL": queues.dead_letter_url,
         **environment,
     }
-    command = [sys.executable, "-m", "worker.redrive", *arguments]
+    command = [sys.executable, "-m", "gatecast.cli", "dead-letters", "redrive", *arguments]
     return subprocess.run(command, check=False, cwd=CHECKOUT, env=variables, capture_output=True, text=True, timeout=60)
 
 
@@ -163,16 +162,14 @@ def test_the_queue_itself_is_rejected_as_the_source(sqs: Any, queues: Queues, sp
     assert len(received(sqs, queues.url)) == 1
 
 
-async def test_after_an_interruption_between_send_and_delete_a_fifo_queue_has_each_message_once(
+def test_after_an_interruption_between_send_and_delete_a_fifo_queue_has_each_message_once(
     sqs: Any, fifo_queues: Queues
 ) -> None:
     for number in range(3):
         put_broadcast(sqs, fifo_queues.dead_letter_url, letter(number), "undelivered")
-    async with AioSession().create_client("sqs") as client:
-        interrupted = InterruptedWhileSending(client)
-        work = Redrive(interrupted, source=fifo_queues.dead_letter_url, target=fifo_queues.url, dry_run=False)
-        with pytest.raises(asyncio.CancelledError):
-            await work.run()
+    work = Redrive(InterruptedWhileSending(sqs), source=fifo_queues.dead_letter_url, target=fifo_queues.url)
+    with pytest.raises(KeyboardInterrupt):
+        work.run()
     assert run(fifo_queues).stdout.splitlines()[-2] == "1 resent (undelivered: 1)"
     assert sorted(decode(message["Body"]).id for message in received(sqs, fifo_queues.url)) == ["b0", "b1", "b2"]
 
@@ -193,30 +190,31 @@ def test_skipped_messages_do_not_hide_later_ones_of_their_group(sqs: Any, fifo_q
 
 
 class InterruptedWhileSending:
-    """An SQS client that is cancelled just after it has sent the third message."""
+    """An SQS client that is interrupted just after it has sent the third message."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
         self._sent = 0
+        self._lock = threading.Lock()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
-    async def send_message(self, **arguments: Any) -> Any:
-        response = await self._client.send_message(**arguments)
-        self._sent += 1
-        if self._sent == 3:
-            raise asyncio.CancelledError
+    def send_message(self, **arguments: Any) -> Any:
+        response = self._client.send_message(**arguments)
+        with self._lock:
+            self._sent += 1
+            if self._sent == 3:
+                raise KeyboardInterrupt
         return response
 
 
-async def test_an_interrupted_redrive_loses_no_message(sqs: Any, queues: Queues) -> None:
+def test_an_interrupted_redrive_loses_no_message(sqs: Any, queues: Queues) -> None:
     for number in range(5):
         put(sqs, queues.dead_letter_url, encode(letter(number)), "undelivered")
-    async with AioSession().create_client("sqs") as client:
-        work = Redrive(InterruptedWhileSending(client), source=queues.dead_letter_url, target=queues.url, dry_run=False)
-        with pytest.raises(asyncio.CancelledError):
-            await work.run()
+    work = Redrive(InterruptedWhileSending(sqs), source=queues.dead_letter_url, target=queues.url)
+    with pytest.raises(KeyboardInterrupt):
+        work.run()
 
     sent, left = received(sqs, queues.url), received(sqs, queues.dead_letter_url)
     assert {decode(message["Body"]).id for message in [*sent, *left]} == {f"b{number}" for number in range(5)}

@@ -1,6 +1,7 @@
-"""`python -m gatecast.cli.top` as a process, against servers that respond like workers."""
+"""`gatecast top` as a process, against servers that respond like workers."""
 
 import asyncio
+import json
 import os
 import pty
 import re
@@ -79,7 +80,7 @@ async def serving(worker: FakeWorker, *paths: str) -> AsyncIterator[FakeWorker]:
 async def start(*arguments: str, out: int = asyncio.subprocess.PIPE) -> asyncio.subprocess.Process:
     environment = {"PATH": os.environ["PATH"], "TERM": "xterm"}
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "gatecast.cli.top", *arguments, cwd=CHECKOUT, env=environment,
+        sys.executable, "-m", "gatecast.cli", "top", *arguments, cwd=CHECKOUT, env=environment,
         stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
 
@@ -158,12 +159,40 @@ def _read_all(terminal: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["ftp://a"], ["a:port"], ["http://a/livez"], ["--interval", "0"], ["--interval", "nan"]]
+    "arguments",
+    [["ftp://a"], ["a:port"], ["http://a/livez"], ["--interval", "0"], ["--interval", "nan"], ["--interval", "soon"]],
 )
 async def test_wrong_arguments(arguments: list[str]) -> None:
     code, printed, errors = await run(*arguments)
     assert (code, printed) == (2, "")
     assert "invalid" in errors
+    assert errors.count("\n") == 1
+
+
+async def test_views_as_json() -> None:
+    async with serving(FakeWorker()) as worker, serving(FakeWorker({"queue": "AccessDenied"})) as failing:
+        code, printed, errors = await run(
+            worker.url, failing.url, "127.0.0.1:1", "--once", "--interval", "0.2", "--output", "json"
+        )
+    assert (code, errors) == (1, "")
+    view = json.loads(printed)
+    assert [each["state"] for each in view["workers"]] == ["ready", "not ready", "unreachable"]
+    assert view["workers"][0]["figures"]["delivered"] > 0
+    assert view["workers"][1]["problems"] == {"queue": "AccessDenied"}
+    assert view["workers"][2]["figures"] is None
+    assert view["total"]["post_seconds"] == {"p50": None, "p95": None, "p99": None}
+    assert {"id": "news-1", "worker": view["workers"][0]["name"]}.items() <= view["broadcasts"][0].items()
+
+
+async def test_ctrl_c_ends_json_quietly() -> None:
+    async with serving(FakeWorker()) as worker:
+        process = await start(worker.url, "--interval", "0.1", "--output", "json")
+        await worker.polled.wait()
+        process.send_signal(signal.SIGINT)
+        out, errors = await process.communicate()
+    assert (process.returncode, errors) == (0, b"")
+    assert all(json.loads(line)["ready"] == 1 for line in out.splitlines())
+    assert out.count(b"\n") >= 2
 
 
 async def test_an_image_that_cannot_be_saved(tmp_path: Path) -> None:
@@ -174,15 +203,13 @@ async def test_an_image_that_cannot_be_saved(tmp_path: Path) -> None:
 
 
 async def test_a_missing_dependency_is_named() -> None:
-    """rich is missing, for example, in the worker's image."""
-    code = "import runpy, sys; sys.modules['rich'] = None; runpy.run_module('gatecast.cli.top', run_name='__main__')"
+    code = "import sys; sys.modules['rich'] = None; from gatecast.cli.__main__ import main; sys.exit(main())"
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, cwd=CHECKOUT, stderr=asyncio.subprocess.PIPE
+        sys.executable, "-c", code, "top", cwd=CHECKOUT, stderr=asyncio.subprocess.PIPE
     )
     _, errors = await process.communicate()
     assert process.returncode == 1
-    assert errors.startswith(b"python -m gatecast.cli.top needs rich (pip install rich)")
-    assert errors.count(b"\n") == 1
+    assert errors == b"gatecast: rich is not installed: install gatecast with its extra, gatecast[cli]\n"
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from msgspec import UNSET
 from gatecast import frames
 from gatecast.frames import Message
 from gatecast.room_settings import RoomSettings
+from gatecast.rooms.presence import Members, User
 from routes import handlers
-from routes.presence import Members, User
 from routes.requests import ACTIONS
 from routes.responses import Code
 from tests.route_doubles import NOW, Doubles
@@ -23,7 +23,7 @@ from tests.routes_events import CONNECTED_AT_MS, CONNECTION_ID, LambdaContext, e
 
 PAGE = (Path(__file__).parents[2] / "docs/reference-clients.md").read_text()
 ALICE = token_context(1_800_000_000, join="lobby news team", publish="news")
-MESSAGE_FIELDS = {"id", "from", "offset", "published_at_ms", "data", "json"}
+MESSAGE_FIELDS = {"id", "from", "offset", "published_at_ms", "data", "json", "reference"}
 
 
 def examples() -> list[dict[str, Any]]:
@@ -33,7 +33,8 @@ def examples() -> list[dict[str, Any]]:
 
 REQUESTS = [each for each in examples() if "type" not in each]
 RESPONSES = [each for each in examples() if each.get("type") in {"ok", "error", "pong"}]
-FRAMES = [each for each in examples() if each.get("type") in {"messages", "presence", "closed"}]
+TYPES = {"messages", "presence", "closed", "reference"}
+FRAMES = [each for each in examples() if each.get("type") in TYPES]
 
 
 def as_message(example: dict[str, Any]) -> Message:
@@ -77,7 +78,7 @@ def invoked(request: dict[str, Any]) -> dict[str, Any]:
 def test_every_example_is_a_request_a_response_or_a_frame() -> None:
     assert len(REQUESTS) + len(RESPONSES) + len(FRAMES) == len(examples())
     assert {each["action"] for each in REQUESTS} == set(ACTIONS)
-    assert {each["type"] for each in FRAMES} == {"messages", "presence", "closed"}
+    assert {each["type"] for each in FRAMES} == TYPES
 
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=json.dumps)
@@ -126,6 +127,8 @@ def test_each_frame_is_one_that_workers_post(frame: dict[str, Any]) -> None:
             posted = frames.presence(
                 frame["room"], joined=frame["joined"], departed=frame["departed"], at_ms=frame["at_ms"]
             )
+        case "reference":
+            posted = frames.reference(msgspec.convert({**frame, "type": UNSET}, frames.Link))
         case _:
             posted = frames.closed(frame["code"], retry=frame["retry"])
     assert json.loads(posted) == frame

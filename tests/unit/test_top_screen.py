@@ -14,7 +14,7 @@ from gatecast.cli.top.figures import Figures, figures
 from gatecast.cli.top.rows import short
 from gatecast.cli.top.samples import Samples, Series, compare
 from gatecast.cli.top.screen import draw, save_picture
-from gatecast.cli.top.view import Broadcast, Progress, State, View, Worker
+from gatecast.cli.top.view import Broadcast, Progress, RoomCost, State, View, Worker
 
 AT = datetime(2026, 11, 24, 3, 12, 45, tzinfo=UTC)
 BUILD = Series("gatecast_build_info", frozenset({("version", "1.2.3")}))
@@ -199,3 +199,15 @@ def test_a_picture_fetches_nothing(tmp_path: Path) -> None:
     assert "8,412" in svg
     assert "@font-face" not in svg
     assert all(found.startswith("#") for found in re.findall(r"url\(([^)]*)\)", svg))
+
+
+def test_the_dearest_rooms_are_below_the_broadcasts_and_cannot_control_the_terminal() -> None:
+    rooms = tuple(RoomCost(f"room-{number}\x1b[31m", 1_000 - number) for number in range(9))
+    broadcasts = tuple(broadcast(f"id-{number:02}") for number in range(40))
+    view = replace(shown(worker(), broadcasts=broadcasts), dearest_rooms=rooms)
+    printed = text(view, height=40)
+    assert printed.index("id-00") < printed.index("Dearest rooms") < printed.index("room-0")
+    assert printed.count("room-") == 5
+    assert len(printed.splitlines()) <= 40
+    assert "\x1b" not in text(view)
+    assert "Dearest" not in text(shown(worker()))

@@ -1,12 +1,13 @@
 """How scrapes become the contents of one screen."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from gatecast.cli.top.figures import Figures, Quantiles, figures, suspects
 from gatecast.cli.top.samples import Samples, Series, compare
-from gatecast.cli.top.view import Broadcast, BroadcastsInProgress, Scrape, State, Unreachable, View, view
+from gatecast.cli.top.view import Broadcast, BroadcastsInProgress, RoomCost, Scrape, State, Unreachable, View, view
 
 
 def series(name: str, **labels: str) -> Series:
@@ -262,3 +263,17 @@ def test_durations_above_the_objective_are_suspect(name: str, figure: str | None
 def test_waiting_dead_letters_are_suspect() -> None:
     waiting = {series("gatecast_queue_messages", queue="dead_letter", state="visible"): 1.0}
     assert suspects(figures(compare(None, samples({}, waiting), 0.0))) == {"dead_letters_queued"}
+
+
+def test_the_dearest_rooms_of_all_workers_add_up() -> None:
+    def costing(**units: int) -> Scrape:
+        rooms = tuple(RoomCost(room, each) for room, each in units.items())
+        return replace(scrape(1.0), in_progress=BroadcastsInProgress(dearest_rooms=rooms))
+
+    shown = view({}, {"v:1": costing(a=5, b=4), "w:1": costing(b=3), "x:1": scrape(1.0)})
+    assert shown.dearest_rooms == (RoomCost("b", 7), RoomCost("a", 5))
+
+
+def test_billed_units_are_a_rate() -> None:
+    before, after = (samples({series("gatecast_billed_messages_total"): n}) for n in (10.0, 40.0))
+    assert figures(compare(before, after, 2.0)).billed == 15

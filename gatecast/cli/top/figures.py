@@ -44,6 +44,8 @@ class Figures:
     posts_without_response: float | None
     throttled_by_account: float | None
     throttled_by_connection: float | None
+    billed: float | None
+    """Units of 32 KB of the posts that returned 200."""
     post_seconds: Quantiles
     rate_limit: float | None
     rate_ceiling: float | None
@@ -93,6 +95,7 @@ def figures(reading: Reading) -> Figures:
         posts_without_response=posts.get("e"),
         throttled_by_account=reading.rate("gatecast_throttled_posts_total", kind="account"),
         throttled_by_connection=reading.rate("gatecast_throttled_posts_total", kind="connection"),
+        billed=reading.rate("gatecast_billed_messages_total"),
         post_seconds=_quantiles(reading, "gatecast_post_duration_seconds"),
         rate_limit=reading.gauge("gatecast_post_rate_limit"),
         rate_ceiling=reading.gauge("gatecast_post_rate_ceiling"),

@@ -58,7 +58,7 @@ _DELIVERIES: Final = (
     Row("retries / stalled", lambda its: _pair(its.waiting, its.stalled)),
 )
 _POSTS: Final = (
-    Row("2xx /s", lambda its: short(its.posts_2xx)),
+    Row("2xx / billed /s", lambda its: _pair(its.posts_2xx, its.billed)),
     Row("4xx /s", lambda its: short(its.posts_4xx)),
     Row("  429 account /s", lambda its: short(its.throttled_by_account), ("throttled_by_account",)),
     Row("  429 connection /s", lambda its: short(its.throttled_by_connection)),

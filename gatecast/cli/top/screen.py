@@ -29,6 +29,7 @@ _MIN_WIDTH_WITH_BARS: Final = 92
 _MAX_PROBLEMS: Final = 8
 _MIN_BROADCASTS: Final = 3
 """The number shown even if the screen has no room for them."""
+_MAX_DEAREST: Final = 5
 _DEFAULT_BROADCASTS: Final = 10
 """The number shown without a terminal."""
 _SUSPECT: Final = "bold black on yellow"
@@ -62,10 +63,12 @@ def draw(view: View, console: Console, *, at: datetime) -> RenderableType:
         ),
         Text(),
     )
+    dearest = Group(*_dearest(view))
     room = _DEFAULT_BROADCASTS
     if console.is_terminal:
-        room = max(_MIN_BROADCASTS, console.height - len(console.render_lines(top)) - 1)
-    return Group(top, *_in_progress(view, room, console.width))
+        used = len(console.render_lines(top)) + len(console.render_lines(dearest))
+        room = max(_MIN_BROADCASTS, console.height - used - 1)
+    return Group(top, *_in_progress(view, room, console.width), dearest)
 
 
 def _headline(view: View, at: datetime, left_out: int) -> Text:
@@ -161,6 +164,18 @@ def _in_progress(view: View, room: int, width: int) -> Iterator[RenderableType]:
     yield table
 
 
+def _dearest(view: View) -> Iterator[RenderableType]:
+    if not view.dearest_rooms:
+        return
+    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column(Text("Dearest rooms in ten minutes", style=_TITLE), overflow="ellipsis", no_wrap=True)
+    table.add_column("billed units", justify="right", no_wrap=True)
+    for one in view.dearest_rooms[:_MAX_DEAREST]:
+        table.add_row(Text(printable(f" {one.room}")), short(one.billed_units))
+    yield Text()
+    yield table
+
+
 def _progress(one: Progress, *, worker: bool, bar: bool) -> Iterator[RenderableType]:
     broadcast = one.broadcast
     share = broadcast.share_settled
@@ -176,5 +191,5 @@ def _progress(one: Progress, *, worker: bool, bar: bool) -> Iterator[RenderableT
 
 def save_picture(console: Console, path: Path) -> None:
     """Save the output of a recording console as SVG with local fonts: the image fetches nothing. Raises OSError."""
-    svg = console.export_svg(title="python -m gatecast.cli.top")
+    svg = console.export_svg(title="gatecast top")
     path.write_text(re.sub(r"@font-face {.*?}\s*", "", svg, flags=re.DOTALL))

@@ -1,5 +1,6 @@
 """The data of one screen: each worker, their total, and the broadcasts in progress."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -37,11 +38,22 @@ class Broadcast(msgspec.Struct, frozen=True):
         return self.settled / members if self.all_read and members else None
 
 
+class RoomCost(msgspec.Struct, frozen=True):
+    """A room, and the units that its posts have been billed for in the last ten minutes."""
+
+    room: str
+    billed_units: int
+
+
 class BroadcastsInProgress(msgspec.Struct, frozen=True):
-    """The response of `GET /broadcasts`: the oldest broadcasts in progress, and the number of all."""
+    """The response of `GET /broadcasts`: the oldest broadcasts in progress, and the number of all.
+
+    `dearest_rooms` is absent if the worker can be reached from other machines, or has spent nothing on rooms lately.
+    """
 
     broadcasts: tuple[Broadcast, ...] = ()
     total: int = 0
+    dearest_rooms: tuple[RoomCost, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +108,17 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """`broadcasts` are the oldest of `in_progress`, oldest first. `in_progress` and `total` are None if unknown."""
+    """`broadcasts` are the oldest of `in_progress`, oldest first. `in_progress` and `total` are None if unknown.
+
+    `dearest_rooms` are those of all workers, as far as these show them, the dearest first.
+    """
 
     workers: tuple[Worker, ...]
     total: Figures | None
     suspects: frozenset[str]
     broadcasts: tuple[Progress, ...]
     in_progress: int | None
+    dearest_rooms: tuple[RoomCost, ...] = ()
 
     @property
     def ready(self) -> int:
@@ -115,6 +131,7 @@ def view(before: Mapping[str, Poll], now: Mapping[str, Poll]) -> View:
     readings: list[Reading] = []
     broadcasts: list[Progress] = []
     totals: list[int] = []
+    costs: Counter[str] = Counter()
     names = _short_names(now)
     for address, poll in now.items():
         name = names[address]
@@ -131,12 +148,15 @@ def view(before: Mapping[str, Poll], now: Mapping[str, Poll]) -> View:
         broadcasts += _progress(name, last, poll)
         if poll.in_progress is not None:
             totals.append(poll.in_progress.total)
+            for each in poll.in_progress.dearest_rooms:
+                costs[each.room] += each.billed_units
     return View(
         workers=tuple(workers),
         total=figures(combine(readings)) if readings else None,
         suspects=frozenset[str]().union(*(worker.suspects for worker in workers)),
         broadcasts=_oldest_first(broadcasts),
         in_progress=sum(totals) if totals else None,
+        dearest_rooms=tuple(RoomCost(*each) for each in costs.most_common()),
     )
 
 
