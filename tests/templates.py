@@ -11,7 +11,7 @@ from typing import Any, Final
 import yaml
 
 FOLDER: Final = Path(__file__).parents[1] / "deploy" / "ecs"
-NAMES: Final = ("foundation", "account", "data", "api", "network", "observe", "worker")
+NAMES: Final = ("foundation", "account", "data", "api", "http", "network", "observe", "worker", "events")
 PSEUDO: Final = {
     "AWS::AccountId": "000000000000",
     "AWS::Partition": "aws",

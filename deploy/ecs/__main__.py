@@ -1,15 +1,14 @@
 """`python -m deploy.ecs deploy|destroy PARAMETERS`: deploys all of Gatecast to an AWS account, or removes it.
 
-PARAMETERS is a TOML file of names and values: Region, CheckZones, and any parameters of the templates beside this file.
+PARAMETERS is a TOML file of names and values: Region, CheckZones, HttpApi, and any parameters of the templates beside
+this file.
 A stack's outputs are the parameters of the same names of later stacks. Idempotent: resources that are up to date are
 left unchanged. Exit codes: 0 success; 1 failure, with the reason on standard error; 2 wrong arguments.
 """
 
 import argparse
 import contextlib
-import difflib
 import sys
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -20,18 +19,18 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from deploy.ecs import artifacts
-from deploy.ecs.placement import ARCHITECTURES, place
-from deploy.ecs.stacks import POLL_SECONDS, DeployError, Parameter, Stacks
+from deploy.ecs.parameters import check, read_parameters
+from deploy.ecs.placement import place
+from deploy.ecs.stacks import POLL_SECONDS, DeployError, Stacks
 
-ORDER: Final = ("foundation", "account", "data", "api", "network", "observe", "worker")
+ORDER: Final = ("foundation", "account", "data", "api", "network", "observe", "worker", "events", "http")
 """In this order, each stack needs only the outputs of earlier ones."""
+BUCKETS: Final = {"foundation": "CodeBucket", "data": "PayloadBucket"}
+"""The output of a stack that names its bucket, which can be removed only when it is empty."""
 KEPT: Final = "account"
 """The stack that `destroy` keeps: all APIs of the account share it."""
 SHARDS_OF_ALL: Final = 16
-EXAMPLE: Final = "deploy/ecs/parameters.example.toml"
 
-_OWN_PARAMETERS: Final = {"Region", "CheckZones"}
-"""Those of this script, which no template has."""
 _RETRIES: Final = Config(retries={"mode": "standard", "total_max_attempts": 10})
 _NOT_SIGNED_IN: Final = {"ExpiredToken", "InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch"}
 
@@ -52,6 +51,8 @@ class Deployment:
         for name in ORDER:
             self.deploy_one(name)
         say(f"\nClients connect to {self.values['WebSocketUrl']}")
+        if url := self.values.get("HttpApiUrl"):
+            say(f"Backends publish to {url}")
 
     def deploy_one(self, name: str) -> None:
         """Deploy one stack. Those before it in ORDER must have been deployed."""
@@ -62,6 +63,12 @@ class Deployment:
                 self._check_queue_names()
             case "network" if self.values.get("VpcId"):
                 return  # the worker runs in an existing VPC
+            case "http" if self.values.get("HttpApi", "no") == "no":
+                self.stacks.destroy("http")  # if it was deployed before
+                return
+            case "events" if not self.values.get("EventPattern"):
+                self.stacks.destroy("events")  # if there was a pattern before
+                return
             case "api":
                 self.values["CodeKey"] = self._code()
             case "worker":
@@ -122,11 +129,11 @@ class Deployment:
             )
 
     def destroy(self) -> None:
-        """Remove everything, including the contents of the queues and the table."""
-        foundation = self.stacks.outputs("foundation")
+        """Remove everything, including the contents of the queues, the table and the buckets."""
+        outputs = {name: self.stacks.outputs(name) for name in BUCKETS}
         for name in reversed(ORDER):
-            if name == "foundation" and foundation:
-                self._empty(foundation["CodeBucket"])
+            if bucket := outputs.get(name, {}).get(BUCKETS.get(name, "")):
+                self._empty(bucket)
             if name != KEPT:
                 self.stacks.destroy(name)
 
@@ -149,10 +156,14 @@ class Deployment:
         return self.values.get("Architecture", "arm64")
 
     def _empty(self, bucket: str) -> None:
-        pages = self._session.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket)
-        for page in pages:
-            if objects := [{"Key": each["Key"]} for each in page.get("Contents", [])]:
-                self._session.client("s3").delete_objects(Bucket=bucket, Delete={"Objects": objects})
+        """Delete all objects of the bucket, if it still exists. Raises DeployError."""
+        s3 = self._session.client("s3")
+        with contextlib.suppress(s3.exceptions.NoSuchBucket):
+            for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+                if objects := [{"Key": each["Key"]} for each in page.get("Contents", [])]:
+                    deleted = s3.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
+                    for error in deleted.get("Errors", ()):
+                        raise DeployError(f"{bucket}: {error['Key']} cannot be deleted: {error.get('Message', '')}")
 
     def _stop_reasons(self) -> Sequence[str]:
         """Lines with ECS's reasons for recently stopped tasks of the worker: missing image, wrong architecture, …"""
@@ -171,48 +182,6 @@ def _stop_reason(task: Mapping[str, Any]) -> str:
     return "; ".join([f"  task {task['taskArn'].rpartition('/')[2]}: {task.get('stoppedReason', '')}", *codes])
 
 
-def read_parameters(path: Path) -> dict[str, str]:
-    """The parameters in a TOML file, as text. Raises DeployError."""
-    try:
-        read = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise DeployError(f"{path} does not exist: copy {EXAMPLE} to it, and fill it in") from None
-    except tomllib.TOMLDecodeError as error:
-        raise DeployError(f"{path} is not valid TOML: {error}") from None
-    for name, value in read.items():
-        if isinstance(value, bool) or not isinstance(value, str | int):
-            raise DeployError(f"{path}: {name} must be a string or an integer")
-    return {name: str(value) for name, value in read.items()}
-
-
-def check(values: Mapping[str, str], known: Mapping[str, Sequence[Parameter]]) -> None:
-    """Raise DeployError unless the templates have all these parameters and their combination is valid."""
-    names = _OWN_PARAMETERS | {parameter.name for parameters in known.values() for parameter in parameters}
-    for name in values.keys() - names:
-        similar = difflib.get_close_matches(name, names, n=1)
-        raise DeployError(f"No template has a parameter {name}" + (f"; did you mean {similar[0]}?" if similar else ""))
-    if bool(values.get("VpcId")) != bool(values.get("SubnetIds")):
-        raise DeployError("VpcId and SubnetIds belong together: set both, or neither to get a new VPC")
-    if values.get("VpcId") and (values.get("ZoneA") or values.get("ZoneB")):
-        raise DeployError("ZoneA and ZoneB are zones of a new VPC: remove them, or VpcId and SubnetIds")
-    for name, allowed in (("CheckZones", ("yes", "no")), ("Architecture", ARCHITECTURES)):
-        if values.get(name, allowed[0]) not in allowed:
-            raise DeployError(f"{name} is {values[name]!r}: expected {' or '.join(allowed)}")
-    _check_rates(values, known)
-
-
-def _check_rates(values: Mapping[str, str], known: Mapping[str, Sequence[Parameter]]) -> None:
-    """Raise DeployError unless RouteRates has a number for each route: CloudFormation's own error names neither."""
-    default = next(each.default or "" for each in known["api"] if each.name == "RouteRates")
-    rates = [rate.strip() for rate in values.get("RouteRates", default).split(",")]
-    expected = len(default.split(","))
-    if len(rates) != expected or not all(rate.isascii() and rate.isdigit() for rate in rates):
-        raise DeployError(
-            f"RouteRates has {len(rates)} values: expected {expected} whole numbers, for the routes in the order that"
-            " deploy/ecs/api.yaml describes; a release may add routes"
-        )
-
-
 def deploy(session: Any, values: Mapping[str, str]) -> None:
     deployment = Deployment(session, values)
     check(values, {name: deployment.stacks.parameters(name) for name in ORDER})
@@ -222,7 +191,8 @@ def deploy(session: Any, values: Mapping[str, str]) -> None:
 def destroy(session: Any, values: Mapping[str, str], *, confirmed: bool) -> None:
     deployment = Deployment(session, values)
     if not confirmed:
-        say(f"This removes {deployment.name} in {session.region_name}: API, workers, table, queues, dead letters.")
+        say(f"This removes {deployment.name} in {session.region_name}: API, workers, table, queues, dead letters, and")
+        say("large payloads.")
         say("This cannot be undone.")
         if input(f"Type {deployment.name} to continue: ") != deployment.name:
             raise DeployError("Nothing was removed")

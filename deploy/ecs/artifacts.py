@@ -27,7 +27,7 @@ _ROUTES: Final = ("gatecast", "routes", "requirements/routes.txt")
 _WORKER: Final = ("gatecast", "worker", "requirements/worker.txt", "Dockerfile", "deploy/image")
 # The versions of glibc that a wheel for Lambda may require: Amazon Linux 2023 has 2.34.
 _GLIBC: Final = ("2_34", "2_28", "2_17")
-_SERVICES: Final = ("apigatewaymanagementapi", "dynamodb", "secretsmanager", "sqs")
+_SERVICES: Final = ("apigatewaymanagementapi", "dynamodb", "s3", "secretsmanager", "sqs")
 """The services that the routes call. The SDK's models of all other services are most of its size."""
 _ZIP_EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 """The timestamp of every entry in a zip file, so that equal contents give equal files."""

@@ -24,13 +24,16 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from deploy.ecs.stacks import DeployError
 from deploy.verify import aws
-from deploy.verify.asking import Seen, ask
+from deploy.verify.asking import Asked, Seen, ask
 from deploy.verify.deployment import Deployment, left_behind, new_name
+from deploy.verify.documented import DOCUMENTED
 from deploy.verify.masking import Masker
-from deploy.verify.questions import BY_NAME, QUESTIONS, Question
+from deploy.verify.questions import QUESTIONS
 from deploy.verify.report import Run, has_failed, render
 from deploy.verify.target import Target
 
+ASKED: Final[tuple[Asked, ...]] = (*QUESTIONS, *DOCUMENTED)
+NAMES: Final = tuple(each.name for each in ASKED)
 OUTPUT: Final = Path(__file__).parents[2] / ".local"
 COST: Final = """\
 This makes one stack: two WebSocket APIs, a function with its role and log, and a queue. It sends about 1,000 messages
@@ -65,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m deploy.verify", description=__doc__)
     parser.add_argument("--target", choices=["aws", "local"], required=True)
-    parser.add_argument("--only", nargs="+", choices=list(BY_NAME), default=[], metavar="NAME", help=", ".join(BY_NAME))
+    parser.add_argument("--only", nargs="+", choices=list(NAMES), default=[], metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--quick", action="store_true", help="leave out what takes more than ten minutes on AWS")
     parser.add_argument("--region", help="the Region on AWS (default: that of your configuration)")
     parser.add_argument("--yes", action="store_true", help="deploy to AWS without confirmation")
@@ -79,11 +82,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _chosen(names: Sequence[str]) -> list[Question]:
-    return [question for question in QUESTIONS if not names or question.name in names]
+def _chosen(names: Sequence[str]) -> list[Asked]:
+    return [each for each in ASKED if not names or each.name in names]
 
 
-def _verify_aws(session: Any, questions: Sequence[Question], *, quick: bool, confirmed: bool) -> int:
+def _verify_aws(session: Any, questions: Sequence[Asked], *, quick: bool, confirmed: bool) -> int:
     identity = session.client("sts").get_caller_identity()
     _say(f"Account {identity['Account']}, Region {session.region_name}, as {identity['Arn'].rpartition('/')[2]}")
     _say(COST.format(minutes=QUICK_MINUTES if quick or not any(each.long for each in questions) else MINUTES))
@@ -108,7 +111,7 @@ def _verify_aws(session: Any, questions: Sequence[Question], *, quick: bool, con
     return _report(run, questions, seen, masker, "verify-aws.md")
 
 
-def _verify_local(questions: Sequence[Question], *, quick: bool) -> int:
+def _verify_local(questions: Sequence[Asked], *, quick: bool) -> int:
     from deploy.verify import local_target  # noqa: PLC0415 - on AWS nothing of the local stack is needed
     from local.ministack import Ministack  # noqa: PLC0415
     from local.processes import ProcessFailed  # noqa: PLC0415
@@ -135,7 +138,7 @@ def _verify_local(questions: Sequence[Question], *, quick: bool) -> int:
 
 def _observe(
     opened: Callable[[], AbstractAsyncContextManager[Target]],
-    questions: Sequence[Question],
+    questions: Sequence[Asked],
     seen: Seen,
     *,
     quick: bool,
@@ -155,7 +158,7 @@ def _observe(
     return None
 
 
-def _report(run: Run, questions: Sequence[Question], seen: Seen, masker: Masker, name: str) -> int:
+def _report(run: Run, questions: Sequence[Asked], seen: Seen, masker: Masker, name: str) -> int:
     text = render(run, questions, seen, masker)
     OUTPUT.mkdir(exist_ok=True)
     (OUTPUT / name).write_text(text)

@@ -8,6 +8,7 @@ import websockets
 
 from deploy.ecs.stacks import DeployError
 from deploy.verify.client import identified
+from deploy.verify.documented import Documented
 from deploy.verify.observation import InvalidProbe, Observation, Verdict
 from deploy.verify.questions import Question
 from deploy.verify.target import Target
@@ -21,16 +22,17 @@ _RETRY_SECONDS: Final = 2.0
 _TOO_LONG: Final = "It takes more than ten minutes: leave out --quick to ask it"
 
 Seen = dict[str, Observation]
+Asked = Question | Documented
 
 
 async def ask(
-    target: Target, questions: Sequence[Question], seen: Seen, *, quick: bool, say: Callable[[str], None]
+    target: Target, questions: Sequence[Asked], seen: Seen, *, quick: bool, say: Callable[[str], None]
 ) -> None:
     """Ask all questions, and put each observation into `seen` as soon as there is one.
 
     Raises DeployError if the deployed API does not work. If it is cancelled, `seen` has what was observed until then.
     """
-    asked: list[Question] = []
+    asked: list[Asked] = []
     for question in questions:
         if reason := target.not_asked.get(question.name):
             seen[question.name] = Observation(Verdict.NOT_ASKED, reason)
@@ -55,7 +57,7 @@ async def ask(
 
 
 async def _ask(
-    target: Target, question: Question, seen: Seen, say: Callable[[str], None], *, within_seconds: float
+    target: Target, question: Asked, seen: Seen, say: Callable[[str], None], *, within_seconds: float
 ) -> None:
     say(f"{question.name}: asking")
     try:

@@ -31,30 +31,35 @@ def handler(event: dict[str, Any], _context: Any) -> Any:
         case "quiet":
             return {"nothing": None, "no body": {"statusCode": 200}}.get(asked["how"], {"statusCode": 200, "body": ""})
     time.sleep(min(int(asked.get("delay_ms", 0)), MAX_DELAY_MS) / 1000)
-    seen = {"n": asked.get("n"), "connection": context["connectionId"], "token": token_place(context)}
+    seen = {"n": asked.get("n"), "connection": context["connectionId"], "keys": sorted(context)}
+    authorizer = context.get("authorizer") or {}
+    seen.update(token=authorizer.get("token"), authorizer=authorizer)
     return {"statusCode": 200, "body": json.dumps(seen)}
 
 
 def connect(event: dict[str, Any]) -> Any:
-    """With `?hold_ms=…` it reports the connection, and only then returns after that time."""
-    if hold_ms := int((event.get("queryStringParameters") or {}).get("hold_ms", 0)):
+    """With `?hold_ms=…` it reports the connection, and only then returns after that time; `?status=…` is returned."""
+    query = event.get("queryStringParameters") or {}
+    if hold_ms := int(query.get("hold_ms", 0)):
         report(event, "connecting")
         time.sleep(min(hold_ms, MAX_DELAY_MS) / 1000)
     offered = header(event, "sec-websocket-protocol")
-    return {"statusCode": 200, "headers": {"Sec-WebSocket-Protocol": PROTOCOL} if offered else {}}
+    return {
+        "statusCode": int(query.get("status", 200)),
+        "headers": {"Sec-WebSocket-Protocol": PROTOCOL} if offered else {},
+    }
 
 
 def authorize(event: dict[str, Any]) -> Any:
-    """Allow everyone, and pass on where a token was; no token is verified."""
+    """Allow everyone whose token is not `deny` or `unauthorized`, and pass on where it was; none is verified."""
     query = event.get("queryStringParameters") or {}
+    if query.get("token") == "unauthorized":
+        raise Exception("Unauthorized")  # noqa: TRY002 - that text is what API Gateway looks for
     place = "query" if "token" in query else "subprotocol" if header(event, "sec-websocket-protocol") else "nowhere"
-    allow = {"Action": "execute-api:Invoke", "Effect": "Allow", "Resource": event["methodArn"]}
-    policy = {"Version": "2012-10-17", "Statement": [allow]}
-    return {"principalId": "probe", "policyDocument": policy, "context": {"token": place}}
-
-
-def token_place(context: dict[str, Any]) -> Any:
-    return (context.get("authorizer") or {}).get("token")
+    effect = "Deny" if query.get("token") == "deny" else "Allow"
+    statement = {"Action": "execute-api:Invoke", "Effect": effect, "Resource": event["methodArn"]}
+    policy = {"Version": "2012-10-17", "Statement": [statement]}
+    return {"principalId": "probe", "policyDocument": policy, "context": {"token": place, "number": 1, "flag": True}}
 
 
 def header(event: dict[str, Any], name: str) -> str | None:

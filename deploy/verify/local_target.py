@@ -17,11 +17,11 @@ from deploy.verify.function import handler
 from deploy.verify.masking import Masker
 from deploy.verify.target import Durations, Events, Stage, Target
 from deploy.verify.wire import Keys
+from gatecast.emulator.authorizer import Authorizer
+from gatecast.emulator.integration import Mock, Route
+from gatecast.emulator.limits import Limits
+from gatecast.emulator.server import Gateway
 from local.aws_environment import CREDENTIALS, REGION, without_aws
-from local.gateway.authorizer import Authorizer
-from local.gateway.integration import Mock, Route
-from local.gateway.limits import Limits
-from local.gateway.server import Gateway
 from local.ministack import Ministack
 
 SERVICES: Final = ("apigateway", "cloudformation", "iam", "lambda", "logs", "sqs")
@@ -35,6 +35,7 @@ _ROUTES: Final = {
     "$connect": Route(handler),
     "$disconnect": Route(handler),
     "echo": Route(handler, response=True),
+    "silent": Route(handler),
     "quiet": Route(handler, response=True),
     "sized": Route(handler, response=True),
     "ping": Route(Mock({"type": "pong"}, repeats=("ref",)), response=True),

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
+from deploy.verify.documented import Documented
 from deploy.verify.masking import Masker
 from deploy.verify.observation import Observation, Verdict
 from deploy.verify.questions import Question
@@ -22,16 +23,19 @@ class Run:
     left: str | None = None
 
 
-def render(run: Run, questions: Sequence[Question], seen: Mapping[str, Observation], masker: Masker) -> str:
+def render(run: Run, asked: Sequence[Question | Documented], seen: Mapping[str, Observation], masker: Masker) -> str:
     """The whole report, masked. A question without an observation was not asked because the run ended early."""
     early = Observation(Verdict.NOT_ASKED, "The run ended before it was asked")
-    observed = [(question, seen.get(question.name, early)) for question in questions]
+    every = [(each, seen.get(each.name, early)) for each in asked]
+    observed = [(each, observation) for each, observation in every if isinstance(each, Question)]
+    documented = [(each, observation) for each, observation in every if isinstance(each, Documented)]
     counts = Counter(observation.verdict for _, observation in observed)
     text = "\n".join(
         [
             f"# Gatecast's assumptions on {run.target}",
             "",
             f"{run.date}, Region {run.region}. {_summary(counts)}",
+            *(["", f"Documented behaviour: {_count(documented)} as documented."] if documented else []),
             "",
             *(f"- {_cell(line)}." for line in run.lines),
             *([f"- **The run ended early:** {_cell(run.problem)}."] if run.problem else []),
@@ -43,11 +47,31 @@ def render(run: Run, questions: Sequence[Question], seen: Mapping[str, Observati
                 f"| [{question.name}](#{question.name}) | {each.verdict.value} | {_cell(each.reading)} |"
                 for question, each in observed
             ),
+            *(_documented(documented) if documented else []),
             *(line for question, observation in observed for line in _section(question, observation)),
             "",
         ]
     )
     return masker.mask(text)
+
+
+def _count(observed: Sequence[tuple[Documented, Observation]]) -> str:
+    fitting = sum(observation.verdict is Verdict.FITS for _, observation in observed)
+    return f"{fitting} of {len(observed)}"
+
+
+def _documented(observed: Sequence[tuple[Documented, Observation]]) -> list[str]:
+    """The table of documented behaviours."""
+    return [
+        "",
+        "| documented behaviour | | what was seen | the document |",
+        "|---|---|---|---|",
+        *(
+            f"| {each.name}: {_cell(each.behaviour)} | {observation.verdict.value} | {_cell(observation.reading)} |"
+            f" {each.source.rpartition('/')[2]} |"
+            for each, observation in observed
+        ),
+    ]
 
 
 def has_failed(run: Run, seen: Mapping[str, Observation]) -> bool:

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from gatecast.emulator.server import Gateway
 from local.aws_environment import CREDENTIALS
-from local.gateway.server import Gateway
 from local.ministack import Ministack
 from local.processes import LOOPBACK, Process, free_port
 from local.resources import create_table

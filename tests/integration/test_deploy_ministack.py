@@ -69,3 +69,15 @@ def test_settings_of_all_are_written_once(deployment: Deployment, dynamodb: Any)
     )
     deployment.deploy_one("data")
     assert settings() == SettingsItem(shards=40, join_shards=40)
+
+
+def test_destroying_it_deletes_the_payloads_and_may_be_repeated(deployment: Deployment, s3: Any) -> None:
+    deployment.deploy_one("data")
+    bucket = deployment.values["PayloadBucket"]
+    for number in range(3):
+        s3.put_object(Bucket=bucket, Key=f"{number}/a b", Body=b"x")
+    deployment.destroy()
+    with pytest.raises(s3.exceptions.NoSuchBucket):
+        s3.list_objects_v2(Bucket=bucket)
+    deployment._empty(bucket)  # as after an interruption between the bucket and its stack
+    deployment.destroy()

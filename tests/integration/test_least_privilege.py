@@ -11,6 +11,7 @@ import json
 import re
 import sys
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,10 +21,13 @@ import boto3
 import pytest
 from aiohttp import web
 
-from gatecast import Broadcast, Publisher
+from gatecast import Broadcast, Publisher, Rooms
+from gatecast.cli.__main__ import invoke
+from gatecast.entries import entry_item
+from gatecast.frames import Message
 from gatecast.presence import departed_broadcast
 from gatecast.table import HEAD_SK, connection_item, joined_room_item, key, presence_item, stream_pk
-from local.ministack import Ministack
+from local.ministack import SERVICES, Ministack
 from local.processes import Process
 from local.resources import Queues, write_room_settings
 from routes import authorizer, dependencies, handlers
@@ -31,7 +35,9 @@ from routes.environment import OPEN_ACCESS
 from routes.rejections import MAX_REJECTED
 from tests.chaos.service_proxy import ServiceProxy
 from tests.connections_endpoint import ConnectionsEndpoint
+from tests.foreign_tables import BY_CONNECTION
 from tests.members import connection_ids, write_members
+from tests.memory_payloads import reference_to
 from tests.routes_events import CONNECTED_AT_MS, LambdaContext, event, token_context
 from tests.templates import Template
 from tests.tokens import AUDIENCE, ISSUER, SECRET, hs256
@@ -59,6 +65,12 @@ _IN_TRANSACTIONS: Final = {
 _STATEMENTS: Final = {"INSERT": "Insert", "UPDATE": "Update", "DELETE": "Delete", "SELECT": "Select"}
 
 
+def required_of_s3(method: str, path: str) -> Use:
+    """The permission that a request for an object requires, with a signature of its own or in its URL."""
+    action = {"GET": "GetObject", "PUT": "PutObject"}[method]
+    return f"s3:{action}", f"arn:aws:s3:::{path.split('/')[1]}/*"
+
+
 def required(operation: str, body: Mapping[str, Any]) -> Iterator[Use]:
     """The permissions that a call of SQS, DynamoDB or Secrets Manager requires."""
     match body:
@@ -76,6 +88,8 @@ def required(operation: str, body: Mapping[str, Any]) -> Iterator[Use]:
                 yield f"dynamodb:PartiQL{_STATEMENTS[found[1]]}", _table_arn(found[2])
         case {"RequestItems": tables}:
             yield from ((f"dynamodb:{operation}", _table_arn(table)) for table in tables)
+        case {"TableName": table, "IndexName": index}:
+            yield f"dynamodb:{operation}", f"{_table_arn(table)}/index/{index}"
         case _:
             yield f"dynamodb:{operation}", _table_arn(body["TableName"])
 
@@ -93,8 +107,9 @@ def used_keys(operation: str, body: Mapping[str, Any]) -> Iterator[Key]:
                 items = request["Keys"] if isinstance(request, dict) else [_written(each) for each in request]
                 yield from ((f"dynamodb:{operation}", item["pk"]["S"]) for item in items)
         case {"TableName": _}:
-            found = body.get("Key") or body.get("Item") or {"pk": body["ExpressionAttributeValues"][":pk"]}
-            yield f"dynamodb:{operation}", found["pk"]["S"]
+            found = body.get("Key") or body.get("Item") or {"pk": body.get("ExpressionAttributeValues", {}).get(":pk")}
+            if found.get("pk"):  # not in a table of the operator's own
+                yield f"dynamodb:{operation}", found["pk"]["S"]
 
 
 def _written(request: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -142,6 +157,9 @@ class Recorder(ServiceProxy):
             yield recorder
 
     async def _forward(self, request: web.Request, body: bytes) -> web.Response:
+        if "X-Amz-Target" not in request.headers:
+            self.recorded.add(required_of_s3(request.method, request.path))
+            return await super()._forward(request, body)
         operation, arguments = request.headers["X-Amz-Target"].rpartition(".")[2], json.loads(body)
         self.recorded.update(required(operation, arguments))
         self.keys.update(used_keys(operation, arguments))
@@ -150,7 +168,7 @@ class Recorder(ServiceProxy):
 
 @pytest.fixture(scope="module")
 def ministack() -> Iterator[Ministack]:
-    with Ministack.start(services=("sqs", "dynamodb", "secretsmanager")) as running:
+    with Ministack.start(services=(*SERVICES, "secretsmanager")) as running:
         yield running
 
 
@@ -161,12 +179,19 @@ async def recorder(ministack: Ministack) -> AsyncIterator[Recorder]:
 
 
 @pytest.fixture
-def parameters(table: str, queues: Queues) -> dict[str, str]:
+def receipts_url(sqs: Any, unique_name: str) -> str:
+    return str(sqs.create_queue(QueueName=f"{unique_name}-receipts")["QueueUrl"])
+
+
+@pytest.fixture
+def parameters(table: str, queues: Queues, receipts_url: str, payload_bucket: str) -> dict[str, str]:
     """The templates' parameters for these resources."""
     return {
+        "PayloadBucket": payload_bucket,
         "TableArn": _table_arn(table),
         "QueueArn": _queue_arn(queues.url),
         "DeadLetterQueueArn": _queue_arn(queues.dead_letter_url),
+        "ReceiptsQueueArn": _queue_arn(receipts_url),
         "StageArn": STAGE_ARN,
     }
 
@@ -259,10 +284,13 @@ async def test_a_route(
     dynamodb: Any,
     table: str,
     queues: Queues,
+    payload_bucket: str,
+    s3: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     write_room_settings(dynamodb, table, {"history_seconds": 3_600, "presence": 100})
     variables = {
+        "GATECAST_PAYLOAD_BUCKET": payload_bucket,
         "GATECAST_TABLE": table,
         "GATECAST_QUEUE_URL": queues.url,
         "GATECAST_AUTHORIZER": OPEN_ACCESS,
@@ -281,6 +309,9 @@ async def test_a_route(
         for each, text in CALLS[route]:
             response = await asyncio.to_thread(call, each, text)
             assert _succeeded(response) or route == "$default", response
+        if route in {"join", "history"}:
+            s3.put_object(Bucket=payload_bucket, Key="a", Body=b"large")
+            assert await asyncio.to_thread(read_payload, dynamodb, table, payload_bucket, route) == b"large"
         await asyncio.to_thread(flood, route)
         if route == "join":  # a failed condition: is the connection gone, or is the limit on rooms reached?
             monkeypatch.setenv("GATECAST_ROOMS_PER_CONNECTION", "1")
@@ -293,6 +324,19 @@ async def test_a_route(
     role = f"{route.removeprefix('$').capitalize()}Role"
     assert recorder.recorded | managed == allowed(template, role)
     check_keys(recorder.keys, template, role)
+
+
+def read_payload(dynamodb: Any, table: str, bucket: str, route: str) -> bytes:
+    """What a client gets from the URL that this route returns for the latest message of the room."""
+    head = dynamodb.get_item(TableName=table, Key=key(stream_pk("lobby"), HEAD_SK))["Item"]
+    offset = int(head["offset"]["N"])
+    message = Message(id="large", offset=offset, published_at_ms=NOW_MS)
+    item = entry_item("lobby", message, expires_at=NOW_MS // 1000 + 60, reference=reference_to("a", 5, bucket))
+    dynamodb.put_item(TableName=table, Item=item)
+    body = json.loads(call(*request(route, room="lobby", since=offset - 1))["body"])
+    with urllib.request.urlopen(body["messages"][0]["reference"]["url"], timeout=10) as response:  # noqa: S310
+        content: bytes = response.read()
+    return content
 
 
 def flood(route: str) -> None:
@@ -309,12 +353,20 @@ def _succeeded(response: Mapping[str, Any]) -> bool:
 
 
 async def test_the_authorizer(
-    ministack: Ministack, recorder: Recorder, aws: dict[str, str], unique_name: str, monkeypatch: pytest.MonkeyPatch
+    ministack: Ministack,
+    recorder: Recorder,
+    aws: dict[str, str],
+    table: str,
+    unique_name: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     secrets = boto3.session.Session(region_name=aws["AWS_REGION"]).client("secretsmanager", endpoint_url=ministack.url)
     arn = secrets.create_secret(Name=unique_name, SecretString=SECRET)["ARN"]
     secrets.close()
+    for name, value in recorder.environment().items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", recorder.environment()["AWS_ENDPOINT_URL_SQS"])
+    monkeypatch.setenv("GATECAST_TABLE", table)
     monkeypatch.setenv("GATECAST_TOKEN_ISSUER", ISSUER)
     monkeypatch.setenv("GATECAST_TOKEN_AUDIENCE", AUDIENCE)
     monkeypatch.setenv("GATECAST_TOKEN_SECRET_ARN", arn)
@@ -325,8 +377,68 @@ async def test_the_authorizer(
 
     authorizer.clear_caches()
     assert response["policyDocument"]["Statement"][0]["Effect"] == "Allow"
-    tokens = {"TokenIssuer": ISSUER, "TokenAudience": AUDIENCE, "TokenSecretArn": arn}
-    assert recorder.recorded == allowed(Template("api", tokens), "AuthorizeRole")
+    tokens = {"TokenIssuer": ISSUER, "TokenAudience": AUDIENCE, "TokenSecretArn": arn, "TableArn": _table_arn(table)}
+    template = Template("api", tokens)
+    assert recorder.recorded == allowed(template, "AuthorizeRole")
+    recorder.keys -= {used for used in recorder.keys if not used[0].startswith("dynamodb:")}
+    check_keys(recorder.keys, template, "AuthorizeRole")
+
+
+# A program's own handlers: docs/migrating.md
+
+REVOCATION: Final = ("dynamodb:GetItem", "user#*")
+OWN_HANDLERS: dict[str, tuple[Callable[[Rooms], object], set[Key]]] = {
+    "connect": (lambda rooms: rooms.connect("own=", user="ann"), {REVOCATION}),
+    "join": (lambda rooms: rooms.join("own=", "lobby"), set()),
+    "leave": (lambda rooms: rooms.leave("own=", "lobby"), set()),
+    "members": (lambda rooms: rooms.members("lobby"), set()),
+    "publish": (lambda rooms: rooms.is_member("own=", "lobby"), set()),
+    "disconnect": (lambda rooms: rooms.disconnect("own="), set()),
+    "connections": (
+        lambda rooms: list(rooms.connections("lobby")),
+        {("dynamodb:BatchGetItem", "settings#*"), ("dynamodb:Query", "room#*")},
+    ),
+    "kick": (
+        lambda rooms: rooms.kick(user="ann", code="banned", for_seconds=60),
+        {("dynamodb:PutItem", "user#*"), ("sqs:SendMessage", "*")},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OWN_HANDLERS)
+async def test_rooms(
+    name: str, recorder: Recorder, dynamodb: Any, sqs: Any, table: str, queues: Queues, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No method needs more than the role of the shipped function, and what the document adds to it."""
+    write_room_settings(dynamodb, table, {"presence": 100})
+    before = Rooms(dynamodb, table, publisher=Publisher(sqs, queues.url))
+    before.connect("own=", user="ann")
+    if name != "join":
+        before.join("own=", "lobby")
+    for variable, value in recorder.environment().items():
+        monkeypatch.setenv(variable, value)
+    method, allowed_keys = OWN_HANDLERS[name]
+
+    def call_recorded() -> None:
+        publisher = Publisher(boto3.client("sqs"), queues.url)
+        method(Rooms(boto3.client("dynamodb"), table, publisher=publisher))
+
+    await asyncio.to_thread(call_recorded)
+
+    template = Template("api", {"Authorizer": OPEN_ACCESS, "PingFunction": "yes"})
+    role = f"{name.capitalize()}Role"
+    statements = _statements(template, role) if role in template.resources else []
+    shipped = {
+        (action, pattern)
+        for each in statements
+        for action in _each(each["Action"])
+        for pattern in each.get("Condition", {}).get("ForAllValues:StringLike", {}).get("dynamodb:LeadingKeys", ("*",))
+    }
+    used = recorder.keys | {(action, "") for action, _ in recorder.recorded if action.startswith("sqs:")}
+    for action, used_key in used:
+        patterns = {pattern for allowed_action, pattern in shipped | allowed_keys if allowed_action == action}
+        assert any(fnmatch.fnmatchcase(used_key, pattern) for pattern in patterns), f"{action} of {used_key}"
+    assert used
 
 
 # The worker and the tools
@@ -339,6 +451,9 @@ async def test_the_worker(
     dynamodb: Any,
     table: str,
     queues: Queues,
+    receipts_url: str,
+    s3: Any,
+    payload_bucket: str,
     aws: dict[str, str],
     tmp_path: Path,
 ) -> None:
@@ -361,7 +476,9 @@ async def test_the_worker(
             **recorder.environment(),
             "GATECAST_QUEUE_URL": queues.url,
             "GATECAST_DEAD_LETTER_QUEUE_URL": queues.dead_letter_url,
+            "GATECAST_RECEIPTS_QUEUE_URL": receipts_url,
             "GATECAST_TABLE": table,
+            "GATECAST_PAYLOAD_BUCKET": payload_bucket,
             "GATECAST_CONNECTIONS_ENDPOINT": endpoint.url,
             "GATECAST_VISIBILITY_SECONDS": "5",
             "GATECAST_MAX_POSTS_PER_SECOND": "100",
@@ -371,8 +488,11 @@ async def test_the_worker(
             counted = {("sqs:GetQueueAttributes", parameters[queue]) for queue in ("QueueArn", "DeadLetterQueueArn")}
             await eventually(lambda: counted <= recorder.recorded)
             sqs.send_message(QueueUrl=queues.url, MessageBody="not a broadcast")
-            publisher.publish(Broadcast(id="split", room="split", data="x"))
+            publisher.publish(Broadcast(id="split", room="split", data="x", receipt=True))
             publisher.publish(Broadcast(id="one", connections=(healthy[0], "unknown="), data="x"))
+            s3.put_object(Bucket=payload_bucket, Key="a", Body=b"large")
+            large = reference_to("a", 5, payload_bucket)
+            publisher.publish(Broadcast(id="object", connections=(healthy[0],), reference=large))
             publisher.publish(Broadcast(id="large", room="large", data="x"))
             publisher.publish(Broadcast(id="chat", room="chat", data="x"))
             publisher.publish(departed_broadcast("chat", "ann", unique="1", published_at_ms=NOW_MS))
@@ -380,8 +500,9 @@ async def test_the_worker(
             await eventually(lambda: _metric_is(worker, 'gatecast_lease_extensions_total{outcome="extended"}', 1))
             await eventually(lambda: _metric_is(worker, "gatecast_memberships_reaped_total", 5))
             await eventually(lambda: _metric_is(worker, 'gatecast_slow_clients_total{outcome="closed"}', 1))
-            await eventually(lambda: _metric_is(worker, 'gatecast_broadcasts_total{outcome="completed"}', 7))
+            await eventually(lambda: _metric_is(worker, 'gatecast_broadcasts_total{outcome="completed"}', 8))
             await eventually(lambda: any(key.startswith("count#") for _, key in recorder.keys))
+            await eventually(lambda: _metric_is(worker, "gatecast_receipts_total", 1))
             worker.terminate()
             assert await worker.ended(seconds=30) == 0, worker.log_tail()
         assert set(healthy) <= set(endpoint.delivered)
@@ -392,6 +513,55 @@ async def test_the_worker(
     template = Template("worker", parameters)
     assert recorder.recorded | managed == allowed(template, "TaskRole")
     check_keys(recorder.keys, template, "TaskRole")
+
+
+@pytest.mark.parametrize("tells_queue", [False, True])
+async def test_the_worker_with_members_in_a_table_of_the_operators_own(
+    recorder: Recorder,
+    parameters: dict[str, str],
+    sqs: Any,
+    dynamodb: Any,
+    table: str,
+    queues: Queues,
+    unique_name: str,
+    aws: dict[str, str],
+    tmp_path: Path,
+    *,
+    tells_queue: bool,
+) -> None:
+    members, ids = f"{unique_name}-members", connection_ids(3)
+    BY_CONNECTION.create(dynamodb, members)
+    BY_CONNECTION.fill(dynamodb, members, "lobby", [*ids, "gone="])
+    gone_url = sqs.create_queue(QueueName=f"{unique_name}-gone")["QueueUrl"]
+    setting = BY_CONNECTION.members(members, **({"on_gone": gone_url} if tells_queue else {}))
+    async with ConnectionsEndpoint.serving() as endpoint:
+        endpoint.respond = lambda connection_id, _nth: 200 if connection_id in ids else 410
+        variables = {
+            **aws,
+            **recorder.environment(),
+            "GATECAST_QUEUE_URL": queues.url,
+            "GATECAST_TABLE": table,
+            "GATECAST_MEMBERS": setting,
+            "GATECAST_CONNECTIONS_ENDPOINT": endpoint.url,
+        }
+        with WorkerProcess.launch(variables, tmp_path / "worker.log") as worker:
+            await worker.ready()
+            Publisher(sqs, queues.url).publish(Broadcast(id="one", room="lobby", data="x"))
+            if tells_queue:
+                await eventually(lambda: sqs.receive_message(QueueUrl=gone_url).get("Messages"))
+            else:
+                await eventually(lambda: BY_CONNECTION.ids(dynamodb, members) == set(ids))
+
+    arns = {"Members": setting, "MembersTableArn": _table_arn(members), "MembersIndex": "byRoom"}
+    if tells_queue:
+        arns["MembersQueueArn"] = _queue_arn(gone_url)
+    statements = _statements(Template("worker", {**parameters, **arns}), "TaskRole")
+    others = {arns["MembersTableArn"], f"{arns['MembersTableArn']}/index/byRoom", _queue_arn(gone_url)}
+    assert {use for use in recorder.recorded if use[1] in others} == {
+        (statement["Action"], statement["Resource"])
+        for statement in statements
+        if statement["Sid"].startswith("Members")
+    }
 
 
 def write_remembering_room(dynamodb: Any, table: str, room: str) -> tuple[str, str]:
@@ -418,9 +588,10 @@ async def _metric_is(worker: WorkerProcess, sample: str, at_least: float) -> boo
     return await worker.metric(sample) >= at_least
 
 
-def data_template(queues: Queues) -> Template:
+def data_template(queues: Queues, bucket: str = "", table: str = "") -> Template:
     arns = {"Broadcasts.Arn": _queue_arn(queues.url), "DeadLetters.Arn": _queue_arn(queues.dead_letter_url)}
-    return Template("data", attributes=arns)
+    more = {"Payloads.Arn": f"arn:aws:s3:::{bucket}", "Table.Arn": _table_arn(table)}
+    return Template("data", attributes={**arns, **more})
 
 
 async def test_redrive(recorder: Recorder, sqs: Any, queues: Queues, aws: dict[str, str], tmp_path: Path) -> None:
@@ -434,17 +605,33 @@ async def test_redrive(recorder: Recorder, sqs: Any, queues: Queues, aws: dict[s
         "GATECAST_QUEUE_URL": queues.url,
         "GATECAST_DEAD_LETTER_QUEUE_URL": queues.dead_letter_url,
     }
-    command = [sys.executable, "-m", "worker.redrive"]
+    command = [sys.executable, "-m", "gatecast.cli", "dead-letters", "redrive"]
     with Process.start(command, environment=variables, log=tmp_path / "log", directory=CHECKOUT) as redrive:
         assert await asyncio.to_thread(redrive.wait, 60) == 0, redrive.log_tail()
     assert "1 resent" in redrive.log_tail()
     assert recorder.recorded == allowed(data_template(queues), "RedrivePolicy")
 
 
-async def test_a_publisher(recorder: Recorder, queues: Queues, aws: dict[str, str]) -> None:
+async def test_an_operator(
+    recorder: Recorder, queues: Queues, table: str, aws: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commands that change nothing on the dead-letter queue."""
+    variables = {**aws, **recorder.environment(), "GATECAST_QUEUE_URL": queues.url, "GATECAST_TABLE": table}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    for command in ("room lobby", "rooms set lobby presence=5 --yes", "kick ann --for 1h", "publish lobby hello"):
+        assert await asyncio.to_thread(invoke, command.split()) == 0
+    template = data_template(queues, table=table)
+    assert recorder.recorded == allowed(template, "OperatorPolicy")
+    check_keys(recorder.keys, template, "OperatorPolicy")
+
+
+async def test_a_publisher(recorder: Recorder, queues: Queues, aws: dict[str, str], payload_bucket: str) -> None:
     url = recorder.environment()["AWS_ENDPOINT_URL_SQS"]
-    client = boto3.session.Session(region_name=aws["AWS_REGION"]).client("sqs", endpoint_url=url)
-    broadcast = Broadcast(id="b", room="lobby", data="x")
-    await asyncio.to_thread(Publisher(client, queues.url).publish, broadcast)
-    client.close()
-    assert recorder.recorded == allowed(data_template(queues), "PublisherPolicy")
+    session = boto3.session.Session(region_name=aws["AWS_REGION"])
+    sqs, s3 = (session.client(service, endpoint_url=url) for service in ("sqs", "s3"))
+    publisher = Publisher(sqs, queues.url, s3=s3, bucket=payload_bucket, reference_above=1)
+    await asyncio.to_thread(publisher.publish, room="lobby", data="longer than one byte")
+    sqs.close()
+    s3.close()
+    assert recorder.recorded == allowed(data_template(queues, payload_bucket), "PublisherPolicy")

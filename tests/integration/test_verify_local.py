@@ -16,6 +16,7 @@ import yaml
 
 from deploy.verify import deployment as module
 from deploy.verify.deployment import FOLDER, TEMPLATE, Deployment, left_behind, new_name
+from deploy.verify.documented import DOCUMENTED
 from deploy.verify.local_target import NOT_ASKED, SERVICES
 from deploy.verify.questions import QUESTIONS
 from local.ministack import Ministack
@@ -64,6 +65,9 @@ def test_every_question_is_asked_of_this_machine_and_reported(output: tuple[int 
     assert code == 0, progress
     rows = dict(re.findall(r"^\| \[(\S+)\]\(#\S+\) \| (.+?) \|", report, re.MULTILINE))
     assert rows == {each.name: "not asked" if each.name in NOT_ASKED else "fits" for each in QUESTIONS}
+    found = re.findall(r"^\| ([a-z-]+): .+? \| ([a-z* ]+) \|", report, re.MULTILINE)
+    assert found == [(each.name, "fits") for each in DOCUMENTED]
+    assert f"Documented behaviour: {len(DOCUMENTED)} of {len(DOCUMENTED)} as documented." in report
     assert "Nothing is left over" in report
     assert (CHECKOUT / ".local" / "verify-local.md").exists()
 

@@ -19,9 +19,9 @@ from deploy.verify.observation import Observation, Verdict
 from deploy.verify.probes import clocks, limits, posts, routes
 from deploy.verify.target import Durations, Events, Stage, Target
 from deploy.verify.wire import Connection, Keys, NoResponse
+from gatecast.emulator.integration import Route
+from gatecast.emulator.server import Gateway
 from local.aws_environment import CREDENTIALS, REGION
-from local.gateway.integration import Route
-from local.gateway.server import Gateway
 
 
 async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,9 +1,11 @@
 """The deploy script: its parameters, its artifacts and its error messages."""
 
 import base64
+import json
 import re
 import tomllib
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 
 from deploy.ecs import __main__ as script
 from deploy.ecs import artifacts
-from deploy.ecs.__main__ import check, read_parameters
+from deploy.ecs.parameters import check, read_parameters
 from deploy.ecs.stacks import DeployError, Parameter, Stacks
 from tests.templates import FOLDER, NAMES, Template
 
@@ -37,6 +39,22 @@ def test_the_example_parameters_are_valid_and_exist_in_the_templates() -> None:
         ('VpcId = "vpc-1"', "VpcId and SubnetIds belong together"),
         ('RouteRates = "500,300,100,500,100,500"', "RouteRates has 6 values: expected 10 whole numbers"),
         ('RouteRates = "1,2,3,4,5,6,7,8,9,x"', "expected 10 whole numbers"),
+        ('EventPattern = "{"', "EventPattern is not valid JSON"),
+        ("EventPattern = '[]'", "EventPattern must be an object with at least one field"),
+        ("EventPattern = '{}'", "EventPattern must be an object with at least one field"),
+        ("""EventPattern = '{"source": ["a"]}'""", "EventPattern needs a room"),
+        ('EventRoom = "lobby"', "EventRoom is set without EventPattern"),
+        ('EventRoomPath = "$.detail.room"', "EventRoomPath is set without EventPattern"),
+        (
+            """EventPattern = '{"source": ["a"]}'\nEventRoom = "lobby"\nQueue = "fifo\"""",
+            "EventBridge reaches only a standard queue",
+        ),
+        (
+            """EventPattern = '{"source": ["a"]}'\nEventRoomPath = "$.detail.user\"""",
+            r"""Add this to EventPattern: {"detail": {"user": [{"anything-but": {"wildcard": ["*\"*", "*\\\\*"]}}]}}""",
+        ),
+        ('Senders = "arn:aws:sns:eu-west-1:123456789012:*"', "Senders has 'arn:aws:sns:eu-west-1:123456789012:*'"),
+        ('HttpApi = "on"', "HttpApi is 'on': expected no or yes"),
         ("Spot = true", "Spot must be a string or an integer"),
         ("Spot = ", "is not valid TOML"),
         (None, "copy deploy/ecs/parameters.example.toml"),
@@ -48,6 +66,61 @@ def test_an_invalid_parameter_is_named_in_the_error(text: str | None, message: s
         path.write_text(text)
     with pytest.raises(DeployError, match=re.escape(message)):
         check(read_parameters(path), known())
+
+
+ONLY_SAFE = {"anything-but": {"wildcard": ['*"*', "*\\\\*"]}}
+
+
+@pytest.mark.parametrize(
+    ("path", "pattern", "accepted"),
+    [
+        ("$.detail.user", {"detail": {"user": [ONLY_SAFE]}}, True),
+        ("$.detail.order.user", {"detail": {"order": {"user": [ONLY_SAFE]}}}, True),
+        ("$.detail.user", {"detail": {"user": ["ann", "bob"]}}, True),
+        ("$.source", {"source": ["orders", ONLY_SAFE]}, True),
+        ("$.detail.user", {"detail": {"user": [{"anything-but": {"wildcard": ["admin*", "*\\\\*", '*"*']}}]}}, True),
+        ("$.detail.user", {"source": ["orders"]}, False),
+        ("$.detail.user", {"detail": {"order": [ONLY_SAFE]}}, False),
+        ("$.detail.user", {"detail": {"user": {"name": [ONLY_SAFE]}}}, False),
+        ("$.detail.user.name", {"detail": {"user": [ONLY_SAFE]}}, False),
+        ("$.detail.user", {"$or": [{"detail": {"user": [ONLY_SAFE]}}, {"source": ["a"]}]}, False),
+        ("$.detail.user", {"detail": {"user": [ONLY_SAFE, {"prefix": "a"}]}}, False),
+        ("$.detail.user", {"detail": {"user": [{"anything-but": {"wildcard": ['*"*']}}]}}, False),
+        ("$.detail.user", {"detail": {"user": [{"anything-but": {"wildcard": '*"*'}}]}}, False),
+        ("$.detail.user", {"detail": {"user": [{"anything-but": {"wildcard": ['*"*', "*\\*"]}}]}}, False),
+        ("$.detail.user", {"detail": {"user": [{"exists": True}]}}, False),
+        ("$.detail.user", {"detail": {"user": [{**ONLY_SAFE, "exists": True}]}}, False),
+        ("$.detail.user", {"detail": {"user": ['a"b']}}, False),
+        ("$.detail.user", {"detail": {"user": ["a\\b"]}}, False),
+        ("$.detail.user", {"detail": {"user": []}}, False),
+    ],
+)
+def test_a_value_that_chooses_the_room_must_not_contain_quotes_or_backslashes(
+    path: str, pattern: dict[str, Any], *, accepted: bool
+) -> None:
+    values = {"EventPattern": json.dumps(pattern), "EventRoomPath": path}
+    with nullcontext() if accepted else pytest.raises(DeployError, match="Add this to EventPattern"):
+        check(values, known())
+
+
+SENDERS = {
+    "arn:aws:sns:eu-west-1:123456789012:prices": True,
+    "arn:aws-cn:events:cn-north-1:123456789012:rule/bus/prices-events": True,
+    "arn:aws:sns:*:123456789012:prices": False,
+    "arn:*:sns:eu-west-1:123456789012:prices": False,
+    "arn:aws:sns:eu-west-1:123456789012:price?": False,
+    "arn:aws:s3:::bucket": False,
+    "prices": False,
+    "*": False,
+}
+
+
+@pytest.mark.parametrize(("sender", "accepted"), SENDERS.items())
+def test_only_single_topics_and_rules_may_send(sender: str, *, accepted: bool) -> None:
+    first = next(iter(SENDERS))
+    with nullcontext() if accepted else pytest.raises(DeployError, match=re.escape(f"Senders has {sender!r}")):
+        check({"Senders": f"{first}, {sender}"}, known())
+    assert bool(re.fullmatch(Template("data").parameters["Senders"]["AllowedPattern"], sender)) is accepted
 
 
 def test_the_same_contents_make_the_same_zip(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from deploy.ecs import __main__ as script
+from deploy.ecs.parameters import check
 from deploy.ecs.placement import place
 from deploy.ecs.stacks import DeployError, Parameter
 from deploy.ecs.zones import FARGATE_ONLY_IN, NO_ARM_REGIONS, NO_ARM_ZONES, Zone, choose, why_not
@@ -240,7 +241,7 @@ def test_the_artifacts_are_built_for_the_architecture_of_the_zones() -> None:
 def test_parameters_that_contradict_each_other_are_named(values: dict[str, str], message: str) -> None:
     parameters = [Parameter(name, "") for name in ("VpcId", "SubnetIds", "ZoneA", "ZoneB", "Architecture")]
     with pytest.raises(DeployError, match=message):
-        script.check(values, {"network": parameters})
+        check(values, {"network": parameters})
 
 
 def test_the_network_takes_the_zones() -> None:

@@ -13,7 +13,7 @@ import yaml
 
 from deploy.ecs import artifacts
 from deploy.ecs.__main__ import ORDER
-from local.gateway.integration import Mock
+from gatecast.emulator.integration import Mock
 from local.resources import MAX_RECEIVE_COUNT
 from local.route_table import ROUTES
 from routes import handlers
@@ -106,20 +106,24 @@ def test_the_worker_accepts_the_environment_of_its_task() -> None:
     given = {
         "QueueUrl": "https://sqs.us-east-1.amazonaws.com/000000000000/gatecast-broadcasts",
         "DeadLetterQueueUrl": "https://sqs.us-east-1.amazonaws.com/000000000000/gatecast-dead-letters",
+        "ReceiptsQueueUrl": "https://sqs.us-east-1.amazonaws.com/000000000000/gatecast-receipts",
         "TableName": "gatecast",
+        "PayloadBucket": "gatecast-data-payloads-1a2b3c",
         "ConnectionsEndpoint": "https://abc.execute-api.us-east-1.amazonaws.com/live",
     }
     container = worker_container(**given)
     settings = Settings.from_environ(variables(container))
     assert settings.queue_url == given["QueueUrl"]
     assert settings.dead_letter_queue_url == given["DeadLetterQueueUrl"]
+    assert settings.receipts_queue_url == given["ReceiptsQueueUrl"]
     assert settings.table == given["TableName"]
+    assert settings.payload_bucket == given["PayloadBucket"]
     assert settings.connections_endpoint == given["ConnectionsEndpoint"]
     defaults = Settings.from_environ(
         {name: value for name, value in variables(container).items() if name in REQUIRED_BY_THE_WORKER}
     )
     differ = {name for name in Settings.__slots__ if getattr(settings, name) != getattr(defaults, name)}
-    assert differ == {"dead_letter_queue_url", "drain_seconds"}
+    assert differ == {"dead_letter_queue_url", "receipts_queue_url", "payload_bucket", "drain_seconds"}
     assert settings.drain_seconds + 5 <= container["StopTimeout"] <= 120
 
 
@@ -142,7 +146,8 @@ def test_the_allowed_values_for_slow_clients_match_the_worker() -> None:
 
 @pytest.mark.parametrize("where", ["ECS", "Compose"])
 def test_the_worker_is_given_no_unknown_variable(where: str) -> None:
-    environment = variables(worker_container()) if where == "ECS" else services()["worker"].environment
+    optional = {"Members": "{}", "MembersTableArn": "arn:aws:dynamodb:eu-west-1:000000000000:table/connections"}
+    environment = variables(worker_container(**optional)) if where == "ECS" else services()["worker"].environment
     known = {f"GATECAST_{name.upper()}" for name in Settings.__slots__}
     given = {name for name in environment if name.startswith("GATECAST_")}
     assert given <= known
@@ -231,6 +236,31 @@ def test_the_table_and_queues_match_the_contract(queue: str) -> None:
         assert each["MaximumMessageSize"] == 1024 * 1024
         assert each["QueueName"].endswith(".fifo") == (queue == "fifo") == ("FifoQueue" in each)
         assert each.get("DeduplicationScope") == ("messageGroup" if queue == "fifo" else None)
+
+
+def test_receipts_reach_a_bus_if_one_is_named() -> None:
+    without = Template("data")
+    assert without.properties("Receipts")["MessageRetentionPeriod"] == 14 * 24 * 3600
+    assert not without.of_type("AWS::Pipes::Pipe")
+    data = Template(
+        "data", {"ReceiptsBus": "default"}, {"Receipts.Arn": "arn:receipts", "ReceiptsPipeRole.Arn": "arn:role"}
+    )
+    bus = "arn:aws:events:us-east-1:000000000000:event-bus/default"
+    pipe = data.properties("ReceiptsPipe")
+    assert (pipe["Source"], pipe["Target"], pipe["RoleArn"]) == ("arn:receipts", bus, "arn:role")
+    allowed = {
+        (action, resource)
+        for name, statement in statements(data)
+        if name == "ReceiptsPipeRole"
+        for action in as_list(statement["Action"])
+        for resource in as_list(statement["Resource"])
+    }
+    assert allowed == {
+        ("sqs:ReceiveMessage", "arn:receipts"),
+        ("sqs:DeleteMessage", "arn:receipts"),
+        ("sqs:GetQueueAttributes", "arn:receipts"),
+        ("events:PutEvents", bus),
+    }
 
 
 def test_the_worker_is_confined() -> None:

@@ -135,7 +135,7 @@ def test_a_condition_on_keys_is_not_true_of_calls_without_keys(name: str) -> Non
     resources = Template(name).source["Resources"].values()
     conditional = [each for resource in resources for each in conditions(resource)]
     assert all(each["Null"] == {"dynamodb:LeadingKeys": "false"} for each in conditional)
-    assert bool(conditional) == (name in {"api", "worker"})
+    assert bool(conditional) == (name in {"api", "data", "http", "worker"})
 
 
 def conditions(value: Any) -> Iterator[dict[str, Any]]:

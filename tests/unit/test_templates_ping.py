@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from local.gateway.integration import Mock
+from gatecast.emulator.integration import Mock
 from local.route_table import PING
 from tests.templates import Template
 

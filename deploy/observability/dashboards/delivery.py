@@ -255,9 +255,36 @@ _OUTCOMES: Final = (
     ),
 )
 
+_COSTS: Final = (
+    graph(
+        "Billed messages",
+        "Units of 32 KB of the posts that returned 200, per second, by task: nearly all of what API Gateway bills for "
+        "deliveries. /broadcasts of a worker shows the dearest rooms.",
+        {"{{instance}}": "rate(gatecast_billed_messages_total[$__rate_interval])"},
+        unit=units.CountsPerSecond,
+        runbook="the-account-and-the-clients",
+        stacked=True,
+        width=12,
+    ),
+    graph(
+        "Receipts",
+        "Receipts sent per minute, by task. A broadcast with a receipt is acknowledged only after that.",
+        {"{{instance}}": "60 * rate(gatecast_receipts_total[$__rate_interval])"},
+        unit=units.Short,
+        runbook="sqs-dynamodb-credentials",
+        width=12,
+    ),
+)
+
 DELIVERY: Final = Board(
     name="delivery",
     title="Delivery",
-    about="How broadcasts are delivered: posts and responses, the account's rate, broadcasts, outcomes.",
-    rows={"Posts": _POSTS, "Rate": _RATE, "Broadcasts": _BROADCASTS, "Delivery outcomes": _OUTCOMES},
+    about="How broadcasts are delivered: posts and responses, the account's rate, broadcasts, outcomes, costs.",
+    rows={
+        "Posts": _POSTS,
+        "Rate": _RATE,
+        "Broadcasts": _BROADCASTS,
+        "Delivery outcomes": _OUTCOMES,
+        "Costs and receipts": _COSTS,
+    },
 )
