@@ -48,7 +48,8 @@ async def _run(console: Console, options: Options) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     async with _stack(options) as stack:
-        found = RunningStack.from_backend(stack.backend, stack.gateway.endpoint, (each.url for each in stack.workers))
+        workers = (each.url for each in stack.workers)
+        found = RunningStack.from_backend(stack.backend, stack.gateway.endpoint, workers, stack.http.url)
         with announced(found):
             console.print("\n[bold]Gatecast is running.[/bold] Press Ctrl-C to stop it.")
             text = invitation(found, logs=stack.directory, token=options.authorizer and not options.own_issuer)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Final
 
-from local.gateway import defaults
+from gatecast.emulator import defaults
 
 REGION: Final = defaults.REGION
 CREDENTIALS: Final = defaults.CREDENTIALS

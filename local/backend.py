@@ -1,4 +1,4 @@
-"""The backend of routes and workers: ministack with the table and the queues, and the environment that names them."""
+"""The backend of routes and workers: ministack with table, queues and bucket, and the environment that names them."""
 
 import os
 from collections.abc import Collection, Iterator, Mapping
@@ -10,19 +10,21 @@ import boto3
 
 from local.aws_environment import CREDENTIALS, REGION, without_aws
 from local.ministack import SERVICES, Ministack
-from local.resources import Queues, create_queues, create_table, write_settings
+from local.resources import Queues, create_bucket, create_queues, create_table, write_settings
 from routes.environment import OPEN_ACCESS
 
 TABLE = "gatecast"
 QUEUE = "gatecast-broadcasts"
+PAYLOAD_BUCKET = "gatecast-payloads"
 
 
 class Backend(NamedTuple):
-    """A running ministack with Gatecast's table and queues."""
+    """A running ministack with Gatecast's table and queues and, unless it is None, the bucket of payloads."""
 
     ministack: Ministack
     table: str
     queues: Queues
+    payload_bucket: str | None = None
 
     def environment(self) -> dict[str, str]:
         """The variables of the routes, and of the worker except for its connections endpoint.
@@ -35,6 +37,8 @@ class Backend(NamedTuple):
             "GATECAST_TABLE": self.table,
             "GATECAST_QUEUE_URL": self.queues.url,
             "GATECAST_DEAD_LETTER_QUEUE_URL": self.queues.dead_letter_url,
+            **({"GATECAST_RECEIPTS_QUEUE_URL": self.queues.receipts_url} if self.queues.receipts_url else {}),
+            **({"GATECAST_PAYLOAD_BUCKET": self.payload_bucket} if self.payload_bucket else {}),
             "GATECAST_AUTHORIZER": OPEN_ACCESS,
             "GATECAST_JOINS_PER_SECOND": "0",
             "GATECAST_PUBLISHES_PER_SECOND": "0",
@@ -66,18 +70,20 @@ def backend(
     log: Path | None = None,
     services: Collection[str] = SERVICES,
 ) -> Iterator[Backend]:
-    """Starts ministack, creates the table and the queues, and stops it at the end. Call it on the main thread."""
+    """Starts ministack, prepares it as a backend, and stops it at the end. Call it on the main thread."""
     with Ministack.start(services=services, log=log) as ministack:
         yield prepare_backend(ministack, fifo=fifo, table=name, queue=queue)
 
 
 def prepare_backend(ministack: Ministack, *, table: str, queue: str, fifo: bool = False) -> Backend:
-    """Creates the table and the queues in a running ministack."""
+    """Creates the table, the queues and the bucket in a running ministack."""
     empty = Backend(ministack, table, Queues("", ""))
-    with empty.client("dynamodb") as dynamodb, empty.client("sqs") as sqs:
+    with empty.client("dynamodb") as dynamodb, empty.client("sqs") as sqs, empty.client("s3") as s3:
         create_table(dynamodb, table)
         write_settings(dynamodb, table)
-        return empty._replace(queues=create_queues(sqs, queue, fifo=fifo))
+        return empty._replace(
+            queues=create_queues(sqs, queue, fifo=fifo), payload_bucket=create_bucket(s3, PAYLOAD_BUCKET)
+        )
 
 
 @contextmanager

@@ -26,14 +26,20 @@ class RunningStack(msgspec.Struct, frozen=True):
     workers: tuple[str, ...]
 
     @classmethod
-    def from_backend(cls, backend: Backend, endpoint: str, workers: Iterable[str]) -> Self:
-        """`endpoint` is the gateway's, and `workers` are the addresses of the workers' HTTP servers."""
+    def from_backend(cls, backend: Backend, endpoint: str, workers: Iterable[str], http_api: str = "") -> Self:
+        """`endpoint` is the gateway's, and `workers` are the addresses of the workers' HTTP servers.
+
+        `http_api` is the address of the HTTP API, if there is one.
+        """
         environment = {
             **backend.ministack.environment(),
             "GATECAST_TABLE": backend.table,
             "GATECAST_QUEUE_URL": backend.queues.url,
             "GATECAST_DEAD_LETTER_QUEUE_URL": backend.queues.dead_letter_url,
+            "GATECAST_RECEIPTS_QUEUE_URL": backend.queues.receipts_url,
+            **({"GATECAST_HTTP_API": http_api} if http_api else {}),
             "GATECAST_CONNECTIONS_ENDPOINT": endpoint,
+            **({"GATECAST_PAYLOAD_BUCKET": backend.payload_bucket} if backend.payload_bucket else {}),
         }
         return cls(environment, tuple(workers))
 

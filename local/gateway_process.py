@@ -20,12 +20,12 @@ from typing import Any, Final, Self
 import msgspec
 import uvloop
 
+from gatecast.emulator.control import PREFIX
+from gatecast.emulator.faults import Rule
+from gatecast.emulator.limits import Limits
+from gatecast.emulator.server import Gateway
+from gatecast.emulator.sigv4 import Credentials
 from local.aws_environment import CREDENTIALS, REGION, without_aws
-from local.gateway.control import PREFIX
-from local.gateway.faults import Rule
-from local.gateway.limits import Limits
-from local.gateway.server import Gateway
-from local.gateway.sigv4 import Credentials
 from local.page import pages
 from local.processes import LOOPBACK, Process, allow_many_files, free_port
 
@@ -62,7 +62,9 @@ class GatewayControl:
 
     def _call(self, method: str, name: str, body: Any = None) -> Any:
         data = None if body is None else msgspec.json.encode(body)
-        request = urllib.request.Request(f"{self._control}{name}", data, method=method)  # noqa: S310 - http only
+        request = urllib.request.Request(  # noqa: S310 - http only
+            f"{self._control}{name}", data, {"Content-Type": "application/json"}, method=method
+        )
         with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310
             return json.loads(response.read() or "null")
 
@@ -114,11 +116,11 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="default: a free port")
     parser.add_argument("--limits", default="{}", help="the Limits that differ from the defaults, as JSON")
     parser.add_argument(
-        "--control-host",
+        "--allow-host",
         action="append",
         default=[],
         metavar="NAME",
-        help="an allowed host name of the control interface, besides those of the loopback address",
+        help="a host name by which it may be addressed, besides --host and those of the loopback address",
     )
     parser.add_argument(
         "--allow-origin",
@@ -152,7 +154,7 @@ async def _serve(options: argparse.Namespace) -> None:
         region=region,
         credentials=[trusted],
         limits=msgspec.json.decode(options.limits, type=Limits),
-        control_hosts=options.control_host,
+        allowed_hosts=options.allow_host,
         allowed_origins=options.allow_origin,
         pages=pages(),
     )

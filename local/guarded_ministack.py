@@ -3,7 +3,8 @@
 Ministack itself accepts unauthenticated requests to all services, including Lambda, which runs programs on this
 machine. The middleware passes on only requests that are signed (AWS Signature Version 4) with this run's secret, are
 for an enabled service, and were not made by a web page. All others are rejected without CORS headers, and have no
-effect.
+effect. Presigned URLs of S3's objects may be read by web pages as well, as on AWS: the signature in the URL shows that
+one of this run's programs has made it for this object.
 
 `python -m local.guarded_ministack`, configured by ministack's own variables. SERVICES are the services, by the names in
 signatures' scopes; GATECAST_LOCAL_SECRET is the secret. It imports only the standard library, ministack, and modules of
@@ -16,9 +17,10 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from importlib import import_module
 from typing import Any, Final
+from urllib.parse import parse_qs
 
-from local.gateway import sigv4
-from local.gateway.browser_requests import browser_rejection
+from gatecast.emulator import sigv4
+from gatecast.emulator.browser_requests import browser_rejection, host_rejection
 
 SECRET_VARIABLE: Final = "GATECAST_LOCAL_SECRET"  # noqa: S105 - the variable's name
 HEALTH_PATH: Final = "/_ministack/health"
@@ -26,6 +28,8 @@ HEALTH_PATH: Final = "/_ministack/health"
 _EXECUTE_API: Final = "execute-api"
 _EXECUTE_API_PATH: Final = "/_aws/execute-api/"
 _MAX_BODY_BYTES: Final = 64 * 1024 * 1024
+_SIGNATURE: Final = b"X-Amz-Signature"
+_PRESIGNED: Final = ("Credential", "SignedHeaders", "Signature")
 
 Message = Mapping[str, Any]
 Scope = Mapping[str, Any]
@@ -56,7 +60,12 @@ class SignatureMiddleware:
 
     async def _handle_http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = _by_name(scope["headers"])
-        if reason := _browser_rejection(headers):
+        if "s3" in self._services and _SIGNATURE in scope["query_string"]:
+            if reason := self._presigned_rejection(scope, headers):
+                await _respond(send, 403, reason)
+            else:
+                await self._app(scope, receive, send)
+        elif reason := _browser_rejection(headers):
             await _respond(send, 403, reason)
         elif scope["path"] == HEALTH_PATH and scope["method"] == "GET":
             await _respond(send, 204, "")  # shows only that it listens
@@ -91,6 +100,30 @@ class SignatureMiddleware:
             return "the service is not enabled"
         rejection = sigv4.check_date(authorization.date, _first(headers, "x-amz-date"), self._clock())
         return rejection.message if rejection else authorization
+
+    def _presigned_rejection(self, scope: Scope, headers: Mapping[str, list[str]]) -> str | None:
+        """Why a request with a presigned URL is rejected; None if the URL was signed with this run's secret."""
+        if reason := host_rejection(headers.get("host", [])):
+            return reason
+        query = scope["query_string"].decode("latin-1")
+        pairs = [pair for pair in query.split("&") if pair.partition("=")[0] != _SIGNATURE.decode()]
+        given = {name: values[0] for name, values in parse_qs(query).items()}
+        found = ", ".join(f"{name}={given.get(f'X-Amz-{name}', '')}" for name in _PRESIGNED)
+        authorization = sigv4.parse_authorization(f"{given.get('X-Amz-Algorithm', '')} {found}")
+        if isinstance(authorization, sigv4.Rejection) or scope["method"] not in ("GET", "HEAD"):
+            return "the URL is not a valid presigned one"
+        if authorization.service != "s3" or authorization.signed_headers != ("host",):
+            return "the service is not enabled"
+        canonical = sigv4.canonical_text(
+            scope["method"],
+            scope["raw_path"].decode("latin-1"),
+            "&".join(pairs),
+            [("host", headers["host"])],
+            "UNSIGNED-PAYLOAD",
+        )
+        if not sigv4.is_signed_with(self._secret, authorization, given.get("X-Amz-Date", ""), canonical):
+            return "the signature was not made with this run's secret"
+        return None  # whether the URL has ended is checked by ministack
 
     def _is_signed(
         self, scope: Scope, headers: Mapping[str, list[str]], authorization: sigv4.Authorization, body: bytes
@@ -166,7 +199,7 @@ def main() -> None:
     secret, services = os.environ.pop(SECRET_VARIABLE, ""), os.environ.get("SERVICES", "").split(",")
     if not secret or not all(services):
         sys.exit(f"{SECRET_VARIABLE} and SERVICES must be set")
-    if "lambda" in services:  # functions sign with the credentials of ministack's environment
+    if {"lambda", "s3"} & set(services):  # functions sign with these credentials, and presigned URLs are verified
         os.environ["AWS_SECRET_ACCESS_KEY"] = secret
     ministack = import_module("ministack.app")  # imported here because it reads the environment on import
     guarded = SignatureMiddleware(ministack.app, secret=secret, services=services)

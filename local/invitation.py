@@ -12,6 +12,7 @@ _TEXT: Final = """
   in a browser        {page}
   WebSocket clients   {url}
   @connections        {endpoint}
+  HTTP API            {http_api}
   workers             {workers}
   logs                {logs}
 
@@ -25,7 +26,8 @@ and type, one line at a time; only members may publish, so wait for the response
   {{"action":"join","room":"lobby"}}
   {{"action":"publish","room":"lobby","data":"hello"}}
 
-`make top` and `make redrive` find this stack by themselves. For a program of yours, the AWS CLI and SDKs, paste into
+`make top` and `make redrive` find this stack by themselves, and so does `{python} -m local.attach …`, the commands of
+`gatecast`: docs/reference-cli.md. For a program of yours, the AWS CLI and SDKs, paste into
 another terminal (the secret is new at each start, and nothing else is accepted):
 
 {exports}
@@ -40,6 +42,7 @@ def invitation(stack: RunningStack, *, logs: Path, token: bool = False) -> str:
         page=f"{endpoint.removesuffix(STAGE)}",
         url=url,
         endpoint=endpoint,
+        http_api=stack.environment.get("GATECAST_HTTP_API", "none"),
         workers=" ".join(f"{worker}/metrics" for worker in stack.workers) or "none",
         logs=logs,
         client=f'"{url}?token=$(make -s token)"' if token else url,

@@ -20,7 +20,7 @@ EXECUTABLE_VARIABLE: Final = "GATECAST_MINISTACK"
 
 _ROOT: Final = Path(__file__).parents[1]
 _DEFAULT_EXECUTABLE: Final = _ROOT / ".venv-ministack" / "bin" / "ministack"
-SERVICES: Final = ("sqs", "dynamodb")
+SERVICES: Final = ("sqs", "dynamodb", "s3")
 _START_ATTEMPTS: Final = 3
 _START_SECONDS: Final = 30.0
 
@@ -68,6 +68,7 @@ class Ministack:
         environment = {
             **without_aws(os.environ),
             SECRET_VARIABLE: CREDENTIALS.secret_access_key,
+            "AWS_ACCESS_KEY_ID": CREDENTIALS.access_key_id,
             "SERVICES": ",".join(services),
             "LAMBDA_EXECUTOR": "local" if "lambda" in services else "docker",  # without Docker no function runs
             "BIND_HOST": LOOPBACK,

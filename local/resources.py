@@ -1,4 +1,4 @@
-"""Creates the table and the queues as in a deployment. Existing ones are unchanged.
+"""Creates the table, the queues and the bucket as in a deployment. Existing ones are unchanged.
 
 `python -m local.resources http://127.0.0.1:4566` creates the table GATECAST_TABLE and the queue GATECAST_QUEUE_URL in
 the emulator of SQS and DynamoDB at that address. With `--history-seconds` or `--presence` it also sets these for all
@@ -27,10 +27,11 @@ _MESSAGE_BYTES: Final = str(1024 * 1024)
 
 
 class Queues(NamedTuple):
-    """The URLs of a broadcast queue and of its dead-letter queue."""
+    """The URLs of a broadcast queue, of its dead-letter queue, and of the queue for receipts."""
 
     url: str
     dead_letter_url: str
+    receipts_url: str = ""
 
 
 def create_table(dynamodb: Any, name: str) -> str:
@@ -75,7 +76,10 @@ def write_room_settings(dynamodb: Any, table: str, settings: Mapping[str, int], 
 
 
 def create_queues(sqs: Any, name: str, *, fifo: bool = False) -> Queues:
-    """Creates `{name}` and `{name}-dead-letter` through a boto3 SQS client; with `fifo`, both end in `.fifo`."""
+    """Creates `{name}` and `{name}-dead-letter` through a boto3 SQS client; with `fifo`, both end in `.fifo`.
+
+    The queue for receipts, `{name}-receipts`, is a standard queue in any case.
+    """
     suffix = ".fifo" if fifo else ""
     common = {
         "MessageRetentionPeriod": _RETENTION_SECONDS,
@@ -90,7 +94,19 @@ def create_queues(sqs: Any, name: str, *, fifo: bool = False) -> Queues:
     }
     attributes = {**common, "VisibilityTimeout": "30", "RedrivePolicy": json.dumps(redrive)}
     url = sqs.create_queue(QueueName=f"{name}{suffix}", Attributes=attributes)["QueueUrl"]
-    return Queues(url, dead_letter_url)
+    receipts_url = sqs.create_queue(
+        QueueName=f"{name}-receipts", Attributes={"MessageRetentionPeriod": _RETENTION_SECONDS}
+    )["QueueUrl"]
+    return Queues(url, dead_letter_url, receipts_url)
+
+
+def create_bucket(s3: Any, name: str) -> str:
+    """Creates the bucket of payloads through a boto3 S3 client, and returns its name.
+
+    It lacks what only a deployment needs: encryption, rules of access and a life cycle.
+    """
+    s3.create_bucket(Bucket=name)
+    return name
 
 
 def main() -> None:
@@ -114,6 +130,7 @@ def main() -> None:
             write_room_settings(dynamodb, table, settings)
         queues = create_queues(sqs, queue.removesuffix(".fifo"), fifo=queue.endswith(".fifo"))
     sys.stdout.write(f"table {table}\nqueue {queues.url}\ndead-letter queue {queues.dead_letter_url}\n")
+    sys.stdout.write(f"receipts queue {queues.receipts_url}\n")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Final
 
-from local.gateway.authorizer import Authorizer
-from local.gateway.integration import Mock, Route
+from gatecast.emulator.authorizer import Authorizer
+from gatecast.emulator.integration import Mock, Route
 from routes import authorizer, handlers
 
 PING: Final = Mock({"type": "pong"}, repeats=("ref",))

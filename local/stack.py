@@ -1,7 +1,8 @@
-"""The whole system on one machine: ministack, the gateway with Gatecast's routes in this process, and workers.
+"""The whole system on one machine: ministack, the gateway and the HTTP API with their routes in this process, workers.
 
     async with Stack.running(workers=2) as stack:
         stack.gateway.url  # for WebSocket clients
+        stack.http.url  # for requests to the HTTP API
 
 While it runs, this process's environment is the routes' environment. Workers are separate processes, which tests stop,
 kill and replace. Leaving the block stops the workers, then the gateway, then ministack.
@@ -15,11 +16,12 @@ from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Self
 
+from gatecast.emulator.authorizer import Authorizer
+from gatecast.emulator.faults import Faults
+from gatecast.emulator.limits import Limits
+from gatecast.emulator.server import Gateway
 from local.backend import Backend, backend, environment
-from local.gateway.authorizer import Authorizer
-from local.gateway.faults import Faults
-from local.gateway.limits import Limits
-from local.gateway.server import Gateway
+from local.http_api import HttpApi
 from local.page import pages
 from local.resources import write_room_settings
 from local.route_table import ROUTES
@@ -30,9 +32,10 @@ from routes import dependencies
 class Stack:
     """A running stack. `workers` are all workers that were started, in order; logs are in `directory`."""
 
-    def __init__(self, backend: Backend, gateway: Gateway, directory: Path) -> None:
+    def __init__(self, backend: Backend, gateway: Gateway, http: HttpApi, directory: Path) -> None:
         self.backend = backend
         self.gateway = gateway
+        self.http = http
         self.directory = directory
         self.workers: list[WorkerProcess] = []
 
@@ -71,18 +74,22 @@ class Stack:
                     write_room_settings(dynamodb, base.table, room_settings)
             cleanup.callback(dependencies.clear_caches)
             dependencies.clear_caches()
-            async with Gateway(
-                ROUTES,
-                port=port,
-                limits=limits,
-                faults=faults,
-                authorizer=authorizer,
-                seed=seed,
-                allowed_origins=allowed_origins,
-                pages=pages(),
-            ) as gateway:
+            http = HttpApi(authorizer.handler if authorizer and callable(authorizer.handler) else None)
+            async with (
+                http,
+                Gateway(
+                    ROUTES,
+                    port=port,
+                    limits=limits,
+                    faults=faults,
+                    authorizer=authorizer,
+                    seed=seed,
+                    allowed_origins=allowed_origins,
+                    pages=pages(),
+                ) as gateway,
+            ):
                 os.environ["GATECAST_CONNECTIONS_ENDPOINT"] = gateway.endpoint  # until the end of `environment`
-                stack = cls(base, gateway, directory)
+                stack = cls(base, gateway, http, directory)
                 try:
                     for _ in range(workers):
                         stack.start_worker(worker_settings)

@@ -87,7 +87,12 @@ async def _run(settings: Settings, system: System, console: Console) -> Result:
     )
     with Screen(console) as screen:
         scenario = Scenario(plan, system, screen)
-        clients_open = open_clients(system.gateway.url, on_broadcast=scenario.on_broadcast, on_end=scenario.on_end)
+        clients_open = open_clients(
+            system.gateway.url,
+            on_broadcast=scenario.on_broadcast,
+            on_reference=scenario.on_reference,
+            on_end=scenario.on_end,
+        )
         async with clients_open as clients:
             result = await scenario.run(clients)
             screen.stop()

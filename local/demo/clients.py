@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import aiohttp
+from yarl import URL
 
 MAX_ATTEMPTS: Final = 8
 RESPONSE_TIMEOUT_SECONDS: Final = 60.0
@@ -18,6 +19,8 @@ _MIN_RETRYABLE_STATUS: Final = HTTPStatus.TOO_MANY_REQUESTS
 
 OnBroadcast = Callable[[int, int], None]
 """Called with the client's and the broadcast's number for every receipt."""
+OnReference = Callable[[int, str], None]
+"""Called with the client's number and the URL of the payload for every message that refers to one."""
 
 
 class DemoFailed(RuntimeError):
@@ -33,7 +36,7 @@ class Client:
         self._request_lock = asyncio.Lock()
         self._response: asyncio.Future[dict[str, Any]] | None = None
 
-    async def read(self, on_broadcast: OnBroadcast) -> None:
+    async def read(self, on_broadcast: OnBroadcast, on_reference: OnReference) -> None:
         """Returns when the connection has ended."""
         async for message in self._socket:
             if message.type is not aiohttp.WSMsgType.TEXT:
@@ -41,6 +44,8 @@ class Client:
             received = json.loads(message.data)
             if "broadcast" in received:
                 on_broadcast(self.number, received["broadcast"])
+            elif received.get("type") == "reference":
+                on_reference(self.number, received["url"])
             elif self._response and not self._response.done():
                 self._response.set_result(received)
         if self._response and not self._response.done():
@@ -78,6 +83,7 @@ class Clients:
         readers: asyncio.TaskGroup,
         *,
         on_broadcast: OnBroadcast,
+        on_reference: OnReference,
         on_end: Callable[[int], None],
     ) -> None:
         self.connected: dict[int, Client] = {}
@@ -85,6 +91,7 @@ class Clients:
         self._session = session
         self._readers = readers
         self._on_broadcast = on_broadcast
+        self._on_reference = on_reference
         self._on_end = on_end
         self._reading: list[asyncio.Task[None]] = []
 
@@ -109,22 +116,31 @@ class Clients:
             raise DemoFailed(f"client {number} has lost its connection")
         await self.connected[number].request(request)
 
+    async def fetch(self, url: str) -> str:
+        """The text at this URL. Raises DemoFailed."""
+        async with self._session.get(URL(url, encoded=True)) as response:
+            if response.status != HTTPStatus.OK:
+                raise DemoFailed(f"the URL of a large payload got the status {response.status}")
+            return await response.text()
+
     def cancel_readers(self) -> None:
         for reader in self._reading:
             reader.cancel()
 
     async def _read(self, client: Client) -> None:
-        await client.read(self._on_broadcast)
+        await client.read(self._on_broadcast, self._on_reference)
         del self.connected[client.number]
         self._on_end(client.number)
 
 
 @asynccontextmanager
-async def open_clients(url: str, *, on_broadcast: OnBroadcast, on_end: Callable[[int], None]) -> AsyncIterator[Clients]:
+async def open_clients(
+    url: str, *, on_broadcast: OnBroadcast, on_reference: OnReference, on_end: Callable[[int], None]
+) -> AsyncIterator[Clients]:
     """Clients that stay connected for the length of the block."""
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as session, asyncio.TaskGroup() as readers:
-        clients = Clients(url, session, readers, on_broadcast=on_broadcast, on_end=on_end)
+        clients = Clients(url, session, readers, on_broadcast=on_broadcast, on_reference=on_reference, on_end=on_end)
         try:
             yield clients
         finally:

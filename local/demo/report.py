@@ -18,6 +18,7 @@ def summary(result: Result) -> Table:
         ("connections lost", f"{result.lost:,}", not result.lost),
         ("gone connections reaped", f"{result.reaped:,} of {result.dropped:,}", result.reaped == result.dropped),
         *((f"publish to receive, p{each}", f"{tally.percentile(each) * 1_000:,.0f} ms", True) for each in (50, 95, 99)),
+        ("large payload fetched", f"{result.fetched} of {result.fetching}", result.fetched == result.fetching),
         ("posts per second", f"{result.posts_per_second:,.0f}", True),
     ]
     table = Table(show_header=False)

@@ -1,5 +1,7 @@
 """The demo's scenario: clients connect, join and publish, a tenth of them are dropped, and deliveries are counted.
 
+One payload is too large for a message: its receivers get a URL, and some of them fetch it and compare the content.
+
 Results are measured, not assumed: receipts are counted at the clients, and reaped connections are read from the table.
 """
 
@@ -24,6 +26,10 @@ DELIVERIES_PER_SECOND: Final = 2_500
 """The publishing rate: one that two cores can sustain, so that latencies are meaningful."""
 QUIET_SECONDS: Final = 45.0
 """A delivery still outstanding this long after the last receipt is missing: the worker gives up none before 30 s."""
+LARGE_BYTES: Final = 1_000_000
+"""Of a payload that is published through the bucket: a message holds 131,072."""
+READERS: Final = 10
+"""Clients that fetch it."""
 REAP_SECONDS: Final = 90.0
 REAPABLE_AFTER_SECONDS: Final = 31.0
 """A younger connection may still be connecting, so workers do not remove it."""
@@ -37,21 +43,27 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """The demo's result. `lost` counts connections that ended although they were not dropped deliberately."""
+    """The demo's result. `lost` counts connections that ended although they were not dropped deliberately.
+
+    `fetching` clients should have read the large payload as it was published, `fetched` have.
+    """
 
     tally: Tally
     dropped: int
     reaped: int
     lost: int
+    fetching: int
+    fetched: int
     posts_per_second: float
 
     @property
     def passed(self) -> bool:
-        return not (self.tally.missing or self.tally.strays or self.lost) and self.reaped == self.dropped
+        is_complete = self.reaped == self.dropped and self.fetched == self.fetching
+        return is_complete and not (self.tally.missing or self.tally.strays or self.lost)
 
 
 class Scenario:
-    """One run. `on_broadcast` and `on_end` are callbacks for the clients."""
+    """One run. `on_broadcast`, `on_reference` and `on_end` are callbacks for the clients."""
 
     def __init__(self, plan: Plan, system: System, screen: Screen) -> None:
         self._plan = plan
@@ -60,9 +72,15 @@ class Scenario:
         self._ledger = Ledger()
         self._lost: set[int] = set()
         self._dropped: list[str] = []
+        self._urls: dict[int, str] = {}
+        """The URL of the large payload that each client has received."""
 
     def on_broadcast(self, client: int, broadcast: int) -> None:
         self._ledger.received(broadcast, client, time.monotonic())
+
+    def on_reference(self, client: int, url: str) -> None:
+        self._ledger.received(self._large, client, time.monotonic())
+        self._urls[client] = url
 
     def on_end(self, client: int) -> None:
         self._ledger.disconnected(client, time.monotonic())
@@ -80,12 +98,15 @@ class Scenario:
             await self._wait_for_receipts()
         seconds = max(_POLL_SECONDS, self._ledger.last_receipt_at - self._ledger.first_published_at)
         posts = await asyncio.to_thread(self._system.posts) - posts_before
+        fetched = await self._fetch_large(clients) if self._system.payload_bucket else []
         reaped = await self._count_reaped(old_at)
         return Result(
             tally=self._ledger.tally(),
             dropped=len(self._plan.dropped),
             reaped=reaped,
             lost=len(self._lost),
+            fetching=len(fetched),
+            fetched=sum(fetched),
             posts_per_second=posts / seconds,
         )
 
@@ -136,6 +157,25 @@ class Scenario:
             self._ledger.disconnected(client, time.monotonic())
         self._dropped = await asyncio.to_thread(self._system.drop, self._plan.dropped)
 
+    @property
+    def _large(self) -> int:
+        """The number of the broadcast with a large payload, behind all others."""
+        return len(self._plan.messages) + 1
+
+    async def _fetch_large(self, clients: Clients) -> list[bool]:
+        """Publishes a large payload to a room. Which of the first readers among its members got it as it was."""
+        room, members = next(iter(self._plan.rooms.items()))
+        audience = [client for client in members if client in clients.connected]
+        payload = _data(self._large, repetitions=LARGE_BYTES // len(_TEXT))
+        read: list[bool] = []
+        async with self._screen.step("fetch a large payload", lambda: min(READERS, len(audience)), lambda: len(read)):
+            self._ledger.published(self._large, audience, time.monotonic())
+            await asyncio.to_thread(self._system.publisher.publish, room=room, data=payload, id=uuid.uuid4().hex)
+            await self._wait_for_receipts()
+            urls = [self._urls[client] for client in sorted(self._urls)[:READERS]]
+            read += [await clients.fetch(url) == payload for url in urls]
+        return read
+
     async def _publish_to_all(self) -> None:
         """Publishes the last broadcast as a server would, to all clients: it detects every dropped connection."""
         number = len(self._plan.messages)
@@ -175,5 +215,5 @@ async def _join(clients: Clients, membership: tuple[int, str]) -> None:
     await clients.request(client, {"action": "join", "room": room})
 
 
-def _data(broadcast: int) -> str:
-    return json.dumps({"broadcast": broadcast, "text": _TEXT * (1 + broadcast % 5)})
+def _data(broadcast: int, *, repetitions: int | None = None) -> str:
+    return json.dumps({"broadcast": broadcast, "text": _TEXT * (repetitions or 1 + broadcast % 5)})

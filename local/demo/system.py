@@ -31,6 +31,8 @@ class System:
     table: str
     dynamodb: Any
     publisher: Publisher
+    payload_bucket: str | None
+    """The bucket that the publisher puts large payloads into, if there is one."""
 
     @property
     def processes(self) -> Mapping[str, Process]:
@@ -94,8 +96,14 @@ def attached(endpoint: str) -> Iterator[System]:
     if not table or not queue_url:
         raise ConfigurationError("GATECAST_TABLE and GATECAST_QUEUE_URL must name the gateway's table and queue")
     session = boto3.session.Session(region_name=os.environ.get("AWS_REGION"))
-    with closing(session.client("dynamodb")) as dynamodb, closing(session.client("sqs")) as sqs:
-        yield System(GatewayControl(endpoint), table, dynamodb, Publisher(sqs, queue_url))
+    bucket = os.environ.get("GATECAST_PAYLOAD_BUCKET") or None
+    with (
+        closing(session.client("dynamodb")) as dynamodb,
+        closing(session.client("sqs")) as sqs,
+        closing(session.client("s3")) as s3,
+    ):
+        publisher = Publisher(sqs, queue_url, s3=s3 if bucket else None, bucket=bucket)
+        yield System(GatewayControl(endpoint), table, dynamodb, publisher, bucket)
 
 
 @contextmanager
@@ -111,13 +119,15 @@ def running() -> Iterator[EmbeddedSystem]:
         backend(log=directory / "ministack.log") as base,
         base.client("dynamodb") as dynamodb,
         base.client("sqs") as sqs,
+        base.client("s3") as s3,
         GatewayProcess.start(base.environment(), log=directory / "gateway.log") as gateway,
     ):
         worker = WorkerProcess.start(base, gateway.endpoint, log=directory / "worker.log")
         with worker.process:
             worker.wait_until_ready()
-            publisher = Publisher(sqs, base.queues.url)
-            system = EmbeddedSystem(gateway, base.table, dynamodb, publisher, base, worker, directory)
+            bucket = base.payload_bucket
+            publisher = Publisher(sqs, base.queues.url, s3=s3, bucket=bucket)
+            system = EmbeddedSystem(gateway, base.table, dynamodb, publisher, bucket, base, worker, directory)
             try:
                 yield system
             finally:

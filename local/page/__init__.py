@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from local.gateway.pages import Page
+from gatecast.emulator.pages import Page
 
 _FILES: Final = {
     "/": ("index.html", "text/html; charset=utf-8"),

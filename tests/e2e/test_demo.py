@@ -53,9 +53,10 @@ def test_no_delivery_is_missing_and_the_system_can_be_kept_running() -> None:
         assert process.stdout
         shown = read_until(process.stdout, "GATECAST_CONNECTIONS_ENDPOINT")
         rows = dict(re.findall(r"│ ([a-z0-9 ,-]+?) +│ +([^│]+?) │", shown))
-        assert (rows["broadcasts"], rows["missing"], rows["received by others"]) == ("31", "0", "0")
+        assert (rows["broadcasts"], rows["missing"], rows["received by others"]) == ("32", "0", "0")
         assert rows["deliveries expected"] == rows["deliveries received"]
         assert rows["gone connections reaped"] == "6 of 6"
+        assert rows["large payload fetched"] == "10 of 10"
         (url,) = set(re.findall(r"ws://127\.0\.0\.1:\d+/local", shown))
         with connect(url) as client:
             client.send('{"action":"join","room":"lobby"}')

@@ -97,7 +97,18 @@ def test_the_readme_s_publisher_works_as_it_stands_and_twice(stack: Running) -> 
         assert json.loads(client.recv(10))["type"] == "ok"
         for _ in range(2):
             stack.shell(f"python - <<'END'\n{program}\nEND")
-        assert [client.recv(10), client.recv(10)] == ['{"price": 12.5}'] * 2
+        assert [client.recv(10), client.recv(10)] == ['{"price":12.5}'] * 2
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_readme_s_commands_publish_and_print(stack: Running) -> None:
+    commands = snippet("sh", "gatecast.cli tail").replace(".venv/bin/python", "python")
+    published, _, tail = commands.rstrip().rpartition("\n")
+    tail = tail.replace("ws://127.0.0.1:4510/local", f"{stack.url} --count 2")
+    shell = f"{tail} 2>joined & until grep -q ^joined joined; do sleep 0.1; done\n{published}\nwait $!"
+    folder = f'cd "$(mktemp -d)"\nexport PYTHONPATH={ROOT}\n'
+    shown = stack.shell(folder + shell)
+    assert len(re.findall(r'\{"price": ?12\.5\}$', shown, re.MULTILINE)) == 2, shown
 
 
 def test_the_readme_s_requests_all_succeed(stack: Running) -> None:
@@ -108,6 +119,17 @@ def test_the_readme_s_requests_all_succeed(stack: Running) -> None:
             while not received[-1].startswith("{"):  # what was published arrives before or after the response
                 received.append(str(client.recv(10)))
             assert json.loads(received[-1])["type"] == "ok", line
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_command_of_the_http_reference_publishes(stack: Running) -> None:
+    document = (ROOT / "docs/reference-http.md").read_text()
+    (command,) = re.findall(r"^```sh\n(curl .*?)^```", document, re.MULTILINE | re.DOTALL)
+    with connect(stack.url) as client:
+        client.send('{"action":"join","room":"ticker"}')
+        assert json.loads(client.recv(10))["type"] == "ok"
+        assert json.loads(stack.shell(command)) == {"id": "price-4711"}
+        assert client.recv(10) == '{"price": 12.5}'
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed")
