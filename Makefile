@@ -28,8 +28,8 @@ demo-options:
 	@$(PYTHON) -m local.demo.settings
 
 .PHONY: test
-test: .venv/.test .venv-ministack/.installed .local/tools/prometheus ## Run all tests, about 20 minutes
-	@$(BIN)/python -m pytest
+test: .venv/.test .venv-ministack/.installed .local/tools/prometheus ## Run all tests, about 30 minutes
+	@$(BIN)/python -m tests.run
 
 .PHONY: test-aiobotocore
 test-aiobotocore: .venv-aiobotocore/.installed .venv-ministack/.installed ## Run unit and integration tests with the current aiobotocore and without aioboto3, about 10 minutes
@@ -68,7 +68,7 @@ top: .venv/.local ## Show the workers of `make local` live, or others: `make top
 
 .PHONY: redrive
 redrive: .venv/.local ## Send dead letters again; `DRY_RUN=1` only lists them. Uses the queues in the environment, or those of `make local`
-	@$(BIN)/python -m local.attach redrive $(if $(DRY_RUN),--dry-run)
+	@$(BIN)/python -m local.attach dead-letters redrive $(if $(DRY_RUN),--dry-run)
 
 ##@ AWS
 
@@ -160,6 +160,7 @@ checks: .venv-checks/.installed ## Run the linters of templates, images and Comp
 	@.venv-checks/bin/cfn-lint deploy/ecs/*.yaml deploy/verify/*.yaml
 	@.venv-checks/bin/checkov --config-file deploy/ecs/.checkov.yaml
 	@.venv-checks/bin/checkov --config-file deploy/verify/.checkov.yaml
+	@.venv-checks/bin/openapi-spec-validator docs/openapi.yaml
 	@.venv-checks/bin/hadolint Dockerfile
 	@.venv-checks/bin/checkov --framework dockerfile --file Dockerfile --compact --quiet --skip-download
 	@.venv-checks/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.ministack.yml
@@ -168,6 +169,10 @@ checks: .venv-checks/.installed ## Run the linters of templates, images and Comp
 .PHONY: image-check
 image-check: .venv/.test ## Build and run every image without a container engine; needs root
 	@deploy/image/check.sh
+
+.PHONY: wheel-check
+wheel-check: .venv/.test ## Build the package twice, install it with each extra, and try it, about 3 minutes; writes dist/
+	@$(BIN)/python -m deploy.wheel.check
 
 .PHONY: format
 format: .venv/.tools ## Format and fix the code with ruff

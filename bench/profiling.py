@@ -29,7 +29,10 @@ _MESSAGE_FILES: Final = (
 )
 _BROADCAST_FILES: Final = (
     "worker/pipeline/broadcaster.py",
+    "worker/pipeline/claiming.py",
     "worker/pipeline/run.py",
+    "worker/pipeline/checkpoints.py",
+    "worker/pipeline/remainders.py",
     "worker/pipeline/completions.py",
     "worker/delivery/fanout.py",
     "worker/decisions/checkpoint.py",

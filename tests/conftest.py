@@ -18,7 +18,7 @@ from botocore.config import Config
 from pytest_socket import disable_socket, enable_socket
 
 from local.ministack import Ministack
-from local.resources import Queues, create_queues, create_table
+from local.resources import Queues, create_bucket, create_queues, create_table
 from tests.other_emulators import LOCALSTACK_DIFFERENCES, dynamodb_local, localstack_sqs
 
 pytest_plugins = ("tests.aws_services", "tests.chaos.fixtures", "tests.pool_driver", "tests.worker_fixtures")
@@ -95,6 +95,16 @@ def sqs(aws: dict[str, str]) -> Iterator[Any]:
 @pytest.fixture
 def dynamodb(aws: dict[str, str]) -> Iterator[Any]:
     yield from _client("dynamodb", aws)
+
+
+@pytest.fixture
+def s3(aws: dict[str, str]) -> Iterator[Any]:
+    yield from _client("s3", aws)
+
+
+@pytest.fixture
+def payload_bucket(s3: Any, unique_name: str) -> str:
+    return create_bucket(s3, unique_name)
 
 
 def _client(service: str, aws: dict[str, str]) -> Iterator[Any]:

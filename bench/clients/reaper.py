@@ -15,6 +15,7 @@ from worker.observe.health import Health
 from worker.observe.metrics import Metrics
 from worker.pipeline.departures import Departures
 from worker.pipeline.reaper import Reaper
+from worker.pipeline.removal import MembershipRemoval
 from worker.pipeline.sender import Sender
 from worker.transport.signing import Credentials
 
@@ -39,9 +40,8 @@ async def main() -> None:
     )
     endpoint = EndpointHealth(last_success_at=time.monotonic())
     departures = Departures(Sender(Queue(service, "unused"), Health()))  # none of the connections is in a presence list
-    reaper = Reaper(
-        Table(service, "gatecast"), endpoint=endpoint, departures=departures, health=Health(), metrics=metrics
-    )
+    removal = MembershipRemoval(Table(service, "gatecast"), departures=departures, health=Health())
+    reaper = Reaper(removal, endpoint=endpoint, metrics=metrics)
 
     async def reap(ids: list[str]) -> None:
         """Reap the connections, each of which is in CONCURRENCY rooms of the mock server."""

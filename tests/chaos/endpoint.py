@@ -10,7 +10,7 @@ from typing import Self, TypeVar
 import aiohttp
 import msgspec
 
-from local.gateway.faults import Rule
+from gatecast.emulator.faults import Rule
 from local.processes import LOOPBACK, Process, free_port
 from tests.chaos.endpoint_model import Account, Behaviour, Client, Counts, Slice, Summary
 

@@ -10,8 +10,8 @@ from http import HTTPStatus
 
 import msgspec
 
-from local.gateway.faults import CannedResponse, Delay, Fault, Faults, Reset, Rule, Stall
-from local.gateway.limits import TokenBucket
+from gatecast.emulator.faults import CannedResponse, Delay, Fault, Faults, Reset, Rule, Stall
+from gatecast.emulator.limits import TokenBucket
 from tests.members import is_client
 
 SLICE_SECONDS = 0.25

@@ -20,7 +20,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 import uvloop
 
-from local.gateway.faults import CannedResponse, Delay, Fault, Reset, Stall
+from gatecast.emulator.faults import CannedResponse, Delay, Fault, Reset, Stall
 from local.processes import LOOPBACK, allow_many_files
 from tests.chaos.endpoint_model import Behaviour, EndpointModel
 

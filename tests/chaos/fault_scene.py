@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from gatecast import Broadcast
+from gatecast.emulator.faults import Rule
 from local.backend import Backend
-from local.gateway.faults import Rule
 from tests.chaos.endpoint_model import Account
 from tests.chaos.harness import Harness, Room
 from tests.chaos.sampling import rate_limit

@@ -15,6 +15,7 @@ from typing import Final, Literal, Self
 import aiohttp
 import msgspec
 from aiohttp import web
+from yarl import URL
 
 from local.aws_environment import sdk_environment
 from local.processes import LOOPBACK, free_port
@@ -120,7 +121,7 @@ class ServiceProxy:
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP_BY_HOP}
         with contextlib.suppress(aiohttp.ClientError):
             async with self._session.request(
-                request.method, f"{self._target}{request.raw_path}", data=body, headers=headers
+                request.method, URL(f"{self._target}{request.raw_path}", encoded=True), data=body, headers=headers
             ) as response:
                 kept = {name: value for name, value in response.headers.items() if name.lower() not in _HOP_BY_HOP}
                 return web.Response(status=response.status, headers=kept, body=await response.read())

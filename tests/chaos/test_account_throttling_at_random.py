@@ -7,8 +7,8 @@ from typing import Final
 
 import pytest
 
+from gatecast.emulator.faults import THROTTLED, Rule
 from local.backend import Backend
-from local.gateway.faults import THROTTLED, Rule
 from tests.chaos.fault_scene import GRANTED, FaultScene, configure_endpoint
 from tests.chaos.results import RunResult, record
 from tests.chaos.sampling import rate_limit, sampled

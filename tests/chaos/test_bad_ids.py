@@ -14,7 +14,7 @@ from typing import Final
 import pytest
 
 from gatecast import Broadcast
-from local.gateway.faults import CannedResponse, Rule
+from gatecast.emulator.faults import CannedResponse, Rule
 from tests.chaos.fault_scene import configure_endpoint, make_room
 from tests.chaos.harness import Harness, Room
 from tests.chaos.results import RunResult, record

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from gatecast import Broadcast
+from gatecast.emulator.faults import INTERNAL_ERROR, NOT_JSON, UNAVAILABLE, CannedResponse, Reset, Rule, Stall
 from local.backend import Backend
-from local.gateway.faults import INTERNAL_ERROR, NOT_JSON, UNAVAILABLE, CannedResponse, Reset, Rule, Stall
 from tests.chaos.harness import Harness, Room
 from tests.chaos.results import RunResult, check_broadcast, record
 from tests.chaos.scale import FULL, MEMBERS, SEED, rng, run_all

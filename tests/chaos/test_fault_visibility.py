@@ -18,8 +18,8 @@ from typing import Final
 import pytest
 
 from gatecast import Broadcast
+from gatecast.emulator.faults import THROTTLED, Rule, Stall
 from local.backend import Backend
-from local.gateway.faults import THROTTLED, Rule, Stall
 from tests.chaos.endpoint_model import Account
 from tests.chaos.fault_visibility import PanelExpectation, Row, Window, fired_alerts, observe, record
 from tests.chaos.harness import Harness, Room

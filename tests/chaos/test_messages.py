@@ -19,7 +19,7 @@ from tests.chaos.results import RunResult, record
 from tests.chaos.scale import FULL, rng
 from tests.members import connection_ids, write_members
 from tests.memory_stores import MemoryTable
-from tests.property.strategies import broadcasts, text
+from tests.property.strategies import broadcasts, messages, text
 from tests.simulation import EPOCH, LONG_AGO_MS, SimulatedWorker, VirtualTimeLoop, World
 from worker.ports import Member, Page
 
@@ -49,7 +49,7 @@ def json_values() -> st.SearchStrategy[Any]:
 @st.composite
 def mutated(draw: st.DrawFn) -> str:
     """A broadcast with a mutation, which is usually invalid."""
-    body = encode(draw(broadcasts()))
+    body = encode(draw(broadcasts(messages)))
     fields: dict[str, Any] = json.loads(body)
     match draw(st.sampled_from(["cut", "insert", "drop", "replace", "add", "repeat"])):
         case "cut":
@@ -69,7 +69,9 @@ def mutated(draw: st.DrawFn) -> str:
     return json.dumps(fields)
 
 
-BODIES: Final = broadcasts().map(encode) | mutated() | st.text(min_size=1, max_size=50) | json_values().map(json.dumps)
+BODIES: Final = (
+    broadcasts(messages).map(encode) | mutated() | st.text(min_size=1, max_size=50) | json_values().map(json.dumps)
+)
 
 
 class MixedWorld(World):

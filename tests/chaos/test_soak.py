@@ -15,8 +15,7 @@ from statistics import median
 from typing import Final, NamedTuple
 
 from gatecast import Broadcast, encode
-from local.backend import Backend
-from local.gateway.faults import (
+from gatecast.emulator.faults import (
     INTERNAL_ERROR,
     NOT_JSON,
     THROTTLED,
@@ -27,6 +26,7 @@ from local.gateway.faults import (
     Rule,
     Stall,
 )
+from local.backend import Backend
 from local.processes import free_port
 from tests.chaos.endpoint import CHECKOUT
 from tests.chaos.harness import Harness, Room

@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator
+from typing import cast
 
 import aiohttp
 import pytest
 import uvloop
+from aiohttp import web
 
 from local.processes import free_port
 from worker.observe.admin_server import AdminServer
@@ -137,3 +139,12 @@ async def test_closing_does_not_wait_for_clients_that_hang(sockets: contextlib.E
         client = await connect(port, sockets, b"GET /livez HTTP/1.1\r\n")
         await get(port, "/livez")
     assert await ended(client) == b""
+
+
+@pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", True), ("::1", True), ("0.0.0.0", False)])  # noqa: S104
+async def test_rooms_are_named_on_a_loopback_address_only(host: str, shown: bool) -> None:
+    health = Health()
+    server = AdminServer(host, free_port(), health=health, metrics=Metrics(health))
+    server.dearest_rooms = lambda: [{"room": "@user/ann", "billed_units": 5}]
+    response = await server._serve_broadcasts(cast(web.Request, None))  # it is not opened: nothing listens
+    assert (b"@user/ann" in cast(bytes, response.body)) is shown

@@ -11,13 +11,13 @@ import pytest
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
 
+from gatecast.cli.__main__ import invoke
 from tests.credentials_service import ABOUT_TO_EXPIRE, EXPIRED, GOOD, CredentialsService, credentials
 from tests.worker_process import eventually
 from worker.aws.errors import sdk_errors
 from worker.aws.session import CredentialsKeeper, find_session
 from worker.observe.health import Health
 from worker.ports import DependencyError
-from worker.redrive import redrive
 from worker.settings import ConfigurationError
 from worker.transport.signing import Credentials
 
@@ -122,23 +122,20 @@ async def test_other_errors_are_unchanged_by_credentials(
     assert service.requests == (0 if from_environment else 1)
 
 
-@pytest.mark.parametrize("what", ["expired", "nothing", "not JSON"])
-async def test_a_redrive_with_unusable_credentials_ends_with_one_line(
-    service: CredentialsService, what: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("what", UNUSABLE)
+async def test_a_command_with_unusable_credentials_ends_with_one_line(
+    service: CredentialsService, what: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serve_unusable(service, what)
-    queues = {
-        "GATECAST_QUEUE_URL": "http://127.0.0.1:1/q",
-        "GATECAST_DEAD_LETTER_QUEUE_URL": "http://127.0.0.1:1/d",
-        "AWS_REGION": "eu-west-1",
-    }
-    assert await redrive(queues, dry_run=False) == 1
+    monkeypatch.setenv("GATECAST_QUEUE_URL", "http://127.0.0.1:1/q")
+    monkeypatch.setenv("GATECAST_DEAD_LETTER_QUEUE_URL", "http://127.0.0.1:1/d")
+    assert await asyncio.to_thread(invoke, ["dead-letters", "redrive"]) == 1
     written = capsys.readouterr()
-    assert written.out.splitlines() == ["0 resent", "0 skipped"]
+    assert not written.out
     (line,) = written.err.splitlines()
-    assert line.startswith("stopped by ")
-    assert "credentials" in line
-    assert line.endswith("It is safe to run it again.")
+    assert line.startswith("gatecast: ")
+    assert "AWS credentials" in line
+    assert "AWS_" in line.partition(": ")[2], "it names a remedy"
 
 
 def test_an_invalid_sdk_variable_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,17 +1,14 @@
 """The examples in the documents run as they stand, and the package works without the rest of the checkout."""
 
 import asyncio
-import contextlib
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +17,9 @@ import pytest
 import websockets
 
 from gatecast import Broadcast, Publisher, decode
-from local.gateway.integration import Route
-from local.gateway.limits import Limits
-from local.gateway.server import Gateway
+from gatecast.emulator.integration import Route
+from gatecast.emulator.limits import Limits
+from gatecast.emulator.server import Gateway
 from local.resources import Queues
 from local.stack import Stack
 from tests.worker_fixtures import Launch
@@ -90,7 +87,7 @@ async def two_clients(load: Callable[[], Any]) -> AsyncIterator[tuple[Gateway, l
 async def test_the_loop_before_reaches_its_clients_and_forgets_those_that_are_gone(
     dynamodb: Any, connections: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with two_clients(lambda: loaded("callbacks.exceptions.GoneException")["send"]) as (gateway, clients):
+    async with two_clients(lambda: loaded("connections.scan()")["send"]) as (gateway, clients):
         monkeypatch.setenv("CALLBACK_URL", gateway.endpoint)
         await asyncio.to_thread(put_connections, dynamodb, connections, [*gateway.connections, "gone="])
         await clients[0].send('{"action": "send", "data": "hello"}')
@@ -145,52 +142,6 @@ async def test_the_example_for_rooms_publishes_to_every_connection(
     loaded('room="@all"')["publish"]("42", "hello")
     (message,) = sqs.receive_message(QueueUrl=queues.url)["Messages"]
     assert decode(message["Body"]) == Broadcast(id="42", room="@all", data="hello")
-
-
-# The emulator as a test double
-
-
-def test_the_emulator_s_example_passes_as_it_stands(tmp_path: Path) -> None:
-    for name, containing in (("echo.py", "def handler("), ("test_echo.py", "import echo")):
-        (tmp_path / name).write_text(example("docs/migrating.md", "python", containing))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PYTEST_"))}
-    ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)],
-        cwd=tmp_path, env={**environment, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stdout
-    assert "2 passed" in ran.stdout
-
-
-def test_the_emulator_imports_only_what_the_document_installs() -> None:
-    lines = example("docs/migrating.md", "sh", "PYTHONPATH").splitlines()
-    (installed,) = [set(line.split()[4:]) for line in lines if line.startswith("python -m pip install")]
-    program = (
-        "import sys, local.gateway.server; from importlib.metadata import packages_distributions;"
-        "of = packages_distributions();"
-        "print(*{each for name in {name.partition('.')[0] for name in sys.modules} for each in of.get(name, ())})"
-    )
-    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    imported = {normalised(name) for name in ran.stdout.split()}
-    assert {"aiohttp", "msgspec"} <= imported <= with_dependencies(installed)
-
-
-def with_dependencies(names: Iterable[str]) -> set[str]:
-    """These packages and, as far as they are installed, those that they require."""
-    found: set[str] = set()
-    waiting = [normalised(name) for name in names]
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found.add(name)
-            with contextlib.suppress(metadata.PackageNotFoundError):
-                waiting += [normalised(each) for each in metadata.requires(name) or ()]
-    return found
-
-
-def normalised(requirement: str) -> str:
-    """The name in a requirement, such as `multidict<7.0,>=4.5`."""
-    return re.split(r"[^\w.-]", requirement)[0].lower().replace("_", "-")
 
 
 # The client in JavaScript

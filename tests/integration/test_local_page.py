@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from gatecast import Broadcast, Publisher, frames
+from gatecast.emulator.integration import Route
+from gatecast.emulator.server import Gateway
 from gatecast.frames import Message
 from local.backend import prepare_backend
-from local.gateway.integration import Route
-from local.gateway.server import Gateway
 from local.ministack import Ministack
 from local.route_table import PING
 from local.stack import Stack

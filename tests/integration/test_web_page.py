@@ -19,9 +19,10 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from gatecast.emulator.integration import Route
+from gatecast.emulator.server import Gateway
 from local.aws_environment import CREDENTIALS, REGION
 from local.backend import Backend, prepare_backend
-from local.gateway.server import Gateway
 from local.ministack import Ministack
 from local.stack import Stack
 
@@ -145,7 +146,7 @@ def test_a_valid_signature_is_rejected_from_a_page_and_for_another_request(minis
 
 
 def test_services_that_were_not_requested_are_not_served(ministack: Ministack, aws: dict[str, str]) -> None:
-    for attempt in ("create a function", "list functions", "create a bucket"):
+    for attempt in ("create a function", "list functions"):
         sent = ATTEMPTS[attempt]
         headers = signed(ministack.url, sent, secret=CREDENTIALS.secret_access_key)
         assert send(ministack.url, sent, headers)[::2] == (403, "the service is not enabled")
@@ -222,15 +223,55 @@ async def test_the_control_interface_shows_no_tokens_cookies_or_subprotocols() -
         assert json.loads(response.body) == {connection_id: {"client": "7"}}
 
 
-async def test_the_control_interface_accepts_only_allowed_host_names() -> None:
-    async with Gateway({}, control_hosts=("gateway",)) as gateway:
+HOSTS = {
+    "gateway:8080": True, "GATEWAY": True, "localhost": True, "[::1]:1": True, "127.0.0.1:1": True,
+    "gateway.evil.example": False, "127.0.0.1.evil.example": False, "10.0.0.1": False, "gateway@evil.example": False,
+}  # fmt: skip
+
+
+async def test_a_gateway_is_addressed_by_allowed_host_names_only() -> None:
+    domains: list[str] = []
+
+    def connect(event: dict[str, Any], _: object) -> dict[str, Any]:
+        domains.append(event["requestContext"]["domainName"])
+        return {"statusCode": 200}
+
+    async with Gateway({"$connect": Route(connect)}, allowed_hosts=("Gateway",)) as gateway:
         url = f"http://127.0.0.1:{gateway.port}"
-        for host, status in (
-            ("gateway:8080", 200), ("localhost", 200), ("[::1]:1", 200), ("127.0.0.1:1", 200),
-            ("gateway.evil.example", 403), ("127.0.0.1.evil.example", 403), ("10.0.0.1", 403),
-        ):  # fmt: skip
+        for host, allowed in HOSTS.items():
             response = await asyncio.to_thread(send, url, CONTROL[0], {"Host": host})
-            assert response.status == status, host
+            assert response.status == (200 if allowed else 403), host
+            response = await asyncio.to_thread(send, url, Sent("GET", "/local/@connections/a="), {"Host": host})
+            assert response.status == 403, host
+            assert ("allowed_hosts" in response.body) is not allowed, host
+            assert await upgraded(gateway.port, host) == ("101" if allowed else "403"), host
+        assert domains == [host for host, allowed in HOSTS.items() if allowed]
+
+
+async def upgraded(port: int, *hosts: str) -> str:
+    """The status of an upgrade request with these values of `Host`."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    names = "".join(f"Host: {host}\r\n" for host in hosts)
+    writer.write(
+        f"GET /local HTTP/1.1\r\n{names}Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+    )
+    status = (await reader.readline()).split()[1].decode()
+    writer.close()
+    return status
+
+
+async def test_a_request_without_one_host_is_rejected() -> None:
+    async with Gateway({}) as gateway:
+        assert not (await upgraded(gateway.port)).startswith("10")
+        assert not (await upgraded(gateway.port, "localhost", "evil.example")).startswith("10")
+
+
+async def test_a_gateway_on_all_addresses_needs_the_names_by_which_it_is_addressed() -> None:
+    async with Gateway({}, host="0.0.0.0") as gateway:  # noqa: S104
+        assert await upgraded(gateway.port, f"localhost:{gateway.port}") == "101"
+        assert await upgraded(gateway.port, f"0.0.0.0:{gateway.port}") == "101"
+        assert await upgraded(gateway.port, "gateway") == "403"
 
 
 async def test_web_socket_clients_can_be_limited_to_origins() -> None:

@@ -10,8 +10,8 @@ from botocore.exceptions import ClientError
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from routes.backoff import Backoff
-from routes.memberships import Memberships
+from gatecast.rooms.backoff import Backoff
+from gatecast.rooms.memberships import Memberships
 from routes.requests import Caller
 from routes.responses import Code, RequestRejected
 from tests.routes_events import CONNECTION_ID, EXPIRES_AT, event

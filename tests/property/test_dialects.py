@@ -6,6 +6,7 @@ So bodies are made in first fan-outs, after crashes and takeovers, in remainders
 """
 
 import random
+import re
 from collections.abc import Mapping
 from typing import Any
 from unittest.mock import patch
@@ -19,18 +20,21 @@ from msgspec import UNSET
 from gatecast import Broadcast, decode, frames
 from gatecast import table as keys
 from gatecast.broadcast import MAX_DATA_BYTES, Presence
+from tests.memory_payloads import reference_to
 from tests.simulation import EPOCH, LONG_AGO_MS, World, apply_plan, run, until_empty
 
 HARMLESS = ("terminate", "second worker", "published again", "moved back")
-EVENTS = st.sampled_from([*HARMLESS, "kill", "kill", "queue", "table", "page", "lease"])
+EVENTS = st.sampled_from([*HARMLESS, "kill", "kill", "queue", "table", "page", "lease", "payloads"])
 PLANS = st.lists(st.tuples(st.floats(0, 2), EVENTS), max_size=6)
 PAYLOADS: dict[str, dict[str, Any]] = {
     "data": {"data": "é"},
     "json": {"json": msgspec.Raw(b'{"b": 9007199254740993, "a" : [1.50]}'), "from_": "ann"},
     "history": {"data": "hello", "offset": 1_800_000_000_007},
+    "reference": {"reference": reference_to("a", 7)},
     "presence": {"presence": Presence(joined=("ann",)), "v": 2},
     "too large": {"data": "x" * MAX_DATA_BYTES, "offset": 7},
 }
+LINK = frames.Link(url="https://made.test", bytes=7, content_type="text/plain; charset=utf-8", expires_at_ms=1)
 STEADY = ("c0000=", "c0001=")
 """A v1 and a v2 member that no fault hits: the failures of others are judged by their success."""
 
@@ -66,20 +70,27 @@ def expected_bodies(broadcast: Broadcast, members: Mapping[str, int]) -> dict[st
     for each, dialect in members.items():
         if dialect == frames.V1:
             payload = broadcast.data or bytes(broadcast.json or b"").decode()
+            payload = frames.reference(LINK).decode() if broadcast.reference else payload
             body = "" if each in excluded else payload
         elif each in excluded:
             body = frames.skipping_frame(broadcast).decode() if broadcast.offset else ""
         elif broadcast.presence:
             body = frames.presence(str(frames.room_of(broadcast)), joined=["ann"], at_ms=int(EPOCH * 1000)).decode()
         else:
-            body = frames.broadcast_frame(broadcast).decode()
+            body = frames.broadcast_frame(broadcast, LINK if broadcast.reference else UNSET).decode()
         if 0 < len(body.encode()) <= frames.MAX_FRAME_BYTES:
             bodies[each] = body
     return bodies
 
 
+def without_link(body: str) -> str:
+    """The body with `LINK` in place of the link that it contains, if it contains one: each worker makes another."""
+    url, expires_at_ms = re.compile(r'"url":"https://[^"]+"'), re.compile(r'"expires_at_ms":\d+')
+    return expires_at_ms.sub('"expires_at_ms":1', url.sub(f'"url":"{LINK.url}"', body))
+
+
 def make_world(members: Members, *, shards: int, seed: int, fifo: bool) -> World:
-    world = World({}, respond=members.respond, rng=random.Random(seed), fifo=fifo)
+    world = World({}, respond=members.respond, rng=random.Random(seed), fifo=fifo, payloads={"a": 7})
     for each, dialect in members.frames.items():
         world.add_members("room", {each: LONG_AGO_MS}, shard=keys.shard_of(each, shards), frames=dialect)
     # workers look whether a user is still present whose join was announced long ago
@@ -147,7 +158,7 @@ def test_each_member_receives_the_body_of_its_dialect_and_no_other(
         play(world, broadcast, members, plan)
 
     expected = expected_bodies(broadcast, members.frames)
-    received = {each: {body for _, body in messages} for each, messages in world.received.items()}
+    received = {each: {without_link(body) for _, body in messages} for each, messages in world.received.items()}
     assert received == {each: {body} for each, body in expected.items() if members.kinds[each] != "gone"}
     assert set(world.posts) == set(expected), "nothing is posted to the others"
     faults = [event for _, event in plan if event not in HARMLESS]

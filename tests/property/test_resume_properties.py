@@ -11,7 +11,7 @@ import msgspec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from routes.backoff import Backoff
+from gatecast.rooms.backoff import Backoff
 from routes.entry_cache import EntryCache
 from routes.history import History, Recovery
 from routes.joins import Position

@@ -1,6 +1,6 @@
 """The `@connections` double of the chaos tests: which connections are throttled, closed and gone."""
 
-from local.gateway.faults import THROTTLED, Rule
+from gatecast.emulator.faults import THROTTLED, Rule
 from tests.chaos.endpoint_model import GONE, THROTTLED_ACCOUNT, Account, Behaviour, EndpointModel
 from tests.members import connection_ids
 

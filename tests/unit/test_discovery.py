@@ -65,10 +65,16 @@ def test_exports_can_be_pasted_into_a_shell() -> None:
 
 
 def test_commands_use_the_stack_unless_another_one_is_named() -> None:
-    assert command(["top"], {}, STACK) == (["gatecast.cli.top", "127.0.0.1:1234"], {})
-    assert command(["top", "10.0.0.1:9090"], {}, STACK) == (["gatecast.cli.top", "10.0.0.1:9090"], {})
-    assert command(["top"], {}, None) == (["gatecast.cli.top"], {})
+    its = dict(STACK.environment)
+    assert command(["top"], {}, STACK) == (["gatecast.cli", "top", "127.0.0.1:1234"], its)
+    assert command(["top", "10.0.0.1:9090"], {}, STACK) == (["gatecast.cli", "top", "10.0.0.1:9090"], its)
+    for options in (["--once"], ["--output", "json"], ["--output=json", "--interval", "2", "--svg", "a.svg"]):
+        own = ["gatecast.cli", "top", *options]
+        assert command(["top", *options], {}, STACK) == ([*own, "127.0.0.1:1234"], its)
+        assert command(["top", *options, "10.0.0.1:9090"], {}, STACK) == ([*own, "10.0.0.1:9090"], its)
+    assert command(["top"], {}, None) == (["gatecast.cli", "top"], {})
     mine = {"GATECAST_QUEUE_URL": "https://mine"}
-    assert command(["redrive", "--dry-run"], mine, STACK) == (["worker.redrive", "--dry-run"], mine)
-    assert command(["redrive"], {}, None) == (["worker.redrive"], {})
-    assert command(["redrive"], {"HOME": "/"}, STACK) == (["worker.redrive"], {"HOME": "/", **STACK.environment})
+    redrive = ["dead-letters", "redrive", "--dry-run"]
+    assert command(redrive, mine, STACK) == (["gatecast.cli", *redrive], mine)
+    assert command(redrive, {}, None) == (["gatecast.cli", *redrive], {})
+    assert command(["room", "lobby"], {"HOME": "/"}, STACK) == (["gatecast.cli", "room", "lobby"], {"HOME": "/", **its})

@@ -87,8 +87,12 @@ def members() -> dict[str, set[str]]:
 
 
 def names_in(node: ast.Module | ast.ClassDef) -> Iterator[str]:
-    """What is defined, assigned or imported in a module or class, and the attributes of `self`."""
-    for each in ast.walk(node) if isinstance(node, ast.ClassDef) else node.body:
+    """What is defined, assigned or imported in a module or class, and the attributes of `self`.
+
+    In a module, also what is imported for types only.
+    """
+    conditional = [each for found in node.body if isinstance(found, ast.If) for each in found.body]
+    for each in ast.walk(node) if isinstance(node, ast.ClassDef) else [*node.body, *conditional]:
         if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield each.name
         elif isinstance(each, ast.Assign | ast.AnnAssign):

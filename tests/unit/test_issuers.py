@@ -13,6 +13,7 @@ import pytest
 from routes import authorizer, environment
 from routes.keys import PublicKeys, SharedSecret
 from tests.routes_events import LambdaContext, event
+from tests.scripted_dynamodb import Scripted
 from tests.templates import Template
 from tests.tokens import SECRET, JwksEndpoint, SecretsManager, rsa_jwk, rsa_key, signed
 
@@ -56,9 +57,10 @@ def deployment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     endpoint = JwksEndpoint(rsa_jwk("rsa", alg="RS256"), rsa_jwk("enc", use="enc", alg="RSA-OAEP"))
     stand_in: Any = endpoint
     monkeypatch.setattr(authorizer, "PublicKeys", lambda url: PublicKeys(url, stand_in))
-    monkeypatch.setattr(environment, "client", lambda *_: None)
+    monkeypatch.setattr(environment, "client", lambda *_: Scripted())  # nobody is revoked
     monkeypatch.setattr(authorizer, "SharedSecret", lambda *_: SharedSecret(SecretsManager(SECRET), "arn:secret"))
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    monkeypatch.setenv("GATECAST_TABLE", "gatecast")
     authorizer.clear_caches()
     yield monkeypatch
     authorizer.clear_caches()

@@ -12,11 +12,11 @@ MAY_IMPORT = {
     "gatecast": {"gatecast"},
     "routes": {"routes", "gatecast"},
     "worker": {"worker", "gatecast"},
-    "deploy": {"deploy", "local"},  # `local` only where there is no account: the test below
+    "deploy": {"deploy", "local", "gatecast"},  # the last two only where there is no account: the tests below
     "local": {"local", "gatecast", "routes"},  # nothing of the worker: it must not share the worker's mistakes
 }
 LAYERS = (
-    ("__main__", "service", "redrive"),
+    ("__main__", "service"),
     ("worker",),
     ("pipeline",),
     ("aws",),
@@ -25,7 +25,7 @@ LAYERS = (
     ("transport",),
     ("observe",),
     ("decisions",),
-    ("settings", "batcher", "addresses", "open_files", "queue_check"),
+    ("settings", "batcher", "open_files", "members_setting", "members_check"),
 )
 """Of the worker, from top to bottom: a module imports from its own layer and from those below."""
 ALSO_PURE = ("aws/progress_item", "pipeline/capacity", "pipeline/admission")
@@ -35,7 +35,11 @@ INPUT_OUTPUT = {
     "aiohttp", "aioboto3", "aiobotocore", "botocore", "boto3", "structlog", "uvloop", "rich",
 }  # fmt: skip
 SDK = {"aioboto3", "aiobotocore", "boto3", "botocore"}
-LIVE_VIEW_COMPUTING = ("samples", "figures", "view")
+LIVE_VIEW_COMPUTING = ("samples", "figures", "view", "as_json")
+LIVE_VIEW_MAY_IMPORT = (
+    "gatecast.cli.top", "gatecast.cli.failures", "gatecast.cli.options", "gatecast.cli.output", "gatecast.printable",
+)  # fmt: skip
+"""And no more of ours: what all commands share, and how text is made safe."""
 CLIENT_PURE = ("errors", "events", "options", "presence", "sequence", "wire")
 CLIENT_MAY_IMPORT = ("gatecast.client", "gatecast.frames")
 """And no more of ours: it shares only the form of a message with the server."""
@@ -135,6 +139,31 @@ def test_only_the_local_target_of_the_verification_imports_the_local_stack() -> 
     assert importing == {"verify.local_target", "verify.__main__"}
 
 
+def test_the_deployment_imports_only_the_emulator_of_the_package_and_only_there() -> None:
+    """`wheel.smoke` runs where the package is installed, and not in the checkout."""
+    importing = {
+        name: {each for each in imported_by(source) if each.partition(".")[0] == "gatecast"}
+        for name, source in sources("deploy").items()
+        if name != "wheel.smoke"
+    }
+    assert {name for name, imported in importing.items() if imported} == {"verify.local_target"}
+    assert all(each.startswith("gatecast.emulator") for each in importing["verify.local_target"])
+
+
+def test_the_emulator_imports_nothing_of_ours_but_itself() -> None:
+    modules = sources("gatecast/emulator")
+    assert {"server", "config", "template", "pytest_plugin"} <= {name.partition(".")[0] for name in modules}
+    for name, source in modules.items():
+        ours = {each for each in imported_by(source) if each.partition(".")[0] in PACKAGES}
+        assert all(f"{each}.".startswith("gatecast.emulator.") for each in ours), name
+
+
+def test_only_the_command_of_that_name_imports_the_emulator() -> None:
+    for name, source in sources("gatecast").items():
+        if name not in {"emulator", "cli.emulator"} and not name.startswith("emulator."):
+            assert not {each for each in imported_by(source) if f"{each}.".startswith("gatecast.emulator.")}, name
+
+
 def test_every_module_of_the_worker_has_a_layer() -> None:
     assert {name.partition(".")[0] for name in sources("worker")} - {""} == {each for names in LAYERS for each in names}
 
@@ -205,10 +234,10 @@ def test_one_module_imports_aioboto3() -> None:
 def test_the_live_view_imports_nothing_of_ours_but_itself() -> None:
     for name, source in sources("gatecast/cli/top").items():
         ours = {each for each in imported_by(source) if each.partition(".")[0] in PACKAGES}
-        assert all(each.startswith(("gatecast.cli.top", "gatecast.printable")) for each in ours), name
+        assert all(each.startswith(LIVE_VIEW_MAY_IMPORT) for each in ours), name
 
 
-def test_nothing_else_imports_the_live_view() -> None:
+def test_nothing_else_imports_the_command_line() -> None:
     for package in PACKAGES:
         for name, source in sources(package).items():
             if not name.startswith("cli."):
@@ -237,9 +266,22 @@ def test_one_module_of_the_client_imports_websockets() -> None:
     assert importing == {"client.transport"}
 
 
-def test_nothing_else_of_the_package_imports_the_client() -> None:
+def test_the_rooms_need_nothing_of_lambda() -> None:
+    unwanted = {"aws_lambda_powertools", "boto3", "os"}
+    for name, source in sources("gatecast/rooms").items():
+        assert not {each.partition(".")[0] for each in imported_by(source)} & unwanted, name
+
+
+def test_nothing_else_of_the_package_but_the_command_imports_the_rooms() -> None:
+    """Without the extra `aws`, everything else can be imported."""
     for name, source in sources("gatecast").items():
-        if not name.startswith("client"):
+        if name and not name.startswith(("rooms", "cli.")):
+            assert not {each for each in imported_by(source) if each.startswith("gatecast.rooms")}, name
+
+
+def test_nothing_else_of_the_package_but_the_command_imports_the_client() -> None:
+    for name, source in sources("gatecast").items():
+        if not name.startswith("client") and name != "cli.tail":
             assert not {each for each in imported_by(source) if each.startswith("gatecast.client")}, name
 
 
