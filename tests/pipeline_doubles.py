@@ -245,6 +245,10 @@ class FakeEngine:
             if self.delivers:
                 self.deliver(delivery.connection_id)
 
+    def retry_later(self, delivery: Delivery) -> None:
+        self.in_flight[delivery.connection_id] = delivery
+        delivery.fanout.in_flight += 1
+
     def deliver(self, connection_id: str) -> None:
         delivery = self._end(connection_id)
         delivery.fanout.delivered(delivery)

@@ -19,6 +19,7 @@ from gatecast.cli.tail import tail
 from gatecast.cli.top.command import top
 
 _PROGRAM: Final = "gatecast"
+_PUBLISH: Final = f"{_PROGRAM} publish"
 _INTERRUPTED: Final = 130
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -73,4 +74,5 @@ def _usage_line(wrong: TyperException) -> str:
     context = getattr(wrong, "ctx", None)
     command = context.command_path if context else _PROGRAM
     what = " ".join(wrong.format_message().split()).rstrip(".")
-    return f"{command}: {what[:1].lower()}{what[1:]}: see {command} --help"
+    text = " (a text that begins with - needs -- before it)" if command == _PUBLISH and "o such option" in what else ""
+    return f"{command}: {what[:1].lower()}{what[1:]}{text}: see {command} --help"

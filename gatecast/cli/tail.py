@@ -78,7 +78,7 @@ async def _note_states(client: "Client") -> None:
 
     async for state in client.states():
         if isinstance(state, Connecting) and state.problem:
-            note(f"no connection ({state.problem}); retrying")
+            note(f"{state.problem}; retrying")
 
 
 def _print(event: "RoomEvent", output: Output) -> bool:
@@ -131,7 +131,7 @@ def _failed(error: Exception, url: str) -> CommandFailed:
         case ConnectionRejected():
             return CommandFailed(str(error), f"set {TOKEN} to a token that is valid, and check the address")
         case ConnectionFailed():
-            return CommandFailed(f"no connection to {url}: {error}", "check the address and the network")
+            return CommandFailed(f"{error} ({url})", "check the address and the network")
         case RequestFailed(code="forbidden_room"):
             return CommandFailed(f"the room cannot be joined: {error}", f"set {TOKEN} to a token with a grant for it")
         case RequestFailed():

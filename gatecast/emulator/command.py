@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0 if it was stopped, 1 if it could not run, 2 if an option or a file is wrong."""
     options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    logging.getLogger("botocore").setLevel(logging.WARNING)  # handlers of this process use it
     try:
         return run(_read(options), reload=options.reload)
     except ConfigurationError as error:

@@ -109,6 +109,10 @@ def test_a_payload_that_the_queue_cannot_hold_needs_a_bucket(
         (["publish", "lobby", "{", "--json"], "json: "),
         (["publish", "lobby", "x", "--expires-in", "soon"], "--expires-in is 'soon': give a duration"),
         (["publish", "lobby"], "missing argument 'TEXT': see gatecast publish --help"),
+        (
+            ["publish", "lobby", "-5"],
+            "no such option: -5 (a text that begins with - needs -- before it): see gatecast publish --help",
+        ),
         (["publish", "lobby", "x", "y"], "unexpected extra argument"),
         (["publish", "lobby", "x", "--output", "xml"], "--output"),
         (["room", "chat/*"], "chat/* is no room: give the name of one room"),

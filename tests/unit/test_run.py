@@ -15,6 +15,7 @@ from tests.pipeline_doubles import FakeProgress, FakeQueue, FakeTable, Pipeline,
 from tests.simulation import run
 from worker.decisions.checkpoint import RENEW_SECONDS, WINDOW, Checkpoint
 from worker.decisions.outcome import Outcome
+from worker.decisions.receipts import ReceiptState
 from worker.pipeline.capacity import Capacity
 from worker.pipeline.lease import LeaseState
 from worker.pipeline.run import Run
@@ -287,6 +288,19 @@ def test_on_a_fifo_queue_slow_deliveries_stay(monkeypatch: pytest.MonkeyPatch) -
 
     fixture.play(script)
     assert fixture.settled is False
+
+
+def test_what_an_earlier_worker_handed_off_is_delivered_once_the_queue_is_a_fifo_queue() -> None:
+    """Its remainder may never have been sent, and none can be sent now."""
+    state = ReceiptState(handed_off=("c0000=",))
+    fixture = RunFixture(0, start=Checkpoint("c0000=", pending=(("c0000=", None),), receipt=state), fifo=True)
+
+    async def script(_: Run) -> None:
+        fixture.engine.deliver("c0000=")
+
+    fixture.play(script)
+    assert fixture.settled
+    assert not fixture.pipeline.queue.sent
 
 
 def test_named_connections_are_delivered_once_each_in_their_dialects() -> None:

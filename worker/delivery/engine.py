@@ -267,7 +267,7 @@ class DeliveryEngine:
             fanout.in_flight += 1
             pool.send(delivery, body.prepared.request(delivery.connection_id), now)
             started += 1
-        if started == idle and (self._due or self._round_robin or self._kicks.due_at() <= now):
+        if started == idle and (self._due or self._round_robin or self._kicks.are_due(now)):
             pool.request_connections(permits - started, now)
         elif pool.open_connections < WARM_CONNECTIONS:
             pool.request_connections(WARM_CONNECTIONS - pool.open_connections, now)
@@ -302,7 +302,7 @@ class DeliveryEngine:
 
     def _next_kick(self, now: float, per_second: float) -> Delivery | None:
         """The next delivery of a kick, if their share of the rate and of the pool allows one now."""
-        if self._kicks.due_at() > now:
+        if not self._kicks.are_due(now):
             return None
         delivery = self._take_due(self._kicks.due, now) or self._kicks.fresh.take()
         if delivery is not None:

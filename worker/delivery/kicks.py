@@ -105,6 +105,9 @@ class Kicks:
         in_flight = sum(fanout.in_flight for fanout in self.active)
         return self._next_at if in_flight < self._max_in_flight else math.inf
 
+    def are_due(self, now: float) -> bool:
+        return self._next_at <= now and self.due_at() <= now
+
     def sent(self, limit: float, now: float) -> None:
         """Count a request that is about to be sent, at `limit` requests per second of all broadcasts."""
         rate = KICK_SHARE * limit

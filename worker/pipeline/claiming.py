@@ -50,8 +50,13 @@ async def claim_broadcast(broadcast: Broadcast, message: Message, services: Serv
 
 
 def _resumable(claim: Claim, broadcast: Broadcast, services: Services) -> Claim:
-    """The claim, which starts over if its checkpoint was written while members were in another table."""
-    if not broadcast.room or can_resume(claim.start.cursor, services.locator_prefix):
+    """The claim, which starts over if its checkpoint was written while members were in another table.
+
+    One that has ended, except for its receipt, reads no more members.
+    """
+    start = claim.start
+    has_ended = start.receipt is not None and start.receipt.has_ended
+    if not broadcast.room or has_ended or can_resume(start.cursor, services.locator_prefix):
         return claim
     log.warning("broadcast.restarted", reason="its checkpoint is of another table or index")
     return dataclasses.replace(claim, start=Checkpoint())

@@ -38,10 +38,14 @@ class Remainders:
     def take(self, *, parked: bool) -> list[Delivery]:
         """Slow deliveries for `hand_off`: those that an earlier worker was sending, or as many as are too many."""
         fanout = self._fanout
-        if fanout.stopped or not self._possible:
+        if fanout.stopped:
             return []
-        if fanout.handed_off:
-            handed_off, fanout.handed_off = fanout.handed_off, []
+        handed_off, fanout.handed_off = fanout.handed_off, []
+        if not self._possible:
+            for delivery in handed_off:  # the broadcast was on a standard queue before
+                self._services.engine.retry_later(delivery)
+            return []
+        if handed_off:
             return handed_off
         too_many = fanout.waiting >= MAX_WAITING or (fanout.only_waiting and not parked)
         if not too_many:
