@@ -11,6 +11,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+import venv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,16 +42,20 @@ class Running(NamedTuple):
         assert found, self.shown
         return found[1]
 
-    def shell(self, command: str) -> str:
+    def shell(self, command: str, folder: Path = ROOT, programs: Path = Path(sys.executable).parent) -> str:
         """The output of a shell into which the printed lines were pasted."""
         exports = "\n".join(re.findall(r"^export .*$", self.shown, re.MULTILINE))
-        environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-        ran = subprocess.run(
-            ["bash", "-eu", "-c", f"{exports}\n{command}"],
-            cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert ran.returncode == 0, ran.stderr
-        return ran.stdout
+        return shell(f"{exports}\n{command}", folder, programs)
+
+
+def shell(commands: str, folder: Path, programs: Path) -> str:
+    """The output of a shell in this folder that finds programs in `programs` first, and has no other variables."""
+    environment = {"PATH": f"{programs}:{os.environ['PATH']}"}
+    ran = subprocess.run(
+        ["bash", "-eu", "-c", commands], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
 
 
 @contextmanager
@@ -90,24 +95,34 @@ def stack() -> Iterator[Running]:
         yield running
 
 
-def test_the_readme_s_publisher_works_as_it_stands_and_twice(stack: Running) -> None:
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of an environment in which only what the README says was installed."""
+    folder = tmp_path_factory.mktemp("newcomer")
+    venv.create(folder / "environment", with_pip=True)
+    programs = folder / "environment/bin"
+    shell(snippet("sh", "checkout[").replace("/path/to/the/checkout", str(ROOT)), folder, programs)
+    return programs
+
+
+@pytest.mark.timeout(300)  # it installs packages
+def test_the_readme_s_publisher_works_as_it_stands_and_twice(stack: Running, installed: Path, tmp_path: Path) -> None:
     program = snippet("python", "Publisher(")
     with connect(stack.url) as client:
         client.send('{"action":"join","room":"lobby"}')
         assert json.loads(client.recv(10))["type"] == "ok"
         for _ in range(2):
-            stack.shell(f"python - <<'END'\n{program}\nEND")
+            stack.shell(f"python - <<'END'\n{program}\nEND", tmp_path, installed)
         assert [client.recv(10), client.recv(10)] == ['{"price":12.5}'] * 2
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_the_readme_s_commands_publish_and_print(stack: Running) -> None:
-    commands = snippet("sh", "gatecast.cli tail").replace(".venv/bin/python", "python")
-    published, _, tail = commands.rstrip().rpartition("\n")
+def test_the_readme_s_commands_publish_and_print(stack: Running, installed: Path, tmp_path: Path) -> None:
+    published, _, tail = snippet("sh", "gatecast tail").rstrip().rpartition("\n")
     tail = tail.replace("ws://127.0.0.1:4510/local", f"{stack.url} --count 2")
-    shell = f"{tail} 2>joined & until grep -q ^joined joined; do sleep 0.1; done\n{published}\nwait $!"
-    folder = f'cd "$(mktemp -d)"\nexport PYTHONPATH={ROOT}\n'
-    shown = stack.shell(folder + shell)
+    commands = f"{tail} 2>joined & until grep -q ^joined joined; do sleep 0.1; done\n{published}\nwait $!"
+    shown = stack.shell(commands, tmp_path, installed)
     assert len(re.findall(r'\{"price": ?12\.5\}$', shown, re.MULTILINE)) == 2, shown
 
 
