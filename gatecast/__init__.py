@@ -1,4 +1,4 @@
-"""Gatecast's public package: the broadcast's format, the table's keys and items, a publisher, and rooms.
+"""Gatecast's public package: what programs publish and store, the Python client, the command line and the emulator.
 
 Its names are imported when they are first used, so that a subpackage that is used alone, such as the emulator, needs
 nothing else of it.
