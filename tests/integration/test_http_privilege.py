@@ -47,7 +47,7 @@ def parameters(
     s3.put_object(Bucket=payload_bucket, Key="a", Body=b"large")
     message = Message(id="large", offset=7, published_at_ms=NOW_MS)
     entry = entry_item(
-        "lobby", message, expires_at=NOW_MS // 1000 + 600, reference=reference_to("a", 5, payload_bucket)
+        "lobby", message, expires_at=NOW_MS // 1000 + 3_600, reference=reference_to("a", 5, payload_bucket)
     )
     for item in (entry, {**key(stream_pk("lobby"), HEAD_SK), "offset": {"N": "7"}}):
         dynamodb.put_item(TableName=table, Item=item)

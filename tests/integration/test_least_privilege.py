@@ -331,7 +331,7 @@ def read_payload(dynamodb: Any, table: str, bucket: str, route: str) -> bytes:
     head = dynamodb.get_item(TableName=table, Key=key(stream_pk("lobby"), HEAD_SK))["Item"]
     offset = int(head["offset"]["N"])
     message = Message(id="large", offset=offset, published_at_ms=NOW_MS)
-    item = entry_item("lobby", message, expires_at=NOW_MS // 1000 + 60, reference=reference_to("a", 5, bucket))
+    item = entry_item("lobby", message, expires_at=NOW_MS // 1000 + 3_600, reference=reference_to("a", 5, bucket))
     dynamodb.put_item(TableName=table, Item=item)
     body = json.loads(call(*request(route, room="lobby", since=offset - 1))["body"])
     with urllib.request.urlopen(body["messages"][0]["reference"]["url"], timeout=10) as response:  # noqa: S310
