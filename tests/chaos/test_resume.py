@@ -178,7 +178,7 @@ async def test_clients_that_are_cut_off_see_each_message_exactly_once_and_in_ord
         repeated = sum(len(each.messages) - len(set(each.messages)) for each in watchers)
         record(
             RunResult(
-                run=f"{len(watchers)} clients with history, {faults.cuts} cut off, {SCALE.kills} workers killed",
+                run=f"{len(watchers)} clients with history, {SCALE.cuts} cut off, {SCALE.kills} workers killed",
                 members=SCALE.messages * SCALE.clients_per_room,
                 missing=missing,
                 repeated=repeated,
