@@ -19,7 +19,7 @@ from local.aws_environment import CREDENTIALS, REGION
 from local.ministack import Ministack
 
 SERVICES: Final = ("apigateway", "execute-api", "iam", "lambda", "logs", "sqs")
-DURATIONS: Final = Durations(settle_seconds=1.0, hold_seconds=1.0)
+DURATIONS: Final = Durations(settle_seconds=4.0, hold_seconds=1.0)
 _FUNCTION: Final = Path(__file__).parents[1] / "deploy" / "verify" / "function.py"
 _BOTO3: Final = """
 import botocore.session
