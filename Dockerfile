@@ -20,16 +20,16 @@ COPY deploy/image/install.sh .
 FROM installer AS worker-packages
 ARG EXTRA=
 COPY requirements/worker.txt requirements/otel.txt ./
-RUN sh install.sh "worker $EXTRA" dynamodb sqs sso sso-oidc sts
+RUN sh install.sh "worker $EXTRA" dynamodb s3 sqs sso sso-oidc sts
 
 FROM installer AS routes-packages
 ARG EXTRA=
 COPY requirements/lambda.txt requirements/otel.txt ./
-RUN sh install.sh "lambda $EXTRA" dynamodb secretsmanager sqs
+RUN sh install.sh "lambda $EXTRA" apigatewaymanagementapi dynamodb s3 secretsmanager sqs
 
 FROM installer AS local-packages
 COPY requirements/local.txt .
-RUN sh install.sh local dynamodb sqs
+RUN sh install.sh local apigatewaymanagementapi dynamodb s3 secretsmanager sqs
 
 FROM installer AS ministack-packages
 COPY requirements/ministack.txt .

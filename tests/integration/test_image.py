@@ -159,7 +159,7 @@ def test_an_image_has_the_configuration_of_the_dockerfile(target: str) -> None:
 def test_the_worker_image_supports_all_credential_sources_of_the_sdk(containers: Containers) -> None:
     script = """if True:
         import botocore.session
-        for service in ("dynamodb", "sqs", "sso", "sso-oidc", "sts"):
+        for service in ("dynamodb", "s3", "sqs", "sso", "sso-oidc", "sts"):
             botocore.session.get_session().create_client(service, region_name="eu-west-1")
     """
     container = containers.start("worker", ["python3", "-c", script], {})

@@ -252,8 +252,24 @@ def test_nothing_is_destroyed_before_the_name_is_confirmed(monkeypatch: pytest.M
         script.destroy(session, {"Name": "gatecast"}, confirmed=False)
 
 
+def called_services(*folders: str) -> set[str]:
+    """The services of which the code in these folders makes clients."""
+    sources = [path.read_text() for folder in folders for path in (artifacts.CHECKOUT / folder).rglob("*.py")]
+    return {name for text in sources for name in re.findall(r"""client\(\s*"([a-z0-9]+)\"""", text)}
+
+
 def test_the_zip_file_has_the_model_of_each_service_that_the_routes_call() -> None:
-    sources = [path.read_text() for path in (artifacts.CHECKOUT / "routes").glob("*.py")]
-    called = {name for text in sources for name in re.findall(r"""client\(\s*"([a-z0-9]+)\"""", text)}
-    assert called
+    called = called_services("routes")
+    assert "s3" in called
     assert called <= set(artifacts._SERVICES)
+
+
+@pytest.mark.parametrize(
+    ("lock", "folders"), [("worker", ["worker"]), ("lambda", ["routes"]), ("local", ["routes", "local"])]
+)
+def test_each_image_has_the_model_of_each_service_that_its_code_calls(lock: str, folders: list[str]) -> None:
+    dockerfile = (artifacts.CHECKOUT / "Dockerfile").read_text()
+    (models,) = re.findall(rf'^RUN sh install.sh "?{lock}(?: \$EXTRA")? (.*)$', dockerfile, re.MULTILINE)
+    called = called_services(*folders)
+    assert "s3" in called
+    assert called <= set(models.split())
