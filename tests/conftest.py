@@ -15,6 +15,7 @@ from typing import Any
 import boto3
 import pytest
 from botocore.config import Config
+from hypothesis import HealthCheck, settings
 from pytest_socket import disable_socket, enable_socket
 
 from local.ministack import Ministack
@@ -22,6 +23,10 @@ from local.resources import Queues, create_bucket, create_queues, create_table
 from tests.other_emulators import LOCALSTACK_DIFFERENCES, dynamodb_local, localstack_sqs
 
 pytest_plugins = ("tests.aws_services", "tests.chaos.fixtures", "tests.pool_driver", "tests.worker_fixtures")
+
+# How fast a machine is, and what else it does, fails no test.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 _NO_RETRIES = Config(retries={"mode": "standard", "total_max_attempts": 1})
 

@@ -42,7 +42,7 @@ def tool(name: str) -> str:
 def run_tool(name: str, *arguments: str | Path) -> None:
     """Fails the test with the tool's output if its exit code is not 0."""
     command = [tool(name), *map(str, arguments)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
 
 

@@ -20,7 +20,7 @@ _LOGS: Final = Path(".local")
 def main() -> int:
     _LOGS.mkdir(exist_ok=True)
     codes = [_run("tests/chaos")]
-    with _Beside("tests/e2e") as end_to_end, _Beside("tests/unit", "tests/property", niceness=10) as calculating:
+    with _Beside("tests/e2e") as end_to_end, _Beside("tests/unit", "tests/property", niceness=5) as calculating:
         codes += _run("--timeout", _TIMEOUT_SECONDS, "tests/integration"), end_to_end.finish(), calculating.finish()
     return max(codes, key=abs)
 
